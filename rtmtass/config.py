@@ -1,0 +1,168 @@
+"""What a model is, as small frozen values that travel as JSON beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from rtmtass.errors import ModelError
+
+STEMS = ("speech", "music", "noise")
+"""The stems, in this order everywhere."""
+
+TARGETS = ("complex_ratio_mask", "magnitude_mask", "spectral_mapping")
+BACKBONES = ("recurrent", "multiscale")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StftConfig:
+    """The transform: how many samples in, how many out, how far apart.
+
+    A synthesis window shorter than the analysis window lowers the delay and
+    keeps the frequency resolution. All lengths in samples.
+    """
+
+    sample_rate: int = 16000
+    n_fft: int = 512
+    hop: int = 256
+    synthesis: int = 512
+
+    def __post_init__(self) -> None:
+        if self.n_fft < 8 or self.n_fft & (self.n_fft - 1):
+            raise ModelError(f"n_fft must be a power of two from 8 up, not {self.n_fft}")
+        if self.hop < 1 or self.synthesis < 2 * self.hop or self.synthesis % self.hop:
+            raise ModelError(
+                f"the synthesis window must be a multiple of the hop, two hops or more:"
+                f" got synthesis={self.synthesis}, hop={self.hop}"
+            )
+        if self.synthesis > self.n_fft or self.n_fft % self.hop:
+            raise ModelError(
+                f"the synthesis window can't outlast n_fft, and hop must divide n_fft:"
+                f" got n_fft={self.n_fft}, synthesis={self.synthesis}, hop={self.hop}"
+            )
+
+    @property
+    def n_bins(self) -> int:
+        """Frequency bins of a frame, F."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def delay(self) -> int:
+        """Offset of the output against the input, hop by hop, without look-ahead."""
+        return self.synthesis - self.hop
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """The network: which backbone, how wide, which training target.
+
+    `recurrent` is the backbone of `small`: dilated gated blocks, then GRUs.
+    `multiscale` is the causal twin of the published separator.
+    """
+
+    backbone: str = "recurrent"
+    target: str = "complex_ratio_mask"
+    compensation_target: str = "complex_ratio_mask"
+    channels: int = 256
+    hidden: int = 128
+    kernel: int = 3
+    dilations: tuple[int, ...] = (1, 2, 4)
+    recurrent: int = 320
+    recurrent_layers: int = 2
+    compensation_channels: int = 128
+    compensation_hidden: int = 64
+    compensation_dilations: tuple[int, ...] = (1, 2, 4, 8)
+    compensation_hears_stage_one: bool = True
+    mask_limit: float = 2.0
+    level_half_life_s: float = 1.0
+    lookahead: int = 0
+    bands: int = 8
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("backbone", self.backbone, BACKBONES),
+            ("target", self.target, TARGETS),
+            ("compensation_target", self.compensation_target, (*TARGETS, "none")),
+        ):
+            if value not in allowed:
+                raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a model and to run it."""
+
+    name: str = "rtmtass-small"
+    stems: tuple[str, ...] = STEMS
+    stft: StftConfig = field(default_factory=StftConfig)
+    net: NetConfig = field(default_factory=NetConfig)
+
+    @property
+    def delay(self) -> int:
+        """Output against input, in samples, when blocks are whole hops."""
+        return self.stft.delay + self.net.lookahead * self.stft.hop
+
+    @property
+    def algorithmic_latency(self) -> int:
+        """Capture to playback with an infinitely fast computer, in samples."""
+        return self.delay + self.stft.hop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Build from `to_dict`'s values; an unknown key is a ModelError that names it."""
+        parts = dict(values)
+        parts["stft"] = _build(StftConfig, parts.get("stft", {}))
+        parts["net"] = _build(NetConfig, parts.get("net", {}))
+        return _build(cls, parts)
+
+
+def _build(kind: type[T], values: dict[str, Any]) -> T:
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ModelError(
+            f"the model's config has keys this version doesn't know: {', '.join(unknown)};"
+            " it was made by a newer rtmtass: pip install --upgrade rtmtass"
+        )
+    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return kind(**frozen)
+
+
+def small() -> ModelConfig:
+    """The preset `small`: at most 4 M parameters, a frame in a few hundred microseconds."""
+    return ModelConfig()
+
+
+def paper() -> ModelConfig:
+    """The preset `paper`: the causal twin of Complex-MTASSNet, 28.2 M parameters.
+
+    Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU 2021.
+    """
+    return ModelConfig(
+        name="rtmtass-paper",
+        net=NetConfig(
+            backbone="multiscale",
+            compensation_target="spectral_mapping",
+            channels=1028,
+            hidden=257,
+            dilations=(1, 3, 5, 7, 11) * 3,
+            recurrent=0,
+            recurrent_layers=0,
+            compensation_channels=256,
+            compensation_hidden=64,
+            compensation_dilations=(1, 2, 4, 8, 16, 32, 64, 128) * 5,
+            compensation_hears_stage_one=False,
+            dropout=0.2,
+        ),
+    )
+
+
+PRESETS = {"small": small, "paper": paper}

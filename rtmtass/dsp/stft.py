@@ -1,0 +1,322 @@
+"""Sound to spectra and back, one hop at a time, fast enough to be free.
+
+The kernels allocate nothing and keep nothing: memory, tables and scratch space
+are handed in, so that a larger kernel can run a whole hop in one call.
+`StreamingStft` owns all of these for those who call from Python.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import StftConfig
+from rtmtass.dsp.fft import borrow, fft_tables, forward, inverse, kernel, kernel_apart, work_size
+from rtmtass.errors import BlockSizeError
+
+__all__ = [
+    "SAMPLE_FLOOR",
+    "StreamingStft",
+    "analyse_hop",
+    "analyse_hops",
+    "fft_tables",
+    "synthesise_hop",
+    "synthesise_hops",
+    "windows",
+    "work_size",
+]
+
+Floats = NDArray[np.float32]
+
+SAMPLE_FLOOR = np.float32(1e-12)
+"""Input samples below -240 dB of full scale are silence: they would end as denormals."""
+
+_ZERO = np.float32(0.0)
+
+
+def windows(config: StftConfig) -> tuple[Floats, Floats]:
+    """Return the analysis and the synthesis window, which together reconstruct perfectly.
+
+    The analysis window rises slowly over its old samples and falls within the
+    last `synthesis / 2`. The synthesis window turns what is left of it there
+    into a Hann window, which overlap-adds to one. With equal lengths both are
+    the periodic square root of Hann.
+
+    Returns:
+        (n_fft,) and (synthesis,) float32. The second acts on the last
+        `synthesis` samples of a frame.
+
+    Source: D. Mauler, R. Martin, "A low delay, variable resolution, perfect
+    reconstruction spectral analysis-synthesis system for speech enhancement",
+    EUSIPCO 2007.
+    """
+    rise = 2 * config.n_fft - config.synthesis
+    silent = config.n_fft - config.synthesis
+    n = np.arange(config.n_fft, dtype=np.float64)
+    analysis = np.where(
+        2 * n < rise,
+        np.sin(np.pi * n / rise),
+        np.sin(np.pi * (n - silent) / config.synthesis),
+    )
+    hann = np.sin(np.pi * np.arange(config.synthesis) / config.synthesis) ** 2
+    product = hann * 2 * config.hop / config.synthesis
+    seen = analysis[silent:]
+    synthesis = np.divide(product, seen, out=np.zeros_like(product), where=product > 0)
+    return analysis.astype(np.float32), synthesis.astype(np.float32)
+
+
+@kernel_apart
+def _weigh(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
+    for i in range(even.size):
+        even[i] = history[2 * i] * window[2 * i]
+        odd[i] = history[2 * i + 1] * window[2 * i + 1]
+
+
+@kernel_apart
+def _enter(block: Floats, newest: Floats) -> None:
+    for i in range(block.size):
+        sample = block[i]
+        newest[i] = _ZERO if abs(sample) < SAMPLE_FLOOR else sample
+
+
+@kernel_apart
+def _copy(source: Floats, target: Floats) -> None:
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@kernel_apart
+def _interleave(even: Floats, minus_odd: Floats, frame: Floats) -> None:
+    for i in range(even.size):
+        frame[2 * i] = even[i]
+        frame[2 * i + 1] = -minus_odd[i]
+
+
+@kernel_apart
+def _add_weighed(overlap: Floats, window: Floats, frame: Floats, target: Floats) -> None:
+    for i in range(target.size):
+        target[i] = overlap[i] + window[i] * frame[i]
+
+
+@kernel
+def analyse_hop(
+    block: Floats,
+    history: Floats,
+    window: Floats,
+    tables: Floats,
+    work: Floats,
+    spec_re: Floats,
+    spec_im: Floats,
+) -> None:
+    """Turn the next hop into one spectral frame, which covers the newest n_fft samples.
+
+    Args:
+        block: (hop,) float32, read. Below `SAMPLE_FLOOR` it counts as silence.
+        history: (n_fft,) float32, the newest samples; zeros before the stream. Updated.
+        window: (n_fft,) float32, the first of `windows`.
+        tables: `fft_tables(n_fft)`.
+        work: (work_size(n_fft),) float32 scratch space.
+        spec_re: (F,) float32, receives the real parts, F = n_fft // 2 + 1.
+        spec_im: (F,) float32, receives the imaginary parts.
+    """
+    n_fft = history.size
+    points = n_fft // 2
+    hop = block.size
+    for start in range(0, n_fft - hop, hop):
+        _copy(borrow(history, start + hop, hop), borrow(history, start, hop))
+    _enter(block, borrow(history, n_fft - hop, hop))
+    _weigh(history, window, borrow(work, 0, points), borrow(work, points, points))
+    forward(work, tables, spec_re, spec_im)
+
+
+@kernel
+def synthesise_hop(
+    spec_re: Floats,
+    spec_im: Floats,
+    overlap: Floats,
+    window: Floats,
+    tables: Floats,
+    work: Floats,
+    out: Floats,
+) -> None:
+    """Turn one spectral frame into the next hop of sound, by weighted overlap-add.
+
+    Args:
+        spec_re: (F,) float32, read.
+        spec_im: (F,) float32, read; of the first and last bin it counts for nothing.
+        overlap: (synthesis,) float32, sound begun by earlier frames; zeros at first. Updated.
+        window: (synthesis,) float32, the second of `windows`.
+        tables: `fft_tables(n_fft)`.
+        work: (work_size(n_fft),) float32 scratch space.
+        out: (hop,) float32, receives the sound.
+
+    Source: weighted overlap-add, R. Crochiere, IEEE Trans. ASSP 28(1), 1980.
+    """
+    points = work.size // 4
+    synthesis = overlap.size
+    hop = out.size
+    here = inverse(spec_re, spec_im, tables, work)
+    frame = 2 * points - here
+    silent = 2 * points - synthesis
+    first = silent // 2
+    even = borrow(work, here + first, points - first)
+    minus_odd = borrow(work, here + points + first, points - first)
+    _interleave(even, minus_odd, borrow(work, frame + 2 * first, 2 * (points - first)))
+    frame += silent
+    _add_weighed(overlap, window, borrow(work, frame, hop), out)
+    for start in range(hop, synthesis, hop):
+        _add_weighed(
+            borrow(overlap, start, hop),
+            borrow(window, start, hop),
+            borrow(work, frame + start, hop),
+            borrow(overlap, start - hop, hop),
+        )
+    for i in range(synthesis - hop, synthesis):
+        overlap[i] = _ZERO
+
+
+@kernel
+def analyse_hops(
+    samples: Floats,
+    history: Floats,
+    window: Floats,
+    tables: Floats,
+    work: Floats,
+    specs_re: Floats,
+    specs_im: Floats,
+) -> None:
+    """As `analyse_hop`, T times: samples (T * hop,) into specs_re and specs_im (T, F)."""
+    n_frames = specs_re.shape[0]
+    hop = samples.size // max(n_frames, 1)
+    for t in range(n_frames):
+        block = borrow(samples, t * hop, hop)
+        analyse_hop(block, history, window, tables, work, specs_re[t], specs_im[t])
+
+
+@kernel
+def synthesise_hops(
+    specs_re: Floats,
+    specs_im: Floats,
+    overlap: Floats,
+    window: Floats,
+    tables: Floats,
+    work: Floats,
+    out: Floats,
+) -> None:
+    """As `synthesise_hop`, T times: specs_re and specs_im (T, F) into out (T * hop,)."""
+    n_frames = specs_re.shape[0]
+    hop = out.size // max(n_frames, 1)
+    for t in range(n_frames):
+        block = borrow(out, t * hop, hop)
+        synthesise_hop(specs_re[t], specs_im[t], overlap, window, tables, work, block)
+
+
+@kernel
+def _join(spec_re: Floats, spec_im: Floats, spec: NDArray[np.complex64]) -> None:
+    for k in range(spec.size):
+        spec[k] = np.complex64(complex(spec_re[k], spec_im[k]))
+
+
+@kernel
+def _part(spec: NDArray[np.complex64], spec_re: Floats, spec_im: Floats) -> None:
+    for k in range(spec.size):
+        spec_re[k] = spec[k].real
+        spec_im[k] = spec[k].imag
+
+
+class StreamingStft:
+    """One stream's way into spectra and back, with all the memory that it needs.
+
+    Made for those who call from Python: `step` and `inverse` are the kernels
+    of this room, and know nothing that those don't.
+    """
+
+    def __init__(self, config: StftConfig) -> None:
+        self.config = config
+        self._analysis, self._synthesis = windows(config)
+        self._tables = fft_tables(config.n_fft)
+        self._work = np.zeros(work_size(config.n_fft), np.float32)
+        self._history = np.zeros(config.n_fft, np.float32)
+        self._overlap = np.zeros(config.synthesis, np.float32)
+        self._spec_re = np.zeros(config.n_bins, np.float32)
+        self._spec_im = np.zeros(config.n_bins, np.float32)
+        self._spec = np.zeros(config.n_bins, np.complex64)
+        # Whatever comes in is copied here first: its memory layout must not cause a compilation.
+        self._spec_in = np.zeros(config.n_bins, np.complex64)
+        self._block = np.zeros(config.hop, np.float32)
+        self._out = np.zeros(config.hop, np.float32)
+
+    @property
+    def delay(self) -> int:
+        """Samples by which `inverse(step(block))` lags behind `block`."""
+        return self.config.delay
+
+    def step(self, block: Floats) -> NDArray[np.complex64]:
+        """Turn the next `hop` samples into one spectral frame.
+
+        The frame covers the newest `n_fft` samples: this block and the
+        `n_fft - hop` before it. Before the stream began there was silence.
+
+        Args:
+            block: (hop,) float32, full scale is 1.0. Read, not kept.
+
+        Returns:
+            (F,) complex64, F = n_fft // 2 + 1; bin k lies at k * sample_rate / n_fft Hz.
+            A view into this object: copy it to keep it past the next call.
+
+        Raises:
+            BlockSizeError: `block` does not hold exactly `hop` samples of float32.
+        """
+        if block.shape != self._block.shape or block.dtype != np.float32:
+            raise BlockSizeError(
+                f"step takes blocks of shape ({self.config.hop},) and type float32,"
+                f" not {block.shape} and {block.dtype}: collect whole hops first"
+            )
+        self._block[:] = block
+        analyse_hop(
+            self._block,
+            self._history,
+            self._analysis,
+            self._tables,
+            self._work,
+            self._spec_re,
+            self._spec_im,
+        )
+        _join(self._spec_re, self._spec_im, self._spec)
+        return self._spec
+
+    def inverse(self, spec: NDArray[np.complex64]) -> Floats:
+        """Turn one spectral frame into the next `hop` samples, `delay` samples late.
+
+        Args:
+            spec: (F,) complex64, read, not kept. The imaginary parts of the
+                first and last bin count for nothing.
+
+        Returns:
+            (hop,) float32, a view into this object: copy it to keep it past the next call.
+
+        Raises:
+            BlockSizeError: `spec` does not hold exactly F bins of complex64.
+        """
+        if spec.shape != self._spec_in.shape or spec.dtype != np.complex64:
+            raise BlockSizeError(
+                f"inverse takes specs of shape ({self.config.n_bins},) and type complex64,"
+                f" not {spec.shape} and {spec.dtype}: hand in what step returned, masked"
+            )
+        self._spec_in[:] = spec
+        _part(self._spec_in, self._spec_re, self._spec_im)
+        synthesise_hop(
+            self._spec_re,
+            self._spec_im,
+            self._overlap,
+            self._synthesis,
+            self._tables,
+            self._work,
+            self._out,
+        )
+        return self._out
+
+    def reset(self) -> None:
+        """Forget all sound: the next block begins a new stream."""
+        self._history[:] = 0.0
+        self._overlap[:] = 0.0

@@ -1,0 +1,243 @@
+"""The layers both backbones are made of; each is foldable into matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rtmtass.net.gru import gru_scan
+from rtmtass.net.streaming import StreamingModule
+
+LEVEL_FLOOR = 1e-9
+"""Power per bin below which a level counts as silence (about -115 dBFS)."""
+
+
+class Affine(nn.Module):
+    """x W + b, batch norm, (parametric) ReLU: one product and a slope once folded.
+
+    Shape: (B, T, C_in) -> (B, T, C_out).
+
+    Args:
+        c_in: channels read.
+        c_out: channels written.
+        activation: "prelu", "relu" or "none"; "none" also leaves out the norm.
+        dropout: probability, in training only.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, activation: str = "prelu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(c_in, c_out)
+        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out)
+        self.slope = nn.Parameter(torch.full((c_out,), 0.25)) if activation == "prelu" else None
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to every frame."""
+        y = self.linear(x)
+        if self.norm is not None:
+            y = self.norm(y.reshape(-1, y.shape[-1])).reshape(y.shape)
+        if self.slope is not None:
+            y = torch.where(y > 0, y, y * self.slope)
+        elif self.activation == "relu":
+            y = torch.relu(y)
+        return self.dropout(y)  # type: ignore[no-any-return]
+
+
+class DilatedConv(StreamingModule[Tensor]):
+    """A convolution over time that hears (kernel - 1) * dilation past frames and no future.
+
+    Memory: (B, memory, C_in), the newest `memory` input frames. Written as one
+    product over the shifted views side by side (oldest first).
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        dilation: int,
+        activation: str = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.affine = Affine(kernel * c_in, c_out, activation, dropout)
+        self.c_in, self.kernel, self.dilation = c_in, kernel, dilation
+        self.memory = (kernel - 1) * dilation
+
+    def init_state(self, batch: int) -> Tensor:
+        """Return silence."""
+        return self.affine.linear.weight.new_zeros(batch, self.memory, self.c_in)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by T frames: (B, T, C_in) -> (B, T, C_out)."""
+        heard = torch.cat([state.to(x.dtype), x], dim=1)
+        frames = x.shape[1]
+        taps = [heard[:, i * self.dilation :][:, :frames] for i in range(self.kernel)]
+        return self.affine(torch.cat(taps, dim=-1)), heard[:, heard.shape[1] - self.memory :]
+
+
+class GatedBlock(StreamingModule[Tensor]):
+    """Residual gated temporal block: squeeze, two dilated convolutions, widen, add.
+
+    One convolution passes the other through a sigmoid; both read the same
+    frames, so they are one product of twice the width.
+
+    Source: section 3.3 of arXiv 2107.06467; gating after van den Oord et al.,
+    "WaveNet", arXiv 1609.03499.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, kernel: int, dilation: int, activation: str, dropout: float
+    ) -> None:
+        super().__init__()
+        self.squeeze = Affine(channels, hidden, activation, dropout)
+        self.gate = DilatedConv(hidden, 2 * hidden, kernel, dilation)
+        self.widen = Affine(hidden, channels, "none")
+
+    def init_state(self, batch: int) -> Tensor:
+        """Return the convolution's memory."""
+        return self.gate.init_state(batch)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by T frames: (B, T, C) -> (B, T, C)."""
+        y, state = self.gate.step(self.squeeze(x), state)
+        value, gate = y.chunk(2, dim=-1)
+        return x + self.widen(value * torch.sigmoid(gate)), state
+
+
+class RecurrentBlock(StreamingModule[Tensor]):
+    """Residual GRU: memory of any length in three matrix-vector products a frame.
+
+    Memory: (B, hidden).
+
+    Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.gru = nn.GRU(channels, hidden, batch_first=True)
+        self.widen = Affine(hidden, channels, "none")
+
+    def init_state(self, batch: int) -> Tensor:
+        """Return a state of zeros."""
+        return self.gru.weight_hh_l0.new_zeros(batch, self.gru.hidden_size)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by T frames: (B, T, C) -> (B, T, C)."""
+        if torch.is_grad_enabled() and x.device.type == "cpu":
+            y, last = gru_scan(x, state, self.gru)
+        else:
+            y, last = self.gru(x, state[None].to(x.dtype).contiguous())
+            last = last[0]
+        return x + self.widen(y), last
+
+
+class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
+    """Residual block whose sub-bands hear ever longer pasts, up and then down the spectrum.
+
+    The squeezed channels and the input's magnitude are cut into sub-bands; a
+    chain of dilated convolutions runs upwards, each reading its sub-band and
+    the output of the one before, a second chain runs downwards, and the two
+    are added.
+
+    Source: section 3.2 of arXiv 2107.06467.
+    """
+
+    def __init__(
+        self, channels: int, n_bins: int, bands: int, kernel: int, dilation: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.squeeze = Affine(channels, n_bins, "relu", dropout)
+        width, extra = divmod(2 * n_bins, bands)
+        self.widths = [width + (band < extra) for band in range(bands)]
+        self.orders = [list(range(bands)), list(reversed(range(bands)))]
+        self.chains = nn.ModuleList(
+            nn.ModuleList(
+                DilatedConv(
+                    self.widths[band] + (self.widths[order[i - 1]] if i else 0),
+                    self.widths[band],
+                    kernel,
+                    dilation,
+                    "relu",
+                    dropout,
+                )
+                for i, band in enumerate(order)
+            )
+            for order in self.orders
+        )
+        self.widen = Affine(2 * n_bins, channels, "relu", dropout)
+
+    def convolutions(self) -> list[DilatedConv]:
+        """Return the convolutions in the order they run: upwards, then downwards."""
+        return [conv for chain in self.chains for conv in chain]  # type: ignore[attr-defined]
+
+    def init_state(self, batch: int) -> tuple[Tensor, ...]:
+        """Return the memories of all convolutions."""
+        return tuple(conv.init_state(batch) for conv in self.convolutions())
+
+    def step_with(
+        self, x: Tensor, magnitude: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Advance by T frames: (B, T, C) and the magnitude (B, T, F) -> (B, T, C)."""
+        parts = torch.cat([self.squeeze(x), magnitude], dim=-1).split(self.widths, dim=-1)
+        after: list[Tensor] = []
+        sums: list[Tensor] = list(parts)
+        memories = iter(state)
+        for pass_, (order, chain) in enumerate(zip(self.orders, self.chains, strict=True)):
+            before: Tensor | None = None
+            for band, conv in zip(order, chain, strict=True):  # type: ignore[call-overload]
+                heard = parts[band] if before is None else torch.cat([parts[band], before], -1)
+                before, memory = conv.step(heard, next(memories))
+                after.append(memory)
+                sums[band] = before if pass_ == 0 else sums[band] + before
+        return x + self.widen(torch.cat(sums, dim=-1)), tuple(after)
+
+
+class RunningLevel(StreamingModule[Tensor]):
+    """The level the network hears everything relative to: a fading mean of power.
+
+    level[t] = sqrt(sum_k a^k p[t-k] / sum_k a^k): scaling the input scales it,
+    from the first frame on, and no future or whole-file figure enters.
+
+    Memory: (B, 2), the two sums.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def init_state(self, batch: int) -> Tensor:
+        """Return two empty sums."""
+        return torch.zeros(batch, 2)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance by T frames: powers (B, T, 1) -> levels (B, T, 1)."""
+        both = torch.cat([x, torch.ones_like(x)], dim=-1)
+        sums = []
+        state = state.to(x)
+        for part in both.split(512, dim=1):
+            n = part.shape[1]
+            age = torch.arange(n, device=x.device)
+            fade = self.decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)
+            weights = torch.tril(fade[(age[:, None] - age[None]).clamp(min=0)])
+            faded = weights @ part + fade[1:, None] * state[:, None]
+            sums.append(faded)
+            state = faded[:, -1]
+        total = torch.cat(sums, dim=1)
+        return torch.sqrt(total[..., :1] / total[..., 1:] + LEVEL_FLOOR), state
+
+
+def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the spectrum over the level with square-rooted magnitude: (re, im, magnitude)."""
+    re, im = re / level, im / level
+    magnitude = torch.sqrt(torch.sqrt(re * re + im * im + 1e-12))
+    return re / magnitude, im / magnitude, magnitude
+
+
+def expand(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `compress`: square the magnitude, keep the phase, give the level back."""
+    magnitude = torch.sqrt(re * re + im * im + 1e-12) * level
+    return re * magnitude, im * magnitude

@@ -1,0 +1,240 @@
+"""The two-stage separator: complex ratio masks, then compensation of what they left out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rtmtass.config import ModelConfig, NetConfig
+from rtmtass.net.layers import (
+    Affine,
+    GatedBlock,
+    MultiScaleBlock,
+    RecurrentBlock,
+    RunningLevel,
+    compress,
+    expand,
+)
+from rtmtass.net.streaming import Chain, StreamingModule
+
+SHARE_FLOOR = 1e-4
+"""Part of the mixture's power each stem counts with when the residue is shared out."""
+SHARE_TINY = 1e-20
+
+
+class NetState(NamedTuple):
+    """All a stream remembers; see `init_state` of each part."""
+
+    level: Tensor
+    past: Tensor
+    """(B, lookahead, 2, F): mixture frames still waiting for their masks."""
+    trunk: tuple[Any, ...]
+    compensation: tuple[tuple[Any, ...], ...]
+
+
+class Stages(NamedTuple):
+    """Both estimates of the stems' spectra, each (B, T, S, 2, F)."""
+
+    first: Tensor
+    final: Tensor
+
+
+class Trunk(StreamingModule[tuple[Any, ...]]):
+    """Stage 1 up to its heads: what the net has understood of the mixture so far.
+
+    Shape: features (B, T, 3F) or, for the published backbone, the magnitude
+    (B, T, F) -> (B, T, channels).
+    """
+
+    def __init__(self, config: NetConfig, n_bins: int) -> None:
+        super().__init__()
+        self.multiscale = config.backbone == "multiscale"
+        activation = "relu" if self.multiscale else "prelu"
+        self.enter = Affine(n_bins if self.multiscale else 3 * n_bins, config.channels, activation)
+        self.blocks = nn.ModuleList()
+        for dilation in config.dilations:
+            if self.multiscale:
+                block: StreamingModule[Any] = MultiScaleBlock(
+                    config.channels, n_bins, config.bands, config.kernel, dilation, config.dropout
+                )
+            else:
+                block = GatedBlock(
+                    config.channels, config.hidden, config.kernel, dilation, "prelu", config.dropout
+                )
+            self.blocks.append(block)
+        for _ in range(config.recurrent_layers):
+            self.blocks.append(RecurrentBlock(config.channels, config.recurrent))
+        self.leave = Affine(config.channels, config.channels, activation)
+
+    def init_state(self, batch: int) -> tuple[Any, ...]:
+        """Return the memories of all blocks."""
+        return tuple(block.init_state(batch) for block in self.blocks)  # type: ignore[operator]
+
+    def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Advance by T frames."""
+        y = self.enter(x)
+        after: list[Any] = []
+        for block, memory in zip(self.blocks, state, strict=True):
+            if isinstance(block, MultiScaleBlock):
+                y, memory = block.step_with(y, x, memory)
+            else:
+                y, memory = block.step(y, memory)  # type: ignore[operator]
+            after.append(memory)
+        return self.leave(y), tuple(after)
+
+
+class Compensation(StreamingModule[tuple[Any, ...]]):
+    """Stage 2 for one stem: reads what stage 1 left out, answers what belongs to the stem.
+
+    Shape: (B, T, C_in) -> (B, T, 2F).
+
+    Source: section 3.3 of arXiv 2107.06467.
+    """
+
+    def __init__(self, config: NetConfig, n_bins: int) -> None:
+        super().__init__()
+        published = config.backbone == "multiscale"
+        activation = "relu" if published else "prelu"
+        c_in = (2 if published else 3) * n_bins
+        if config.compensation_hears_stage_one:
+            c_in += config.channels
+        width = config.compensation_channels
+        self.enter = Affine(c_in, width, activation, config.dropout)
+        self.blocks = Chain(
+            [
+                GatedBlock(
+                    width,
+                    config.compensation_hidden,
+                    config.kernel,
+                    dilation,
+                    activation,
+                    config.dropout,
+                )
+                for dilation in config.compensation_dilations
+            ]
+        )
+        outputs = 1 if config.compensation_target == "magnitude_mask" else 2
+        self.leave = Affine(width, outputs * n_bins, "none")
+
+    def init_state(self, batch: int) -> tuple[Any, ...]:
+        """Return the memories of the blocks."""
+        return self.blocks.init_state(batch)
+
+    def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Advance by T frames."""
+        y, state = self.blocks.step(self.enter(x), state)
+        return self.leave(y), state
+
+
+class MtassNet(StreamingModule[NetState]):
+    """Mixture spectrum in, stem spectra out, frame by frame, summing to the mixture.
+
+    Shape: (B, T, 2, F), real and imaginary part, -> (B, T, S, 2, F). With
+    `lookahead` L the answer to frame t comes with frame t + L.
+
+    Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU
+    2021 (arXiv 2107.06467), made causal; differences are in DECISIONS.md.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        net, n_bins = config.net, config.stft.n_bins
+        self.n_stems = len(config.stems)
+        frames = net.level_half_life_s * config.stft.sample_rate / config.stft.hop
+        self.level = RunningLevel(0.5 ** (1 / frames))
+        self.trunk = Trunk(net, n_bins)
+        outputs = 1 if net.target == "magnitude_mask" else 2
+        self.heads = nn.ModuleList(
+            Affine(net.channels, outputs * n_bins, "none") for _ in config.stems
+        )
+        self.compensations = nn.ModuleList(
+            Compensation(net, n_bins) for _ in config.stems if net.compensation_target != "none"
+        )
+
+    def init_state(self, batch: int) -> NetState:
+        """Return the memory of `batch` streams that have heard nothing yet."""
+        blank = self.trunk.enter.linear.weight.new_zeros(
+            batch, self.config.net.lookahead, 2, self.config.stft.n_bins
+        )
+        parts = tuple(part.init_state(batch) for part in self.compensations)  # type: ignore[operator]
+        return NetState(
+            self.level.init_state(batch).to(blank), blank, self.trunk.init_state(batch), parts
+        )
+
+    def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
+        """Advance by T frames: (B, T, 2, F) -> (B, T, S, 2, F)."""
+        stages, state = self.stages(x, state)
+        return stages.final, state
+
+    def stages(self, x: Tensor, state: NetState) -> tuple[Stages, NetState]:
+        """Advance by T frames and return both stages' stems, as training wants them."""
+        net = self.config.net
+        re, im = x[:, :, 0], x[:, :, 1]
+        power = (re * re + im * im).mean(dim=-1, keepdim=True)
+        level, level_state = self.level.step(power, state.level)
+        heard = compress(re, im, level)
+        features = heard[2] if net.backbone == "multiscale" else torch.cat(heard, dim=-1)
+        hidden, trunk_state = self.trunk.step(features, state.trunk)
+
+        waiting = torch.cat([state.past, x], dim=1)
+        mixture = waiting[:, : x.shape[1]]
+        first, final, memories = [], [], []
+        for stem, head in enumerate(self.heads):
+            estimate = self._estimate(head(hidden), mixture, level, net.target)
+            first.append(estimate)
+            if self.compensations:
+                part = self.compensations[stem]
+                residual = mixture - estimate
+                left = compress(residual[:, :, 0], residual[:, :, 1], level)
+                pieces = list(left[:2] if net.backbone == "multiscale" else left)
+                if net.compensation_hears_stage_one:
+                    pieces.append(hidden.to(left[0].dtype))
+                answer, memory = part.step(  # type: ignore[operator]
+                    torch.cat(pieces, dim=-1), state.compensation[stem]
+                )
+                memories.append(memory)
+                estimate = estimate + self._estimate(
+                    answer, residual, level, net.compensation_target
+                )
+            final.append(estimate)
+        stages = Stages(
+            torch.stack(first, dim=2), share_residue(torch.stack(final, dim=2), mixture)
+        )
+        past = waiting[:, x.shape[1] :]
+        return stages, NetState(level_state, past, trunk_state, tuple(memories))
+
+    def _estimate(self, answer: Tensor, of: Tensor, level: Tensor, target: str) -> Tensor:
+        """Turn a head's answer into a spectrum (B, T, 2, F), reading `of` where it is a mask."""
+        answer = answer.to(of.dtype)
+        re, im = of[:, :, 0], of[:, :, 1]
+        limit = self.config.net.mask_limit
+        if target == "magnitude_mask":
+            return of * torch.sigmoid(answer)[:, :, None]
+        a, b = answer.chunk(2, dim=-1)
+        if target == "spectral_mapping":
+            return torch.stack(expand(a, b, level), dim=2)
+        a, b = limit * torch.tanh(a / limit), limit * torch.tanh(b / limit)
+        return torch.stack([a * re - b * im, a * im + b * re], dim=2)
+
+
+def share_residue(stems: Tensor, mixture: Tensor) -> Tensor:
+    """Make the stems sum to the mixture: each takes what is missing by its share of the power.
+
+    Args:
+        stems: (B, T, S, 2, F).
+        mixture: (B, T, 2, F).
+
+    Returns:
+        (B, T, S, 2, F), summing over S to `mixture`.
+
+    Source: mixture consistency, Wisdom et al., arXiv 1811.08521, with the
+    weights by power of its section 3.
+    """
+    floor = SHARE_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + SHARE_TINY
+    power = (stems * stems).sum(dim=3) + floor
+    shares = power / power.sum(dim=2, keepdim=True)
+    residue = mixture - stems.sum(dim=2)
+    return stems + shares[:, :, :, None] * residue[:, :, None]

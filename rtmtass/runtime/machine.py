@@ -1,0 +1,350 @@
+"""The machine that runs a plan: one compiled loop over its operations, any number of frames.
+
+A plan is rows of integers; a row names an operation, and where in the four
+arenas (weights, state, work, clock) it reads and writes. Live, a plan runs for
+one frame a call; over files for many, and each weight is then read once for
+all of them. The arithmetic of a frame is the same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from rtmtass.runtime.vectors import (
+    PANEL,
+    ROWS,
+    sigmoid,
+    slim_row,
+    slim_rows,
+    tanh,
+    wide_row,
+    wide_rows,
+)
+
+Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
+F = TypeVar("F", bound=Callable[..., object])
+
+FIELDS = 12
+"""Integers in a row of a plan."""
+
+AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE = range(11)
+MASK, MAGNITUDE, MAPPING = range(3)
+
+LEVEL_FLOOR = np.float32(1e-9)
+SHARE_FLOOR = np.float32(1e-4)
+TINY = np.float32(1e-20)
+COMPRESS_FLOOR = np.float32(1e-12)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+
+
+def kernel(function: F) -> F:
+    """Compile, cache, release the GIL; sums may be reordered, but NaN stays NaN."""
+    options = {
+        "nogil": True,
+        "cache": True,
+        "boundscheck": False,
+        "error_model": "numpy",
+        "fastmath": {"contract", "nsz", "reassoc", "arcp"},
+    }
+    return cast(F, njit(**options)(function))
+
+
+@kernel
+def product(
+    weights: int, m: int, n: int, x: int, x_stride: int, y: int, y_stride: int, frames: int
+) -> None:
+    """y[t] = W x[t] for packed weights; all arguments addresses or counts, strides in bytes."""
+    start = 0
+    while start < n:
+        wide = n - start >= PANEL
+        t = 0
+        while t < frames:
+            rows = ROWS if frames - t >= ROWS else 1
+            x_at = x + t * x_stride
+            y_at = y + t * y_stride + 4 * start
+            if wide and rows > 1:
+                wide_rows(weights, x_at, x_stride, m, y_at, y_stride)
+            elif wide:
+                wide_row(weights, x_at, x_stride, m, y_at, y_stride)
+            elif rows > 1:
+                slim_rows(weights, x_at, x_stride, m, y_at, y_stride)
+            else:
+                slim_row(weights, x_at, x_stride, m, y_at, y_stride)
+            t += rows
+        done = PANEL if wide else 16
+        weights += 4 * m * done
+        start += done
+
+
+@kernel
+def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
+    """y = W x + b, then slope * y where negative; stored, or added to what is there."""
+    source, x_stride, m, target, y_stride, n, at, bias_at, scratch = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
+    )  # fmt: skip
+    base = work.ctypes.data
+    to, to_stride = (scratch, n) if scratch >= 0 else (target, y_stride)
+    product(
+        weights.ctypes.data + 4 * at,
+        m,
+        n,
+        base + 4 * source,
+        4 * x_stride,
+        base + 4 * to,
+        4 * to_stride,
+        frames,
+    )
+    bias = weights[bias_at : bias_at + n]
+    slope = weights[bias_at + n : bias_at + 2 * n]
+    for t in range(frames):
+        y = work[to + t * to_stride : to + t * to_stride + n]
+        if scratch >= 0:
+            out = work[target + t * y_stride : target + t * y_stride + n]
+            for i in range(n):
+                value = y[i] + bias[i]
+                out[i] += max(value, _ZERO) + slope[i] * min(value, _ZERO)
+        else:
+            for i in range(n):
+                value = y[i] + bias[i]
+                y[i] = max(value, _ZERO) + slope[i] * min(value, _ZERO)
+
+
+@kernel
+def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int) -> None:
+    """Remember the frames, and lay each beside the earlier ones a dilated kernel hears."""
+    source, stride, width, target, out_stride, size, dilation, ring, mask = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
+    )  # fmt: skip
+    for t in range(frames):
+        row = ring + ((clock + t) & mask) * width
+        for i in range(width):
+            state[row + i] = work[source + t * stride + i]
+    for t in range(frames):
+        for tap in range(size):
+            row = ring + ((clock + t - (size - 1 - tap) * dilation) & mask) * width
+            to = target + t * out_stride + tap * width
+            for i in range(width):
+                work[to + i] = state[row + i]
+
+
+@kernel
+def _gate(op: Longs, work: Floats, frames: int) -> None:
+    """out = value * sigmoid(gate), value and gate side by side."""
+    source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
+    for t in range(frames):
+        value = work[source + t * stride : source + t * stride + width]
+        gate = work[source + t * stride + width : source + t * stride + 2 * width]
+        out = work[target + t * out_stride : target + t * out_stride + width]
+        for i in range(width):
+            out[i] = value[i] * sigmoid(gate[i])
+
+
+@kernel
+def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
+    """Step a GRU whose input product is done: the recurrent product, the gates, the state."""
+    source, stride, width, target, out_stride, at, bias_at, memory, scratch, padded = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
+    )  # fmt: skip
+    h = state[memory : memory + width]
+    bias = weights[bias_at : bias_at + 3 * width]
+    heard = work[scratch : scratch + 3 * width]
+    for t in range(frames):
+        product(
+            weights.ctypes.data + 4 * at,
+            width,
+            padded,
+            h.ctypes.data,
+            0,
+            heard.ctypes.data,
+            0,
+            1,
+        )
+        given = work[source + t * stride : source + t * stride + 3 * width]
+        out = work[target + t * out_stride : target + t * out_stride + width]
+        for i in range(width):
+            reset = sigmoid(given[i] + heard[i] + bias[i])
+            update = sigmoid(given[width + i] + heard[width + i] + bias[width + i])
+            new = tanh(
+                given[2 * width + i] + reset * (heard[2 * width + i] + bias[2 * width + i])
+            )
+            h[i] = new + update * (h[i] - new)
+            out[i] = h[i]
+
+
+@kernel
+def _copy(op: Longs, work: Floats, frames: int) -> None:
+    """Copy, or add, a slice of one register to a slice of another."""
+    source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
+    for t in range(frames):
+        given = work[source + t * stride : source + t * stride + width]
+        out = work[target + t * out_stride : target + t * out_stride + width]
+        if op[0] == ADD:
+            for i in range(width):
+                out[i] += given[i]
+        else:
+            for i in range(width):
+                out[i] = given[i]
+
+
+@kernel
+def _level(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
+    """The running level of the mixture: a fading mean of its power, as a root."""
+    source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
+    decay = weights[op[7]]
+    for t in range(frames):
+        re = work[source + t * stride : source + t * stride + bins]
+        im = work[source + t * stride + part : source + t * stride + part + bins]
+        power = _ZERO
+        for k in range(bins):
+            power += re[k] * re[k] + im[k] * im[k]
+        power = power / np.float32(bins)
+        # Silence must not let the sum fade into the denormals.
+        state[memory] = max(decay * state[memory] + power, TINY)
+        state[memory + 1] = decay * state[memory + 1] + _ONE
+        work[target + t] = np.sqrt(state[memory] / state[memory + 1] + LEVEL_FLOOR)
+
+
+@kernel
+def _compress(op: Longs, work: Floats, frames: int) -> None:
+    """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
+    source, stride, bins, part, level, target, out_stride, parts = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8],
+    )  # fmt: skip
+    for t in range(frames):
+        re = work[source + t * stride : source + t * stride + bins]
+        im = work[source + t * stride + part : source + t * stride + part + bins]
+        out = work[target + t * out_stride : target + t * out_stride + parts * bins]
+        scale = _ONE / work[level + t]
+        for k in range(bins):
+            a = re[k] * scale
+            b = im[k] * scale
+            magnitude = np.sqrt(np.sqrt(a * a + b * b + COMPRESS_FLOOR))
+            if parts == 1:
+                out[k] = magnitude
+            else:
+                out[k] = a / magnitude
+                out[bins + k] = b / magnitude
+                if parts == 3:
+                    out[2 * bins + k] = magnitude
+
+
+@kernel
+def _estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
+    """Turn a head's answer into a spectrum: a mask on what it heard, or the thing itself."""
+    answer, stride, bins, source, in_stride, part, level, target, out_stride, packed = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
+    )  # fmt: skip
+    target_kind, adds = packed // 2, packed % 2
+    limit = weights[op[11]]
+    for t in range(frames):
+        a = work[answer + t * stride : answer + t * stride + bins]
+        re = work[source + t * in_stride : source + t * in_stride + bins]
+        im = work[source + t * in_stride + part : source + t * in_stride + part + bins]
+        to = target + t * out_stride
+        out_re = work[to : to + bins]
+        out_im = work[to + part : to + part + bins]
+        if not adds:
+            for k in range(bins):
+                out_re[k] = _ZERO
+                out_im[k] = _ZERO
+        if target_kind == MAGNITUDE:
+            for k in range(bins):
+                gain = sigmoid(a[k])
+                out_re[k] += gain * re[k]
+                out_im[k] += gain * im[k]
+            continue
+        b = work[answer + t * stride + bins : answer + t * stride + 2 * bins]
+        if target_kind == MAPPING:
+            loud = work[level + t]
+            for k in range(bins):
+                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + COMPRESS_FLOOR) * loud
+                out_re[k] += a[k] * magnitude
+                out_im[k] += b[k] * magnitude
+        else:
+            for k in range(bins):
+                mask_re = limit * tanh(a[k] / limit)
+                mask_im = limit * tanh(b[k] / limit)
+                out_re[k] += mask_re * re[k] - mask_im * im[k]
+                out_im[k] += mask_re * im[k] + mask_im * re[k]
+
+
+@kernel
+def _subtract(op: Longs, work: Floats, frames: int) -> None:
+    """out = minuend - subtrahend, whole registers."""
+    source, stride, other, other_stride, target, out_stride, width = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
+    )  # fmt: skip
+    for t in range(frames):
+        minuend = work[source + t * stride : source + t * stride + width]
+        taken = work[other + t * other_stride : other + t * other_stride + width]
+        out = work[target + t * out_stride : target + t * out_stride + width]
+        for i in range(width):
+            out[i] = minuend[i] - taken[i]
+
+
+@kernel
+def _share(op: Longs, work: Floats, frames: int) -> None:
+    """Make the stems sum to the mixture; see net.mtass.share_residue."""
+    source, stride, bins, part, stems_at, stems_stride, n_stems = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
+    )  # fmt: skip
+    for t in range(frames):
+        re = work[source + t * stride : source + t * stride + bins]
+        im = work[source + t * stride + part : source + t * stride + part + bins]
+        first = stems_at + t * stems_stride
+        for k in range(bins):
+            left_re = re[k]
+            left_im = im[k]
+            floor = SHARE_FLOOR * (left_re * left_re + left_im * left_im) + TINY
+            total = _ZERO
+            for s in range(n_stems):
+                a = work[first + 2 * s * part + k]
+                b = work[first + (2 * s + 1) * part + k]
+                left_re -= a
+                left_im -= b
+                total += a * a + b * b + floor
+            scale = _ONE / total
+            for s in range(n_stems):
+                at = first + 2 * s * part + k
+                a = work[at]
+                b = work[at + part]
+                share = (a * a + b * b + floor) * scale
+                work[at] = a + share * left_re
+                work[at + part] = b + share * left_im
+
+
+@kernel
+def execute(
+    plan: Longs, weights: Floats, state: Floats, work: Floats, clock: int, frames: int
+) -> None:
+    """Run every operation of `plan` for `frames` frames, the first of which is number `clock`."""
+    for row in range(plan.shape[0]):
+        op = plan[row]
+        code = op[0]
+        if code == AFFINE:
+            _affine(op, weights, work, frames)
+        elif code == TAPS:
+            _taps(op, state, work, clock, frames)
+        elif code == GATE:
+            _gate(op, work, frames)
+        elif code == GRU:
+            _gru(op, weights, state, work, frames)
+        elif code in (COPY, ADD):
+            _copy(op, work, frames)
+        elif code == LEVEL:
+            _level(op, weights, state, work, frames)
+        elif code == COMPRESS:
+            _compress(op, work, frames)
+        elif code == ESTIMATE:
+            _estimate(op, weights, work, frames)
+        elif code == SUBTRACT:
+            _subtract(op, work, frames)
+        elif code == SHARE:
+            _share(op, work, frames)

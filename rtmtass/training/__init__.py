@@ -1,0 +1,1 @@
+"""The workshop: data, mixing, training and evaluation. Needs the extra `train`."""

@@ -1,0 +1,127 @@
+"""What happens to a stem between the corpus and the mixture, each cheap enough to do while training."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from scipy import signal
+
+from rtmtass.training.recordings import SAMPLE_RATE, Samples
+
+Sections = NDArray[np.float32]
+
+
+def change_speed(samples: Samples, factor: float, n: int) -> Samples:
+    """Return `n` samples played `factor` times as fast; pitch goes with tempo.
+
+    Args:
+        samples: (M,) float32; `n_before_speed(n, factor)` of them are enough.
+        factor: above 1 is faster and higher.
+        n: length of the result, padded with silence if `samples` run out.
+    """
+    changed = soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE)
+    if len(changed) >= n:
+        return np.ascontiguousarray(changed[:n], dtype=np.float32)
+    return np.pad(changed, (0, n - len(changed))).astype(np.float32)
+
+
+def n_before_speed(n: int, factor: float) -> int:
+    """Return how many samples `change_speed` needs to give `n`."""
+    return int(np.ceil(n * factor)) + 1
+
+
+def add_room(samples: Samples, response: Samples) -> Samples:
+    """Return `samples` heard in a room, equally long, at the same energy as before.
+
+    Args:
+        samples: (N,) float32.
+        response: the room's impulse response; the direct sound comes first.
+    """
+    wet = signal.oaconvolve(samples, response)[: len(samples)]
+    before, after = float(samples @ samples), float(wet @ wet)
+    return (wet * np.float32(np.sqrt(before / after) if after > 0 else 1.0)).astype(np.float32)
+
+
+def random_tilt(samples: Samples, rng: np.random.Generator, *, most_db: float = 8.0) -> Samples:
+    """Return `samples` through a shelf and a bell of random place and gain, (N,) float32."""
+    shelf = _shelf(rng.uniform(300.0, 3500.0), rng.uniform(-most_db, most_db))
+    bell = _bell(200.0 * 35.0 ** rng.random(), rng.uniform(-most_db, most_db), rng.uniform(0.5, 2))
+    return np.asarray(signal.sosfilt(np.stack([shelf, bell]), samples), dtype=np.float32)
+
+
+def band_limit(stems: Samples, low_hz: float, high_hz: float) -> Samples:
+    """Return all stems through one band-pass, so that they still sum to the mixture.
+
+    Args:
+        stems: (..., N) float32.
+        low_hz, high_hz: edges, rounded to about 3 %.
+    """
+    sections = _band_pass(round(np.log(low_hz) * 32), round(np.log(high_hz) * 32))
+    return np.asarray(signal.sosfilt(sections, stems, axis=-1), dtype=np.float32)
+
+
+def soft_clip(samples: Samples, drive_db: float) -> Samples:
+    """Return `samples` overdriven: their peak lies `drive_db` above where clipping sets in."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak == 0.0:
+        return samples
+    drive = np.float32(10 ** (drive_db / 20) / peak)
+    return np.tanh(samples * drive) / drive
+
+
+def compand(samples: Samples, *, bits: int = 8) -> Samples:
+    """Return `samples` as a telephone's codec leaves them: mu-law and back.
+
+    Source: ITU-T G.711, with the continuous law instead of its segments.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak == 0.0:
+        return samples
+    mu, steps = 2.0**bits - 1.0, 2.0 ** (bits - 1)
+    law = np.log1p(mu * np.abs(samples) / peak) / np.log1p(mu)
+    law = np.round(law * steps) / steps
+    back = np.sign(samples) * np.expm1(law * np.log1p(mu)) * (peak / mu)
+    return np.asarray(back, dtype=np.float32)
+
+
+def start_or_stop(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Return `samples` silent before or after a random moment, faded over 5 to 300 ms."""
+    n = len(samples)
+    fade = min(int(rng.uniform(0.005, 0.3) * SAMPLE_RATE), n // 4)
+    at = int(rng.uniform(0.1, 0.9) * (n - fade))
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    if rng.random() < 0.5:
+        samples[:at] = 0.0
+        samples[at : at + fade] *= ramp
+    else:
+        samples[at : at + fade] *= ramp[::-1]
+        samples[at + fade :] = 0.0
+    return samples
+
+
+def _shelf(corner_hz: float, gain_db: float) -> Sections:
+    """Return a first-order tilt: +gain/2 below the corner, -gain/2 above."""
+    root, w = 10 ** (gain_db / 40), np.tan(np.pi * corner_hz / SAMPLE_RATE)
+    a = 1 / root
+    b0, b1 = a + root * w, root * w - a
+    a0, a1 = 1 + w, w - 1
+    return np.array([b0 / a0, b1 / a0, 0.0, 1.0, a1 / a0, 0.0], dtype=np.float32)
+
+
+def _bell(centre_hz: float, gain_db: float, q: float) -> Sections:
+    """Return a peaking equaliser. Source: R. Bristow-Johnson, Audio EQ Cookbook."""
+    w = 2 * np.pi * centre_hz / SAMPLE_RATE
+    a, alpha = 10 ** (gain_db / 40), np.sin(w) / (2 * q)
+    b = np.array([1 + alpha * a, -2 * np.cos(w), 1 - alpha * a])
+    d = np.array([1 + alpha / a, -2 * np.cos(w), 1 - alpha / a])
+    return np.concatenate([b / d[0], d / d[0]]).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _band_pass(low: int, high: int) -> Sections:
+    edges = [np.exp(low / 32), min(np.exp(high / 32), 0.499 * SAMPLE_RATE)]
+    sections = signal.butter(3, edges, "bandpass", fs=SAMPLE_RATE, output="sos")
+    return np.asarray(sections, dtype=np.float32)

@@ -1,0 +1,205 @@
+"""One training example: what is drawn, what happens to it, and how often."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from rtmtass.config import STEMS
+from rtmtass.training import augment
+from rtmtass.training.mixing import (
+    PEAK,
+    NoiseSamplers,
+    energy,
+    music_track,
+    noise_track,
+    scale_to_snr,
+    speech_track,
+)
+from rtmtass.training.recordings import Sampler, Samples
+from rtmtass.training.sources import Corpus
+
+BANKS = ("singing", "generated", "rooms", "revoiced")
+"""Synthetic sound that is used where it has been made: see `synthesis`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How often what happens to a training example, as shares of the examples."""
+
+    one_alone: float = 0.08
+    one_missing: float = 0.12
+    all_silent: float = 0.01
+    long_pauses: float = 0.2
+    second_speaker: float = 0.08
+    revoiced: float = 0.12
+    speech_speed: float = 0.25
+    speech_room: float = 0.2
+    second_piece: float = 0.15
+    music_speed: float = 0.4
+    singing: float = 0.23
+    a_cappella: float = 0.1
+    other_room: float = 0.05
+    generated_noise: float = 0.3
+    generated_and_recorded: float = 0.3
+    noise_speed: float = 0.3
+    tilt: float = 0.4
+    soft_clip: float = 0.05
+    compand: float = 0.01
+    start_or_stop: float = 0.12
+    band_limit: float = 0.06
+    paper_snr: float = 0.55
+    snr_spread_db: float = 7.0
+    widest_snr_db: float = 20.0
+    level_db: tuple[float, float] = (-45.0, -10.0)
+
+
+class ExampleMaker:
+    """Makes single examples, (3, N) stems, from the recordings of one split."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        recipe: Recipe | None = None,
+        bank_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.recipe = recipe or Recipe()
+        speech = corpus.recordings("speech", split, keep_muffled=False)
+        music, noise = (corpus.recordings(role, split) for role in ("music", "noise"))
+        sizes = bank_sizes or {}
+        banks = {name: corpus.bank(name, split, sizes.get(name)) for name in BANKS}
+        self._speech_of, self._music_of = Sampler(speech), Sampler(music)
+        self._noise_of = NoiseSamplers.of(noise)
+        self._banks = {name: Sampler(bank) for name, bank in banks.items() if bank is not None}
+        self.bank_sizes = {name: 0 if bank is None else len(bank) for name, bank in banks.items()}
+        prints = [r.fingerprint for r in (speech, music, noise, *banks.values()) if r is not None]
+        text = "|".join([*prints, repr(asdict(self.recipe))])
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def make(self, n: int, rng: np.random.Generator) -> Samples:
+        """Return the stems of one example, (3, n) float32; they sum to the mixture."""
+        present = self._present(rng)
+        stems = np.zeros((len(STEMS), n), np.float32)
+        for stem, draw in enumerate((self._speech, self._music, self._noise)):
+            if present[stem]:
+                stems[stem] = self._finish(draw(n, rng), rng, is_speech=stem == 0)
+        if rng.random() < self.recipe.band_limit:
+            stems = augment.band_limit(stems, rng.uniform(30.0, 300.0), rng.uniform(3000.0, 7500.0))
+        return self._level(stems, rng)
+
+    def _present(self, rng: np.random.Generator) -> tuple[bool, ...]:
+        r, u, which = self.recipe, rng.random(), int(rng.integers(3))
+        if u < r.all_silent:
+            return (False, False, False)
+        if u < r.all_silent + r.one_alone:
+            return tuple(stem == which for stem in range(3))
+        if u < r.all_silent + r.one_alone + r.one_missing:
+            return tuple(stem != which for stem in range(3))
+        return (True, True, True)
+
+    def _speech(self, n: int, rng: np.random.Generator) -> Samples:
+        r = self.recipe
+        speed = rng.uniform(0.88, 1.14) if rng.random() < r.speech_speed else 1.0
+        n_raw = n if speed == 1.0 else augment.n_before_speed(n, speed)
+        voice = self._voice(n_raw, rng)
+        if rng.random() < r.second_speaker:
+            voice = voice + scale_to_snr(self._voice(n_raw, rng), voice, rng.uniform(0.0, 10.0))
+        if speed != 1.0:
+            voice = augment.change_speed(voice, speed, n)
+        return self._maybe_room(voice, r.speech_room, rng)
+
+    def _voice(self, n: int, rng: np.random.Generator) -> Samples:
+        has_pauses = rng.random() < self.recipe.long_pauses
+        offset = int(rng.uniform(0.0, 0.5) * n) if has_pauses else 0
+        gap_s = (0.3, 3.0) if has_pauses else (0.05, 0.6)
+        bank = self._bank("revoiced", self.recipe.revoiced, rng)
+        return speech_track(bank or self._speech_of, n, rng, gap_s=gap_s, offset=offset)
+
+    def _music(self, n: int, rng: np.random.Generator) -> Samples:
+        r = self.recipe
+        piece = self._piece(n, rng)
+        if rng.random() < r.second_piece:
+            piece = piece + scale_to_snr(self._piece(n, rng), piece, rng.uniform(-6.0, 6.0))
+        voices = self._bank("singing", r.singing, rng)
+        if voices is not None:
+            sung = music_track(voices, n, rng)
+            if rng.random() < r.a_cappella:
+                piece = sung
+            else:
+                piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
+        return self._maybe_room(piece, r.other_room, rng)
+
+    def _piece(self, n: int, rng: np.random.Generator) -> Samples:
+        if rng.random() >= self.recipe.music_speed:
+            return music_track(self._music_of, n, rng)
+        speed = float(np.exp(rng.uniform(np.log(0.8), np.log(1.25))))
+        raw = music_track(self._music_of, augment.n_before_speed(n, speed), rng)
+        return augment.change_speed(raw, speed, n)
+
+    def _noise(self, n: int, rng: np.random.Generator) -> Samples:
+        r = self.recipe
+        speed = rng.uniform(0.7, 1.4) if rng.random() < r.noise_speed else 1.0
+        n_raw = n if speed == 1.0 else augment.n_before_speed(n, speed)
+        generated = self._bank("generated", r.generated_noise, rng)
+        if generated is not None:
+            noise = music_track(generated, n_raw, rng)
+            if rng.random() < r.generated_and_recorded:
+                more = noise_track(self._noise_of, n_raw, rng)
+                noise = noise + scale_to_snr(more, noise, rng.uniform(-10.0, 10.0))
+        else:
+            noise = noise_track(self._noise_of, n_raw, rng)
+        if speed != 1.0:
+            noise = augment.change_speed(noise, speed, n)
+        return self._maybe_room(noise, r.other_room, rng)
+
+    def _maybe_room(self, samples: Samples, share: float, rng: np.random.Generator) -> Samples:
+        rooms = self._bank("rooms", share, rng)
+        if rooms is None:
+            return samples
+        index = rooms.draw(rng)
+        length = int(rooms.recordings.lengths[index])
+        return augment.add_room(samples, rooms.recordings.crop(index, 0, length))
+
+    def _bank(self, name: str, share: float, rng: np.random.Generator) -> Sampler | None:
+        """Return a bank for a `share` of the times it is asked for, if there is such a bank."""
+        return self._banks.get(name) if rng.random() < share else None
+
+    def _finish(self, samples: Samples, rng: np.random.Generator, *, is_speech: bool) -> Samples:
+        r = self.recipe
+        tilt, clip, code, edge = rng.random(4)
+        if tilt < r.tilt:
+            samples = augment.random_tilt(samples, rng)
+        if clip < r.soft_clip:
+            samples = augment.soft_clip(samples, rng.uniform(0.0, 15.0))
+        if code < r.compand:
+            samples = augment.compand(samples)
+        if edge < r.start_or_stop and not is_speech:  # speech has pauses of its own
+            samples = augment.start_or_stop(samples, rng)
+        return samples
+
+    def _level(self, stems: Samples, rng: np.random.Generator) -> Samples:
+        """Set the SNRs against speech, then the mixture's level, without clipping."""
+        music_db, noise_db = self._snr(rng), self._snr(rng)
+        level_db = rng.uniform(*self.recipe.level_db)
+        for stem, snr_db in enumerate((0.0, music_db, noise_db)):
+            here = energy(stems[stem])
+            # A crop of all but silence is left out: turned up it would only be hiss.
+            stems[stem] *= np.float32(10 ** (-snr_db / 20) / np.sqrt(here) if here > 1e-7 else 0.0)
+        mixture = stems.sum(axis=0)
+        here = energy(mixture)
+        if here == 0.0:
+            return np.zeros_like(stems)
+        gain = 10 ** (level_db / 20) / np.sqrt(here)
+        peak = float(np.abs(mixture).max())
+        stems *= np.float32(min(gain, PEAK / peak))
+        return stems
+
+    def _snr(self, rng: np.random.Generator) -> float:
+        r = self.recipe
+        if rng.random() < r.paper_snr:
+            return float(rng.uniform(-5.0, 5.0))
+        return float(np.clip(r.snr_spread_db * rng.standard_normal(), -r.widest_snr_db, r.widest_snr_db))

@@ -1,0 +1,231 @@
+"""How stems are laid out in time and added up: the paper's mixing rule and the evaluation set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rtmtass.errors import DataError
+from rtmtass.training.recordings import SAMPLE_RATE, Recordings, Sampler, Samples
+from rtmtass.training.sources import Corpus
+
+SNR_DB = (-5.0, 5.0)
+PEAK = 0.99
+
+_LONG_S = 5.0
+_FADE = int(0.02 * SAMPLE_RATE)
+_TRIES = 100
+
+
+def energy(samples: Samples) -> float:
+    """Return the mean square of `samples`, over all axes."""
+    flat = samples.reshape(-1)
+    return float(np.dot(flat, flat)) / max(len(flat), 1)
+
+
+def scale_to_snr(samples: Samples, reference: Samples, snr_db: float) -> Samples:
+    """Return `samples` scaled so that `reference` is `snr_db` above them; silence stays silence."""
+    here = energy(samples)
+    if here == 0.0:
+        return samples
+    return samples * np.float32(np.sqrt(energy(reference) / here) * 10 ** (-snr_db / 20))
+
+
+def mix_paper(
+    speech: Samples, music: Samples, noise: Samples, rng: np.random.Generator
+) -> tuple[Samples, Samples]:
+    """Mix three stems by the paper's rule.
+
+    Music and noise are each scaled to an SNR against speech drawn from
+    U(-5, 5) dB, with energies over the whole segment. If the sum peaks above
+    0.99, everything is turned down together.
+
+    Args:
+        speech, music, noise: (N,) float32 each.
+        rng: gives the two SNRs, music's first.
+
+    Returns:
+        The mixture (N,) and its stems (3, N); the stems sum to the mixture.
+
+    Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU 2021.
+    """
+    music = scale_to_snr(music, speech, rng.uniform(*SNR_DB))
+    noise = scale_to_snr(noise, speech, rng.uniform(*SNR_DB))
+    stems = np.stack([speech, music, noise]).astype(np.float32)
+    peak = float(np.abs(stems.sum(axis=0)).max(initial=0.0))
+    if peak > PEAK:
+        stems *= np.float32(PEAK / peak)
+    return stems.sum(axis=0), stems
+
+
+@dataclass(frozen=True)
+class NoiseSamplers:
+    """Noise by its kind: `long` recordings to crop, `short` effects to repeat."""
+
+    long: Sampler | None
+    short: Sampler | None
+
+    @classmethod
+    def of(cls, recordings: Recordings) -> NoiseSamplers:
+        """Part recordings at five seconds."""
+        is_long = recordings.lengths >= _LONG_S * SAMPLE_RATE
+        kinds = [np.flatnonzero(is_long).tolist(), np.flatnonzero(~is_long).tolist()]
+        return cls(*(Sampler(recordings, kind) if kind else None for kind in kinds))
+
+
+def speech_track(
+    sampler: Sampler,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    gap_s: tuple[float, float] = (0.1, 0.6),
+    from_start: bool = False,
+    offset: int = 0,
+) -> Samples:
+    """Return one speaker talking for `n` samples: recordings joined with short gaps.
+
+    Args:
+        sampler: draws the speaker, then the speaker's recordings.
+        n: length of the track.
+        rng: draws everything.
+        gap_s: shortest and longest gap between two recordings.
+        from_start: begin with a whole recording, not in the middle of one.
+        offset: samples of silence before the first word.
+
+    Returns:
+        (n,) float32 at whatever level the recordings have when they fill full scale.
+    """
+    track = np.zeros(n, np.float32)
+    group = sampler.draw_group(rng)
+    at, first = offset, not from_start
+    while at < n:
+        index = sampler.draw_in_group(group, rng)
+        length = int(sampler.recordings.lengths[index])
+        start = int(rng.integers(0, max(length - n // 2, 1))) if first else 0
+        part = sampler.recordings.crop(index, start, n - at)
+        track[at : at + len(part)] = part
+        at += len(part) + int(rng.uniform(*gap_s) * SAMPLE_RATE)
+        first = False
+    return track
+
+
+def music_track(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
+    """Return a random crop of one piece, (n,) float32; a short piece is repeated."""
+    return _crop_or_loop(sampler, n, rng)
+
+
+def noise_track(noise: NoiseSamplers, n: int, rng: np.random.Generator) -> Samples:
+    """Return noise, (n,) float32: a long recording, repeated effects, or both in layers."""
+    kind = rng.random()
+    if noise.short is None or (noise.long is not None and kind < 0.55):
+        if noise.long is None:
+            raise DataError("there are no noise recordings to draw from")
+        return _crop_or_loop(noise.long, n, rng)
+    effects = np.zeros(n, np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        _repeat_effect(noise.short, effects, rng)
+    if noise.long is None or kind > 0.85:
+        return effects
+    ambience = _crop_or_loop(noise.long, n, rng)
+    return effects + scale_to_snr(ambience, effects, rng.uniform(0.0, 15.0))
+
+
+def _crop_or_loop(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
+    index = sampler.draw(rng)
+    length = int(sampler.recordings.lengths[index])
+    if length >= n:
+        return sampler.recordings.crop(index, int(rng.integers(0, length - n + 1)), n)
+    piece = sampler.recordings.crop(index, 0, length)
+    fade = min(_FADE, length // 2)
+    ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
+    piece[:fade] *= ramp
+    piece[length - fade :] *= ramp[::-1]
+    period, phase = length - fade, int(rng.integers(0, length))
+    track = np.zeros(n + 2 * length, np.float32)
+    for at in range(0, n + length, period):
+        track[at : at + length] += piece
+    return track[phase : phase + n]
+
+
+def _repeat_effect(sampler: Sampler, track: Samples, rng: np.random.Generator) -> None:
+    """Add one short effect to `track` over and over, with gaps and at varying levels."""
+    index = sampler.draw(rng)
+    effect = sampler.recordings.crop(index, 0, len(track))
+    level = energy(effect)
+    if level == 0.0:
+        return
+    effect *= np.float32(0.1 / np.sqrt(level) * 10 ** (rng.uniform(-9.0, 0.0) / 20))
+    longest_gap_s = rng.uniform(0.05, 2.5)
+    at = int(rng.uniform(0.0, 0.5) * len(effect))
+    while at < len(track):
+        part = effect[: len(track) - at]
+        track[at : at + len(part)] += part * np.float32(10 ** (rng.uniform(-6.0, 0.0) / 20))
+        at += len(effect) + int(rng.uniform(0.02, longest_gap_s) * SAMPLE_RATE)
+
+
+def dev_mixtures(
+    corpus: Corpus,
+    n: int,
+    *,
+    seconds: float = 10.0,
+    seed: int = 0,
+    split: str = "dev",
+    singing: Recordings | None = None,
+) -> Iterator[tuple[Samples, Samples]]:
+    """Yield the evaluation set: `n` mixtures by the paper's rule, the same for the same seed.
+
+    Speech is one speaker at -35 to -20 dBFS, music one piece, noise one
+    recording or effects in layers; none of the three is ever silent. Mixture k
+    doesn't depend on `n`.
+
+    Args:
+        corpus: whose recordings of `split` are used.
+        n: how many mixtures.
+        seconds: length of each.
+        seed: another seed is another set.
+        split: which recordings may be used.
+        singing: a bank of voices to sing over every piece, 0 to 8 dB above it.
+
+    Yields:
+        The mixture (N,) and its stems (3, N), float32.
+    """
+    samples = round(seconds * SAMPLE_RATE)
+    speech = Sampler(corpus.recordings("speech", split))
+    music = Sampler(corpus.recordings("music", split))
+    noise = NoiseSamplers.of(corpus.recordings("noise", split))
+    voices = None if singing is None else Sampler(singing)
+    for number in range(n):
+        rng = np.random.default_rng([seed, number])
+        voice = _until_audible(lambda: speech_track(speech, samples, rng, from_start=True))  # noqa: B023
+        level_db = 10 * np.log10(energy(voice))
+        voice = voice * np.float32(10 ** ((rng.uniform(-35.0, -20.0) - level_db) / 20))
+        piece = _until_audible(lambda: music_track(music, samples, rng))  # noqa: B023
+        if voices is not None:
+            sung = _until_audible(lambda: music_track(voices, samples, rng))  # noqa: B023
+            piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
+        rest = _until_audible(lambda: noise_track(noise, samples, rng))  # noqa: B023
+        yield mix_paper(voice, piece, rest, rng)
+
+
+def _until_audible(draw: Callable[[], Samples]) -> Samples:
+    for _ in range(_TRIES):
+        samples = draw()
+        if is_audible(samples):
+            return samples
+    raise DataError(
+        f"{_TRIES} draws in a row were all but silent: the recordings are too quiet or too short;"
+        " look them through with: rtmtass data build"
+    )
+
+
+def is_audible(samples: Samples, *, share: float = 0.3) -> bool:
+    """Say whether there is sound in at least `share` of the tenths of a second.
+
+    Sound means within 40 dB of the loudest tenth, and the whole above -60 dBFS.
+    """
+    n = min(SAMPLE_RATE // 10, len(samples))
+    frames = samples[: len(samples) // n * n].reshape(-1, n)
+    power = np.einsum("tn,tn->t", frames, frames) / n
+    return bool(power.mean() > 1e-6 and (power > 1e-4 * power.max()).mean() >= share)

@@ -1,0 +1,172 @@
+"""Where training sound comes from: a corpus with an index, decoded once into a cache."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from rtmtass.audio import FileSource
+from rtmtass.errors import DataError, InputError
+from rtmtass.training.recordings import (
+    SAMPLE_RATE,
+    Found,
+    Progress,
+    Recordings,
+    Samples,
+    has_recordings,
+    store,
+)
+
+SPLITS = ("train", "dev")
+INDEX_COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")
+
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One line of a corpus's `index.csv`; `split` is by speaker, piece or recording."""
+
+    role: str
+    source: str
+    group: str
+    split: str
+    path: str
+    seconds: float
+    licence: str = ""
+    tier: str = ""
+
+
+class Corpus:
+    """A folder of recordings with an `index.csv`, decoded once into a cache folder.
+
+    Args:
+        folder: holds `index.csv`; its paths are relative to the folder.
+        cache: where the decoded sound is kept. It is reused while the index and
+            the files are unchanged, and taken up where it stopped otherwise.
+        progress: called with what is being decoded, how many are done and of how many.
+
+    Raises:
+        DataError: no index, a column missing, or nothing in it for a role.
+    """
+
+    def __init__(self, folder: Path, cache: Path, progress: Progress | None = None) -> None:
+        self.folder, self.cache, self._progress = Path(folder), Path(cache), progress
+        self.rows = read_index(self.folder / "index.csv")
+
+    def recordings(self, role: str, split: str, *, keep_muffled: bool = True) -> Recordings:
+        """Return the recordings of a role and split, decoding them now if need be."""
+        rows = [row for row in self.rows if row.role == role and row.split == split]
+        if not rows:
+            raise DataError(
+                f"{self.folder / 'index.csv'} has no {role} for {split};"
+                f" add recordings with: rtmtass data build"
+            )
+        stem_path = self.cache / f"{role}-{split}"
+        store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
+        return Recordings(stem_path, keep_muffled=keep_muffled)
+
+    def bank(self, name: str, split: str, first: int | None = None) -> Recordings | None:
+        """Return a bank of synthetic sound, or None while it has not been made.
+
+        Args:
+            name: "singing", "generated" or "rooms".
+            split: "train" or "dev".
+            first: use only so many of its recordings; 0 is no bank.
+        """
+        stem_path = self.cache / f"{name}-{split}"
+        if first == 0 or not has_recordings(stem_path):
+            return None
+        return Recordings(stem_path, first=first)
+
+    def _found(self, rows: Sequence[IndexRow]) -> Iterator[Found]:
+        for row in rows:
+            path = self.folder / row.path
+            yield Found(row.source, row.group, row.path, lambda path=path: decode(path))
+
+    def _stamp(self, rows: Sequence[IndexRow]) -> str:
+        digest = hashlib.sha256()
+        for row in rows:
+            try:
+                status = (self.folder / row.path).stat()
+            except FileNotFoundError:
+                raise DataError(
+                    f"{self.folder / 'index.csv'} names {row.path}, which isn't there;"
+                    " restore the file or run: rtmtass data build"
+                ) from None
+            line = f"{row.source}|{row.group}|{row.path}|{status.st_size}|{int(status.st_mtime)}\n"
+            digest.update(line.encode())
+        return digest.hexdigest()
+
+
+def read_index(path: Path) -> list[IndexRow]:
+    """Read a corpus's `index.csv`.
+
+    Raises:
+        DataError: not there, columns missing, or a split other than train and dev.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            missing = set(INDEX_COLUMNS[:6]) - set(table.fieldnames or ())
+            if missing:
+                raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+            rows = [
+                IndexRow(**{**{c: line.get(c) or "" for c in INDEX_COLUMNS},
+                            "seconds": float(line["seconds"])})  # type: ignore[arg-type]
+                for line in table
+            ]
+    except FileNotFoundError:
+        raise DataError(
+            f"{path.parent} is no corpus: it has no index.csv; make one with: rtmtass data build"
+        ) from None
+    for row in rows:
+        if row.split not in SPLITS:
+            raise DataError(f"{path}: split is 'train' or 'dev', not {row.split!r} ({row.path})")
+    return rows
+
+
+def decode(path: Path) -> Samples:
+    """Return a file as 16 kHz mono, (N,) float32; what is cut short counts as far as it goes.
+
+    Formats that libsndfile doesn't read are left to ffmpeg, where that is installed.
+
+    Raises:
+        InputError: the file can't be read as sound.
+    """
+    try:
+        source = FileSource(path, allow_truncated=True)
+    except InputError:
+        if shutil.which("ffmpeg") is None or not path.is_file():
+            raise
+        return _ask_ffmpeg(path)
+    resampler = soxr.ResampleStream(source.sample_rate, SAMPLE_RATE, 1)
+    parts: list[Samples] = []
+    block = np.empty((_BLOCK, source.channels), np.float32)
+    try:
+        n = 1
+        while n:
+            n = source.read(block)
+            mono = block[:n].mean(axis=1, dtype=np.float32)
+            parts.append(resampler.resample_chunk(mono, last=n == 0))
+    finally:
+        source.close()
+    return np.concatenate(parts)
+
+
+def _ask_ffmpeg(path: Path) -> Samples:
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path)]
+    command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
+    answer = subprocess.run(command, capture_output=True, check=False)
+    if answer.returncode:
+        words = answer.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise InputError(f"{path} can't be read as sound: ffmpeg says {words[-1]}")
+    return np.frombuffer(answer.stdout, dtype="<f4").astype(np.float32)

@@ -1,0 +1,174 @@
+"""The banks: sound too dear to make while training, made once ahead and kept beside the corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import signal
+
+from rtmtass.training import noises, singing
+from rtmtass.training.mixing import speech_track
+from rtmtass.training.recordings import SAMPLE_RATE, Found, Progress, Sampler, Samples, store
+from rtmtass.training.sources import Corpus
+
+SPEED_OF_SOUND = 343.0
+ITEM_S = 12.0
+
+_VERSION = 1  # raise it when a bank must be made anew because what makes it changed
+_LONGEST_ROOM_S = 0.8
+
+Make = Callable[[np.random.Generator], Samples]
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """How much to make of each bank; a bank already larger stays as it is."""
+
+    singing_minutes: float = 40.0
+    revoiced_minutes: float = 40.0
+    generated_minutes: float = 60.0
+    rooms: int = 300
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of entries of each bank."""
+        minutes = {name: value for name, value in asdict(self).items() if name != "rooms"}
+        counts = {
+            name.removesuffix("_minutes"): int(np.ceil(60 * value / ITEM_S))
+            for name, value in minutes.items()
+        }
+        return {**counts, "rooms": self.rooms}
+
+
+def prepare_banks(
+    corpus: Corpus,
+    split: str,
+    plan: BankPlan | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """Make the banks of a split from that split's own recordings.
+
+    An interrupted run goes on where it stopped, and a larger plan only adds.
+
+    Args:
+        corpus: its speech sings and babbles; the banks are kept in its cache.
+        split: "train" or "dev".
+        plan: how much of each.
+        seed: entry k is a function of seed, split and k alone.
+        progress: called with a bank's name, how many entries are done, of how many.
+
+    Raises:
+        MissingPartError: pyworld isn't installed and singing is planned.
+    """
+    speech = corpus.recordings("speech", split, keep_muffled=False)
+    sampler = Sampler(speech)
+    makers: dict[str, Make] = {
+        "rooms": make_room,
+        "generated": lambda rng: make_noise(sampler, rng),
+        "singing": lambda rng: make_singing(sampler, rng),
+        "revoiced": lambda rng: make_revoiced(sampler, rng),
+    }
+    counts = (plan or BankPlan()).counts()
+    for number, (name, make) in enumerate(makers.items()):
+        if not counts[name]:
+            continue
+        seeds = [seed, sum(split.encode()), number]
+        stamp = f"{name} {_VERSION} {seed} {speech.fingerprint if name != 'rooms' else ''}"
+        found = _entries(name, make, counts[name], seeds)
+        store(corpus.cache / f"{name}-{split}", found, stamp, progress, counts[name])
+
+
+def _entries(name: str, make: Make, count: int, seeds: list[int]) -> Iterator[Found]:
+    for number in range(count):
+
+        def load(number: int = number) -> Samples:
+            return make(np.random.default_rng([*seeds, number]))
+
+        yield Found(name, f"{name}-{number:06d}", f"{number:06d}", load)
+
+
+def make_noise(sampler: Sampler, rng: np.random.Generator) -> Samples:
+    """Return one entry of generated noise: one kind, or two at once; babble one time in six."""
+    n = round(ITEM_S * SAMPLE_RATE)
+
+    def draw() -> Samples:
+        if rng.random() < 1 / 6:
+            return noises.babble(sampler, n, rng)
+        return noises.MAKERS[str(rng.choice(list(noises.MAKERS)))](n, rng)
+
+    sound = draw()
+    if rng.random() < 0.3:
+        sound = sound + draw() * np.float32(10 ** (rng.uniform(-15.0, 0.0) / 20))
+    return sound
+
+
+def make_singing(sampler: Sampler, rng: np.random.Generator) -> Samples:
+    """Return one speaker singing, cut to the entry's length; empty if it can't be done."""
+    speech = speech_track(sampler, round(0.7 * ITEM_S * SAMPLE_RATE), rng, from_start=True)
+    return singing.sing(speech, rng)[: round(ITEM_S * SAMPLE_RATE)]
+
+
+def make_revoiced(sampler: Sampler, rng: np.random.Generator) -> Samples:
+    """Return one speaker's words in another voice; empty if it can't be done."""
+    speech = speech_track(sampler, round(ITEM_S * SAMPLE_RATE), rng, from_start=True)
+    return singing.revoice(speech, rng)
+
+
+def make_room(rng: np.random.Generator) -> Samples:
+    """Return the impulse response of a random room, the direct sound at sample 0.
+
+    Source: image sources, J. Allen and D. Berkley, JASA 65(4), 1979; their places
+    jittered against sweeping echoes, E. De Sena et al., IEEE TASLP 23(4), 2015.
+    """
+    size = np.array([rng.uniform(2.5, 10.0), rng.uniform(2.0, 8.0), rng.uniform(2.2, 4.0)])
+    rt60_s = rng.uniform(0.1, _LONGEST_ROOM_S)
+    ear = size * rng.uniform(0.15, 0.85, 3)
+    away = rng.standard_normal(3)
+    distance = rng.uniform(0.2, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, 4.0)
+    mouth = np.clip(ear + away / np.linalg.norm(away) * distance, 0.1, size - 0.1)
+    return image_sources(size, mouth, ear, rt60_s, rng)
+
+
+def image_sources(
+    size: np.ndarray, mouth: np.ndarray, ear: np.ndarray, rt60_s: float, rng: np.random.Generator
+) -> Samples:
+    """Return the impulse response between two places in a shoebox room.
+
+    Args:
+        size, mouth, ear: (3,) metres.
+        rt60_s: how long the sound takes to fall by 60 dB; treble falls faster.
+        rng: jitters the images and draws how dull the walls are.
+    """
+    reach = SPEED_OF_SOUND * rt60_s
+    counts = np.minimum(np.ceil(reach / (2 * size)).astype(int) + 1, 32)
+    grids = np.meshgrid(*(np.arange(-c, c + 1) for c in counts), indexing="ij")
+    cells = np.stack([g.ravel() for g in grids], axis=1)
+    response = np.zeros(int(rt60_s * SAMPLE_RATE) + 2)
+    direct = float(np.linalg.norm(mouth - ear))
+    for corner in range(8):
+        flip = np.array([corner & 1, corner >> 1 & 1, corner >> 2 & 1])
+        images = (1 - 2 * flip) * mouth + 2 * cells * size
+        away = np.linalg.norm(images - ear, axis=1)
+        away += rng.uniform(-0.04, 0.04, len(away)) * ((cells != 0).any(axis=1) | flip.any())
+        delay = np.maximum(away - direct, 0.0) / SPEED_OF_SOUND * SAMPLE_RATE
+        left = delay.astype(int)
+        is_near = left < len(response) - 1
+        left, u = left[is_near], (delay - left)[is_near]
+        # All walls absorb alike, so the fall depends on the time alone.
+        gain = 10 ** (-3 * left / (rt60_s * SAMPLE_RATE)) / np.maximum(away[is_near], 0.05)
+        np.add.at(response, left, gain * (1 - u))
+        np.add.at(response, left + 1, gain * u)
+    return _dull(response, rt60_s, rng)
+
+
+def _dull(response: np.ndarray, rt60_s: float, rng: np.random.Generator) -> Samples:
+    """Let the treble fall faster, and take out the bass that positive images pile up."""
+    corner_hz = rng.uniform(1000.0, 4000.0)
+    lows = signal.lfilter(*signal.butter(1, corner_hz, fs=SAMPLE_RATE), response)
+    faster = 10 ** (-3 * np.arange(len(response)) / (rt60_s * SAMPLE_RATE) * rng.uniform(0.0, 1.5))
+    shaped = lows + (response - lows) * faster
+    high_pass = signal.butter(1, 60.0, "highpass", fs=SAMPLE_RATE)
+    return np.asarray(signal.lfilter(*high_pass, shaped), dtype=np.float32)

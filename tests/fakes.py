@@ -1,0 +1,60 @@
+"""A Separator that knows nothing of sound, so that the rooms above it can be proved alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class FakeSeparator:
+    """Delays the mixture and splits it by fixed or slowly changing weights that sum to one."""
+
+    stems = ("speech", "music", "noise")
+    sample_rate = 16000
+    hop = 256
+    algorithmic_latency = 512
+
+    def __init__(self, channels=1, weights=None, delay=511):
+        self.channels = channels
+        self.delay = delay
+        self.weights = weights
+        self.reset()
+
+    def reset(self):
+        shape = (self.delay, self.channels) if self.channels > 1 else (self.delay,)
+        self._inside = np.zeros(shape, np.float32)
+        self._position = -self.delay
+
+    def fork(self):
+        return FakeSeparator(self.channels, self.weights, self.delay)
+
+    def process(self, block):
+        return self.process_with_shares(block)[0]
+
+    def process_with_shares(self, block):
+        assert block.dtype == np.float32
+        assert block.ndim == (2 if self.channels > 1 else 1)
+        n = len(block)
+        line = np.concatenate((self._inside, block))
+        out, self._inside = line[:n], line[n:]
+        shares = self._split(np.arange(self._position, self._position + n))
+        self._position += n
+        stems = shares[..., None] * out if self.channels > 1 else shares * out
+        return stems.astype(np.float32), shares
+
+    def flush(self):
+        return self.flush_with_shares()[0]
+
+    def flush_with_shares(self):
+        shape = (self.delay, self.channels) if self.channels > 1 else (self.delay,)
+        result = self.process_with_shares(np.zeros(shape, np.float32))
+        self.reset()
+        return result
+
+    def _split(self, position):
+        if self.weights is not None:
+            fixed = np.array(self.weights, np.float32)[:, None]
+            return np.broadcast_to(fixed, (3, len(position)))
+        t = position / self.sample_rate
+        speech = 0.5 + 0.4 * np.sin(2 * np.pi * 3 * t)
+        music = (1 - speech) * (0.5 + 0.4 * np.sin(2 * np.pi * 5 * t))
+        return np.stack((speech, music, 1 - speech - music)).astype(np.float32)
