@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -237,7 +237,12 @@ class FileSink:
             raise OutputError(why_unwritable(self.part, error)) from error
         try:
             self._file = soundfile.SoundFile(
-                self._bytes, "w", sample_rate, channels, encoding.subtype, format=container
+                cast(BinaryIO, self._bytes),
+                "w",
+                sample_rate,
+                channels,
+                encoding.subtype,
+                format=container,
             )
         except soundfile.SoundFileError as error:
             self._bytes.close()

@@ -1,4 +1,4 @@
-"""Which format an output gets, and whether it can hold the recording, known before work begins."""
+"""The formats to choose from, and whether one can hold a recording, known before work begins."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ _FORMATS = {
     "opus": _Format("OGG", ("OPUS",), 255, (8000, 12000, 16000, 24000, 48000)),
 }
 FORMATS = tuple(_FORMATS)
+CHANNEL_MODES = ("linked", "independent", "mono")
+RAW_ENCODINGS = ("f32", "s16")
 SUBTYPES = tuple(dict.fromkeys(s for f in _FORMATS.values() for s in f.subtypes))
 
 _KEPT_DEPTHS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_32": "PCM_32", "DOUBLE": "FLOAT"}

@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from rtmtass.dsp.resample import Resampler
 from rtmtass.errors import BlockSizeError, UsageError
+from rtmtass.formats import CHANNEL_MODES
 
 Samples = npt.NDArray[np.float32]
-
-CHANNEL_MODES = ("linked", "independent", "mono")
 
 
 class StreamSeparator(Protocol):
@@ -80,6 +79,10 @@ class FullBandSeparator:
     Raises:
         UsageError: unknown mode, or less than one channel.
     """
+
+    _dry: Samples
+    _ready: Samples
+    _shares: Samples
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ from rtmtass.errors import InputError, OutputError
 from rtmtass.partfile import why_unwritable
 from rtmtass.riff import ENCODINGS, WavHeader, decode, encode, read_header, stream_header
 
-RAW_ENCODINGS = ("f32", "s16")
 SUBTYPES = {
     "u8": "PCM_U8", "s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT",
     "f64": "DOUBLE",
@@ -28,7 +27,7 @@ class ByteStream(Protocol):
     def read(self, size: int, /) -> bytes | None:
         """Return up to `size` bytes."""
 
-    def write(self, data: bytes, /) -> int | None:
+    def write(self, data: memoryview, /) -> int | None:
         """Write some of `data`, return how many bytes."""
 
     def close(self) -> None:
@@ -141,7 +140,7 @@ class StreamSink:
         stream: unbuffered.
         sample_rate: in Hz.
         channels: of the blocks.
-        encoding: one of RAW_ENCODINGS.
+        encoding: one of `formats.RAW_ENCODINGS`.
         is_raw: samples only; else a WAV header comes first.
         frames: how many will come, None if unknown.
 
@@ -151,6 +150,8 @@ class StreamSink:
     """
 
     clipped = 0
+
+    part: Path | None = None
 
     def __init__(
         self,
@@ -162,7 +163,6 @@ class StreamSink:
         is_raw: bool = True,
         frames: int | None = None,
     ) -> None:
-        self.part = None
         self.frames = 0
         self._stream = stream
         self._encoding = encoding
@@ -212,17 +212,25 @@ def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | St
     return source
 
 
-def open_stdin(
-    *, raw: str | None, sample_rate: int, channels: int, allow_truncated: bool = False
-) -> StreamSource:
-    """Open stdin: raw samples if `raw` says how they are written, else a WAV.
+@dataclasses.dataclass(frozen=True)
+class RawFormat:
+    """What raw samples are: one of `formats.RAW_ENCODINGS`, a rate in Hz, and channels."""
+
+    encoding: str
+    sample_rate: int
+    channels: int = 1
+
+
+def open_stdin(raw: RawFormat | None, *, allow_truncated: bool = False) -> StreamSource:
+    """Open stdin: raw samples if `raw` says what they are, else a WAV.
 
     Raises:
         InputError: see StreamSource.
     """
     header = None
     if raw:
-        header = WavHeader(sample_rate, channels, raw, None, 0, channels * ENCODINGS[raw])
+        width = raw.channels * ENCODINGS[raw.encoding]
+        header = WavHeader(raw.sample_rate, raw.channels, raw.encoding, None, 0, width)
     return StreamSource(_raw(sys.stdin.buffer), "stdin", header, allow_truncated=allow_truncated)
 
 

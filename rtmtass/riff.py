@@ -152,7 +152,8 @@ def encode(block: npt.NDArray[np.float32], encoding: str) -> bytes:
     if encoding == "f32":
         return block.astype("<f4", copy=False).tobytes()
     scaled = np.clip(np.rint(block * np.float32(32768)), -32768, 32767)
-    return scaled.astype("<i2").tobytes()
+    integers: npt.NDArray[np.int16] = scaled.astype("<i2")
+    return integers.tobytes()
 
 
 def as_plain_wav(header: bytes, n_bytes: int) -> bytes:

@@ -24,10 +24,14 @@ from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Pair = tuple[Floats, Floats]
 F = TypeVar("F", bound=Callable[..., object])
 
 SPEC_FLOOR = np.float32(1e-18)
 """Parts of a spec below this become zero, so that their squares are normal numbers."""
+
+_PAD = 16
+"""Floats behind each region: room for one more, and the next stays aligned."""
 
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
@@ -67,8 +71,13 @@ def kernel_apart(function: F) -> F:
 
 
 def work_size(n_fft: int) -> int:
-    """Floats of scratch space that one transform of `n_fft` samples needs."""
-    return 2 * n_fft
+    """Floats of scratch space for one transform of `n_fft` samples: four padded regions."""
+    return 4 * region_size(n_fft)
+
+
+def region_size(n_fft: int) -> int:
+    """Floats from one region of the scratch space to the next; n_fft / 2 of them are points."""
+    return n_fft // 2 + _PAD
 
 
 def fft_tables(n_fft: int) -> Floats:
@@ -123,116 +132,120 @@ def borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
 # The stages take input and output as separate arrays: only then does the compiler use vectors.
 
 
+@kernel
+def _quarters(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    # Indices that are plainly not negative: numba wraps all others, which keeps vectors away.
+    n = x.size // 4
+    return borrow(x, 0, n), borrow(x, n, n), borrow(x, 2 * n, n), borrow(x, 3 * n, n)
+
+
 @kernel_apart
 def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> None:
     # Neighbouring butterflies, neighbouring twiddles; results interleave by four.
     m = xr.size // 4
+    x0r, x1r, x2r, x3r = _quarters(xr)
+    x0i, x1i, x2i, x3i = _quarters(xi)
+    w1r, w1i, w2r = borrow(w, 0, m), borrow(w, m, m), borrow(w, 2 * m, m)
+    w2i, w3r, w3i = borrow(w, 3 * m, m), borrow(w, 4 * m, m), borrow(w, 5 * m, m)
     for p in range(m):
-        ar, ai, br, bi = xr[p], xi[p], xr[p + m], xi[p + m]
-        cr, ci, dr, di = xr[p + 2 * m], xi[p + 2 * m], xr[p + 3 * m], xi[p + 3 * m]
-        sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
-        ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
+        sr, si, tr, ti = x0r[p] + x2r[p], x0i[p] + x2i[p], x0r[p] - x2r[p], x0i[p] - x2i[p]
+        ur, ui, vr, vi = x1r[p] + x3r[p], x1i[p] + x3i[p], x1r[p] - x3r[p], x1i[p] - x3i[p]
         yr[4 * p], yi[4 * p] = sr + ur, si + ui
-        er, ei, wr, wi = tr + vi, ti - vr, w[p], w[p + m]
-        yr[4 * p + 1], yi[4 * p + 1] = er * wr - ei * wi, er * wi + ei * wr
-        er, ei, wr, wi = sr - ur, si - ui, w[p + 2 * m], w[p + 3 * m]
-        yr[4 * p + 2], yi[4 * p + 2] = er * wr - ei * wi, er * wi + ei * wr
-        er, ei, wr, wi = tr - vi, ti + vr, w[p + 4 * m], w[p + 5 * m]
-        yr[4 * p + 3], yi[4 * p + 3] = er * wr - ei * wi, er * wi + ei * wr
+        er, ei = tr + vi, ti - vr
+        yr[4 * p + 1], yi[4 * p + 1] = er * w1r[p] - ei * w1i[p], er * w1i[p] + ei * w1r[p]
+        er, ei = sr - ur, si - ui
+        yr[4 * p + 2], yi[4 * p + 2] = er * w2r[p] - ei * w2i[p], er * w2i[p] + ei * w2r[p]
+        er, ei = tr - vi, ti + vr
+        yr[4 * p + 3], yi[4 * p + 3] = er * w3r[p] - ei * w3i[p], er * w3i[p] + ei * w3r[p]
 
 
 @kernel_apart
-def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> None:
-    # As _middle_stage; the literal 4 lets the compiler use vectors of just that length.
-    quarter = xr.size // 4
-    m = quarter // 4
+def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, four: int) -> None:
+    # As _middle_stage; with the literal 4 the compiler uses vectors of just that length.
+    m = xr.size // 16
+    x0r, x1r, x2r, x3r = _quarters(xr)
+    x0i, x1i, x2i, x3i = _quarters(xi)
     for p in range(m):
         w1r, w1i, w2r = w[p], w[p + m], w[p + 2 * m]
         w2i, w3r, w3i = w[p + 3 * m], w[p + 4 * m], w[p + 5 * m]
-        for q in range(4):
+        for q in range(min(four, 4)):
             i = 4 * p + q
-            o = 4 * 4 * p + q
-            ar, ai, br, bi = xr[i], xi[i], xr[i + quarter], xi[i + quarter]
-            cr, ci = xr[i + 2 * quarter], xi[i + 2 * quarter]
-            dr, di = xr[i + 3 * quarter], xi[i + 3 * quarter]
-            sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
-            ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
+            o = 16 * p + q
+            sr, si, tr, ti = x0r[i] + x2r[i], x0i[i] + x2i[i], x0r[i] - x2r[i], x0i[i] - x2i[i]
+            ur, ui, vr, vi = x1r[i] + x3r[i], x1i[i] + x3i[i], x1r[i] - x3r[i], x1i[i] - x3i[i]
             yr[o], yi[o] = sr + ur, si + ui
             er, ei = tr + vi, ti - vr
-            o += 4
-            yr[o], yi[o] = er * w1r - ei * w1i, er * w1i + ei * w1r
+            yr[o + 4], yi[o + 4] = er * w1r - ei * w1i, er * w1i + ei * w1r
             er, ei = sr - ur, si - ui
-            o += 4
-            yr[o], yi[o] = er * w2r - ei * w2i, er * w2i + ei * w2r
+            yr[o + 8], yi[o + 8] = er * w2r - ei * w2i, er * w2i + ei * w2r
             er, ei = tr - vi, ti + vr
-            o += 4
-            yr[o], yi[o] = er * w3r - ei * w3i, er * w3i + ei * w3r
+            yr[o + 12], yi[o + 12] = er * w3r - ei * w3i, er * w3i + ei * w3r
 
 
 @kernel_apart
-def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int) -> None:
+def _middle_stage(
+    xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int
+) -> None:
     # Neighbours share their twiddles.
-    quarter = xr.size // 4
-    m = quarter // stride
+    m = xr.size // (4 * stride)
+    x0r, x1r, x2r, x3r = _quarters(xr)
+    x0i, x1i, x2i, x3i = _quarters(xi)
     for p in range(m):
         w1r, w1i, w2r = w[p], w[p + m], w[p + 2 * m]
         w2i, w3r, w3i = w[p + 3 * m], w[p + 4 * m], w[p + 5 * m]
+        y0r, y1r, y2r, y3r = _quarters(borrow(yr, 4 * stride * p, 4 * stride))
+        y0i, y1i, y2i, y3i = _quarters(borrow(yi, 4 * stride * p, 4 * stride))
         for q in range(stride):
             i = stride * p + q
-            o = 4 * stride * p + q
-            ar, ai, br, bi = xr[i], xi[i], xr[i + quarter], xi[i + quarter]
-            cr, ci = xr[i + 2 * quarter], xi[i + 2 * quarter]
-            dr, di = xr[i + 3 * quarter], xi[i + 3 * quarter]
-            sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
-            ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
-            yr[o], yi[o] = sr + ur, si + ui
+            sr, si, tr, ti = x0r[i] + x2r[i], x0i[i] + x2i[i], x0r[i] - x2r[i], x0i[i] - x2i[i]
+            ur, ui, vr, vi = x1r[i] + x3r[i], x1i[i] + x3i[i], x1r[i] - x3r[i], x1i[i] - x3i[i]
+            y0r[q], y0i[q] = sr + ur, si + ui
             er, ei = tr + vi, ti - vr
-            o += stride
-            yr[o], yi[o] = er * w1r - ei * w1i, er * w1i + ei * w1r
+            y1r[q], y1i[q] = er * w1r - ei * w1i, er * w1i + ei * w1r
             er, ei = sr - ur, si - ui
-            o += stride
-            yr[o], yi[o] = er * w2r - ei * w2i, er * w2i + ei * w2r
+            y2r[q], y2i[q] = er * w2r - ei * w2i, er * w2i + ei * w2r
             er, ei = tr - vi, ti + vr
-            o += stride
-            yr[o], yi[o] = er * w3r - ei * w3i, er * w3i + ei * w3r
+            y3r[q], y3i[q] = er * w3r - ei * w3i, er * w3i + ei * w3r
 
 
 @kernel_apart
 def _last_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
     # All twiddles are one, input and output lie alike.
-    s = xr.size // 4
-    for q in range(s):
-        ar, ai, br, bi = xr[q], xi[q], xr[q + s], xi[q + s]
-        cr, ci, dr, di = xr[q + 2 * s], xi[q + 2 * s], xr[q + 3 * s], xi[q + 3 * s]
-        sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
-        ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
-        yr[q], yi[q] = sr + ur, si + ui
-        yr[q + s], yi[q + s] = tr + vi, ti - vr
-        yr[q + 2 * s], yi[q + 2 * s] = sr - ur, si - ui
-        yr[q + 3 * s], yi[q + 3 * s] = tr - vi, ti + vr
+    x0r, x1r, x2r, x3r = _quarters(xr)
+    x0i, x1i, x2i, x3i = _quarters(xi)
+    y0r, y1r, y2r, y3r = _quarters(yr)
+    y0i, y1i, y2i, y3i = _quarters(yi)
+    for q in range(x0r.size):
+        sr, si, tr, ti = x0r[q] + x2r[q], x0i[q] + x2i[q], x0r[q] - x2r[q], x0i[q] - x2i[q]
+        ur, ui, vr, vi = x1r[q] + x3r[q], x1i[q] + x3i[q], x1r[q] - x3r[q], x1i[q] - x3i[q]
+        y0r[q], y0i[q] = sr + ur, si + ui
+        y1r[q], y1i[q] = tr + vi, ti - vr
+        y2r[q], y2i[q] = sr - ur, si - ui
+        y3r[q], y3i[q] = tr - vi, ti + vr
 
 
 @kernel_apart
 def _halving_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
     s = xr.size // 2
+    x0r, x1r, x0i, x1i = borrow(xr, 0, s), borrow(xr, s, s), borrow(xi, 0, s), borrow(xi, s, s)
+    y0r, y1r, y0i, y1i = borrow(yr, 0, s), borrow(yr, s, s), borrow(yi, 0, s), borrow(yi, s, s)
     for q in range(s):
-        ar, ai, br, bi = xr[q], xi[q], xr[q + s], xi[q + s]
-        yr[q], yi[q] = ar + br, ai + bi
-        yr[q + s], yi[q + s] = ar - br, ai - bi
+        y0r[q], y0i[q] = x0r[q] + x1r[q], x0i[q] + x1i[q]
+        y1r[q], y1i[q] = x0r[q] - x1r[q], x0i[q] - x1i[q]
 
 
 @kernel
-def _transform(work: Floats, tables: Floats) -> int:
-    """Complex FFT of work[:points], work[points:2 * points]; return where the result begins."""
-    points = work.size // 4
+def _transform(points: int, work: Floats, tables: Floats) -> int:
+    """Complex FFT of regions 0 (real) and 1 (imaginary); return the region of the result."""
+    region = points + _PAD
     here = 0
     n = points
     stride = 1
     first = points
     while n > 1:
-        there = 2 * points - here
-        xr, xi = borrow(work, here, points), borrow(work, here + points, points)
-        yr, yi = borrow(work, there, points), borrow(work, there + points, points)
+        there = 2 - here
+        xr, xi = borrow(work, here * region, points), borrow(work, (here + 1) * region, points)
+        yr, yi = borrow(work, there * region, points), borrow(work, (there + 1) * region, points)
         w = borrow(tables, first, tables.size - first)
         if n == 2:
             _halving_stage(xr, xi, yr, yi)
@@ -241,7 +254,7 @@ def _transform(work: Floats, tables: Floats) -> int:
         elif stride == 1:
             _first_stage(xr, xi, yr, yi, w)
         elif stride == 4:
-            _second_stage(xr, xi, yr, yi, w)
+            _second_stage(xr, xi, yr, yi, w, stride)
         else:
             _middle_stage(xr, xi, yr, yi, w, stride)
         first += 6 * (n // 4)
@@ -257,37 +270,48 @@ def _floor(part: Any) -> Any:
 
 
 @kernel_apart
-def _split(
-    zr: Floats, zi: Floats, yr: Floats, yi: Floats, w: Floats, xr: Floats, xi: Floats, vr: Floats, vi: Floats
-) -> None:
+def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) -> None:
+    # low holds bins k = 0.. upwards, high bins points - k downwards: from 0 on, so that
+    # whole vectors fit. What this makes of bin 0 and its partner is overwritten.
+    (zr, zi), (yr, yi), (xr, xi), (vr, vi) = low, high, spec_low, spec_high
     n = zr.size
+    cosine, minus_sine = borrow(w, 0, n), borrow(w, n, n)
     for k in range(n):
-        j = n - 1 - k
+        j = np.uint64(n - 1 - k)  # unsigned, or numba would ask whether it is negative
         er, ei = _HALF * (zr[k] + yr[j]), _HALF * (zi[k] - yi[j])
         dr, di = _HALF * (zi[k] + yi[j]), _HALF * (yr[j] - zr[k])
-        tr, ti = dr * w[k] - di * w[k + n + 1], dr * w[k + n + 1] + di * w[k]
+        tr, ti = dr * cosine[k] - di * minus_sine[k], dr * minus_sine[k] + di * cosine[k]
         xr[k], xi[k] = _floor(er + tr), _floor(ei + ti)
         vr[j], vi[j] = _floor(er - tr), _floor(ti - ei)
 
 
 @kernel_apart
-def _merge(
-    xr: Floats, xi: Floats, vr: Floats, vi: Floats, w: Floats, zr: Floats, zi: Floats, yr: Floats, yi: Floats
-) -> None:
-    n = zr.size
-    scale = np.float32(0.25) / np.float32(n + 1)
+def _merge(spec_low: Pair, spec_high: Pair, w: Floats, low: Pair, high: Pair) -> None:
+    # The inverse of _split, conjugated, so that the forward transform can follow.
+    (xr, xi), (vr, vi), (zr, zi), (yr, yi) = spec_low, spec_high, low, high
+    n = xr.size
+    cosine, minus_sine = borrow(w, 0, n), borrow(w, n, n)
+    scale = np.float32(0.25) / np.float32(n)
     for k in range(n):
-        j = n - 1 - k
+        j = np.uint64(n - 1 - k)
         er, ei = scale * (xr[k] + vr[j]), scale * (xi[k] - vi[j])
         dr, di = scale * (xr[k] - vr[j]), scale * (xi[k] + vi[j])
-        tr, ti = dr * w[k] + di * w[k + n + 1], di * w[k] - dr * w[k + n + 1]
+        tr, ti = dr * cosine[k] + di * minus_sine[k], di * cosine[k] - dr * minus_sine[k]
         zr[k], zi[k] = er - ti, -(ei + tr)
         yr[j], yi[j] = er + ti, ei - tr
 
 
 @kernel
+def _halves(re: Floats, im: Floats) -> tuple[Pair, Pair]:
+    # Bins 0 .. half - 1 and half + 1 .. points, so `re` and `im` reach one beyond the points.
+    half = re.size // 2
+    low = borrow(re, 0, half), borrow(im, 0, half)
+    return low, (borrow(re, half + 1, half), borrow(im, half + 1, half))
+
+
+@kernel
 def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> None:
-    """Real FFT of the even samples work[:n_fft / 2] and the odd ones behind them.
+    """Real FFT of what `even_and_odd` found in `work`.
 
     Args:
         work: (work_size(n_fft),) float32; overwritten.
@@ -295,24 +319,17 @@ def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> N
         spec_re: (n_fft / 2 + 1,) float32, receives the real parts.
         spec_im: (n_fft / 2 + 1,) float32, receives the imaginary parts.
     """
-    points = work.size // 4
+    points = spec_re.size - 1
     half = points // 2
-    here = _transform(work, tables)
-    there = here + points
-    spec_re[0], spec_im[0] = _floor(work[here] + work[there]), _ZERO
-    spec_re[points], spec_im[points] = _floor(work[here] - work[there]), _ZERO
-    spec_re[half], spec_im[half] = _floor(work[here + half]), _floor(-work[there + half])
-    _split(
-        borrow(work, here + 1, half - 1),
-        borrow(work, there + 1, half - 1),
-        borrow(work, here + half + 1, half - 1),
-        borrow(work, there + half + 1, half - 1),
-        borrow(tables, 1, points - 1),
-        borrow(spec_re, 1, half - 1),
-        borrow(spec_im, 1, half - 1),
-        borrow(spec_re, half + 1, half - 1),
-        borrow(spec_im, half + 1, half - 1),
-    )
+    region = points + _PAD
+    here = _transform(points, work, tables) * region
+    zr, zi = borrow(work, here, points + 1), borrow(work, here + region, points + 1)
+    low, high = _halves(zr, zi)
+    spec_low, spec_high = _halves(spec_re, spec_im)
+    _split(low, high, tables, spec_low, spec_high)
+    spec_re[0], spec_im[0] = _floor(zr[0] + zi[0]), _ZERO
+    spec_re[half], spec_im[half] = _floor(zr[half]), _floor(-zi[half])
+    spec_re[points], spec_im[points] = _floor(zr[0] - zi[0]), _ZERO
 
 
 @kernel
@@ -326,26 +343,18 @@ def inverse(spec_re: Floats, spec_im: Floats, tables: Floats, work: Floats) -> i
         work: (work_size(n_fft),) float32; overwritten.
 
     Returns:
-        Where in `work` the even samples begin; n_fft / 2 further lie the odd
-        ones, with their sign turned.
+        The region of `work` (0 or 2) that holds the even samples. The next
+        one holds the odd ones with their sign turned.
     """
-    points = work.size // 4
+    points = spec_re.size - 1
     half = points // 2
-    scale = np.float32(1.0) / np.float32(2 * points)
-    work[0] = (spec_re[0] + spec_re[points]) * scale
-    work[points] = (spec_re[points] - spec_re[0]) * scale
-    # The conjugate goes in, so that the forward transform gives the inverse's conjugate.
-    work[half] = 2 * scale * spec_re[half]
-    work[points + half] = 2 * scale * spec_im[half]
-    _merge(
-        borrow(spec_re, 1, half - 1),
-        borrow(spec_im, 1, half - 1),
-        borrow(spec_re, half + 1, half - 1),
-        borrow(spec_im, half + 1, half - 1),
-        borrow(tables, 1, points - 1),
-        borrow(work, 1, half - 1),
-        borrow(work, points + 1, half - 1),
-        borrow(work, half + 1, half - 1),
-        borrow(work, points + half + 1, half - 1),
-    )
-    return _transform(work, tables)
+    region = points + _PAD
+    scale = np.float32(0.5) / np.float32(points)
+    zr, zi = borrow(work, 0, points + 1), borrow(work, region, points + 1)
+    spec_low, spec_high = _halves(spec_re, spec_im)
+    low, high = _halves(zr, zi)
+    _merge(spec_low, spec_high, tables, low, high)
+    zr[0] = scale * (spec_re[0] + spec_re[points])
+    zi[0] = scale * (spec_re[points] - spec_re[0])
+    zr[half], zi[half] = 2 * scale * spec_re[half], 2 * scale * spec_im[half]
+    return _transform(points, work, tables)

@@ -121,11 +121,12 @@ def analyse_hop(
     """
     n_fft = history.size
     points = n_fft // 2
+    region = work.size // 4
     hop = block.size
     for start in range(0, n_fft - hop, hop):
         _copy(borrow(history, start + hop, hop), borrow(history, start, hop))
     _enter(block, borrow(history, n_fft - hop, hop))
-    _weigh(history, window, borrow(work, 0, points), borrow(work, points, points))
+    _weigh(history, window, borrow(work, 0, points), borrow(work, region, points))
     forward(work, tables, spec_re, spec_im)
 
 
@@ -152,17 +153,18 @@ def synthesise_hop(
 
     Source: weighted overlap-add, R. Crochiere, IEEE Trans. ASSP 28(1), 1980.
     """
-    points = work.size // 4
+    points = spec_re.size - 1
+    region = work.size // 4
     synthesis = overlap.size
     hop = out.size
     here = inverse(spec_re, spec_im, tables, work)
-    frame = 2 * points - here
-    silent = 2 * points - synthesis
-    first = silent // 2
-    even = borrow(work, here + first, points - first)
-    minus_odd = borrow(work, here + points + first, points - first)
-    _interleave(even, minus_odd, borrow(work, frame + 2 * first, 2 * (points - first)))
-    frame += silent
+    # Only the last `synthesis` samples of the frame are heard; they go where nothing is needed.
+    first = points - (synthesis + 1) // 2
+    even = borrow(work, here * region + first, points - first)
+    minus_odd = borrow(work, (here + 1) * region + first, points - first)
+    frame = (2 - here) * region
+    _interleave(even, minus_odd, borrow(work, frame, 2 * (points - first)))
+    frame += synthesis % 2
     _add_weighed(overlap, window, borrow(work, frame, hop), out)
     for start in range(hop, synthesis, hop):
         _add_weighed(

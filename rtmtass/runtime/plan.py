@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,28 @@ def pack(weight: Floats) -> Floats:
     return np.concatenate(parts)
 
 
+class _Ledger(dict[str, Floats]):
+    """Weights by name that remember which of them were asked for."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Floats:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def left_over(self) -> list[str]:
+        """Return the names nobody asked for; torch's step counters don't count."""
+        return sorted(
+            name for name in set(self) - self.asked if not name.endswith("num_batches_tracked")
+        )
+
+
 @dataclass
 class _Builder:
     """Hands out addresses and collects operations."""
@@ -149,7 +171,11 @@ class _Builder:
     ) -> Register:
         """y = layer(x), into a new register, into `out`, or added to `out`."""
         n, m = layer.weight.shape
-        assert m == x.width
+        if m != x.width:
+            raise ModelError(
+                f"a layer of the weights reads {m} channels where the config gives {x.width}:"
+                " config and weights belong to different networks"
+            )
         n_padded = -(-n // LANES) * LANES
         if out is None:
             out = self.register(n)
@@ -196,7 +222,7 @@ def build(config: ModelConfig, weights: Weights, chunk: int = 1) -> Plan:
         ModelError: the weights are not those of this config.
     """
     net, n_bins, n_stems = config.net, config.stft.n_bins, len(config.stems)
-    make = _Builder(chunk)
+    make, weights = _Builder(chunk), _Ledger(weights)
     part = -(-n_bins // LANES) * LANES
     mixture = make.register(2 * part, 1)
     level = make.register(1, 1).at
@@ -231,6 +257,11 @@ def build(config: ModelConfig, weights: Weights, chunk: int = 1) -> Plan:
             make, answer, residual, stem, n_bins, part, level, net.compensation_target, constants, 1
         )
     make.emit(op.SHARE, aligned.at, aligned.stride, n_bins, part, stems.at, stems.stride, n_stems)
+    if left_over := weights.left_over():
+        raise ModelError(
+            f"the weights hold layers the config doesn't know: {', '.join(left_over[:3])}"
+            f"{' …' if len(left_over) > 3 else ''}; config and weights belong to different networks"
+        )
     return Plan(
         config=config,
         rows=np.array(make.rows, np.int64),

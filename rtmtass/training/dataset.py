@@ -69,8 +69,8 @@ class MixtureStream:
         recipe: how often what happens.
         workers: processes that make batches ahead; 0 makes each when asked.
         prefetch: batches each worker may be ahead.
-        stride: give every `stride`-th batch from `first`: for several GPUs,
-            `stride` is the world size and `first` the rank.
+        stride: how far apart the steps are that will be asked for: 1, or the number
+            of processes that train together, each from its own first step.
         nice: how far the workers step back behind the training itself.
         bank_sizes: how many entries of each bank to use; all if not given.
     """
@@ -118,7 +118,7 @@ class MixtureStream:
         return self._workers[turn].take()
 
     def from_step(self, step: int) -> Iterator[Samples]:
-        """Yield batches `step`, `step + stride`, … without end."""
+        """Yield batch after batch without end, `stride` steps apart, from `step` on."""
         while True:
             yield self.batch(step)
             step += self._stride

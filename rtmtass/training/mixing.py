@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from rtmtass.config import STEMS
 from rtmtass.errors import DataError
-from rtmtass.training.recordings import SAMPLE_RATE, Recordings, Sampler, Samples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
+from rtmtass.training.sources import WAV, Corpus, encode
 
 SNR_DB = (-5.0, 5.0)
 PEAK = 0.99
@@ -198,14 +203,14 @@ def dev_mixtures(
     voices = None if singing is None else Sampler(singing)
     for number in range(n):
         rng = np.random.default_rng([seed, number])
-        voice = _until_audible(lambda: speech_track(speech, samples, rng, from_start=True))  # noqa: B023
+        voice = _until_audible(partial(speech_track, speech, samples, rng, from_start=True))
         level_db = 10 * np.log10(energy(voice))
         voice = voice * np.float32(10 ** ((rng.uniform(-35.0, -20.0) - level_db) / 20))
-        piece = _until_audible(lambda: music_track(music, samples, rng))  # noqa: B023
+        piece = _until_audible(partial(music_track, music, samples, rng))
         if voices is not None:
-            sung = _until_audible(lambda: music_track(voices, samples, rng))  # noqa: B023
+            sung = _until_audible(partial(music_track, voices, samples, rng))
             piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
-        rest = _until_audible(lambda: noise_track(noise, samples, rng))  # noqa: B023
+        rest = _until_audible(partial(noise_track, noise, samples, rng))
         yield mix_paper(voice, piece, rest, rng)
 
 
@@ -229,3 +234,65 @@ def is_audible(samples: Samples, *, share: float = 0.3) -> bool:
     frames = samples[: len(samples) // n * n].reshape(-1, n)
     power = np.einsum("tn,tn->t", frames, frames) / n
     return bool(power.mean() > 1e-6 and (power > 1e-4 * power.max()).mean() >= share)
+
+
+def write_evaluation_set(
+    corpus: Corpus,
+    out: Path,
+    n: int,
+    *,
+    seconds: float = 10.0,
+    seed: int = 0,
+    split: str = "dev",
+    singing: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write an evaluation set: a folder per mixture, and `list.csv` to find them by.
+
+    Each folder holds `mixture.wav`, `speech.wav`, `music.wav` and `noise.wav`,
+    16 kHz 16-bit; the stems sum to the mixture to the bit. `set.json` tells what
+    the set was made of. Mixtures already there are written again, all the same.
+
+    Args:
+        corpus: whose recordings are mixed.
+        out: folder of the set; made if need be.
+        n: how many mixtures.
+        seconds, seed, split: see `dev_mixtures`.
+        singing: sing over every piece, from the bank of synthetic singing.
+        progress: called with the set's name, how many are written and of how many.
+
+    Returns:
+        Path of `list.csv`: name, mixture, speech, music, noise (paths relative to
+        it), seconds, music_snr_db, noise_snr_db.
+
+    Raises:
+        DataError: the corpus lacks what is asked for.
+        OutputError: the set can't be written.
+    """
+    voices = corpus.bank("singing", split) if singing else None
+    if singing and voices is None:
+        raise DataError(f"there is no synthetic singing for {split} yet: rtmtass data synthesise")
+    rows: list[dict[str, object]] = []
+    mixtures = dev_mixtures(corpus, n, seconds=seconds, seed=seed, split=split, singing=voices)
+    for number, (_, stems) in enumerate(mixtures):
+        name = f"{number:05d}"
+        (out / name).mkdir(parents=True, exist_ok=True)
+        # Rounded first and summed after, so that the files sum as exactly as the samples.
+        steps = np.round(stems * np.float32(32767.0))
+        tracks = {"mixture": steps.sum(axis=0), **dict(zip(STEMS, steps, strict=True))}
+        for track, samples in tracks.items():
+            encode(out / name / f"{track}.wav", samples / np.float32(32767.0), WAV)
+        levels = [10 * np.log10(energy(stem)) for stem in stems]
+        row: dict[str, object] = {"name": name, **{t: f"{name}/{t}.wav" for t in tracks}}
+        row["seconds"] = seconds
+        row["music_snr_db"], row["noise_snr_db"] = (f"{levels[0] - x:.2f}" for x in levels[1:])
+        rows.append(row)
+        if progress is not None:
+            progress(out.name, number + 1, n)
+    made = {"n": n, "seconds": seconds, "seed": seed, "split": split, "singing": singing}
+    (out / "set.json").write_text(json.dumps(made, indent=2) + "\n")
+    with open(out / "list.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return out / "list.csv"

@@ -75,7 +75,7 @@ class Recordings:
         _, rows = _read_table(stem_path)
         self.rows: list[Recording] = [
             row for row in rows if row.length and (keep_muffled or not row.muffled)
-        ]
+        ][:first]
         if not self.rows:
             raise DataError(f"no recordings in {stem_path}.jsonl; prepare the corpus again")
         end = max(row.start + row.length for row in self.rows)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from rtmtass.audio import FileSource
+from rtmtass.audio import FileSink, FileSource
 from rtmtass.errors import DataError, InputError
+from rtmtass.formats import Encoding
 from rtmtass.training.recordings import (
     SAMPLE_RATE,
     Found,
@@ -27,6 +28,10 @@ from rtmtass.training.recordings import (
 
 SPLITS = ("train", "dev")
 INDEX_COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")
+
+FLAC = Encoding("flac", "FLAC", "PCM_16")
+WAV = Encoding("wav", "WAV", "PCM_16")
+OPUS = Encoding("opus", "OGG", "OPUS")
 
 _BLOCK = 1 << 18
 
@@ -160,6 +165,21 @@ def decode(path: Path) -> Samples:
     finally:
         source.close()
     return np.concatenate(parts)
+
+
+def encode(path: Path, samples: Samples, encoding: Encoding) -> None:
+    """Write (N,) float32 as a 16 kHz file; it appears under its name only when it is whole.
+
+    Raises:
+        OutputError: it can't be written there.
+    """
+    sink = FileSink(path, SAMPLE_RATE, 1, encoding, frames=len(samples))
+    try:
+        sink.write(samples[:, None])
+        sink.publish()
+    except BaseException:
+        sink.abandon()
+        raise
 
 
 def _ask_ffmpeg(path: Path) -> Samples:

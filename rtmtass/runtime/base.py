@@ -1,0 +1,37 @@
+"""What the engine asks of a runtime, whichever it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+CHUNK = 32
+"""Hops that share a pass over the weights where nobody waits for the first of them."""
+
+
+class Stream(Protocol):
+    """One sound being separated: the memory of a stream, and its next hops."""
+
+    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+        """Separate whole hops.
+
+        Args:
+            samples: (n, C) float32, C-contiguous, n >= `hops` times the hop.
+            out: (S, n, C) float32, receives the stems, the model's delay late.
+            shares: (S, n) float32, receives each stem's share of the top band.
+            hops: how many hops to run; samples beyond them stay untouched.
+        """
+
+    def reset(self) -> None:
+        """Forget everything heard."""
+
+
+class Runtime(Protocol):
+    """A network ready to run; makes independent streams."""
+
+    def stream(self, channels: int = 1, chunk: int = 1) -> Stream:
+        """Return a new stream of `channels` linked channels, up to `chunk` hops a pass."""

