@@ -8,13 +8,10 @@ all of them. The arithmetic of a frame is the same either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from rtmtass.dsp.compiling import LOOSE, kernel
 from rtmtass.runtime.vectors import (
     PANEL,
     ROWS,
@@ -28,7 +25,6 @@ from rtmtass.runtime.vectors import (
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
-F = TypeVar("F", bound=Callable[..., object])
 
 FIELDS = 12
 """Integers in a row of a plan."""
@@ -44,19 +40,7 @@ _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
 
-def kernel(function: F) -> F:
-    """Compile, cache, release the GIL; sums may be reordered, but NaN stays NaN."""
-    options = {
-        "nogil": True,
-        "cache": True,
-        "boundscheck": False,
-        "error_model": "numpy",
-        "fastmath": {"contract", "nsz", "reassoc", "arcp"},
-    }
-    return cast(F, njit(**options)(function))
-
-
-@kernel
+@kernel(fastmath=LOOSE)
 def product(
     weights: int, m: int, n: int, x: int, x_stride: int, y: int, y_stride: int, frames: int
 ) -> None:
@@ -83,7 +67,7 @@ def product(
         start += done
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     """y = W x + b, then slope * y where negative; stored, or added to what is there."""
     source, x_stride, m, target, y_stride, n, at, bias_at, scratch = (
@@ -116,7 +100,7 @@ def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
                 y[i] = max(value, _ZERO) + slope[i] * min(value, _ZERO)
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int) -> None:
     """Remember the frames, and lay each beside the earlier ones a dilated kernel hears."""
     source, stride, width, target, out_stride, size, dilation, ring, mask = (
@@ -134,7 +118,7 @@ def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int) -> No
                 work[to + i] = state[row + i]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _gate(op: Longs, work: Floats, frames: int) -> None:
     """out = value * sigmoid(gate), value and gate side by side."""
     source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
@@ -146,7 +130,7 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
             out[i] = value[i] * sigmoid(gate[i])
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
     """Step a GRU whose input product is done: the recurrent product, the gates, the state."""
     source, stride, width, target, out_stride, at, bias_at, memory, scratch, padded = (
@@ -178,7 +162,7 @@ def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -
             out[i] = h[i]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _copy(op: Longs, work: Floats, frames: int) -> None:
     """Copy, or add, a slice of one register to a slice of another."""
     source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
@@ -193,7 +177,7 @@ def _copy(op: Longs, work: Floats, frames: int) -> None:
                 out[i] = given[i]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _level(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
     """The running level of the mixture: a fading mean of its power, as a root."""
     source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
@@ -211,7 +195,7 @@ def _level(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int)
         work[target + t] = np.sqrt(state[memory] / state[memory + 1] + LEVEL_FLOOR)
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _compress(op: Longs, work: Floats, frames: int) -> None:
     """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
     source, stride, bins, part, level, target, out_stride, parts = (
@@ -235,7 +219,7 @@ def _compress(op: Longs, work: Floats, frames: int) -> None:
                     out[2 * bins + k] = magnitude
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     """Turn a head's answer into a spectrum: a mask on what it heard, or the thing itself."""
     answer, stride, bins, source, in_stride, part, level, target, out_stride, packed = (
@@ -275,7 +259,7 @@ def _estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
                 out_im[k] += mask_re * im[k] + mask_im * re[k]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _subtract(op: Longs, work: Floats, frames: int) -> None:
     """out = minuend - subtrahend, whole registers."""
     source, stride, other, other_stride, target, out_stride, width = (
@@ -289,7 +273,7 @@ def _subtract(op: Longs, work: Floats, frames: int) -> None:
             out[i] = minuend[i] - taken[i]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _share(op: Longs, work: Floats, frames: int) -> None:
     """Make the stems sum to the mixture; see net.mtass.share_residue."""
     source, stride, bins, part, stems_at, stems_stride, n_stems = (
@@ -320,7 +304,7 @@ def _share(op: Longs, work: Floats, frames: int) -> None:
                 work[at + part] = b + share * left_im
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def execute(
     plan: Longs, weights: Floats, state: Floats, work: Floats, clock: int, frames: int
 ) -> None:

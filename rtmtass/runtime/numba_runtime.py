@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
-from rtmtass.runtime.machine import execute, kernel
+from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.runtime.machine import execute
 from rtmtass.runtime.plan import Plan, Weights, build
 from rtmtass.runtime.transform import HOP, Frames, analyse, synthesise
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
-@kernel
+@kernel(fastmath=LOOSE)
 def run_hops(
     samples: Floats,
     out: Floats,

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
+from rtmtass.dsp.compiling import LOOSE, kernel
 from rtmtass.dsp.fft import fft_tables, work_size
 from rtmtass.dsp.stft import analyse_hop, synthesise_hop, windows
-from rtmtass.runtime.machine import kernel
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
@@ -98,7 +98,7 @@ class Frames:
         return memory
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def analyse(
     samples: Floats,
     first: int,
@@ -154,7 +154,7 @@ def analyse(
                 row[part + k] += scale * im[k]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def synthesise(
     aligned: Floats,
     stems: Floats,
@@ -220,7 +220,7 @@ def synthesise(
                     out[s, start + i, c] = block[i]
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _share_top(
     mixture: Floats,
     stems: Floats,
@@ -260,7 +260,7 @@ def _share_top(
             overlap[i] = _ZERO
 
 
-@kernel
+@kernel(fastmath=LOOSE)
 def _link(
     mid: Floats, stems: Floats, masks: Floats, sizes: Longs, memory: Floats, ring: int
 ) -> None:
