@@ -197,6 +197,19 @@ class FileSource:
         )
 
 
+def read_file(path: Path) -> tuple[Samples, int]:
+    """Read a short file whole: (n, channels), and its sample rate.
+
+    Raises:
+        InputError: see FileSource.
+    """
+    source = FileSource(path)
+    samples = np.zeros((source.frames, source.channels), np.float32)
+    count = source.read(samples)
+    source.close()
+    return samples[:count], source.sample_rate
+
+
 class FileSink:
     """One output file, written as `NAME.part` and renamed only when it is whole.
 

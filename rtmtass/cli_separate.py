@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -14,15 +15,16 @@ from rtmtass.errors import InputError, UsageError
 from rtmtass.formats import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
+    # argparse has no public name for it.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
     from rtmtass.files import Watcher
     from rtmtass.fullband import StreamSeparator
     from rtmtass.jobs import Result, Wishes
     from rtmtass.pipes import RawFormat
 
-Commands = argparse._SubParsersAction  # argparse has no public name for it
 
-
-def register(commands: Commands[argparse.ArgumentParser]) -> None:
+def register(commands: Commands) -> None:
     """Add `separate`."""
     parser = commands.add_parser(
         "separate",
@@ -104,23 +106,26 @@ def run(arguments: argparse.Namespace) -> int:
     return _report(results, is_quiet=arguments.quiet)
 
 
-def loader(arguments: argparse.Namespace) -> Callable[[int], StreamSeparator]:
-    """Return what makes Separators of so many channels; each network is loaded once."""
-    import rtmtass
+def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
+    """Return what opens the model the first time it is called, and hands it out again later."""
 
-    loaded: dict[int, StreamSeparator] = {}
+    @functools.cache
+    def load() -> StreamSeparator:
+        import rtmtass
 
-    def load(channels: int) -> StreamSeparator:
-        if channels not in loaded:
-            loaded[channels] = rtmtass.load(
-                arguments.model,
-                runtime=arguments.runtime,
-                device=arguments.device,
-                channels=channels,
-            )
-        return loaded[channels].fork()
+        return rtmtass.load(
+            arguments.model,
+            runtime=arguments.runtime,
+            device=arguments.device,
+            on_compile=None if arguments.quiet else say_compiling,
+        )
 
     return load
+
+
+def say_compiling() -> None:
+    """Explain the wait of a first run."""
+    print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
 
 
 def _wishes(arguments: argparse.Namespace) -> Wishes:

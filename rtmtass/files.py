@@ -12,7 +12,7 @@ import numpy as np
 
 from rtmtass.audio import FileSink, FileSource, Sink, Source
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.formats import FORMATS, choose_encoding
+from rtmtass.formats import FORMATS, Encoding, choose_encoding
 from rtmtass.fullband import FullBandSeparator, StreamSeparator
 from rtmtass.interrupt import held
 from rtmtass.jobs import STREAM, Job, Result, Wishes
@@ -23,7 +23,8 @@ from rtmtass.sinks import BlockWriter, StemWriters, WriterThread
 BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
 
-Load = Callable[[int], StreamSeparator]
+Load = Callable[[], StreamSeparator]
+"""Opens the model, at the first file that turns out to need it; the same one each time."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -107,8 +108,8 @@ def separate_source(
     watcher: Watcher,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
-    started = time.perf_counter()
-    separator = FullBandSeparator(load, source.sample_rate, source.channels, wishes.channels)
+    separator = FullBandSeparator(load(), source.sample_rate, source.channels, wishes.channels)
+    started = time.perf_counter()  # what opening the model took is no part of the RTF
     sink = StemWriters(separator.stems, wishes.gains_db)
     thread: WriterThread | None = None
     try:
@@ -188,15 +189,7 @@ def _open_writers(
             if target == STREAM:
                 writers[name] = _open_stdout(source, channels, wishes)
                 continue
-            own = target.suffix.lstrip(".").lower()
-            encoding = choose_encoding(
-                suffix=path.suffix,
-                subtype=source.subtype,
-                sample_rate=source.sample_rate,
-                channels=channels,
-                wanted_format=own if own in FORMATS else wishes.format,
-                wanted_subtype=wishes.subtype,
-            )
+            encoding = choose_file_encoding(source, path, target, channels, wishes)
             _make_folder(target.parent)
             writers[name] = FileSink(
                 target,
@@ -211,6 +204,21 @@ def _open_writers(
             writer.abandon()
         raise
     return writers
+
+
+def choose_file_encoding(
+    source: FileSource | StreamSource, path: Path, target: Path, channels: int, wishes: Wishes
+) -> Encoding:
+    """Decide how a target is written: its name says the format, the input the depth."""
+    own = target.suffix.lstrip(".").lower()
+    return choose_encoding(
+        suffix=path.suffix,
+        subtype=source.subtype,
+        sample_rate=source.sample_rate,
+        channels=channels,
+        wanted_format=own if own in FORMATS else wishes.format,
+        wanted_subtype=wishes.subtype,
+    )
 
 
 def _open_stdout(source: FileSource | StreamSource, channels: int, wishes: Wishes) -> StreamSink:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +26,10 @@ class StreamSeparator(Protocol):
         """The model's, in Hz."""
 
     @property
+    def hop(self) -> int:
+        """Samples between frames."""
+
+    @property
     def delay(self) -> int:
         """Output against input, in samples."""
 
@@ -49,7 +52,7 @@ class StreamSeparator(Protocol):
     def reset(self) -> None:
         """Forget the stream."""
 
-    def fork(self) -> StreamSeparator:
+    def fork(self, *, block: int | None = None, channels: int | None = None) -> StreamSeparator:
         """Return another stream on the same network."""
 
 
@@ -71,7 +74,7 @@ class FullBandSeparator:
     itself; "mono" mixes them to one.
 
     Args:
-        load: makes a Separator of so many channels, ready for blocks of any length.
+        separator: whose network is used; its own stream is left alone.
         sample_rate: of the blocks, in Hz.
         channels: of the blocks.
         mode: one of CHANNEL_MODES.
@@ -86,7 +89,7 @@ class FullBandSeparator:
 
     def __init__(
         self,
-        load: Callable[[int], StreamSeparator],
+        separator: StreamSeparator,
         sample_rate: int,
         channels: int,
         mode: str = "linked",
@@ -99,7 +102,7 @@ class FullBandSeparator:
         self.channels_in = channels
         self.channels = 1 if mode == "mono" else channels
         self._mixes_down = mode == "mono" and channels > 1
-        self._streams = _open_streams(load, self.channels, mode)
+        self._streams = _open_streams(separator, self.channels, mode)
         first = self._streams[0]
         self.stems = first.stems
         self._model_rate = first.sample_rate
@@ -233,13 +236,10 @@ class FullBandSeparator:
         return taken
 
 
-def _open_streams(
-    load: Callable[[int], StreamSeparator], channels: int, mode: str
-) -> list[StreamSeparator]:
-    if mode != "independent":
-        return [load(channels)]
-    first = load(1)
-    return [first, *(first.fork() for _ in range(channels - 1))]
+def _open_streams(separator: StreamSeparator, channels: int, mode: str) -> list[StreamSeparator]:
+    if mode == "independent":
+        return [separator.fork(block=1, channels=1) for _ in range(channels)]
+    return [separator.fork(block=1, channels=channels)]
 
 
 def _stack(parts: list[Samples]) -> Samples:

@@ -24,8 +24,8 @@ class FakeSeparator:
         self._inside = np.zeros(shape, np.float32)
         self._position = -self.delay
 
-    def fork(self):
-        return FakeSeparator(self.channels, self.weights, self.delay)
+    def fork(self, *, block=None, channels=None):
+        return FakeSeparator(channels or self.channels, self.weights, self.delay)
 
     def process(self, block):
         return self.process_with_shares(block)[0]

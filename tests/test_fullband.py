@@ -21,7 +21,7 @@ def noise(n, channels=1, seed=0):
 
 
 def fullband(rate, channels=1, mode="linked", weights=None):
-    return FullBandSeparator(lambda c: FakeSeparator(c, weights), rate, channels, mode)
+    return FullBandSeparator(FakeSeparator(1, weights), rate, channels, mode)
 
 
 def separate(separator, mixture, chunk):

@@ -27,8 +27,12 @@ Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
 F = TypeVar("F", bound=Callable[..., object])
 
-SPEC_FLOOR = np.float32(1e-18)
-"""Parts of a spec below this become zero, so that their squares are normal numbers."""
+_GRAIN = np.float32(2.0**-33)
+"""Adding and taking away this rounds to multiples of 2**-56, at -337 dB of full scale.
+
+What is left is zero or has a square that is a normal number: denormals would
+cost a hundred times as much. Comparing and selecting costs three times as much.
+"""
 
 _PAD = 16
 """Floats behind each region: room for one more, and the next stays aligned."""
@@ -265,8 +269,8 @@ def _transform(points: int, work: Floats, tables: Floats) -> int:
 
 
 @kernel
-def _floor(part: Any) -> Any:
-    return _ZERO if abs(part) < SPEC_FLOOR else part
+def _round(part: Any) -> Any:
+    return (part + _GRAIN) - _GRAIN
 
 
 @kernel_apart
@@ -281,8 +285,8 @@ def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) ->
         er, ei = _HALF * (zr[k] + yr[j]), _HALF * (zi[k] - yi[j])
         dr, di = _HALF * (zi[k] + yi[j]), _HALF * (yr[j] - zr[k])
         tr, ti = dr * cosine[k] - di * minus_sine[k], dr * minus_sine[k] + di * cosine[k]
-        xr[k], xi[k] = _floor(er + tr), _floor(ei + ti)
-        vr[j], vi[j] = _floor(er - tr), _floor(ti - ei)
+        xr[k], xi[k] = _round(er + tr), _round(ei + ti)
+        vr[j], vi[j] = _round(er - tr), _round(ti - ei)
 
 
 @kernel_apart
@@ -327,9 +331,9 @@ def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> N
     low, high = _halves(zr, zi)
     spec_low, spec_high = _halves(spec_re, spec_im)
     _split(low, high, tables, spec_low, spec_high)
-    spec_re[0], spec_im[0] = _floor(zr[0] + zi[0]), _ZERO
-    spec_re[half], spec_im[half] = _floor(zr[half]), _floor(-zi[half])
-    spec_re[points], spec_im[points] = _floor(zr[0] - zi[0]), _ZERO
+    spec_re[0], spec_im[0] = _round(zr[0] + zi[0]), _ZERO
+    spec_re[half], spec_im[half] = _round(zr[half]), _round(-zi[half])
+    spec_re[points], spec_im[points] = _round(zr[0] - zi[0]), _ZERO
 
 
 @kernel

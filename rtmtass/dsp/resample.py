@@ -59,7 +59,7 @@ class Resampler:
         if not len(block):
             return np.zeros((0, self.channels), np.float32)
         self._n_in += len(block)
-        ready = self._stream.resample_chunk(np.ascontiguousarray(block, np.float32))
+        ready: Samples = self._stream.resample_chunk(np.ascontiguousarray(block, np.float32))
         self._n_out += len(ready)
         return ready
 
@@ -71,7 +71,7 @@ class Resampler:
         """
         owed = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
         silence = np.zeros((self.delay + 1, self.channels), np.float32)
-        rest = self._stream.resample_chunk(silence, last=True)[:owed]
+        rest: Samples = self._stream.resample_chunk(silence, last=True)[:owed]
         self.reset()
         return rest
 

@@ -71,17 +71,22 @@ class Plan:
     chunk: int
 
 
-def fold(weights: Weights, name: str) -> Layer:
-    """Return the affine layer `name` with its norm folded in.
+def fold(weights: Weights, name: str, n: int) -> Layer:
+    """Return the affine layer `name`, `n` outputs wide, with its norm folded in.
 
     Raises:
-        ModelError: the weights hold no such layer.
+        ModelError: the weights hold no such layer, or one of another width.
     """
     try:
         weight = np.asarray(weights[f"{name}.linear.weight"], np.float64)
         bias = np.asarray(weights[f"{name}.linear.bias"], np.float64)
     except KeyError as error:
         raise ModelError(f"the weights lack {error}: they belong to another network") from None
+    if len(weight) != n:
+        raise ModelError(
+            f"layer {name} of the weights is {len(weight)} wide where the config says {n}:"
+            " config and weights belong to different networks"
+        )
     if f"{name}.norm.weight" in weights:
         norm = {k: np.asarray(weights[f"{name}.norm.{k}"], np.float64) for k in (
             "weight", "bias", "running_mean", "running_var")}  # fmt: skip
@@ -241,9 +246,10 @@ def build(config: ModelConfig, weights: Weights, chunk: int = 1) -> Plan:
         both = make.taps(mixture, 2, net.lookahead)
         aligned = both.part(0, mixture.width)
     stems = make.register(2 * part * n_stems, 1)
+    outputs = 1 if net.target == "magnitude_mask" else 2
     for s in range(n_stems):
         stem = stems.part(2 * part * s, 2 * part)
-        answer = make.affine(hidden, fold(weights, f"heads.{s}"))
+        answer = make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins))
         _estimate(make, answer, aligned, stem, n_bins, part, level, net.target, constants, 0)
         if net.compensation_target == "none":
             continue
@@ -309,14 +315,17 @@ def _estimate(
     )  # fmt: skip
 
 
-def _gated(make: _Builder, weights: Weights, name: str, x: Register, size: int, step: int) -> None:
+def _gated(
+    make: _Builder, weights: Weights, name: str, x: Register, hidden: int, size: int, step: int
+) -> None:
     """One gated block, added to x."""
-    squeezed = make.affine(x, fold(weights, f"{name}.squeeze"))
-    both = make.affine(make.taps(squeezed, size, step), fold(weights, f"{name}.gate.affine"))
-    make.affine(make.gate(both), fold(weights, f"{name}.widen"), x, add=True)
+    squeezed = make.affine(x, fold(weights, f"{name}.squeeze", hidden))
+    taps = make.taps(squeezed, size, step)
+    both = make.affine(taps, fold(weights, f"{name}.gate.affine", 2 * hidden))
+    make.affine(make.gate(both), fold(weights, f"{name}.widen", x.width), x, add=True)
 
 
-def _recurrent(make: _Builder, weights: Weights, name: str, x: Register) -> None:
+def _recurrent(make: _Builder, weights: Weights, name: str, x: Register, hidden: int) -> None:
     """One GRU block, added to x."""
     try:
         inner = {k: weights[f"{name}.gru.{k}_l0"] for k in (
@@ -324,6 +333,11 @@ def _recurrent(make: _Builder, weights: Weights, name: str, x: Register) -> None
     except KeyError as error:
         raise ModelError(f"the weights lack {error}: they belong to another network") from None
     wide, width = inner["weight_hh"].shape
+    if width != hidden:
+        raise ModelError(
+            f"the GRU {name} of the weights is {width} wide where the config says {hidden}:"
+            " config and weights belong to different networks"
+        )
     ones = np.ones(wide, np.float32)
     given = make.affine(x, Layer(inner["weight_ih"], inner["bias_ih"], ones))
     out = make.register(width)
@@ -333,7 +347,7 @@ def _recurrent(make: _Builder, weights: Weights, name: str, x: Register) -> None
         make.store(pack(inner["weight_hh"])), make.store(inner["bias_hh"]), make.remember(width),
         make.register(padded, 1).at, padded,
     )  # fmt: skip
-    make.affine(out, fold(weights, f"{name}.widen"), x, add=True)
+    make.affine(out, fold(weights, f"{name}.widen", x.width), x, add=True)
 
 
 def _multiscale(
@@ -346,7 +360,7 @@ def _multiscale(
     widths = [width + (band < extra) for band in range(net.bands)]
     starts = np.concatenate([[0], np.cumsum(widths)]).tolist()
     parts = make.register(2 * n_bins)
-    make.affine(x, fold(weights, f"{name}.squeeze"), parts.part(0, n_bins))
+    make.affine(x, fold(weights, f"{name}.squeeze", n_bins), parts.part(0, n_bins))
     make.copy(magnitude, parts.part(n_bins, n_bins))
     sums = make.register(2 * n_bins)
     for chain in range(2):
@@ -358,23 +372,25 @@ def _multiscale(
             if before:
                 make.copy(before, heard.part(widths[band], before.width))
             taps = make.taps(heard, net.kernel, dilation)
-            before = make.affine(taps, fold(weights, f"{name}.chains.{chain}.{i}.affine"))
+            conv = f"{name}.chains.{chain}.{i}.affine"
+            before = make.affine(taps, fold(weights, conv, widths[band]))
             make.copy(before, sums.part(starts[band], widths[band]), add=chain == 1)
-    make.affine(sums, fold(weights, f"{name}.widen"), x, add=True)
+    make.affine(sums, fold(weights, f"{name}.widen", x.width), x, add=True)
 
 
 def _trunk(make: _Builder, config: ModelConfig, weights: Weights, x: Register) -> Register:
     net = config.net
-    y = make.affine(x, fold(weights, "trunk.enter"))
+    y = make.affine(x, fold(weights, "trunk.enter", net.channels))
     for i, dilation in enumerate(net.dilations):
         name = f"trunk.blocks.{i}"
         if net.backbone == "multiscale":
             _multiscale(make, config, weights, name, y, x, dilation)
         else:
-            _gated(make, weights, name, y, net.kernel, dilation)
+            _gated(make, weights, name, y, net.hidden, net.kernel, dilation)
     for i in range(net.recurrent_layers):
-        _recurrent(make, weights, f"trunk.blocks.{len(net.dilations) + i}", y)
-    return make.affine(y, fold(weights, "trunk.leave"))
+        name = f"trunk.blocks.{len(net.dilations) + i}"
+        _recurrent(make, weights, name, y, net.recurrent)
+    return make.affine(y, fold(weights, "trunk.leave", net.channels))
 
 
 def _compensation(
@@ -388,7 +404,9 @@ def _compensation(
     if room:
         make.copy(hidden, x.part(parts * n_bins, room))
     name = f"compensations.{stem}"
-    y = make.affine(x, fold(weights, f"{name}.enter"))
+    y = make.affine(x, fold(weights, f"{name}.enter", net.compensation_channels))
     for i, dilation in enumerate(net.compensation_dilations):
-        _gated(make, weights, f"{name}.blocks.layers.{i}", y, net.kernel, dilation)
-    return make.affine(y, fold(weights, f"{name}.leave"))
+        block = f"{name}.blocks.layers.{i}"
+        _gated(make, weights, block, y, net.compensation_hidden, net.kernel, dilation)
+    outputs = 1 if net.compensation_target == "magnitude_mask" else 2
+    return make.affine(y, fold(weights, f"{name}.leave", outputs * n_bins))

@@ -1,0 +1,56 @@
+"""Small networks with every kind of layer, and weights that exercise them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig, StftConfig, paper, small
+from rtmtass.net.mtass import MtassNet
+
+TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
+
+
+def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
+    """A model of a few thousand parameters with the preset's every layer."""
+    base = small() if backbone == "recurrent" else paper()
+    shape: dict[str, object] = {
+        "channels": 24,
+        "hidden": 12,
+        "dilations": (1, 3),
+        "compensation_channels": 16,
+        "compensation_hidden": 8,
+        "compensation_dilations": (1, 2),
+        "bands": 4,
+        "dropout": 0.0,
+    }
+    if backbone == "recurrent":
+        shape["recurrent"] = 20
+    net = dataclasses.replace(base.net, **{**shape, **changes})  # type: ignore[arg-type]
+    return dataclasses.replace(base, name="tiny", stft=TINY_STFT, net=net)
+
+
+def seasoned(config: ModelConfig, seed: int = 0) -> MtassNet:
+    """A network whose norms have lived: means, variances and slopes differ by channel."""
+    torch.manual_seed(seed)
+    net = MtassNet(config)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    for name, parameter in net.named_parameters():
+        if name.endswith("slope"):
+            parameter.data.uniform_(0, 0.5)
+    return net.eval()
+
+
+def arrays(net: MtassNet) -> dict[str, NDArray[np.float32]]:
+    """The network's weights as a released model holds them."""
+    return {
+        k: v.numpy() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")
+    }

@@ -1,0 +1,160 @@
+"""The network: streaming is offline, the future stays unheard, the stems sum."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from networks import seasoned, tiny
+
+from rtmtass.config import ModelConfig, paper, small
+from rtmtass.net.gru import gru_scan
+from rtmtass.net.layers import RunningLevel, compress, expand
+from rtmtass.net.mtass import MtassNet, share_residue
+
+CONFIGS = {
+    "recurrent": tiny(),
+    "multiscale": tiny("multiscale"),
+    "lookahead": tiny(lookahead=2),
+    "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
+    "spectral_mapping": tiny(target="spectral_mapping"),
+}
+
+
+def spec(config: ModelConfig, frames: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    loud = torch.rand(1, frames, 1, 1, generator=generator, dtype=torch.float64)
+    noise = torch.randn(
+        batch, frames, 2, config.stft.n_bins, generator=generator, dtype=torch.float64
+    )
+    return noise * loud
+
+
+def feed(net: MtassNet, x: torch.Tensor, chunk: int) -> torch.Tensor:
+    state, out = net.init_state(x.shape[0]), []
+    for start in range(0, x.shape[1], chunk):
+        y, state = net.step(x[:, start : start + chunk], state)
+        out.append(y)
+    return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 65, 1000])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_streaming_equals_offline(name: str, chunk: int) -> None:
+    net, x = seasoned(CONFIGS[name]).double(), spec(CONFIGS[name], 130, batch=2)
+    torch.testing.assert_close(feed(net, x, chunk), net(x), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_level_spans_chunks_longer_than_its_inner_blocks() -> None:
+    level = RunningLevel(0.99)
+    power = torch.rand(1, 1500, 1, dtype=torch.float64)
+    slow, state = [], level.init_state(1).double()
+    for t in range(1500):
+        y, state = level.step(power[:, t : t + 1], state)
+        slow.append(y)
+    torch.testing.assert_close(level(power), torch.cat(slow, dim=1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("frame", [1, 50, 99])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_the_future_cannot_reach_the_past(name: str, frame: int) -> None:
+    config = CONFIGS[name]
+    net, x = seasoned(config).double(), spec(config, 100)
+    rewritten = torch.cat([x[:, :frame], spec(config, 100 - frame, seed=2)], dim=1)
+    after = net(rewritten)
+    assert torch.equal(after[:, :frame], net(x)[:, :frame])
+    assert not torch.equal(after[:, frame:], net(x)[:, frame:])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_stems_sum_to_the_mixture(name: str) -> None:
+    config = CONFIGS[name]
+    x, late = spec(config, 60), config.net.lookahead
+    total = seasoned(config).double()(x).sum(dim=2)
+    torch.testing.assert_close(total[:, late:], x[:, : 60 - late], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_two_streams_share_one_network() -> None:
+    net = seasoned(CONFIGS["recurrent"]).double()
+    a, b = spec(net.config, 40, seed=3), spec(net.config, 40, seed=4)
+    states, outs = [net.init_state(1), net.init_state(1)], ([], [])
+    for t in range(40):
+        for i, x in enumerate((a, b)):
+            y, states[i] = net.step(x[:, t : t + 1], states[i])
+            outs[i].append(y)
+    torch.testing.assert_close(torch.cat(outs[0], dim=1), net(a), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.cat(outs[1], dim=1), net(b), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_quieter_mixture_gives_quieter_stems_and_nothing_else() -> None:
+    for name in ("recurrent", "spectral_mapping", "multiscale"):
+        net, x = seasoned(CONFIGS[name]).double(), 30 * spec(CONFIGS[name], 80)
+        quiet = net(x * 0.01) * 100
+        change = (quiet - net(x)).norm() / net(x).norm()
+        assert change < 0.01, f"{name}: {change}"
+
+
+def test_presets_have_their_sizes() -> None:
+    def size(config: ModelConfig) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in MtassNet(config).parameters())
+
+    assert size(small()) <= 4_000_000
+    assert abs(size(paper()) / 28.18e6 - 1) < 0.02
+
+
+def test_the_published_net_counts_its_published_products() -> None:
+    with torch.device("meta"):
+        net = MtassNet(paper())
+    weights = sum(
+        m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear)
+    )  # one product of each a frame
+    assert abs(weights * 16000 / 256 / 1.76e9 - 1) < 0.02
+
+
+def test_compress_and_expand_are_inverse() -> None:
+    a, b = torch.randn(2, 1, 5, 9, dtype=torch.float64)
+    level = torch.full((1, 5, 1), 0.3, dtype=torch.float64)
+    back = expand(*compress(a, b, level)[:2], level)
+    torch.testing.assert_close(torch.stack(back), torch.stack([a, b]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_residue_goes_where_the_power_is() -> None:
+    stems = torch.zeros(1, 1, 3, 2, 4, dtype=torch.float64)
+    stems[:, :, 1] = 1.0
+    mixture = torch.full((1, 1, 2, 4), 1.5, dtype=torch.float64)
+    shared = share_residue(stems, mixture)
+    assert shared[0, 0, 1].min() > 1.49
+    assert shared[0, 0, 0].abs().max() < 0.01
+
+
+def test_our_gru_gradient_is_torchs() -> None:
+    torch.manual_seed(0)
+    gru = torch.nn.GRU(6, 5, batch_first=True).double()
+    x = torch.randn(3, 9, 6, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 9, 5, dtype=torch.float64)
+
+    def gradients(ours: bool) -> list[torch.Tensor]:
+        gru.zero_grad()
+        x.grad = h.grad = None
+        y, last = gru_scan(x, h, gru) if ours else gru(x, h[None])
+        ((y * weight).sum() + last.square().sum()).backward()
+        return [y.detach(), *(p.grad.clone() for p in (*gru.parameters(), x, h))]  # type: ignore[union-attr]
+
+    for ours, theirs in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_every_parameter_learns() -> None:
+    net = MtassNet(dataclasses.replace(CONFIGS["recurrent"])).train()
+    stages, _ = net.stages(spec(net.config, 20, batch=2).float(), net.init_state(2))
+    (stages.final.square().mean() + stages.first[:, :, 0].square().mean()).backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -1,0 +1,157 @@
+"""The compiled machine does what torch does, alone and in chunks, and allocates nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import arrays, seasoned, tiny
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import ModelError
+from rtmtass.runtime.machine import execute
+from rtmtass.runtime.numba_runtime import NumbaRuntime, run_hops
+from rtmtass.runtime.plan import Plan, build, pack
+from rtmtass.runtime.torch_runtime import TorchRuntime
+from rtmtass.runtime.vectors import exp, sigmoid, tanh
+
+CONFIGS = {
+    "recurrent": tiny(),
+    "multiscale": tiny("multiscale"),
+    "lookahead": tiny(lookahead=2),
+    "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
+    "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
+}
+
+
+def run(plan: Plan, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
+    """Feed spectra (T, 2, F) straight to the machine; (T, S, 2, F)."""
+    bins, part, n_stems = x.shape[2], plan.part, len(plan.config.stems)
+    state, work = np.zeros(plan.state_size, np.float32), np.zeros(plan.work_size, np.float32)
+    out = np.zeros((len(x), n_stems, 2, bins), np.float32)
+    for start in range(0, len(x), chunk):
+        n = min(chunk, len(x) - start)
+        for t in range(n):
+            at = plan.mixture.at + t * plan.mixture.stride
+            work[at : at + 2 * part].reshape(2, part)[:, :bins] = x[start + t]
+        execute(plan.rows, plan.weights, state, work, start, n)
+        for t in range(n):
+            at = plan.stems.at + t * plan.stems.stride
+            row = work[at : at + n_stems * 2 * part].reshape(n_stems, 2, part)
+            out[start + t] = row[..., :bins]
+    return out
+
+
+def spectra(config: ModelConfig, frames: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((frames, 2, config.stft.n_bins)) * rng.random((frames, 1, 1))
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_thousand_frames_equal_torchs(name: str) -> None:
+    net = seasoned(CONFIGS[name])
+    x = spectra(net.config, 1000)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x)[None])[0].numpy()
+    ours = run(build(net.config, arrays(net)), x, 1)
+    scale = np.abs(expected).max()
+    delta = np.abs(ours - expected)
+    print(f"{name}: max {delta.max() / scale:.1e}, mean {delta.mean() / scale:.1e} of full scale")
+    assert delta.max() / scale < 1e-4
+
+
+@pytest.mark.parametrize("chunk", [2, 7, 32])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_frame_has_the_same_bits_alone_and_in_a_chunk(name: str, chunk: int) -> None:
+    net = seasoned(CONFIGS[name])
+    x = spectra(net.config, 100)
+    alone = run(build(net.config, arrays(net)), x, 1)
+    np.testing.assert_array_equal(run(build(net.config, arrays(net), chunk), x, chunk), alone)
+
+
+def test_packing_pads_and_keeps_every_weight() -> None:
+    weight = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
+    packed = pack(weight)
+    assert packed.size == 80 * 3
+    np.testing.assert_array_equal(packed[: 64 * 3].reshape(3, 64).T, weight[:64])
+    np.testing.assert_array_equal(packed[64 * 3 :].reshape(3, 16).T[:6], weight[64:])
+
+
+def test_the_wrong_weights_are_refused() -> None:
+    config = tiny()
+    right = arrays(seasoned(config))
+    lacking = {k: v for k, v in right.items() if k != "trunk.enter.linear.weight"}
+    with pytest.raises(ModelError, match=r"lack 'trunk.enter.linear.weight'"):
+        build(config, lacking)
+    with pytest.raises(ModelError, match="layers the config doesn't know: extra"):
+        build(config, {**right, "extra": np.zeros(3, np.float32)})
+    with pytest.raises(ModelError, match="different networks"):
+        build(tiny(channels=32), right)
+
+
+def test_activations_are_exact_enough() -> None:
+    from numba import njit
+
+    @njit
+    def apply(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        for i in range(x.size):
+            out[0, i] = exp(x[i])
+            out[1, i] = sigmoid(x[i])
+            out[2, i] = tanh(x[i])
+
+    x = np.linspace(-30, 30, 10001, dtype=np.float32)
+    out = np.empty((3, x.size), np.float32)
+    apply(x, out)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(out[0], np.exp(wide), rtol=3e-6)
+    np.testing.assert_allclose(out[1], 1 / (1 + np.exp(-wide)), rtol=3e-6, atol=1e-9)
+    np.testing.assert_allclose(out[2], np.tanh(wide), atol=5e-7)
+    extreme = np.array([-1e30, 1e30], np.float32)
+    apply(extreme, out[:, :2].copy())
+    result = np.empty((3, 2), np.float32)
+    apply(extreme, result)
+    np.testing.assert_allclose(result[1:], [[0, 1], [-1, 1]], atol=1e-30)
+
+
+def test_the_call_allocates_nothing() -> None:
+    net = seasoned(tiny())
+    stream = NumbaRuntime(net.config, arrays(net)).stream(1, 1)
+    hop = net.config.stft.hop
+    stream.run(np.zeros((hop, 1), np.float32), np.zeros((3, hop, 1), np.float32),
+               np.zeros((3, hop), np.float32), 1)  # fmt: skip
+    code = "".join(run_hops.inspect_llvm().values())  # type: ignore[attr-defined]
+    assert "define" in code
+    assert "NRT_MemInfo_alloc" not in code
+    assert "NRT_Allocate" not in code
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("name", ["recurrent", "lookahead", "spectral_mapping"])
+def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
+    net = seasoned(CONFIGS[name])
+    hop = net.config.stft.hop
+    x = np.random.default_rng(0).standard_normal((70 * hop, channels)).astype(np.float32) * 0.1
+    results = []
+    for runtime in (NumbaRuntime(net.config, arrays(net)), TorchRuntime(net.config, arrays(net))):
+        stream = runtime.stream(channels, 16)
+        out, shares = np.zeros((3, len(x), channels), np.float32), np.zeros((3, len(x)), np.float32)
+        stream.run(x, out, shares, 70)
+        results.append((out, shares))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=2e-6)
+    np.testing.assert_allclose(results[0][1], results[1][1], atol=2e-5)
+
+
+def test_reset_is_fresh_on_both_runtimes() -> None:
+    net = seasoned(tiny(lookahead=1))
+    hop = net.config.stft.hop
+    x = np.random.default_rng(0).standard_normal((20 * hop, 2)).astype(np.float32)
+    for runtime in (NumbaRuntime(net.config, arrays(net)), TorchRuntime(net.config, arrays(net))):
+        stream, outs = runtime.stream(2, 8), []
+        for _ in range(2):
+            out, shares = np.zeros((3, len(x), 2), np.float32), np.zeros((3, len(x)), np.float32)
+            stream.run(x, out, shares, 20)
+            outs.append(out)
+            stream.reset()
+        np.testing.assert_array_equal(outs[0], outs[1])

@@ -1,0 +1,241 @@
+"""The Separator on released weights: any block, exact delay, exact sum, any level."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import rtmtass
+from rtmtass import Separator
+from rtmtass.errors import BlockSizeError, InputError, ModelError, UsageError
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def separator() -> Separator:
+    return rtmtass.load()
+
+
+def sound(n: int, seed: int = 0, level: float = 0.1) -> Floats:
+    """Something like a mixture: a fluctuating tone in fluctuating noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(n) / 16000
+    tone = np.sin(2 * np.pi * 220 * t) * (1 + np.sin(2 * np.pi * 3 * t))
+    burst = np.repeat(rng.random(n // 800 + 1), 800)[:n]
+    return (level * (tone + burst * rng.standard_normal(n))).astype(np.float32)
+
+
+def feed(separator: Separator, x: Floats, sizes: list[int]) -> Floats:
+    stream, out, at, i = separator.fork(), [], 0, 0
+    while at < len(x):
+        size = sizes[i % len(sizes)] or 1
+        block = x[at : at + size]
+        stems = stream.process(block)
+        assert stems.shape == (3, len(block))
+        out.append(stems)
+        at, i = at + size, i + 1
+    return np.concatenate([*out, stream.flush()], axis=1)
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.lists(st.integers(1, 70_000), min_size=1, max_size=5), st.integers(0, 90_000))
+def test_any_blocks_give_what_the_whole_gives(sizes: list[int], n: int) -> None:
+    separator, x = rtmtass.load(), sound(n + 1)
+    if sum(sizes) < 200:
+        x = x[:3000]
+    late = feed(separator, x, sizes)
+    assert late.shape == (3, len(x) + separator.delay)
+    np.testing.assert_allclose(late[:, separator.delay :], separator.separate(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 255, 256, 257, 100_000])
+def test_single_block_sizes(separator: Separator, size: int) -> None:
+    x = sound(4000 if size == 1 else 40_000)
+    late = feed(separator, x, [size])
+    np.testing.assert_array_equal(late[:, separator.delay :], separator.separate(x))
+
+
+def test_an_empty_block_is_a_block(separator: Separator) -> None:
+    stream = separator.fork()
+    assert stream.process(np.zeros(0, np.float32)).shape == (3, 0)
+    assert separator.separate(np.zeros(0, np.float32)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("block", [1, 32, 100, 128, 256, 1024])
+def test_the_reported_delay_is_the_measured_one(separator: Separator, block: int) -> None:
+    stream = separator.fork(block=block)
+    x = np.zeros(20 * 1024 * 25, np.float32)[: 12_800 * 2]
+    x[3000] = 1.0
+    out = np.concatenate([stream.process(b) for b in np.split(x, len(x) // 12800)], axis=1)
+    assert int(np.argmax(np.abs(out.sum(axis=0)))) - 3000 == stream.delay
+    assert stream.delay + stream.grain == stream.algorithmic_latency == 512
+
+
+def test_whole_hops_are_late_by_the_window_less_a_hop(separator: Separator) -> None:
+    assert separator.fork(block=256).delay == 256
+    assert separator.algorithmic_latency / separator.sample_rate == 0.032
+
+
+def test_the_future_cannot_reach_the_past(separator: Separator) -> None:
+    x, at = sound(30_000), 17_003
+    rewritten = np.concatenate([x[:at], sound(30_000 - at, seed=9)])
+    a, b = (feed(separator, v, [1000]) for v in (x, rewritten))
+    np.testing.assert_array_equal(a[:, :at], b[:, :at])
+    assert np.abs(a[:, at + separator.delay :] - b[:, at + separator.delay :]).max() > 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_stems_sum_to_the_input(channels: int) -> None:
+    separator = rtmtass.load(channels=channels)
+    x = np.stack([sound(20_000, seed=c) for c in range(channels)], axis=1)
+    stems = separator.separate(x)
+    assert stems.shape == (3, 20_000, channels)
+    error_db = 20 * np.log10(np.abs(stems.sum(axis=0) - x).max())
+    assert error_db < -110
+
+
+@pytest.mark.parametrize("db", [-40, -20, 12])
+def test_level_changes_nothing_but_the_level(separator: Separator, db: float) -> None:
+    x, gain = sound(48_000), 10 ** (db / 20)
+    plain, changed = separator.separate(x), separator.separate(x * np.float32(gain)) / gain
+    for a, b in zip(plain, changed, strict=True):
+        assert abs(10 * np.log10((b**2).mean() / (a**2).mean())) < 0.5
+    assert np.abs(changed - plain).max() < 0.02 * np.abs(plain).max()
+
+
+def test_the_image_stays_where_it_is() -> None:
+    mono, stereo = rtmtass.load(), rtmtass.load(channels=2)
+    x = sound(20_000)
+    panned = stereo.separate(np.stack([0.8 * x, 0.3 * x], axis=1))
+    alone = mono.separate(x)
+    np.testing.assert_allclose(panned[:, :, 0], 0.8 * alone, atol=1e-4)
+    np.testing.assert_allclose(panned[:, :, 1], 0.3 * alone, atol=1e-4)
+
+
+def test_opposite_channels_are_not_lost() -> None:
+    x = sound(20_000)
+    stems = rtmtass.load(channels=2).separate(np.stack([x, -x], axis=1))
+    np.testing.assert_allclose(stems.sum(axis=0)[:, 0], x, atol=1e-6)
+    assert np.isfinite(stems).all()
+
+
+def test_two_streams_of_one_network_dont_mix(separator: Separator) -> None:
+    a, b = sound(20_000, seed=1), sound(20_000, seed=2)
+    one, two, outs = separator.fork(), separator.fork(), ([], [])
+    for at in range(0, 20_000, 500):
+        outs[0].append(one.process(a[at : at + 500]))
+        outs[1].append(two.process(b[at : at + 500]))
+    for x, out in ((a, outs[0]), (b, outs[1])):
+        np.testing.assert_array_equal(np.concatenate(out, axis=1), feed(separator, x, [500])[:, :20_000])
+
+
+def test_flush_twice_and_reset_are_fresh(separator: Separator) -> None:
+    stream, x = separator.fork(), sound(5000)
+    first = np.concatenate([stream.process(x), stream.flush()], axis=1)
+    silence = stream.flush()
+    assert silence.shape == (3, stream.delay)
+    assert np.abs(silence).max() < 1e-4
+    again = np.concatenate([stream.process(x), stream.flush()], axis=1)
+    np.testing.assert_array_equal(first, again)
+    stream.process(sound(3333, seed=4))
+    stream.reset()
+    np.testing.assert_array_equal(np.concatenate([stream.process(x), stream.flush()], axis=1), first)
+
+
+def test_silence_in_silence_out(separator: Separator) -> None:
+    x = np.concatenate([sound(16_000), np.zeros(64_000, np.float32)])
+    tail = separator.separate(x)[:, -32_000:]
+    assert 20 * np.log10(np.abs(tail).max() + 1e-12) < -80
+
+
+def test_no_denormals_after_sound_fades(separator: Separator) -> None:
+    fading = sound(32_000) * np.exp(-np.arange(32_000) / 200).astype(np.float32)
+    stream = separator.fork(block=256)
+    for at in range(0, 32_000, 256):
+        stream.process(fading[at : at + 256])
+    stream.process(np.zeros(16_000 * 4 // 256 * 256, np.float32))
+    inner = stream._stream  # the arenas are where denormals would live
+    for arena in (inner._state, inner._memory, inner._work):
+        small = np.abs(arena[(arena != 0)])
+        assert (small < np.finfo(np.float32).tiny).sum() == 0
+
+
+def test_shares_sum_to_one_and_follow_the_top_band(separator: Separator) -> None:
+    stream = separator.fork()
+    stems, shares = stream.process_with_shares(sound(30_000))
+    assert stems.shape == shares.shape
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
+    assert shares.min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (np.zeros((10, 2)), r"shape \(10, 2\)"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
+    ],
+)
+def test_wrong_shapes_are_named(separator: Separator, block: Floats, said: str) -> None:
+    with pytest.raises(BlockSizeError, match=said):
+        separator.fork().process(block)
+
+
+def test_wrong_multiples_are_named(separator: Separator) -> None:
+    with pytest.raises(BlockSizeError, match=r"7 samples .* multiples of 256; .*load\(block=1\)"):
+        separator.fork(block=256).process(np.zeros(7, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(separator: Separator, value: float) -> None:
+    stream, x = separator.fork(), sound(100)
+    x[42] = value
+    with pytest.raises(InputError, match="sample 42"):
+        stream.process(x)
+    assert np.isfinite(stream.process(sound(1000))).all()
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(ModelError, match=r"no model 'nope'.*rtmtass-small"):
+        rtmtass.load("nope")
+    with pytest.raises(UsageError, match="numba, torch"):
+        rtmtass.load(runtime="tensorflow")
+    with pytest.raises(UsageError, match="add runtime torch"):
+        rtmtass.load(device="cuda")
+
+
+def test_torch_is_an_equal(separator: Separator) -> None:
+    x = sound(30_000)
+    ours, torchs = separator.separate(x), rtmtass.load(runtime="torch").separate(x)
+    np.testing.assert_allclose(ours, torchs, atol=1e-5)
+
+
+def test_streams_run_in_threads_without_the_interpreter(separator: Separator) -> None:
+    """The compiled call gives the interpreter away: another thread goes on meanwhile."""
+    stream, ticks, stop = separator.fork(block=8192), [0], threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            ticks[0] += 1
+            time.sleep(0)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # then only a released lock lets the other thread in
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        seen = ticks[0]
+        for _ in range(5):
+            stream.process(sound(8192))
+        assert ticks[0] > seen
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        thread.join(timeout=5)
