@@ -247,7 +247,7 @@ class FileSink:
         try:
             self._bytes = PartFile(self.part)
         except OSError as error:
-            raise OutputError(why_unwritable(self.part, error)) from error
+            raise OutputError(why_unwritable(target, error)) from error
         try:
             self._file = soundfile.SoundFile(
                 cast(BinaryIO, self._bytes),
@@ -314,7 +314,7 @@ class FileSink:
     def _failure(self, error: BaseException) -> OutputError:
         cause = self._bytes.error or error
         if isinstance(cause, OSError):
-            return OutputError(why_unwritable(self.part, cause))
+            return OutputError(why_unwritable(self.target, cause))
         return OutputError(
             f"{self.target} can't be written as {self.encoding.format}"
             f" {self.encoding.subtype}: {cause}; try --format wav"

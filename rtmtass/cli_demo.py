@@ -35,18 +35,18 @@ def register(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Separate, draw, print."""
+    import rtmtass
     from rtmtass.cli_separate import say_compiling
     from rtmtass.files import Unwatched, separate_file
     from rtmtass.jobs import Job, Wishes
     from rtmtass.partfile import why_unwritable
     from rtmtass.report import write_report
-    from rtmtass.separator import load
     from rtmtass.tui import print_table
     from rtmtass.weights import demo_clip
 
     clip = Path(arguments.file) if arguments.file else demo_clip()
     folder = Path(arguments.output)
-    separator = load(on_compile=say_compiling)
+    separator = rtmtass.load(on_compile=say_compiling)
     targets = {stem: folder / f"{stem}.wav" for stem in separator.stems}
     wishes = Wishes(format="wav", subtype="FLOAT", overwrite=True)
     result = separate_file(Job(clip, targets), wishes, lambda: separator, Unwatched())

@@ -53,12 +53,10 @@ def run_info(arguments: argparse.Namespace) -> int:
     wishes = Wishes(channels=arguments.channels)
     source = open_source(path)
     (job,) = plan([path], wishes)
-    separator = FullBandSeparator(
-        rtmtass.load(arguments.model), source.sample_rate, source.channels, arguments.channels
-    )
+    model = rtmtass.load(arguments.model)
+    separator = FullBandSeparator(model, source.sample_rate, source.channels, arguments.channels)
     target = next(iter(job.targets.values()))
     encoding = choose_file_encoding(source, path, target, separator.channels, wishes)
-    model_rate = rtmtass.load(arguments.model).sample_rate
     seconds = (source.frames or 0) / source.sample_rate
     rows = [
         ("recording", str(path)),
@@ -69,7 +67,7 @@ def run_info(arguments: argparse.Namespace) -> int:
         *((tag, text) for tag, text in source.tags.items()),
         ("becomes", "  ".join(str(p) for p in job.targets.values())),
         ("written as", f"{encoding.format} {encoding.subtype}, {separator.channels} channel(s)"),
-        ("separated at", _how(source.sample_rate, model_rate)),
+        ("separated at", _how(source.sample_rate, model.sample_rate)),
         ("channels are", _CHANNELS[arguments.channels] if source.channels > 1 else "one"),
         ("time needed", f"about {_clock(seconds * _measure_rtf(source, separator))}"),
     ]

@@ -62,6 +62,7 @@ class StreamSource:
         self._allow_truncated = allow_truncated
         self._rest = b""
         self._position = 0
+        self._has_begun = False
         header = header or read_header(self._read_exactly, name)
         if header.encoding is None or not header.channels:
             raise InputError(
@@ -112,8 +113,9 @@ class StreamSource:
         data = b""
         while len(data) < n_bytes and (more := self._stream.read(n_bytes - len(data))):
             data += more
-        if n_bytes and not data:
+        if n_bytes and not data and not self._has_begun:
             self._refuse_early_end()
+        self._has_begun = True
         return data
 
     def _refuse_early_end(self) -> None:

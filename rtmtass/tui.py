@@ -119,3 +119,42 @@ def _line(result: Result) -> str:
         f"{result.path} → {names}  ({result.duration_s:.1f} s in {result.elapsed_s:.1f} s,"
         f" RTF {result.rtf:.3f})"
     )
+
+
+class Steps:
+    """A bar on stderr for work counted in steps: what, how many done, elapsed, remaining.
+
+    Call it as (name, done, of); use it as a context manager. Off a terminal it is silent.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bars.add_task("", total=1, visible=False)
+
+    def __enter__(self) -> Steps:
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+    def __call__(self, name: str, done: float, of: float) -> None:
+        """Show that `done` of `of` steps of `name` are done."""
+        self._bars.update(self._task, description=name, completed=done, total=of, visible=True)

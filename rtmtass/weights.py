@@ -116,6 +116,9 @@ def demo_clip() -> Path:
 def save_model(folder: Path, config: ModelConfig, data: bytes, about: dict[str, Any]) -> None:
     """Write a model's safetensors bytes and its config.json with their SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(data)
     values = {**about, "sha256": hashlib.sha256(data).hexdigest(), "model": config.to_dict()}
-    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2) + "\n"
+    for name, content in (("model.safetensors", data), ("config.json", text.encode())):
+        part = folder / f"{name}.part"
+        part.write_bytes(content)
+        part.replace(folder / name)

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.compiler import Compiler, Flags
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
+from numba.np import arrayobj
 from numpy.typing import NDArray
+
+from rtmtass.dsp.compiling import kernel
 
 Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
@@ -41,29 +43,15 @@ _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
 
 
-class _ApartCompiler(Compiler):  # type: ignore[misc]
+class _ApartCompiler(Compiler):
     """As numba's own, but tells LLVM that no two arguments overlap (C's `restrict`)."""
 
     def __init__(self, *args: Any) -> None:
         for value in args:
             if isinstance(value, Flags):
-                value.noalias = True
-        super().__init__(*args)
-
-
-_OPTIONS = {
-    "nogil": True,
-    "cache": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-    # Not-a-number and infinity keep their meaning.
-    "fastmath": {"contract", "nsz"},
-}
-
-
-def kernel(function: F) -> F:
-    """Compile `function` on first call, keep the machine code on disk, release the GIL."""
-    return cast(F, njit(**_OPTIONS)(function))
+                flags: Any = value
+                flags.noalias = True
+        super().__init__(*args)  # type: ignore[no-untyped-call]
 
 
 def kernel_apart(function: F) -> F:
@@ -71,17 +59,12 @@ def kernel_apart(function: F) -> F:
 
     Otherwise each call first compares all addresses, which costs more than a short loop.
     """
-    return cast(F, njit(pipeline_class=_ApartCompiler, **_OPTIONS)(function))
+    return kernel(function, pipeline_class=_ApartCompiler)
 
 
 def work_size(n_fft: int) -> int:
     """Floats of scratch space for one transform of `n_fft` samples: four padded regions."""
-    return 4 * region_size(n_fft)
-
-
-def region_size(n_fft: int) -> int:
-    """Floats from one region of the scratch space to the next; n_fft / 2 of them are points."""
-    return n_fft // 2 + _PAD
+    return 4 * (n_fft // 2 + _PAD)
 
 
 def fft_tables(n_fft: int) -> Floats:
@@ -108,29 +91,33 @@ def fft_tables(n_fft: int) -> Floats:
     return packed.astype(np.float32)
 
 
-@intrinsic  # type: ignore[misc]
-def borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
-    """Return array[start:start + size] without counting the reference: for compiled code only.
-
-    A slice costs two atomic operations, a dozen slices more than a whole FFT.
-    The array must be contiguous float32 and outlive its view.
-    """
+def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
+    arrays: Any = arrayobj
+    pack: Any = cgutils.pack_array
     view_type = types.Array(types.float32, 1, "C")
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = make_array(signature.args[0])(context, builder, args[0])
-        view = make_array(view_type)(context, builder)
-        populate_array(
+        source = arrays.make_array(signature.args[0])(context, builder, args[0])
+        view = arrays.make_array(view_type)(context, builder)
+        arrays.populate_array(
             view,
             data=builder.gep(source.data, [args[1]]),
-            shape=cgutils.pack_array(builder, [args[2]]),
-            strides=cgutils.pack_array(builder, [context.get_constant(types.intp, 4)]),
+            shape=pack(builder, [args[2]]),
+            strides=pack(builder, [context.get_constant(types.intp, 4)]),
             itemsize=context.get_constant(types.intp, 4),
             meminfo=None,
         )
         return view._getvalue()
 
     return view_type(array, types.intp, types.intp), build
+
+
+borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))
+"""borrow(array, start, size) is array[start:start + size] without counting the reference.
+
+For compiled code only. A slice costs two atomic operations, a dozen slices more
+than a whole FFT. The array must be contiguous float32 and outlive its view.
+"""
 
 
 # The stages take input and output as separate arrays: only then does the compiler use vectors.
@@ -165,7 +152,8 @@ def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> N
 
 @kernel_apart
 def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, four: int) -> None:
-    # As _middle_stage; with the literal 4 the compiler uses vectors of just that length.
+    # As _middle_stage for stride 4. A literal 4 would be unrolled and a bare variable taken
+    # for long: of their minimum the compiler makes one vector of four.
     m = xr.size // 16
     x0r, x1r, x2r, x3r = _quarters(xr)
     x0i, x1i, x2i, x3i = _quarters(xi)
@@ -187,9 +175,7 @@ def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, fou
 
 
 @kernel_apart
-def _middle_stage(
-    xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int
-) -> None:
+def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int) -> None:
     # Neighbours share their twiddles.
     m = xr.size // (4 * stride)
     x0r, x1r, x2r, x3r = _quarters(xr)
@@ -315,10 +301,11 @@ def _halves(re: Floats, im: Floats) -> tuple[Pair, Pair]:
 
 @kernel
 def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> None:
-    """Real FFT of what `even_and_odd` found in `work`.
+    """Real FFT of n_fft samples.
 
     Args:
-        work: (work_size(n_fft),) float32; overwritten.
+        work: (work_size(n_fft),) float32, the n_fft / 2 even samples at the start of
+            its first quarter, the odd ones at that of its second; overwritten.
         tables: `fft_tables(n_fft)`.
         spec_re: (n_fft / 2 + 1,) float32, receives the real parts.
         spec_im: (n_fft / 2 + 1,) float32, receives the imaginary parts.
@@ -347,8 +334,8 @@ def inverse(spec_re: Floats, spec_im: Floats, tables: Floats, work: Floats) -> i
         work: (work_size(n_fft),) float32; overwritten.
 
     Returns:
-        The region of `work` (0 or 2) that holds the even samples. The next
-        one holds the odd ones with their sign turned.
+        The quarter of `work` (0 or 2) that begins with the even samples. The
+        next one begins with the odd ones, their sign turned.
     """
     points = spec_re.size - 1
     half = points // 2

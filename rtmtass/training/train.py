@@ -27,6 +27,7 @@ from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.metrics import sdr, si_sdr
 from rtmtass.training.mixing import dev_mixtures
 from rtmtass.training.sources import Corpus
+from rtmtass.weights import open_model, save_model
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -249,7 +250,7 @@ class Trainer:
         self._note(**figures)
         if figures["si_sdri"] > self.best:
             self.best = figures["si_sdri"]
-            self._write("best.pt", {"weights": self.average.values, "figures": figures})
+            self._publish(figures)
 
     def save(self) -> None:
         """Write all that a resumed run needs, whole or not at all."""
@@ -267,6 +268,28 @@ class Trainer:
             },
         )
 
+    def _publish(self, figures: dict[str, float]) -> None:
+        """Write the averaged weights as a model that `rtmtass separate --model` can open."""
+        from safetensors.torch import save
+
+        counters = "num_batches_tracked"
+        weights = {
+            k: v.float().cpu().contiguous()
+            for k, v in self.average.values.items()
+            if not k.endswith(counters)
+        }
+        heard_s = self.step * self.config.batch * self.config.seconds
+        training = {
+            "steps": self.step,
+            "mixture_hours": round(heard_s / 3600, 1),
+            "machine_hours": round(self.elapsed_s / 3600, 2),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "dev": {k: round(v, 3) for k, v in figures.items()},
+        }
+        about = {"version": "unreleased", "licence": "MIT", "training": training}
+        save_model(self.folder / "best", self.model_config, save(weights), about)
+
     def _write(self, name: str, values: dict[str, Any]) -> None:
         values["config"] = self.model_config.to_dict()
         part = self.folder / f"{name}.part"
@@ -278,7 +301,7 @@ class Trainer:
         path = self.folder / "last.pt"
         if not path.exists():
             if self.config.start_from:
-                self._start_from(Path(self.config.start_from))
+                self._start_from(self.config.start_from)
             return False
         saved = torch.load(path, map_location=self.device, weights_only=True)
         if ModelConfig.from_dict(saved["config"]) != self.model_config:
@@ -293,10 +316,12 @@ class Trainer:
         self.bank_sizes = saved["bank_sizes"]
         return True
 
-    def _start_from(self, path: Path) -> None:
-        from safetensors.torch import load_file
-
-        self.net.load_state_dict(load_file(path), strict=True)
+    def _start_from(self, path: str) -> None:
+        opened = open_model(str(path))
+        if opened.config.net != self.model_config.net:
+            raise DataError(f"{path} holds another network than this config; change [net]")
+        values = {k: torch.from_numpy(v) for k, v in opened.weights.items()}
+        self.net.load_state_dict(values)
         self.average = Average(self.net, self.config.ema)
 
 
@@ -324,7 +349,7 @@ def dev_figures(
 
 
 def train(config: TrainConfig, progress: Progress) -> Path:
-    """Run, or go on with, the training `config` describes; return the best checkpoint's path."""
+    """Run, or go on with, the training `config` describes; return the best model's folder."""
     # glibc gives big buffers back after every step otherwise, and asks again: a third of the time
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 30))
     corpus = Corpus(Path(config.corpus), Path(config.cache))
@@ -353,4 +378,4 @@ def train(config: TrainConfig, progress: Progress) -> Path:
     finally:
         stream.close()
         signal.signal(signal.SIGINT, previous)
-    return trainer.folder / "best.pt"
+    return trainer.folder / "best"

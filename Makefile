@@ -1,0 +1,47 @@
+# make demo   separates a bundled mixture: the core only, no torch
+# make test   installs everything and runs the whole test suite
+# make check  format, lint, types and tests: what has to pass before a commit
+# make bench  runs the benchmarks and writes benchmarks/README.md
+# make fix    formats and mends what can be mended by itself
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find rtmtass models -type f -not -path '*/__pycache__/*' 2>/dev/null)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check bench fix clean
+# A checkout that is being worked on has the editable install already.
+demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
+	$(BIN)/rtmtass demo --output demo
+
+test: .venv/dev.done
+	$(BIN)/python -m pytest
+
+check: .venv/dev.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/dev.done
+	$(BIN)/python benchmarks/all.py
+
+fix: .venv/dev.done
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rtmtass needs Python 3.11 or newer; name one:  make demo PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/core.done: .venv/made pyproject.toml $(SOURCES)
+	$(BIN)/python -m pip install --quiet .
+	@touch $@
+
+.venv/dev.done: .venv/made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist demo

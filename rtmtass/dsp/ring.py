@@ -1,0 +1,232 @@
+"""Samples handed from one thread or process to another, neither ever waiting for the other."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.errors import BlockSizeError, UsageError
+
+Floats = NDArray[np.float32]
+
+_LINE = 64
+"""Bytes of a cache line: each counter has its own, or writer and reader would slow each other."""
+_N_LINES = 5
+"""One line each for: samples written, read, lost, missing; and the ring's capacity and channels."""
+
+
+class Ring:
+    """A ring of samples between one writer and one reader, without a lock.
+
+    Only the writer's side changes what was written and lost, only the reader's
+    what was read and is missing. The data are moved first and counted
+    afterwards, so neither side sees samples that aren't there yet.
+
+    Nothing is allocated but views, so an audio callback may use it.
+
+    Args:
+        capacity: samples per channel that fit, 1 or more.
+        channels: 1 or more.
+
+    Raises:
+        UsageError: the ring has no room or no channel.
+    """
+
+    def __init__(self, capacity: int, channels: int = 1) -> None:
+        size = self.bytes_needed(capacity, channels)
+        memory = np.zeros(size + _LINE, np.uint8)
+        start = -memory.ctypes.data % _LINE
+        # Threads of one process hand over the interpreter's lock, which orders all they wrote.
+        self._attach(memory[start : start + size], capacity, channels, _no_fence)
+
+    @staticmethod
+    def bytes_needed(capacity: int, channels: int = 1) -> int:
+        """Return the size of a buffer for `in_memory`.
+
+        Raises:
+            UsageError: the ring has no room or no channel.
+        """
+        if capacity < 1 or channels < 1:
+            raise UsageError(
+                f"a ring needs room for at least 1 sample of 1 channel,"
+                f" not {capacity} samples of {channels} channels"
+            )
+        return _N_LINES * _LINE + capacity * channels * np.dtype(np.float32).itemsize
+
+    @classmethod
+    def in_memory(cls, buffer: Any, capacity: int, channels: int = 1) -> Self:
+        """Return a ring in memory that another process sees too.
+
+        Each side calls this on its own view of the memory. Fresh memory, all
+        zeros, is an empty ring. Drop the ring before you close shared memory.
+
+        Args:
+            buffer: writable bytes, `bytes_needed(capacity, channels)` or more,
+                such as `SharedMemory.buf`.
+            capacity: samples per channel, the same on both sides.
+            channels: the same on both sides.
+
+        Raises:
+            UsageError: the buffer is too small, read-only or not aligned to
+                8 bytes, or holds a ring of another size.
+        """
+        size = cls.bytes_needed(capacity, channels)
+        memory = np.frombuffer(buffer, np.uint8)
+        if len(memory) < size or not memory.flags.writeable or memory.ctypes.data % 8:
+            raise UsageError(
+                f"a ring of {capacity} samples of {channels} channels needs {size} writable"
+                f" bytes, aligned to 8, not {len(memory)}"
+                f" {'writable' if memory.flags.writeable else 'read-only'} ones"
+                f" at {memory.ctypes.data % 8} beyond: use Ring.bytes_needed"
+            )
+        ring = cls.__new__(cls)
+        ring._attach(memory[:size], capacity, channels, _fence())
+        return ring
+
+    def _attach(
+        self,
+        memory: NDArray[np.uint8],
+        capacity: int,
+        channels: int,
+        fence: Callable[[], None],
+    ) -> None:
+        head = memory[: _N_LINES * _LINE].view(np.int64).reshape(_N_LINES, -1)
+        self._written, self._read, self._lost, self._missing, size = head
+        if size[0] == 0:
+            size[:2] = capacity, channels
+        elif (size[0], size[1]) != (capacity, channels):
+            raise UsageError(
+                f"this memory holds a ring of {size[0]} samples of {size[1]} channels,"
+                f" not {capacity} of {channels}: name the same size on both sides"
+            )
+        self._data = memory[_N_LINES * _LINE :].view(np.float32).reshape(capacity, channels)
+        self._fence = fence
+
+    @property
+    def capacity(self) -> int:
+        """Samples per channel that fit."""
+        return self._data.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of each block."""
+        return self._data.shape[1]
+
+    @property
+    def available(self) -> int:
+        """Samples that can be read now; for the reader it can only grow."""
+        # In this order and capped, a third who looks on never sees an impossible number.
+        read = int(self._read[0])
+        return min(int(self._written[0]) - read, self.capacity)
+
+    @property
+    def free(self) -> int:
+        """Samples that can be written now; for the writer it can only grow."""
+        return self.capacity - self.available
+
+    @property
+    def overruns(self) -> int:
+        """Samples lost so far: handed to `write` when there was no room."""
+        return int(self._lost[0])
+
+    @property
+    def underruns(self) -> int:
+        """Samples missing so far: asked of `read` when they weren't there."""
+        return int(self._missing[0])
+
+    def write(self, block: Floats) -> int:
+        """Append as much of a block as there is room for; the rest counts as overruns.
+
+        Args:
+            block: (n, channels) float32, any n. Read, not kept.
+
+        Returns:
+            Samples written, from the block's beginning.
+
+        Raises:
+            BlockSizeError: another shape or type.
+        """
+        self._check(block)
+        written = int(self._written[0])
+        n = min(len(block), self.capacity - (written - int(self._read[0])))
+        self._fence()
+        start = written % self.capacity
+        first = min(n, self.capacity - start)
+        self._data[start : start + first] = block[:first]
+        self._data[: n - first] = block[first:n]
+        self._fence()
+        self._written[0] = written + n
+        if n < len(block):
+            self._lost[0] += len(block) - n
+        return n
+
+    def read(self, out: Floats) -> int:
+        """Fill the beginning of `out` with the oldest samples; what lacks counts as underruns.
+
+        Args:
+            out: (n, channels) float32, any n. Beyond what was read it stays as it is.
+
+        Returns:
+            Samples read.
+
+        Raises:
+            BlockSizeError: another shape or type.
+        """
+        self._check(out)
+        read = int(self._read[0])
+        n = min(len(out), int(self._written[0]) - read)
+        self._fence()
+        start = read % self.capacity
+        first = min(n, self.capacity - start)
+        out[:first] = self._data[start : start + first]
+        out[first:n] = self._data[: n - first]
+        self._fence()
+        self._read[0] = read + n
+        if n < len(out):
+            self._missing[0] += len(out) - n
+        return n
+
+    def clear(self) -> None:
+        """Drop all that waits to be read. For the reader's side; the counts of xruns stay."""
+        self._read[0] = self._written[0]
+
+    def _check(self, block: Floats) -> None:
+        if block.ndim != 2 or block.shape[1] != self.channels or block.dtype != np.float32:
+            raise BlockSizeError(
+                f"this ring takes blocks of shape (n, {self.channels}) and type float32,"
+                f" not {block.shape} and {block.dtype}: reshape or convert first"
+            )
+
+
+def _no_fence() -> None:
+    """Leave the order of stores to the CPU: x86 keeps it."""
+
+
+def _fence() -> Callable[[], None]:
+    """Return what makes stores visible in order to another process, on this CPU."""
+    if platform.machine().lower() in ("x86_64", "amd64", "i686", "x86"):
+        return _no_fence
+    return _compiled_fence()
+
+
+def _compiled_fence() -> Callable[[], None]:
+    # Imported here, as most machines never need it.
+    from numba import njit, types
+    from numba.extending import intrinsic
+
+    def fence(typing_context: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
+
+        return types.void(), build
+
+    barrier: Any = intrinsic(fence)
+    # With the interpreter's lock held: to give it away could mean to wait for it.
+    compiled: Callable[[], None] = njit(lambda: barrier())
+    compiled()
+    return compiled

@@ -1,0 +1,20 @@
+"""Runs the command line with the fake Separator: all of it but the network, without its start."""
+
+from __future__ import annotations
+
+import sys
+
+from fakes import FakeSeparator
+
+import rtmtass
+from rtmtass.cli import main
+
+
+def load(_model="fake", **_):
+    return FakeSeparator()
+
+
+rtmtass.load = load
+
+if __name__ == "__main__":
+    sys.exit(main())

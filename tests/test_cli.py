@@ -1,0 +1,391 @@
+"""The command as a person runs it: exit codes, first lines, pipes, signals, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from rtmtass.riff import stream_header
+
+HERE = Path(__file__).parent
+FAKE = [sys.executable, str(HERE / "fake_rtmtass.py")]
+REAL = [sys.executable, "-m", "rtmtass"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}", "OMP_NUM_THREADS": "1"}
+STEMS = ("speech", "music", "noise")
+
+
+def run(folder, *words, data=b"", command=FAKE, code=None):
+    done = subprocess.run(
+        [*command, *map(str, words)], cwd=folder, env=ENVIRONMENT, input=data, capture_output=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    if code is not None:
+        assert done.returncode == code, done.stderr.decode()
+    return done
+
+
+def start(folder, *words):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*FAKE, *map(str, words)], cwd=folder, env=ENVIRONMENT, **pipes)
+
+
+def noise(n, channels=1):
+    return np.random.default_rng(n).uniform(-0.5, 0.5, (n, channels)).astype(np.float32)
+
+
+@pytest.fixture
+def talk(tmp_path):
+    soundfile.write(tmp_path / "talk.flac", noise(50000, 2), 44100)
+    return tmp_path
+
+
+def listing(folder):
+    return sorted(os.listdir(folder))
+
+
+def outputs(suffix="flac"):
+    return [f"talk.{stem}.{suffix}" for stem in sorted(STEMS)]
+
+
+def test_one_recording_becomes_three(talk):
+    done = run(talk, "separate", "talk.flac", code=0)
+    assert listing(talk) == sorted(["talk.flac", *outputs()])
+    assert done.stdout == done.stderr == b""  # no terminal, so nothing to watch
+    stems = [soundfile.read(talk / name)[0] for name in outputs()]
+    error = sum(stems) - soundfile.read(talk / "talk.flac")[0]
+    assert np.abs(error).max() < 2 * 2**-15
+
+
+def test_json_has_one_object_per_file(talk):
+    shutil.copy(talk / "talk.flac", talk / "other.flac")
+    (talk / "third.wav").touch()
+    done = run(talk, "separate", ".", "-o", "out", "--stems", "speech,noise", "--json", code=1)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(x["input"], x["status"]) for x in lines] == [
+        ("other.flac", "done"), ("talk.flac", "done"), ("third.wav", "failed"),
+    ]  # fmt: skip
+    assert lines[1]["outputs"]["noise"] == "out/talk.noise.flac"
+    assert lines[1]["frames"] == 50000
+    first, second = done.stderr.decode().splitlines()
+    assert first == "rtmtass: 1 of 3 recordings failed:"
+    assert second.startswith("  third.wav is empty")
+    again = run(talk, "separate", "talk.flac", "-o", "out", "--stems", "noise", "--json", code=0)
+    assert json.loads(again.stdout)["status"] == "skipped"
+
+
+def test_a_remix(talk):
+    words = ("--gain", "speech=0,music=-12,noise=-inf", "--mix", "mix.wav", "--subtype", "FLOAT")
+    run(talk, "separate", "talk.flac", "--format", "wav", *words, code=0)
+    assert listing(talk) == sorted(["mix.wav", "talk.flac", *outputs("wav")])
+    stem = {name: soundfile.read(talk / f"talk.{name}.wav")[0] for name in STEMS}
+    expected = stem["speech"] + 10 ** (-12 / 20) * stem["music"]
+    np.testing.assert_allclose(soundfile.read(talk / "mix.wav")[0], expected, atol=1e-6)
+
+
+# --- what is refused
+
+
+def bad_files(folder):
+    x = noise(16000)
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("not sound at all, but text\n" * 50)
+    soundfile.write(folder / "zero.wav", x[:0], 16000)
+    soundfile.write(folder / "cut.wav", x, 16000, "PCM_16")
+    os.truncate(folder / "cut.wav", 16044)
+    x[8000] = np.nan
+    soundfile.write(folder / "nan.wav", x, 16000, "FLOAT")
+    x[8000] = -np.inf
+    soundfile.write(folder / "inf.wav", x, 16000, "FLOAT")
+    soundfile.write(folder / "slow.wav", noise(100), 2000)
+    (folder / "folder").mkdir()
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["missing.wav"], "missing.wav doesn't exist; check the spelling: ls ."),
+    (["empty.wav"], "empty.wav is empty (0 bytes); record or fetch it again"),
+    (["text.wav"], "text.wav is no audio that libsndfile reads; convert it first:"),
+    (["zero.wav"], "zero.wav holds no samples (0 s); record or export it again"),
+    (["cut.wav"], "cut.wav is cut short: its header promises 1.00 s (16000 frames), it holds"),
+    (["nan.wav"], "nan.wav holds NaN at 0.500 s (frame 8000), not a sample;"),
+    (["inf.wav"], "inf.wav holds infinity at 0.500 s (frame 8000), not a sample;"),
+    (["slow.wav"], "slow.wav has a sample rate of 2000 Hz; rtmtass takes 4000 to 384000 Hz"),
+    (["folder"], "folder is a folder without recordings; to search the folders in it too, add"),
+    (["talk.flac", "--stems", "vocals"], "there is no stem 'vocals'; choose of speech, music,"),
+    (["talk.flac", "--gain", "x=1", "--mix", "m.wav"], "there is no stem 'x'; choose of speech,"),
+    (["talk.flac", "-o", "talk.flac"], "talk.flac can't be written: File exists"),
+    (["talk.flac", "-o", "/sys/rtmtass"], "/sys/rtmtass may not be written by you; name another"),
+    (["talk.flac", "--gain", "noise=-6", "--mix", "talk.flac"], "talk.flac is an input too; name"),
+    (["talk.flac", "--format", "opus"], "opus can't hold 44100 Hz; add --format flac, or wav"),
+    (["-", "--rate", "100", "-o", "out"], "stdin has a sample rate of 100 Hz; rtmtass takes"),
+    (["-", "-o", "out"], "stdin holds no samples; is what should send them running?"),
+])  # fmt: skip
+def test_the_users_world_is_told_in_one_line(talk, words, line):
+    bad_files(talk)
+    before = listing(talk)
+    done = run(talk, "separate", *words, code=1)
+    said = done.stderr.decode()
+    assert said.startswith(f"rtmtass: {line}")
+    assert said.count("\n") == 1
+    assert listing(talk) == before
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ([], "the following arguments are required: COMMAND; see rtmtass --help"),
+    (["seperate"], "argument COMMAND: invalid choice: 'seperate'"),
+    (["separate"], "the following arguments are required: FILE; see rtmtass separate --help"),
+    (["separate", "talk.flac", "--format", "aac"], "argument --format: invalid choice: 'aac'"),
+    (["separate", "talk.flac", "--gain", "speech"], "argument --gain: invalid STEM=DB,… value"),
+    (["separate", "talk.flac", "--gain", "speech=0"], "a remix needs both: --gain"),
+    (["separate", "talk.flac", "--mix", "m.wav"], "a remix needs both: --gain"),
+    (["separate", "talk.flac", "-o", "-"], "stdout carries one stem; choose it: --stems speech"),
+    (["separate", "-", "--rate", "16000"], "stdin has no folder; add -o FOLDER, or --stems"),
+    (["separate", "-", "--raw", "s16", "-o", "x"], "raw samples don't say their rate; add --rate"),
+    (["separate", "talk.flac", "--rate", "8000"], "--rate, --channels-in and --raw say what"),
+    (["separate", "talk.flac", "--format", "flac", "--subtype", "FLOAT"], "--subtype FLOAT doesn"),
+    (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--json"], "stdout carries sound"),
+    (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--format", "mp3"],
+     "stdout carries WAV or raw samples, not mp3; add -o FOLDER"),
+])  # fmt: skip
+def test_usage_is_told_and_exits_2(talk, words, line):
+    done = run(talk, *words, code=2)
+    assert done.stderr.decode().startswith(f"rtmtass: {line}")
+    assert listing(talk) == ["talk.flac"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root is refused nothing")
+def test_an_unreadable_file_is_told(talk):
+    (talk / "talk.flac").chmod(0)
+    said = run(talk, "separate", "talk.flac", code=1).stderr.decode()
+    assert said.startswith("rtmtass: talk.flac may not be read by you; chmod u+r it")
+
+
+def test_a_full_disk_is_told(talk):
+    (talk / "talk.noise.flac.part").symlink_to("/dev/full")
+    said = run(talk, "separate", "talk.flac", code=1).stderr.decode()
+    assert said.startswith("rtmtass: talk.noise.flac can't be written: the disk is full; free")
+    assert listing(talk) == ["talk.flac"]
+
+
+def test_altered_weights_are_told(talk):
+    model = talk / "model"
+    shutil.copytree(HERE.parent / "models" / "rtmtass-small", model)
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    done = run(talk, "separate", "talk.flac", "--model", "model", command=REAL, code=1)
+    assert "the file was altered; install rtmtass again" in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert listing(talk) == ["model", "talk.flac"]
+
+
+def test_a_truncated_file_may_be_allowed(talk):
+    bad_files(talk)
+    run(talk, "separate", "cut.wav", "--allow-truncated", code=0)
+    assert soundfile.info(talk / "cut.speech.wav").frames == 8000
+
+
+# --- pipes
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2)])
+def test_a_pipe_gives_what_a_file_gives(tmp_path, rate, channels):
+    x = noise(30000, channels)
+    soundfile.write(tmp_path / "a.wav", x, rate, "FLOAT")
+    run(tmp_path, "separate", "a.wav", code=0)
+    expected = soundfile.read(tmp_path / "a.music.wav", dtype="float32", always_2d=True)[0]
+    raw = ("--rate", rate, "--channels-in", channels)
+    done = run(tmp_path, "separate", "-", *raw, "--stems", "music", "-o", "-", data=x.tobytes(),
+               code=0)  # fmt: skip
+    piped = np.frombuffer(done.stdout, np.float32).reshape(-1, channels)
+    np.testing.assert_allclose(piped, expected, atol=1e-6)
+    wav = stream_header(rate, channels, "f32") + x.tobytes()
+    done = run(tmp_path, "separate", "-", "--stems", "music", "-o", "-", data=wav, code=0)
+    samples, rate_out = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
+    assert rate_out == rate
+    np.testing.assert_array_equal(samples, piped)
+    run(tmp_path, "separate", "-", "-o", "out", data=wav, code=0)
+    assert listing(tmp_path / "out") == [f"stdin.{stem}.wav" for stem in sorted(STEMS)]
+    samples = soundfile.read(tmp_path / "out" / "stdin.music.wav", always_2d=True)[0]
+    np.testing.assert_array_equal(samples, piped)
+
+
+def test_16_bits_in_are_16_bits_out(tmp_path):
+    x = (noise(5000) * 32767).astype("<i2")
+    raw = ("--rate", "16000", "--raw", "s16")
+    done = run(tmp_path, "separate", "-", *raw, "--gain", "music=0", "--mix", "-",
+               data=x.tobytes(), code=0)  # fmt: skip
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, "<i2"), x[:, 0])
+    assert listing(tmp_path) == []
+
+
+def test_a_file_to_stdout_is_a_wav_of_known_length(talk):
+    done = run(talk, "separate", "talk.flac", "--stems", "speech", "-o", "-", code=0)
+    samples, rate = soundfile.read(io.BytesIO(done.stdout))
+    assert (samples.shape, rate) == ((50000, 2), 44100)
+    assert int.from_bytes(done.stdout[4:8], "little") == len(done.stdout) - 8
+
+
+def test_a_pipe_waits_for_no_more_than_the_algorithm(tmp_path):
+    """All but the 511 samples of the delay must come out while stdin is still open."""
+    x = noise(2048)
+    live = start(tmp_path, "separate", "-", "--rate", "16000", "--stems", "speech", "-o", "-")
+    live.stdin.write(x.tobytes())
+    live.stdin.flush()
+    early = live.stdout.read((2048 - 511) * 4)  # would hang if it were not there
+    rest, _ = live.communicate(timeout=30)
+    assert len(early + rest) == x.nbytes
+    assert live.returncode == 0
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    live = start(tmp_path, "separate", "-", "--rate", "16000", "--stems", "speech", "-o", "-")
+    live.stdin.write(noise(16000).tobytes())
+    live.stdin.flush()
+    live.stdout.read(4000)
+    live.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        for _ in range(100):
+            live.stdin.write(noise(16000).tobytes())
+    with contextlib.suppress(BrokenPipeError):
+        live.stdin.close()
+    assert live.wait(30) == 0
+    assert live.stderr.read() == b""
+    live.stderr.close()
+
+
+# --- signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_playable_parts_and_says_so(tmp_path, number, code):
+    live = start(tmp_path, "separate", "-", "--rate", "16000", "-o", "out", "--subtype", "PCM_16")
+    live.stdin.write(noise(32000).tobytes())
+    live.stdin.flush()
+    parts = [tmp_path / "out" / f"stdin.{stem}.wav.part" for stem in STEMS]
+    give_up = time.monotonic() + 30
+    while not all(p.exists() and p.stat().st_size > 2 * 31000 for p in parts):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    live.send_signal(number)
+    _, said = live.communicate(timeout=30)
+    assert live.returncode == code
+    assert said.decode().startswith("rtmtass: stopped; the unfinished are playable as out/stdin.sp")
+    assert said.count(b"\n") == 1
+    assert listing(tmp_path / "out") == sorted(part.name for part in parts)
+    assert [soundfile.info(part).frames for part in parts] == [32000 - 511] * 3
+
+
+# --- what a person sees
+
+
+def test_progress_is_for_terminals(talk):
+    """On a terminal: a bar with elapsed and remaining time and the RTF, then a line per file."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = [*FAKE, "separate", "talk.flac"]
+    environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+    subprocess.run(words, cwd=talk, env=environment, stderr=theirs, timeout=60, check=True)
+    os.set_blocking(ours, False)
+    said = os.read(ours, 1_000_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "RTF" in said
+    assert "100%" in said or "0:00:0" in said
+    assert "talk.flac → talk.speech.flac, talk.music.flac, talk.noise.flac" in said
+    assert "\x1b[3" not in said  # NO_COLOR
+
+
+def test_info_says_what_would_happen(talk):
+    said = run(talk, "info", "talk.flac", code=0).stdout.decode()
+    for words in ("44100 Hz", "1.13 s (50000 frames)", "talk.noise.flac", "flac PCM_16", "linked",
+                  "16000 Hz, resampled", "time needed"):  # fmt: skip
+        assert words in said
+    assert listing(talk) == ["talk.flac"]
+
+
+def test_models_lists_name_size_latency_and_licence(tmp_path):
+    said = run(tmp_path, "models", code=0).stdout.decode()
+    assert said.splitlines()[0].split()[:3] == ["model", "version", "size"]
+    assert "rtmtass-small" in said
+    assert "32 ms" in said
+    assert "MIT" in said
+    facts = json.loads(run(tmp_path, "models", "--json", code=0).stdout.splitlines()[0])
+    assert facts["sample_rate"] == 16000
+
+
+def test_the_demo_writes_stems_a_picture_and_a_table(talk):
+    said = run(talk, "demo", "talk.flac", code=0).stdout.decode()
+    assert listing(talk / "demo") == sorted(
+        ["mixture.flac", "report.png", *(f"{stem}.wav" for stem in STEMS)]
+    )
+    assert (talk / "demo" / "report.png").read_bytes()[:4] == b"\x89PNG"
+    for words in ("duration", "algorithmic latency", "32 ms", "p50 / p99", "real-time factor",
+                  "level of mixture", "level of noise", "error of the stems' sum"):  # fmt: skip
+        assert words in said
+
+
+@pytest.mark.parametrize("words", [["--help"], ["separate", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words):
+    code = (
+        "import sys; from rtmtass.cli import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'numba', 'numpy', 'soundfile', 'soxr', 'rich', 'matplotlib'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = run(HERE, command=[sys.executable, "-c", code])
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+# --- memory
+
+
+@pytest.mark.parametrize(("rate", "channels", "minutes"), [(16000, 1, 10), (44100, 2, 3)])
+def test_memory_does_not_grow_with_length(tmp_path, rate, channels, minutes):
+    second = (noise(rate, channels) * 32767).astype(np.int16)
+    peaks_mb = []
+    for length_s in (minutes * 6, minutes * 60):
+        with soundfile.SoundFile(tmp_path / "a.wav", "w", rate, channels) as file:
+            for _ in range(length_s):
+                file.write(second)
+        code = (
+            "import sys, resource, fake_rtmtass\n"
+            "sys.argv[1:] = ['separate', 'a.wav', '--overwrite']\n"
+            "assert fake_rtmtass.main() == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        done = run(tmp_path, command=[sys.executable, "-c", code], code=0)
+        peaks_mb.append(float(done.stdout))
+    assert peaks_mb[1] - peaks_mb[0] < 20
+
+
+# --- the real thing, once
+
+
+def test_the_real_separator_through_every_door(talk):
+    words = ("separate", "talk.flac", "--format", "wav", "--subtype", "FLOAT", "--quiet")
+    run(talk, *words, command=REAL, code=0)
+    stems = [soundfile.read(talk / f"talk.{stem}.wav", dtype="float32")[0] for stem in STEMS]
+    x = soundfile.read(talk / "talk.flac", dtype="float32")[0]
+    assert stems[0].shape == x.shape
+    assert 20 * np.log10(np.abs(sum(stems) - x).max() + 1e-12) < -90
+    raw = ("--rate", 44100, "--channels-in", 2, "--stems", "music", "-o", "-", "--quiet")
+    piped = run(talk, "separate", "-", *raw, data=x.tobytes(), command=REAL, code=0).stdout
+    got = np.frombuffer(piped, np.float32).reshape(-1, 2)
+    np.testing.assert_allclose(got, stems[1], atol=1e-5)

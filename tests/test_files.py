@@ -1,0 +1,391 @@
+"""Jobs: what is planned, what is written, and what is left when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fakes import FakeSeparator
+
+from rtmtass.config import STEMS
+from rtmtass.errors import InputError, ModelError, OutputError, UsageError
+from rtmtass.files import Interrupted, Unwatched, separate_file, separate_files
+from rtmtass.fullband import FullBandSeparator
+from rtmtass.interrupt import Terminated, catch_stops, exit_code, held
+from rtmtass.jobs import Job, Wishes, plan
+from rtmtass.sinks import MIX, StemWriters, WriterThread
+
+HOP = FakeSeparator.hop
+EXACT = {"format": "wav", "subtype": "FLOAT"}
+
+
+def noise(n, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-0.5, 0.5, (n, channels)).astype(np.float32)
+
+
+def record(path, n=5000, rate=16000, channels=1, subtype=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x = noise(n, channels)
+    soundfile.write(path, x, rate, subtype)
+    return x
+
+
+def separate(path, **wishes):
+    asked = Wishes(**wishes)
+    (job,) = plan([path], asked)
+    return separate_file(job, asked, FakeSeparator, Unwatched())
+
+
+def read(path):
+    return soundfile.read(path, dtype="float32", always_2d=True)[0]
+
+
+def peak_db(x):
+    return 20 * np.log10(np.abs(x).max() + 1e-12)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "linked"), (2, "linked"), (3, "independent")])
+def test_the_stems_of_a_float_file_sum_to_it(tmp_path, rate, channels, mode):
+    x = record(tmp_path / "a.wav", rate * 2 + 77, rate, channels, "FLOAT")
+    result = separate(tmp_path / "a.wav", channels=mode)
+    stems = [read(result.outputs[stem]) for stem in STEMS]
+    assert all(s.shape == x.shape for s in stems)
+    assert all(soundfile.info(p).samplerate == rate for p in result.outputs.values())
+    assert all(soundfile.info(p).subtype == "FLOAT" for p in result.outputs.values())
+    assert peak_db(sum(stems) - x) < -90
+    assert (result.status, result.frames, result.channels) == ("done", len(x), channels)
+
+
+@pytest.mark.parametrize(("subtype", "bits"), [("PCM_16", 16), ("PCM_24", 24)])
+def test_the_stems_of_an_integer_file_sum_within_their_own_rounding(tmp_path, subtype, bits):
+    record(tmp_path / "a.flac", 50000, 44100, 2, subtype)
+    x = read(tmp_path / "a.flac")
+    stems = [read(p) for p in separate(tmp_path / "a.flac").outputs.values()]
+    assert np.abs(sum(stems) - x).max() <= 3 * 0.5 * 2.0 ** (1 - bits) + 1e-6
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 8000])
+@pytest.mark.parametrize("n", [1, HOP - 1, HOP, HOP + 1, 16000, 44101])
+def test_as_many_frames_out_as_in(tmp_path, rate, n):
+    x = record(tmp_path / "a.wav", n, rate, 2, "FLOAT")
+    stems = [read(p) for p in separate(tmp_path / "a.wav").outputs.values()]
+    assert [len(s) for s in stems] == [n] * 3
+    assert peak_db(sum(stems) - x) < -90
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_an_impulse_stays_where_it_is(tmp_path, rate):
+    x = np.zeros((rate, 2), np.float32)
+    x[12345] = 0.5
+    soundfile.write(tmp_path / "a.wav", x, rate, "FLOAT")
+    asked = Wishes()
+    (job,) = plan([tmp_path / "a.wav"], asked)
+    alone = FakeSeparator(weights=(1, 0, 0))
+    result = separate_file(job, asked, lambda: alone, Unwatched())
+    speech = read(result.outputs["speech"])
+    assert np.abs(speech).argmax(axis=0).tolist() == [12345, 12345]
+    assert peak_db(speech - x) < -90
+
+
+def test_nothing_comes_of_no_samples(tmp_path):
+    record(tmp_path / "a.wav", 0)
+    with pytest.raises(InputError, match="no samples"):
+        separate(tmp_path / "a.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize("name", ["flac", "ogg", "mp3", "opus", "wav"])
+def test_every_format_has_the_inputs_length_and_tags(tmp_path, name):
+    with soundfile.SoundFile(tmp_path / "a.flac", "w", 48000, 2) as file:
+        file.title, file.artist = "Talk", "Someone"
+        file.write(noise(33333, 2))
+    result = separate(tmp_path / "a.flac", format=name)
+    for path in result.outputs.values():
+        assert path.suffix == f".{name}"
+        with soundfile.SoundFile(path) as file:
+            assert (file.frames, file.samplerate, file.channels) == (33333, 48000, 2)
+            assert (file.title, file.artist) == ("Talk", "Someone")
+
+
+def test_mono_mixes_down(tmp_path):
+    x = record(tmp_path / "a.wav", 9000, 44100, 2, "FLOAT")
+    stems = [read(p) for p in separate(tmp_path / "a.wav", channels="mono").outputs.values()]
+    assert peak_db(sum(stems)[:, 0] - x.mean(axis=1)) < -90
+
+
+def test_only_the_stems_asked_for(tmp_path):
+    record(tmp_path / "a.wav")
+    result = separate(tmp_path / "a.wav", stems=("music",), folder=tmp_path / "new" / "out")
+    assert result.outputs == {"music": tmp_path / "new" / "out" / "a.music.wav"}
+    assert os.listdir(tmp_path / "new" / "out") == ["a.music.wav"]
+
+
+def test_the_remix_is_the_weighted_sum_of_the_stems(tmp_path):
+    record(tmp_path / "a.wav", 20000, 44100, 2, "FLOAT")
+    gains = {"music": -12.0, "noise": -np.inf}
+    mix = tmp_path / "mix.wav"
+    outputs = separate(tmp_path / "a.wav", gains_db=gains, mix=mix).outputs
+    assert outputs[MIX] == mix
+    expected = read(outputs["speech"]) + 10 ** (-12 / 20) * read(outputs["music"])
+    np.testing.assert_allclose(read(mix), expected, atol=1e-6)
+
+
+def test_the_name_of_the_remix_says_its_format(tmp_path):
+    record(tmp_path / "a.wav", subtype="PCM_16")
+    separate(tmp_path / "a.wav", gains_db={"noise": -6}, mix=tmp_path / "m.flac", stems=())
+    assert soundfile.info(tmp_path / "m.flac").format == "FLAC"
+    assert sorted(os.listdir(tmp_path)) == ["a.wav", "m.flac"]
+
+
+def test_integer_clipping_is_reported(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full((4000, 1), 1.5, np.float32), 16000, "FLOAT")
+    loud = FakeSeparator(weights=(1, 0, 0))
+    asked = Wishes(subtype="PCM_16")
+    (job,) = plan([tmp_path / "a.wav"], asked)
+    assert separate_file(job, asked, lambda: loud, Unwatched()).clipped == {"speech": 4000}
+
+
+# --- plans
+
+
+def names(jobs, root):
+    return [str(job.path.relative_to(root)) for job in jobs]
+
+
+def test_a_folder_gives_its_recordings_but_not_its_own_outputs(tmp_path):
+    for name in ("b.wav", "a.flac", "sub/c.wav", "a.speech.flac", "b.mix.wav"):
+        record(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    asked = Wishes(folder=tmp_path / "out")
+    assert names(plan([tmp_path], asked), tmp_path) == ["a.flac", "b.wav"]
+    deep = plan([tmp_path, tmp_path / "b.wav"], asked, recursive=True)
+    assert names(deep, tmp_path)[:3] == ["a.flac", "b.wav", "sub/c.wav"]
+    assert deep[2].targets["speech"] == tmp_path / "out" / "sub" / "c.speech.wav"
+
+
+def test_a_folder_without_recordings_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"without recordings; .* add --recursive"):
+        plan([tmp_path], Wishes())
+
+
+def test_a_file_named_twice_is_separated_once(tmp_path):
+    record(tmp_path / "a.wav")
+    assert len(plan([tmp_path / "a.wav", tmp_path / "a.wav"], Wishes())) == 1
+
+
+def test_an_output_may_not_be_an_input(tmp_path):
+    path = tmp_path / "a.wav"
+    record(path)
+    with pytest.raises(OutputError, match="is an input too"):
+        plan([path], Wishes(mix=path))
+    os.link(path, tmp_path / "a.speech.wav")
+    with pytest.raises(OutputError, match="is an input too"):
+        plan([path], Wishes(overwrite=True))
+    (tmp_path / "a.speech.wav").unlink()
+    (tmp_path / "a.speech.wav").symlink_to(path)
+    with pytest.raises(OutputError, match="is an input too"):
+        plan([path], Wishes())
+
+
+def test_two_inputs_may_not_share_an_output(tmp_path):
+    record(tmp_path / "a.wav")
+    record(tmp_path / "a.flac")
+    with pytest.raises(UsageError, match=r"would both write .*a\.speech\.wav"):
+        plan([tmp_path / "a.wav", tmp_path / "a.flac"], Wishes(format="wav"))
+    assert len(plan([tmp_path / "a.wav", tmp_path / "a.flac"], Wishes())) == 2
+
+
+def test_the_remixes_of_several_go_to_a_folder(tmp_path):
+    record(tmp_path / "a.wav")
+    record(tmp_path / "b.wav")
+    jobs = plan([tmp_path / "a.wav", tmp_path / "b.wav"], Wishes(mix=tmp_path / "m", stems=()))
+    assert [job.targets[MIX].name for job in jobs] == ["a.mix.wav", "b.mix.wav"]
+
+
+# --- series
+
+
+class Watching(Unwatched):
+    def __init__(self):
+        self.paths, self.frames, self.statuses = [], 0, []
+
+    def started(self, path, frames, sample_rate):
+        self.paths.append((path.name, frames, sample_rate))
+
+    def advanced(self, frames):
+        self.frames += frames
+
+    def finished(self, result):
+        self.statuses.append(result.status)
+
+
+def test_a_bad_file_does_not_end_the_series(tmp_path):
+    record(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("not sound")
+    record(tmp_path / "c.wav", 7000)
+    asked, watching = Wishes(), Watching()
+    results = list(separate_files(plan([tmp_path], asked), asked, FakeSeparator, watching))
+    assert [r.status for r in results] == ["done", "failed", "done"] == watching.statuses
+    assert "b.wav is no audio" in results[1].error
+    assert watching.paths == [("a.wav", 5000, 16000), ("c.wav", 7000, 16000)]
+    assert watching.frames == 12000
+    again = list(separate_files(plan([tmp_path], asked), asked, FakeSeparator, watching))
+    assert [r.status for r in again] == ["skipped", "failed", "skipped"]
+
+
+def test_what_is_there_is_left_and_what_is_missing_is_made(tmp_path):
+    record(tmp_path / "a.wav")
+    (tmp_path / "a.music.wav").write_text("mine")
+    result = separate(tmp_path / "a.wav")
+    assert set(result.outputs) == {"speech", "noise"}
+    assert (tmp_path / "a.music.wav").read_text() == "mine"
+    assert set(separate(tmp_path / "a.wav", overwrite=True).outputs) == set(STEMS)
+    assert len(read(tmp_path / "a.music.wav")) == 5000
+
+
+def test_a_model_that_does_not_open_ends_the_series(tmp_path):
+    def broken():
+        raise ModelError("altered")
+
+    record(tmp_path / "a.wav")
+    asked = Wishes()
+    with pytest.raises(ModelError):
+        list(separate_files(plan([tmp_path], asked), asked, broken, Unwatched()))
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_a_late_error_leaves_nothing_half_written(tmp_path):
+    x = noise(40000)
+    x[39000] = np.nan
+    soundfile.write(tmp_path / "a.wav", x, 16000, "FLOAT")
+    with pytest.raises(InputError, match=r"NaN at 2.438 s"):
+        separate(tmp_path / "a.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    record(tmp_path / "a.wav", 160000, subtype="FLOAT")
+    (tmp_path / "a.music.wav.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="disk is full"):
+        separate(tmp_path / "a.wav")
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+class Stopping(Unwatched):
+    """Ctrl-C after so many blocks."""
+
+    def __init__(self, blocks, stop):
+        self._blocks, self._stop = blocks, stop
+
+    def advanced(self, frames):
+        self._blocks -= 1
+        if not self._blocks:
+            raise self._stop
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_stop_keeps_valid_parts(tmp_path, suffix):
+    record(tmp_path / f"a.{suffix}", 16000 * 5)
+    asked = Wishes()
+    (job,) = plan([tmp_path / f"a.{suffix}"], asked)
+    with pytest.raises(Interrupted) as told:
+        separate_file(job, asked, FakeSeparator, Stopping(3, KeyboardInterrupt()))
+    assert [p.name for p in told.value.parts] == [f"a.{s}.{suffix}.part" for s in STEMS]
+    for part in told.value.parts:
+        assert soundfile.info(part).frames == 3 * 16000 - 511
+    assert exit_code(told.value.cause) == 130
+    # The next run starts over and leaves no parts.
+    assert separate_file(job, asked, FakeSeparator, Unwatched()).status == "done"
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_stop_before_the_first_sample_leaves_nothing(tmp_path):
+    record(tmp_path / "a.wav", 300)
+    (job,) = plan([tmp_path / "a.wav"], Wishes())
+    with pytest.raises(Interrupted) as told:
+        separate_file(job, Wishes(), FakeSeparator, Stopping(1, Terminated()))
+    assert told.value.parts == ()
+    assert exit_code(told.value.cause) == 143
+    assert os.listdir(tmp_path) == ["a.wav"]
+
+
+def test_a_stop_waits_for_the_end_of_what_is_held():
+    import signal
+
+    reached = []
+
+    def close_files():
+        with held():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("end")
+
+    with catch_stops():
+        with pytest.raises(KeyboardInterrupt):
+            close_files()
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert reached == ["end"]
+
+
+# --- the thread that writes
+
+
+class Writer:
+    part = Path("x.part")
+    clipped = 0
+
+    def __init__(self, error_at=-1):
+        self.blocks, self.frames, self._error_at = [], 0, error_at
+
+    def write(self, block):
+        if len(self.blocks) == self._error_at:
+            raise OutputError("full")
+        self.blocks.append(block.copy())
+        self.frames += len(block)
+
+
+def test_the_thread_writes_in_order_and_passes_errors_on():
+    sink = StemWriters(("speech", "music"), {})
+    sink.writers = {"music": Writer()}
+    thread = WriterThread(sink)
+    for i in range(50):
+        thread.write(np.full((2, 3, 1), i, np.float32))
+    thread.close()
+    thread.close()
+    assert [b[0, 0] for b in sink.writers["music"].blocks] == list(range(50))
+    sink.writers = {"music": Writer(error_at=2)}
+    thread = WriterThread(sink)
+
+    def write_on():
+        for _ in range(50):
+            thread.write(np.zeros((2, 3, 1), np.float32))
+        thread.close()
+
+    with pytest.raises(OutputError, match="full"):
+        write_on()
+    thread.stop()
+    assert not [t for t in threading.enumerate() if t.name == "rtmtass-writer"]
+
+
+def test_the_job_can_be_written_as_json(tmp_path):
+    record(tmp_path / "a.wav", 16000)
+    values = separate(tmp_path / "a.wav", stems=("speech",)).to_dict()
+    assert values["outputs"] == {"speech": str(tmp_path / "a.speech.wav")}
+    assert (values["duration_s"], values["channels"]) == (1.0, 1)
+
+
+def test_a_job_for_files_is_the_pipe_of_the_separator(tmp_path):
+    """Files and streams go through one implementation."""
+    x = record(tmp_path / "a.wav", 30000, 44100, 2, "FLOAT")
+    separator = FullBandSeparator(FakeSeparator(), 44100, 2)
+    parts = [separator.process(x[i : i + 999]) for i in range(0, len(x), 999)]
+    whole = np.concatenate([*parts, separator.flush()], axis=1)[:, separator.delay :]
+    job = Job(tmp_path / "a.wav", {"noise": tmp_path / "n.wav"})
+    separate_file(job, Wishes(), FakeSeparator, Unwatched())
+    np.testing.assert_allclose(read(tmp_path / "n.wav"), whole[2], atol=1e-6)
