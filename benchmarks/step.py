@@ -172,7 +172,8 @@ def main() -> None:
         print(f"{name:34} paced  {figures}")
     for name, value in result["times_real_time"].items():
         print(f"{name:34} {value:.0f}x real time")
-    print(f"largest difference to torch: {result.get('largest_difference_to_torch', float('nan')):.1e}")
+    if "largest_difference_to_torch" in result:
+        print(f"largest difference to torch: {result['largest_difference_to_torch']:.1e}")
     print("start of the command, s: " + " ".join(f"{t:.2f}" for t in result["start_up_s"]))
 
 

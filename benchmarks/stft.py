@@ -4,17 +4,13 @@ The work is the same for all: the next `hop` samples in, window, FFT, a real
 mask on every bin, inverse FFT, window, overlap-add, `hop` samples out. First hop
 by hop, as live; then a long recording at once, as from a file. One thread. The
 contestants take turns in short rounds, so that other load on the machine hits
-all of them alike; trust the ratios more than the times.
+all of them alike; trust the ratios more than the times. A hop in a compiled
+loop is too short for the clock: its times are means over a round's hops.
 
     python benchmarks/stft.py [--json] [--rounds 60] [--seconds 600]
 """
 
 from __future__ import annotations
-
-import os
-
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"
 
 import argparse
 import importlib.util

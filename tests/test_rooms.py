@@ -88,9 +88,9 @@ def test_every_guest_has_its_room() -> None:
             owners = OWNERS.get(name.split(".")[0])
             if owners is None or hidden:
                 continue
-            if not any(place == owner or place.startswith(f"{owner}/") for owner in owners) and not (
-                owners & {room_of(path)}
-            ):
+            if not any(
+                place == owner or place.startswith(f"{owner}/") for owner in owners
+            ) and not (owners & {room_of(path)}):
                 wrong.append(f"{place} imports {name}; only {', '.join(sorted(owners))} may")
     assert not wrong, "\n".join(wrong)
 

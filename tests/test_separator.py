@@ -134,7 +134,9 @@ def test_two_streams_of_one_network_dont_mix(separator: Separator) -> None:
         outs[0].append(one.process(a[at : at + 500]))
         outs[1].append(two.process(b[at : at + 500]))
     for x, out in ((a, outs[0]), (b, outs[1])):
-        np.testing.assert_array_equal(np.concatenate(out, axis=1), feed(separator, x, [500])[:, :20_000])
+        np.testing.assert_array_equal(
+            np.concatenate(out, axis=1), feed(separator, x, [500])[:, :20_000]
+        )
 
 
 def test_flush_twice_and_reset_are_fresh(separator: Separator) -> None:
@@ -147,7 +149,9 @@ def test_flush_twice_and_reset_are_fresh(separator: Separator) -> None:
     np.testing.assert_array_equal(first, again)
     stream.process(sound(3333, seed=4))
     stream.reset()
-    np.testing.assert_array_equal(np.concatenate([stream.process(x), stream.flush()], axis=1), first)
+    np.testing.assert_array_equal(
+        np.concatenate([stream.process(x), stream.flush()], axis=1), first
+    )
 
 
 def test_silence_in_silence_out(separator: Separator) -> None:

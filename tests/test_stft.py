@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from rtmtass.config import StftConfig
 from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.stft import (
-    SAMPLE_FLOOR,
     StreamingStft,
     analyse_hop,
     analyse_hops,
@@ -263,11 +262,12 @@ def test_specs_of_another_size_are_refused(spec):
 
 def test_samples_that_are_nearly_silent_become_silence():
     stft = StreamingStft(config_of(512, 256, 512))
-    quiet = np.full(256, 0.99 * SAMPLE_FLOOR, np.float32)
+    quiet = np.full(256, 0.99e-12, np.float32)
     quiet[::3] = 1e-40
     quiet[1::5] *= -1
     for _ in range(3):
         assert not stft.step(quiet).any()
+    assert stft.step(np.full(256, 1.01e-12, np.float32)).any()
 
 
 @pytest.mark.parametrize("level", [1.01e-12, 3e-12, 1e-11, 1e-10, 1e-9, 1e-6, 1.0])

@@ -1,0 +1,1 @@
+"""Signals: the transform, rings and resampling."""

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, overload
 
 import numba
 from numba import njit
@@ -60,9 +60,17 @@ def _folder() -> Path:
 CACHE_FOLDER = _folder()
 
 
+@overload
+def kernel(
+    function: F, *, fastmath: frozenset[str] = ..., **options: Any
+) -> F: ...
+@overload
+def kernel(
+    *, fastmath: frozenset[str] = ..., **options: Any
+) -> Callable[[F], F]: ...
 def kernel(
     function: F | None = None, *, fastmath: frozenset[str] = STRICT, **options: Any
-) -> F:
+) -> F | Callable[[F], F]:
     """Compile `function` when first called, keep the machine code on disk, release the GIL.
 
     Args:
@@ -71,7 +79,11 @@ def kernel(
         options: more for numba.njit.
     """
     if function is None:
-        return cast(F, lambda inner: kernel(inner, fastmath=fastmath, **options))
+        return lambda inner: _compiled(inner, fastmath, options)
+    return _compiled(function, fastmath, options)
+
+
+def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) -> F:
     before = numba.config.CACHE_DIR
     # Numba decides for a folder here, when it decorates, and only through this setting.
     numba.config.CACHE_DIR = str(CACHE_FOLDER) if _is_writable(CACHE_FOLDER) else before

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rtmtass.config import StftConfig
 from rtmtass.dsp.compiling import kernel
 from rtmtass.dsp.fft import borrow, fft_tables, forward, inverse, kernel_apart, work_size
+from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
 
 __all__ = [
@@ -33,37 +34,6 @@ SAMPLE_FLOOR = np.float32(1e-12)
 """Input samples below -240 dB of full scale are silence: they would end as denormals."""
 
 _ZERO = np.float32(0.0)
-
-
-def windows(config: StftConfig) -> tuple[Floats, Floats]:
-    """Return the analysis and the synthesis window, which together reconstruct perfectly.
-
-    The analysis window rises slowly over its old samples and falls within the
-    last `synthesis / 2`. The synthesis window turns what is left of it there
-    into a Hann window, which overlap-adds to one. With equal lengths both are
-    the periodic square root of Hann.
-
-    Returns:
-        (n_fft,) and (synthesis,) float32. The second acts on the last
-        `synthesis` samples of a frame.
-
-    Source: D. Mauler, R. Martin, "A low delay, variable resolution, perfect
-    reconstruction spectral analysis-synthesis system for speech enhancement",
-    EUSIPCO 2007.
-    """
-    rise = 2 * config.n_fft - config.synthesis
-    silent = config.n_fft - config.synthesis
-    n = np.arange(config.n_fft, dtype=np.float64)
-    analysis = np.where(
-        2 * n < rise,
-        np.sin(np.pi * n / rise),
-        np.sin(np.pi * (n - silent) / config.synthesis),
-    )
-    hann = np.sin(np.pi * np.arange(config.synthesis) / config.synthesis) ** 2
-    product = hann * 2 * config.hop / config.synthesis
-    seen = analysis[silent:]
-    synthesis = np.divide(product, seen, out=np.zeros_like(product), where=product > 0)
-    return analysis.astype(np.float32), synthesis.astype(np.float32)
 
 
 @kernel_apart

@@ -1,0 +1,1 @@
+"""Live sound: devices, the engine between them, what it counts and shows."""

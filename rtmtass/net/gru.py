@@ -65,7 +65,7 @@ class _Scan(torch.autograd.Function):
         return d_gi, d_weight.to(weight.dtype), rows.sum(0), flow, None
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def gru_scan(x: Tensor, state: Tensor, gru: torch.nn.GRU) -> tuple[Tensor, Tensor]:
     """Run `gru` over x with a fast gradient.
 
@@ -80,9 +80,9 @@ def gru_scan(x: Tensor, state: Tensor, gru: torch.nn.GRU) -> tuple[Tensor, Tenso
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
     low = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if low else gru.weight_hh_l0.dtype
-    gi = torch.nn.functional.linear(x, gru.weight_ih_l0, gru.bias_ih_l0)
-    gi = gi.transpose(0, 1).to(gru.weight_hh_l0.dtype).contiguous()
+    w_ih, w_hh, b_ih, b_hh = gru.parameters()
+    dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh.dtype
+    gi = torch.nn.functional.linear(x, w_ih, b_ih).transpose(0, 1).to(w_hh.dtype).contiguous()
     with torch.autocast(x.device.type, enabled=False):
-        out = _Scan.apply(gi, gru.weight_hh_l0, gru.bias_hh_l0, state.to(gi.dtype), dtype)
-    return out.transpose(0, 1), out[-1]  # type: ignore[union-attr]
+        out: Tensor = _Scan.apply(gi, w_hh, b_hh, state.to(gi.dtype), dtype)  # type: ignore[no-untyped-call]
+    return out.transpose(0, 1), out[-1]

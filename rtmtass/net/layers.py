@@ -90,7 +90,13 @@ class GatedBlock(StreamingModule[Tensor]):
     """
 
     def __init__(
-        self, channels: int, hidden: int, kernel: int, dilation: int, activation: str, dropout: float
+        self,
+        channels: int,
+        hidden: int,
+        kernel: int,
+        dilation: int,
+        activation: str,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.squeeze = Affine(channels, hidden, activation, dropout)
@@ -123,7 +129,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
 
     def init_state(self, batch: int) -> Tensor:
         """Return a state of zeros."""
-        return self.gru.weight_hh_l0.new_zeros(batch, self.gru.hidden_size)
+        return next(self.gru.parameters()).new_zeros(batch, self.gru.hidden_size)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: (B, T, C) -> (B, T, C)."""
@@ -182,7 +188,7 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
         self, x: Tensor, magnitude: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Advance by T frames: (B, T, C) and the magnitude (B, T, F) -> (B, T, C)."""
-        parts = torch.cat([self.squeeze(x), magnitude], dim=-1).split(self.widths, dim=-1)
+        parts = torch.cat([self.squeeze(x), magnitude], dim=-1).split(self.widths, dim=-1)  # type: ignore[no-untyped-call]
         after: list[Tensor] = []
         sums: list[Tensor] = list(parts)
         memories = iter(state)
@@ -218,7 +224,7 @@ class RunningLevel(StreamingModule[Tensor]):
         both = torch.cat([x, torch.ones_like(x)], dim=-1)
         sums = []
         state = state.to(x)
-        for part in both.split(512, dim=1):
+        for part in both.split(512, dim=1):  # type: ignore[no-untyped-call]
             n = part.shape[1]
             age = torch.arange(n, device=x.device)
             fade = self.decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)

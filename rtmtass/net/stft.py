@@ -47,4 +47,5 @@ class Stft(nn.Module):
         for age in range(1, length // hop):
             late = nn.functional.pad(parts[..., age, :], (0, 0, age, 0))
             total = total + late[..., : total.shape[-2], :]
-        return total.flatten(-2)
+        whole: Tensor = total.flatten(-2)
+        return whole

@@ -69,7 +69,7 @@ def product(
 
 @kernel(fastmath=LOOSE)
 def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
-    """y = W x + b, then slope * y where negative; stored, or added to what is there."""
+    """Y = W x + b, then slope * y where negative; stored, or added to what is there."""
     source, x_stride, m, target, y_stride, n, at, bias_at, scratch = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
     )  # fmt: skip
@@ -120,7 +120,7 @@ def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int) -> No
 
 @kernel(fastmath=LOOSE)
 def _gate(op: Longs, work: Floats, frames: int) -> None:
-    """out = value * sigmoid(gate), value and gate side by side."""
+    """Out = value * sigmoid(gate), value and gate side by side."""
     source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
     for t in range(frames):
         value = work[source + t * stride : source + t * stride + width]
@@ -155,9 +155,7 @@ def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -
         for i in range(width):
             reset = sigmoid(given[i] + heard[i] + bias[i])
             update = sigmoid(given[width + i] + heard[width + i] + bias[width + i])
-            new = tanh(
-                given[2 * width + i] + reset * (heard[2 * width + i] + bias[2 * width + i])
-            )
+            new = tanh(given[2 * width + i] + reset * (heard[2 * width + i] + bias[2 * width + i]))
             h[i] = new + update * (h[i] - new)
             out[i] = h[i]
 
@@ -261,7 +259,7 @@ def _estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
 
 @kernel(fastmath=LOOSE)
 def _subtract(op: Longs, work: Floats, frames: int) -> None:
-    """out = minuend - subtrahend, whole registers."""
+    """Out = minuend - subtrahend, whole registers."""
     source, stride, other, other_stride, target, out_stride, width = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7],
     )  # fmt: skip

@@ -16,6 +16,7 @@ from rtmtass.runtime.transform import HOP, Frames, analyse, synthesise
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
+
 @kernel(fastmath=LOOSE)
 def run_hops(
     samples: Floats,
@@ -56,9 +57,7 @@ def run_hops(
         frames = min(chunk, hops - done)
         now = clock[0]
         first = done * hop
-        analyse(
-            samples, first, frames, now, sizes, analysis, tables, memory, scratch, mixture
-        )
+        analyse(samples, first, frames, now, sizes, analysis, tables, memory, scratch, mixture)
         execute(rows, weights, state, work, now, frames)
         synthesise(
             aligned, stems, out, shares, first, frames, now, sizes, synthesis, product, tables,

@@ -174,7 +174,7 @@ class _Builder:
     def affine(
         self, x: Register, layer: Layer, out: Register | None = None, add: bool = False
     ) -> Register:
-        """y = layer(x), into a new register, into `out`, or added to `out`."""
+        """Y = layer(x), into a new register, into `out`, or added to `out`."""
         n, m = layer.weight.shape
         if m != x.width:
             raise ModelError(

@@ -30,9 +30,7 @@ TINY = np.float32(1e-20)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
-N_FFT, HOP, SYNTHESIS, BINS, PART, STEMS, CHANNELS, RING, TOP, TOP_END, LOOKAHEAD, WORK = (
-    range(12)
-)
+N_FFT, HOP, SYNTHESIS, BINS, PART, STEMS, CHANNELS, RING, TOP, TOP_END, LOOKAHEAD, WORK = range(12)
 
 
 @dataclass(frozen=True)

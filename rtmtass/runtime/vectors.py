@@ -153,7 +153,7 @@ def _panel(rows: int, vectors: int) -> Any:
 
 
 ROWS = 6
-"""Frames that share one pass over a panel's weights: 6 x 4 sums and 4 weights fill the registers."""
+"""Frames that share a pass over a panel's weights: 6 x 4 sums and 4 weights fill the registers."""
 
 wide_rows = _panel(ROWS, PANEL // LANES)
 wide_row = _panel(1, PANEL // LANES)

@@ -233,7 +233,9 @@ def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:
     given = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
     for role in {row.role for row in given}:
         mine = [row for row in given if row.role == role]
-        free = [row for row, old in zip(given, rows, strict=True) if row.role == role and not old.split]
+        free = [
+            row for row, old in zip(given, rows, strict=True) if row.role == role and not old.split
+        ]
         if not dev_share or not free or any(row.split == "dev" for row in mine):
             continue
         groups = {(row.source, row.group) for row in free}
@@ -396,8 +398,9 @@ def _from_package(package: Package, folder: Path) -> Iterator[Candidate]:
     for path in sound_files(folder):
         name = path.relative_to(folder).as_posix()
         group = path.parent.name if package.role == "speech" else path.name
-        yield Candidate(package.role, package.package, group, path, name, "",
-                        package.licence, package.tier)
+        yield Candidate(
+            package.role, package.package, group, path, name, "", package.licence, package.tier
+        )
 
 
 def _located(
@@ -418,7 +421,9 @@ def _aishell(root: Path) -> Iterator[Candidate]:
             for path in sound_files(folder):
                 speaker = path.parent.name
                 name = f"{split}/{speaker}/{path.name}"
-                yield Candidate("speech", "AISHELL-1", speaker, path, name, split, "Apache-2.0", "A")
+                yield Candidate(
+                    "speech", "AISHELL-1", speaker, path, name, split, "Apache-2.0", "A"
+                )
 
 
 def _didi(root: Path) -> Iterator[Candidate]:

@@ -95,8 +95,14 @@ class MixtureStream:
         self.bank_sizes = maker.bank_sizes
         self.seconds = seconds
         self._job = _Job(
-            corpus.folder, corpus.cache, split, round(seconds * SAMPLE_RATE), batch, seed,
-            maker.recipe, maker.bank_sizes,
+            corpus.folder,
+            corpus.cache,
+            split,
+            round(seconds * SAMPLE_RATE),
+            batch,
+            seed,
+            maker.recipe,
+            maker.bank_sizes,
         )
         self._maker = maker
         self._stride = stride
@@ -133,7 +139,9 @@ class MixtureStream:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self.close()

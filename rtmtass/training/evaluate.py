@@ -112,7 +112,9 @@ def _leakage(separator: Separator, clip: Clip) -> NDArray[np.floating]:
 
 def _with_interval(values: NDArray[np.floating]) -> dict[str, float]:
     low, high = bootstrap_interval(values)
-    return {k: round(float(v), 3) for k, v in (("mean", values.mean()), ("low", low), ("high", high))}
+    return {
+        k: round(float(v), 3) for k, v in (("mean", values.mean()), ("low", low), ("high", high))
+    }
 
 
 def _figures(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:

@@ -202,4 +202,6 @@ class ExampleMaker:
         r = self.recipe
         if rng.random() < r.paper_snr:
             return float(rng.uniform(-5.0, 5.0))
-        return float(np.clip(r.snr_spread_db * rng.standard_normal(), -r.widest_snr_db, r.widest_snr_db))
+        return float(
+            np.clip(r.snr_spread_db * rng.standard_normal(), -r.widest_snr_db, r.widest_snr_db)
+        )

@@ -18,7 +18,7 @@ from rtmtass.errors import DataError, MissingPartError
 
 REGISTRIES = ("debian", "pypi", "npm")
 SOUND_SUFFIXES = frozenset(
-    ".aac .aif .aiff .au .caf .flac .g722 .m4a .mp3 .oga .ogg .opus .sph .wav .wma .wv".split()
+    [".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav", ".wma", ".wv"]
 )
 
 _ARCHIVES = frozenset({".zip", ".pk3", ".wz", ".whl"})

@@ -16,7 +16,8 @@ def sdr(estimate: Array, target: Array) -> Array:
     """
     target, estimate = target.astype(np.float64), estimate.astype(np.float64)
     error = ((target - estimate) ** 2).sum(-1)
-    return 10 * np.log10(((target**2).sum(-1) + TINY) / (error + TINY))
+    ratio: Array = 10 * np.log10(((target**2).sum(-1) + TINY) / (error + TINY))
+    return ratio
 
 
 def si_sdr(estimate: Array, target: Array) -> Array:

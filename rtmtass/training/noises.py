@@ -58,9 +58,7 @@ def engine(n: int, rng: Rng) -> Samples:
     fires = np.flatnonzero(np.diff(np.floor(turns), prepend=0.0))
     pulses = np.zeros(n)
     pulses[fires] = 1 + 0.3 * rng.standard_normal(len(fires))
-    body = sum(
-        _ring(pulses, rng.uniform(60.0, 2500.0), rng.uniform(0.004, 0.03)) for _ in range(4)
-    )
+    body = sum(_ring(pulses, rng.uniform(60.0, 2500.0), rng.uniform(0.004, 0.03)) for _ in range(4))
     hiss = coloured(n, rng, -4.0) * (1 + 0.5 * np.sin(2 * np.pi * turns))
     return _unit(_unit(body) + rng.uniform(0.1, 0.8) * hiss)
 
@@ -87,8 +85,9 @@ def typing(n: int, rng: Rng) -> Samples:
     keys = _ring(down, rng.uniform(1200, 2500), 0.006) + _ring(up, rng.uniform(2500, 5000), 0.003)
     thump = _ring(down, rng.uniform(120, 300), 0.02)
     rattle = burst * _decay(down + up, 0.004)
-    return _unit(_unit(keys) + rng.uniform(0.1, 0.6) * _unit(thump) + 0.7 * _unit(rattle)
-                 + 0.01 * burst)
+    return _unit(
+        _unit(keys) + rng.uniform(0.1, 0.6) * _unit(thump) + 0.7 * _unit(rattle) + 0.01 * burst
+    )
 
 
 def rain(n: int, rng: Rng) -> Samples:

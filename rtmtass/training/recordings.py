@@ -23,7 +23,9 @@ SAMPLE_RATE = 16000
 
 _FULL_SCALE = 32767.0
 _TARGET_PEAK = 0.98
-_MOST_GAIN = 1000.0  # below -60 dBFS there is hardly a recording: its hiss needn't be turned up more
+_MOST_GAIN = (
+    1000.0  # below -60 dBFS there is hardly a recording: its hiss needn't be turned up more
+)
 _SHORTEST_S = 0.1
 
 
@@ -217,8 +219,9 @@ def _quantise(item: Found, start: int) -> tuple[Recording, bytes]:
         return Recording(item.source, item.group, item.path, start, 0, 1.0), b""
     gain = min(_TARGET_PEAK / peak, _MOST_GAIN)
     data = np.round(samples * (gain * _FULL_SCALE)).astype("<i2")
-    row = Recording(item.source, item.group, item.path, start, len(data), 1 / gain,
-                    is_muffled(samples))
+    row = Recording(
+        item.source, item.group, item.path, start, len(data), 1 / gain, is_muffled(samples)
+    )
     return row, data.tobytes()
 
 

@@ -49,7 +49,9 @@ def release(
     save_model(out, model.config, (trained / "model.safetensors").read_bytes(), about)
     (out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     write_golden(separator, out / "golden.npz")
-    card = write_card(model.config.name, about, model.n_parameters, figures, read_index(corpus / "index.csv"))
+    card = write_card(
+        model.config.name, about, model.n_parameters, figures, read_index(corpus / "index.csv")
+    )
     (out / "CARD.md").write_text(card, encoding="utf-8")
     return figures
 

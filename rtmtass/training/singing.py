@@ -58,8 +58,11 @@ def take_apart(speech: Samples) -> Voice:
 def put_together(voice: Voice) -> Samples:
     """Synthesise a voice, (N,) float32."""
     sound = _world().synthesize(
-        np.ascontiguousarray(voice.pitch), np.ascontiguousarray(voice.envelope),
-        np.ascontiguousarray(voice.breath), SAMPLE_RATE, 1000 * FRAME_S,
+        np.ascontiguousarray(voice.pitch),
+        np.ascontiguousarray(voice.envelope),
+        np.ascontiguousarray(voice.breath),
+        SAMPLE_RATE,
+        1000 * FRAME_S,
     )
     return np.asarray(sound, dtype=np.float32)
 
@@ -139,7 +142,9 @@ def set_to_melody(voice: Voice, rng: Rng) -> tuple[Voice, Curve]:
             source.append(np.arange(first, min(last, first + int(beat)), dtype=np.float64))
             notes.append(np.full(len(source[-1]), melody.note()))
             continue
-        length = float(rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 3.0], p=[0.3, 0.3, 0.1, 0.1, 0.15, 0.05]))
+        length = float(
+            rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 3.0], p=[0.3, 0.3, 0.1, 0.1, 0.15, 0.05])
+        )
         wanted = max(length * beat - (~voiced).sum(), 0.0)
         pace = np.where(voiced, np.clip(wanted / voiced.sum(), 0.6, 15.0), 1.0)
         ends = np.cumsum(pace)

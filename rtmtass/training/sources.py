@@ -125,8 +125,12 @@ def read_index(path: Path) -> list[IndexRow]:
             if missing:
                 raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
             rows = [
-                IndexRow(**{**{c: line.get(c) or "" for c in INDEX_COLUMNS},
-                            "seconds": float(line["seconds"])})  # type: ignore[arg-type]
+                IndexRow(
+                    **{
+                        **{c: line.get(c) or "" for c in INDEX_COLUMNS},
+                        "seconds": float(line["seconds"]),
+                    }
+                )  # type: ignore[arg-type]
                 for line in table
             ]
     except FileNotFoundError:

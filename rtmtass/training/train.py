@@ -86,7 +86,9 @@ class TrainConfig:
     def model(self) -> ModelConfig:
         """Return the model this run trains: the preset with the [net] and [stft] changes."""
         base = PRESETS[self.preset]()
-        net = {k: tuple(v) if isinstance(v, list) else v for k, v in self.net.items()}
+        net: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in self.net.items()
+        }
         try:
             return dataclasses.replace(
                 base,

@@ -1,0 +1,41 @@
+"""The windows of the transform, in NumPy alone, so that training needs no compiler."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import StftConfig
+
+Floats = NDArray[np.float32]
+
+
+def windows(config: StftConfig) -> tuple[Floats, Floats]:
+    """Return the analysis and the synthesis window, which together reconstruct perfectly.
+
+    The analysis window rises slowly over its old samples and falls within the
+    last `synthesis / 2`. The synthesis window turns what is left of it there
+    into a Hann window, which overlap-adds to one. With equal lengths both are
+    the periodic square root of Hann.
+
+    Returns:
+        (n_fft,) and (synthesis,) float32. The second acts on the last
+        `synthesis` samples of a frame.
+
+    Source: D. Mauler, R. Martin, "A low delay, variable resolution, perfect
+    reconstruction spectral analysis-synthesis system for speech enhancement",
+    EUSIPCO 2007.
+    """
+    rise = 2 * config.n_fft - config.synthesis
+    silent = config.n_fft - config.synthesis
+    n = np.arange(config.n_fft, dtype=np.float64)
+    analysis = np.where(
+        2 * n < rise,
+        np.sin(np.pi * n / rise),
+        np.sin(np.pi * (n - silent) / config.synthesis),
+    )
+    hann = np.sin(np.pi * np.arange(config.synthesis) / config.synthesis) ** 2
+    product = hann * 2 * config.hop / config.synthesis
+    seen = analysis[silent:]
+    synthesis = np.divide(product, seen, out=np.zeros_like(product), where=product > 0)
+    return analysis.astype(np.float32), synthesis.astype(np.float32)

@@ -1,0 +1,98 @@
+"""Released models: whole, strict, and still giving what they gave when they were released."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rtmtass
+from rtmtass.errors import ModelError
+from rtmtass.net.mtass import MtassNet
+from rtmtass.weights import DEFAULT, demo_clip, find, open_model, released
+
+FOLDERS = released()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A model folder one may break."""
+    return Path(shutil.copytree(find(DEFAULT), tmp_path / "model"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_a_release_is_complete(folder: Path) -> None:
+    for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "golden.npz"):
+        assert (folder / name).is_file(), name
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+@pytest.mark.parametrize("runtime", ["numba", "torch"])
+def test_the_golden_output_is_found_again(folder: Path, runtime: str) -> None:
+    with np.load(folder / "golden.npz") as golden:
+        stems = rtmtass.load(folder.name, runtime=runtime).separate(golden["mixture"])
+        assert np.abs(golden["stems"]).max() > 0.01
+        np.testing.assert_allclose(stems, golden["stems"], atol=1e-5)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_the_card_says_what_the_metrics_say(folder: Path) -> None:
+    card = (folder / "CARD.md").read_text(encoding="utf-8")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = {m[1]: m[0] for m in re.finditer(r"^\| (speech|music|noise|average) \|.*$", card, re.M)}
+    assert set(rows) == {"speech", "music", "noise", "average"}
+    for stem, row in rows.items():
+        for kind in ("si_sdri", "sdri"):
+            value = metrics[kind][stem]
+            assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in row
+            assert value["low"] <= value["mean"] <= value["high"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_torch_loads_the_weights_strictly(folder: Path) -> None:
+    model = open_model(folder.name)
+    net = MtassNet(model.config)
+    values = {k: torch.from_numpy(v) for k, v in model.weights.items()}
+    missing, unexpected = net.load_state_dict(values, strict=False)
+    assert not unexpected
+    assert [name for name in missing if not name.endswith("num_batches_tracked")] == []
+    assert model.n_parameters == sum(p.numel() for p in net.parameters())
+
+
+def test_the_demo_clip_is_there_and_credited() -> None:
+    clip = demo_clip()
+    assert "| speech |" in (clip.parent / "CREDITS.md").read_text()
+
+
+def test_altered_weights_are_refused(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"SHA-256 .* the file was altered"):
+        open_model(str(copy))
+
+
+def test_what_is_no_safetensors_is_refused(copy: Path) -> None:
+    data = b"\x80\x04N." * 10  # a pickle, say
+    (copy / "model.safetensors").write_bytes(data)
+    config = json.loads((copy / "config.json").read_text())
+    config["sha256"] = hashlib.sha256(data).hexdigest()
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        open_model(str(copy))
+
+
+def test_missing_parts_are_named(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model.safetensors can't be read: .*install"):
+        open_model(str(copy))
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"can't be read as a model's config"):
+        open_model(str(copy))
