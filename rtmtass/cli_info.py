@@ -151,10 +151,16 @@ def _model_facts(folder: Path) -> dict[str, Any]:
         "size_mb": weights.stat().st_size / 1e6 if weights.is_file() else 0.0,
         "sample_rate": config.stft.sample_rate,
         "algorithmic_latency_ms": 1000 * config.algorithmic_latency / config.stft.sample_rate,
-        "si_sdri_db": metrics.get("si_sdri"),
-        "sdri_db": metrics.get("sdri"),
+        "si_sdri_db": _average(metrics, "si_sdri"),
+        "sdri_db": _average(metrics, "sdri"),
         "licence": str(about.get("licence", "")),
     }
+
+
+def _average(metrics: dict[str, Any], name: str) -> float | None:
+    """Pick the mean over stems and clips; a model that was never measured has none."""
+    value = metrics.get(name, {}).get("average", {}).get("mean")
+    return None if value is None else float(value)
 
 
 def _decibels(value: float | None) -> str:

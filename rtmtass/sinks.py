@@ -113,8 +113,9 @@ class StemWriters:
 class WriterThread:
     """A Sink before another one: encodes and writes beside the separation of the next block.
 
-    A file's encoder (FLAC, MP3, Ogg) costs up to as much as the separation itself,
-    and releases the interpreter. A few blocks wait at most, so memory stays flat.
+    An encoder can cost more than the separation (MP3, Ogg) and leaves the interpreter
+    free meanwhile. And signals reach the main thread only: none can interrupt the
+    encoder's C code half-way. A few blocks wait at most, so memory stays flat.
     """
 
     def __init__(self, sink: StemWriters) -> None:

@@ -185,12 +185,17 @@ def test_an_rf64_made_plain_has_sizes_that_add_up(tmp_path):
     assert struct.unpack_from("<I", target.read_bytes(), 4)[0] == target.stat().st_size - 8
 
 
-def test_a_long_wav_is_an_rf64(tmp_path):
-    sink = FileSink(tmp_path / "a.wav", 48000, 2, FLOAT_WAV, frames=8 * 3600 * 48000)
-    sink.write(noise(10, 2))
-    sink.finalise()
-    assert soundfile.info(sink.part).format in ("WAV", "WAVEX")  # it stayed short after all
-    assert sink.part.read_bytes()[12:16] == b"JUNK"
+def test_a_wav_too_long_for_its_size_field_is_an_rf64(tmp_path, monkeypatch):
+    x = noise(5000, 2)
+    monkeypatch.setattr("rtmtass.audio.WAV_LIMIT", 10_000)
+    monkeypatch.setattr("rtmtass.partfile.WAV_LIMIT", 10_000)
+    sink = FileSink(tmp_path / "a.wav", 48000, 2, FLOAT_WAV, frames=5000)
+    sink.write(x)
+    sink.publish()
+    assert soundfile.info(tmp_path / "a.wav").format == "RF64"
+    np.testing.assert_array_equal(read_file(tmp_path / "a.wav")[0], x)
+    with (tmp_path / "a.wav").open("rb") as file:
+        assert read_header(file.read, "a.wav").frames == 5000
 
 
 def test_abandoned_means_gone(tmp_path):

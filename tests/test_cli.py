@@ -328,6 +328,18 @@ def test_models_lists_name_size_latency_and_licence(tmp_path):
     assert facts["sample_rate"] == 16000
 
 
+def test_a_models_metrics_are_those_beside_it(tmp_path):
+    from rtmtass.cli_info import _model_facts
+
+    released = HERE.parent / "models" / "rtmtass-small"
+    shutil.copy(released / "config.json", tmp_path)
+    assert _model_facts(tmp_path)["si_sdri_db"] is None
+    figures = {"si_sdri": {"average": {"mean": 3.5}}, "sdri": {"average": {"mean": 6.5}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(figures))
+    facts = _model_facts(tmp_path)
+    assert (facts["si_sdri_db"], facts["sdri_db"]) == (3.5, 6.5)
+
+
 def test_the_demo_writes_stems_a_picture_and_a_table(talk):
     said = run(talk, "demo", "talk.flac", code=0).stdout.decode()
     assert listing(talk / "demo") == sorted(

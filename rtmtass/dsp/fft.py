@@ -51,7 +51,7 @@ class _ApartCompiler(Compiler):
             if isinstance(value, Flags):
                 flags: Any = value
                 flags.noalias = True
-        super().__init__(*args)  # type: ignore[no-untyped-call]
+        super().__init__(*args)
 
 
 def kernel_apart(function: F) -> F:

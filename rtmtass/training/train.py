@@ -181,7 +181,9 @@ class Trainer:
     def train_step(self, batch: np.ndarray[Any, Any]) -> tuple[float, float]:
         """Learn from one batch (B, S, N); return (loss, gradient norm). NaN is skipped."""
         self.net.train()
-        stems = torch.from_numpy(batch).to(self.device, non_blocking=True)
+        hops = batch.shape[-1] // self.stft.config.hop
+        whole = torch.from_numpy(batch[..., : hops * self.stft.config.hop])
+        stems = whole.to(self.device, non_blocking=True)
         loss = self._compute(stems)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip))

@@ -1,0 +1,302 @@
+"""Turns stems into what is heard: gains, mute, solo, strength and bypass, and no change clicks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.dsp.compiling import kernel
+from rtmtass.errors import UsageError
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+RAMP_MS = 40.0
+"""How long a change of gain takes: its slope stays below that of any sound worth hearing."""
+FADE_MS = 10.0
+"""How long the way to the dry input and back takes, at most."""
+MATCH_S = 3.0
+"""Over how long the levels are compared that make a bypass as loud as the mix."""
+METER_MS = 60.0
+MAX_GAIN_DB = 20.0
+MAX_MATCH = 4.0
+_QUIET = 1e-10
+
+# Rows of `_ramps` beyond those of the stems.
+_MASTER, _BYPASS, _EXTRA = 0, 1, 2
+# Places in `_state`: mix and mixture power, the match, wetness, steps of the offset fade.
+_POWER_WET, _POWER_DRY, _MATCH, _WET, _STEPS, _N_STATE = range(6)
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """What the mixer is set to; gains in dB, by stem.
+
+    `strength_db` is how far stems are pushed below the loudest one at most:
+    0 leaves the mixture as it is, infinity obeys the gains.
+    """
+
+    gains_db: Mapping[str, float]
+    muted: frozenset[str] = frozenset()
+    soloed: frozenset[str] = frozenset()
+    strength_db: float = math.inf
+    is_bypassed: bool = False
+
+    def factors(self) -> dict[str, float]:
+        """Return the factor of each stem that all of this amounts to."""
+        heard = {
+            stem: gain
+            for stem, gain in self.gains_db.items()
+            if stem not in self.muted and (not self.soloed or stem in self.soloed)
+        }
+        floor = max(heard.values(), default=-math.inf) - self.strength_db
+        return {
+            stem: 10 ** (max(heard[stem], floor) / 20) if stem in heard else 0.0
+            for stem in self.gains_db
+        }
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Meters in dB re full scale: (rms, peak) of stems, mixture and output; -inf is silence."""
+
+    stems: dict[str, tuple[float, float]] = field(default_factory=dict)
+    mixture: tuple[float, float] = (-math.inf, -math.inf)
+    output: tuple[float, float] = (-math.inf, -math.inf)
+
+
+class Mixer:
+    """Mixes stems block by block, and hides the moments when there are none.
+
+    Settings may change from any thread; the sound follows within `RAMP_MS`.
+    `process` belongs to one thread and allocates nothing.
+
+    Args:
+        stems: their names, in order.
+        sample_rate: in Hz.
+        channels: of each stem.
+        gains_db: to begin with; 0 where not named.
+        is_split: hand out every stem by itself, after its gain, not their sum.
+
+    Raises:
+        UsageError: a stem has no such name, or a gain is no number.
+    """
+
+    def __init__(
+        self,
+        stems: Sequence[str],
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        gains_db: Mapping[str, float] | None = None,
+        strength_db: float = math.inf,
+        is_split: bool = False,
+    ) -> None:
+        self.stems = tuple(stems)
+        self.n_rows = len(self.stems) if is_split else 1
+        n_stems = len(self.stems)
+        self._ramps = np.zeros((n_stems + _EXTRA, 4))
+        self._targets = np.ones(n_stems + _EXTRA)
+        self._state = np.zeros(_N_STATE)
+        self._last = np.zeros((3, self.n_rows, channels))
+        self._meters = np.zeros((n_stems + 2, 2))
+        self._lengths = np.array(
+            [
+                max(1, round(RAMP_MS * sample_rate / 1000)),
+                max(1, round(FADE_MS * sample_rate / 1000)),
+                MATCH_S * sample_rate,
+                METER_MS * sample_rate / 1000,
+            ],
+            np.float64,
+        )
+        self.settings = MixSettings(dict.fromkeys(self.stems, 0.0), strength_db=strength_db)
+        for stem, gain in (gains_db or {}).items():
+            self.set_gain(stem, gain)
+        self.reset()
+
+    def set_gain(self, stem: str, gain_db: float) -> None:
+        """Set one stem's gain in dB, -inf to +20; beyond that it is held there."""
+        self._check(stem)
+        if math.isnan(gain_db):
+            raise UsageError(f"a gain of nan dB was given for {stem}; give a number, or -inf")
+        gains = {**self.settings.gains_db, stem: min(gain_db, MAX_GAIN_DB)}
+        self._apply(replace(self.settings, gains_db=gains))
+
+    def set_mute(self, stem: str, is_muted: bool) -> None:
+        """Silence a stem, or let it be heard again."""
+        self._check(stem)
+        muted = self.settings.muted
+        self._apply(replace(self.settings, muted=muted | {stem} if is_muted else muted - {stem}))
+
+    def set_solo(self, stem: str, is_soloed: bool) -> None:
+        """Silence all stems that aren't soloed, as long as one is."""
+        self._check(stem)
+        soloed = self.settings.soloed
+        self._apply(
+            replace(self.settings, soloed=soloed | {stem} if is_soloed else soloed - {stem})
+        )
+
+    def set_strength(self, strength_db: float) -> None:
+        """Set how far stems are pushed below the loudest, 0 dB to infinity."""
+        if not strength_db >= 0:
+            raise UsageError(f"a strength of {strength_db} dB was given; give 0 or more, or inf")
+        self._apply(replace(self.settings, strength_db=strength_db))
+
+    def set_bypass(self, is_bypassed: bool) -> None:
+        """Let the input through instead, in time with the mix and as loud as it."""
+        self._apply(replace(self.settings, is_bypassed=is_bypassed))
+
+    def fade_out(self) -> None:
+        """Go silent; for the end."""
+        self._targets[len(self.stems) + _MASTER] = 0.0
+
+    def reset(self) -> None:
+        """Forget the sound, keep the settings, which apply at once."""
+        self._targets[len(self.stems) + _MASTER] = 1.0
+        self._apply(self.settings)
+        self._ramps[:, 0] = self._ramps[:, 1] = self._ramps[:, 2] = self._targets
+        self._ramps[:, 3] = self._lengths[0]
+        self._state[:] = (0, 0, 1, 1, self._lengths[1], *[0] * (_N_STATE - 5))
+        self._last[:] = 0
+        self._meters[:] = 0
+
+    def process(self, stems: Floats, dry: Floats, out: Floats, *, has_stems: bool = True) -> None:
+        """Mix a block.
+
+        Args:
+            stems: (S, n, C), read unless `has_stems` is False.
+            dry: (n, C), the mixture, in time with the stems.
+            out: (R, n, C), receives the mix; or, if split, all stems, R = S.
+            has_stems: False where they came too late: then the input is heard,
+                as loud as the mix was, and faded to without a step.
+        """
+        _mix(
+            stems, dry, out, has_stems, self._targets, self._ramps, self._state, self._last,
+            self._meters, self._lengths,
+        )  # fmt: skip
+
+    def levels(self) -> Levels:
+        """Return the meters; from any thread."""
+        rows = [(_db(math.sqrt(power)), _db(peak)) for power, peak in self._meters.tolist()]
+        return Levels(dict(zip(self.stems, rows, strict=False)), rows[-2], rows[-1])
+
+    def _check(self, stem: str) -> None:
+        if stem not in self.stems:
+            raise UsageError(f"there is no stem {stem!r}; choose of {', '.join(self.stems)}")
+
+    def _apply(self, settings: MixSettings) -> None:
+        self.settings = settings
+        factors = settings.factors()
+        for row, stem in enumerate(self.stems):
+            self._targets[row] = factors[stem]
+        self._targets[len(self.stems) + _BYPASS] = 0.0 if settings.is_bypassed else 1.0
+
+
+def _db(value: float) -> float:
+    return 20 * math.log10(value) if value > 0 else -math.inf
+
+
+@kernel
+def _mix(
+    stems: Floats,
+    dry: Floats,
+    out: Floats,
+    has_stems: bool,
+    targets: Doubles,
+    ramps: Doubles,
+    state: Doubles,
+    last: Doubles,
+    meters: Doubles,
+    lengths: Doubles,
+) -> None:
+    """See Mixer.process.
+
+    y = wet * mix + (1 - wet) * match * dry + offset * fade. `wet` falls to 0 at
+    once when the stems fail, and what y jumped by is put back as `offset`, which
+    then fades away: y goes on where it was, without a look into the future.
+
+    Args:
+        targets: (S + 2,) factors wanted: stems, master, bypass (1 = mix, 0 = input).
+        ramps: (S + 2, 4): now, from where, to where, samples since.
+        state: see the places' names.
+        last: (3, R, C): the last output, the last dry part, the offset.
+        meters: (S + 2, 2): power and peak; stems, mixture, output.
+        lengths: of ramp and fade in samples, time constants of match and meters.
+    """
+    n_stems, n, channels = meters.shape[0] - 2, dry.shape[0], dry.shape[1]
+    n_rows = out.shape[0]
+    ramp_n, fade_n = lengths[0], lengths[1]
+    for k in range(n_stems + 2):
+        if targets[k] != ramps[k, 2]:
+            ramps[k, 1], ramps[k, 2], ramps[k, 3] = ramps[k, 0], targets[k], 0.0
+    if not has_stems and state[3] > 0 or not has_stems and state[4] >= fade_n:
+        state[3] = 0.0
+        state[4] = 0.0
+        for r in range(n_rows):
+            for c in range(channels):
+                last[2, r, c] = last[0, r, c] - last[1, r, c]
+    power_wet, power_dry, power_out = 0.0, 0.0, 0.0
+    hold = np.exp(-n / lengths[3])
+    for k in range(n_stems + 2):
+        meters[k, 0] *= hold
+        meters[k, 1] *= hold
+    gain_meter = (1.0 - hold) / (n * channels) if n else 0.0
+    match_from = state[2]
+    match_to = match_from
+    if state[1] > 1e-10:
+        match_to = min(np.sqrt(state[0] / state[1]), 4.0)
+    for t in range(n):
+        for k in range(n_stems + 2):
+            if ramps[k, 3] < ramp_n:
+                ramps[k, 3] += 1.0
+                part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, 3] / ramp_n)
+                ramps[k, 0] = ramps[k, 1] + (ramps[k, 2] - ramps[k, 1]) * part
+                if ramps[k, 3] >= ramp_n:
+                    ramps[k, 0] = ramps[k, 2]
+        master, chosen = ramps[n_stems, 0], ramps[n_stems + 1, 0]
+        if has_stems and state[3] < 1.0:
+            state[3] = min(1.0, state[3] + 1.0 / fade_n)
+        fade = 0.0
+        if state[4] < fade_n:
+            state[4] += 1.0
+            fade = 0.5 + 0.5 * np.cos(np.pi * state[4] / fade_n)
+        wet = chosen * (0.5 - 0.5 * np.cos(np.pi * state[3])) if state[3] < 1.0 else chosen
+        match = match_from + (match_to - match_from) * (t + 1) / n
+        for c in range(channels):
+            x = np.float64(dry[t, c])
+            power_dry += x * x
+            meters[n_stems, 1] = max(meters[n_stems, 1], abs(x))
+            mixed = 0.0
+            for s in range(n_stems if has_stems else 0):
+                y = ramps[s, 0] * stems[s, t, c]
+                mixed += y
+                meters[s, 0] += gain_meter * y * y
+                meters[s, 1] = max(meters[s, 1], abs(y))
+            power_wet += mixed * mixed
+            total = 0.0
+            for r in range(n_rows):
+                heard = mixed
+                if n_rows > 1:
+                    heard = ramps[r, 0] * stems[r, t, c] if has_stems else 0.0
+                rest = master * match * x / n_rows
+                y = wet * master * heard + (1.0 - wet) * rest + fade * last[2, r, c]
+                last[0, r, c] = y
+                last[1, r, c] = rest
+                out[r, t, c] = y
+                total += y
+            power_out += total * total
+            meters[n_stems + 1, 1] = max(meters[n_stems + 1, 1], abs(total))
+    meters[n_stems, 0] += gain_meter * power_dry
+    meters[n_stems + 1, 0] += gain_meter * power_out
+    state[2] = match_to
+    if has_stems and n:
+        memory = np.exp(-n / lengths[2])
+        # The first sound decides at once; later ones only over seconds.
+        if state[1] <= 1e-10:
+            memory = 0.0
+        state[0] = memory * state[0] + (1.0 - memory) * power_wet / (n * channels)
+        state[1] = memory * state[1] + (1.0 - memory) * power_dry / (n * channels)
