@@ -12,22 +12,15 @@ SIAM 1992, sections 1.7 (Stockham) and 4.3 (real data).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numba import types
-from numba.core import cgutils
-from numba.core.compiler import Compiler, Flags
-from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import NDArray
 
-from rtmtass.dsp.compiling import kernel
+from rtmtass.dsp.compiling import borrow, kernel, kernel_apart
 
 Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
-F = TypeVar("F", bound=Callable[..., object])
 
 _GRAIN = np.float32(2.0**-33)
 """Adding and taking away this rounds to multiples of 2**-56, at -337 dB of full scale.
@@ -41,25 +34,6 @@ _PAD = 16
 
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
-
-
-class _ApartCompiler(Compiler):
-    """As numba's own, but tells LLVM that no two arguments overlap (C's `restrict`)."""
-
-    def __init__(self, *args: Any) -> None:
-        for value in args:
-            if isinstance(value, Flags):
-                flags: Any = value
-                flags.noalias = True
-        super().__init__(*args)
-
-
-def kernel_apart(function: F) -> F:
-    """As `kernel`, for loops whose array arguments never overlap: they become vector code.
-
-    Otherwise each call first compares all addresses, which costs more than a short loop.
-    """
-    return kernel(function, pipeline_class=_ApartCompiler)
 
 
 def work_size(n_fft: int) -> int:
@@ -89,35 +63,6 @@ def fft_tables(n_fft: int) -> Floats:
     # cos(pi/2) comes out as 6e-17: a product with it would be one step nearer to a denormal.
     packed[np.abs(packed) < 1e-12] = 0.0
     return packed.astype(np.float32)
-
-
-def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
-    arrays: Any = arrayobj
-    pack: Any = cgutils.pack_array
-    view_type = types.Array(types.float32, 1, "C")
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = arrays.make_array(signature.args[0])(context, builder, args[0])
-        view = arrays.make_array(view_type)(context, builder)
-        arrays.populate_array(
-            view,
-            data=builder.gep(source.data, [args[1]]),
-            shape=pack(builder, [args[2]]),
-            strides=pack(builder, [context.get_constant(types.intp, 4)]),
-            itemsize=context.get_constant(types.intp, 4),
-            meminfo=None,
-        )
-        return view._getvalue()
-
-    return view_type(array, types.intp, types.intp), build
-
-
-borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))
-"""borrow(array, start, size) is array[start:start + size] without counting the reference.
-
-For compiled code only. A slice costs two atomic operations, a dozen slices more
-than a whole FFT. The array must be contiguous float32 and outlive its view.
-"""
 
 
 # The stages take input and output as separate arrays: only then does the compiler use vectors.

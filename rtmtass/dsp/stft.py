@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import StftConfig
-from rtmtass.dsp.compiling import kernel
-from rtmtass.dsp.fft import borrow, fft_tables, forward, inverse, kernel_apart, work_size
+from rtmtass.dsp.compiling import borrow, kernel, kernel_apart
+from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
 

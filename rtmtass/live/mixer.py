@@ -23,13 +23,15 @@ MATCH_S = 3.0
 """Over how long the levels are compared that make a bypass as loud as the mix."""
 METER_MS = 60.0
 MAX_GAIN_DB = 20.0
-MAX_MATCH = 4.0
-_QUIET = 1e-10
 
-# Rows of `_ramps` beyond those of the stems.
+_MAX_MATCH = 4.0
+_QUIET = 1e-10
+# Ramps beyond those of the stems.
 _MASTER, _BYPASS, _EXTRA = 0, 1, 2
-# Places in `_state`: mix and mixture power, the match, wetness, steps of the offset fade.
+# What the kernel remembers: powers of mix and mixture, their match, wetness, steps of the fade.
 _POWER_WET, _POWER_DRY, _MATCH, _WET, _STEPS, _N_STATE = range(6)
+# Columns of a ramp.
+_NOW, _FROM, _TO, _SINCE = range(4)
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,10 @@ class Mixer:
         """Forget the sound, keep the settings, which apply at once."""
         self._targets[len(self.stems) + _MASTER] = 1.0
         self._apply(self.settings)
-        self._ramps[:, 0] = self._ramps[:, 1] = self._ramps[:, 2] = self._targets
-        self._ramps[:, 3] = self._lengths[0]
-        self._state[:] = (0, 0, 1, 1, self._lengths[1], *[0] * (_N_STATE - 5))
+        for column in (_NOW, _FROM, _TO):
+            self._ramps[:, column] = self._targets
+        self._ramps[:, _SINCE] = self._lengths[0]
+        self._state[:] = 0, 0, 1, 1, self._lengths[1]
         self._last[:] = 0
         self._meters[:] = 0
 
@@ -231,11 +234,11 @@ def _mix(
     n_rows = out.shape[0]
     ramp_n, fade_n = lengths[0], lengths[1]
     for k in range(n_stems + 2):
-        if targets[k] != ramps[k, 2]:
-            ramps[k, 1], ramps[k, 2], ramps[k, 3] = ramps[k, 0], targets[k], 0.0
-    if not has_stems and state[3] > 0 or not has_stems and state[4] >= fade_n:
-        state[3] = 0.0
-        state[4] = 0.0
+        if targets[k] != ramps[k, _TO]:
+            ramps[k, _FROM], ramps[k, _TO], ramps[k, _SINCE] = ramps[k, _NOW], targets[k], 0.0
+    if not has_stems and state[_WET] > 0:
+        state[_WET] = 0.0
+        state[_STEPS] = 0.0
         for r in range(n_rows):
             for c in range(channels):
                 last[2, r, c] = last[0, r, c] - last[1, r, c]
@@ -245,26 +248,26 @@ def _mix(
         meters[k, 0] *= hold
         meters[k, 1] *= hold
     gain_meter = (1.0 - hold) / (n * channels) if n else 0.0
-    match_from = state[2]
+    match_from = state[_MATCH]
     match_to = match_from
-    if state[1] > 1e-10:
-        match_to = min(np.sqrt(state[0] / state[1]), 4.0)
+    if state[_POWER_DRY] > _QUIET:
+        match_to = min(np.sqrt(state[_POWER_WET] / state[_POWER_DRY]), _MAX_MATCH)
     for t in range(n):
         for k in range(n_stems + 2):
-            if ramps[k, 3] < ramp_n:
-                ramps[k, 3] += 1.0
-                part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, 3] / ramp_n)
-                ramps[k, 0] = ramps[k, 1] + (ramps[k, 2] - ramps[k, 1]) * part
-                if ramps[k, 3] >= ramp_n:
-                    ramps[k, 0] = ramps[k, 2]
-        master, chosen = ramps[n_stems, 0], ramps[n_stems + 1, 0]
-        if has_stems and state[3] < 1.0:
-            state[3] = min(1.0, state[3] + 1.0 / fade_n)
+            if ramps[k, _SINCE] < ramp_n:
+                ramps[k, _SINCE] += 1.0
+                part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, _SINCE] / ramp_n)
+                ramps[k, _NOW] = ramps[k, _FROM] + (ramps[k, _TO] - ramps[k, _FROM]) * part
+                if ramps[k, _SINCE] >= ramp_n:
+                    ramps[k, _NOW] = ramps[k, _TO]
+        master, chosen = ramps[n_stems + _MASTER, _NOW], ramps[n_stems + _BYPASS, _NOW]
+        if has_stems and state[_WET] < 1.0:
+            state[_WET] = min(1.0, state[_WET] + 1.0 / fade_n)
         fade = 0.0
-        if state[4] < fade_n:
-            state[4] += 1.0
-            fade = 0.5 + 0.5 * np.cos(np.pi * state[4] / fade_n)
-        wet = chosen * (0.5 - 0.5 * np.cos(np.pi * state[3])) if state[3] < 1.0 else chosen
+        if state[_STEPS] < fade_n:
+            state[_STEPS] += 1.0
+            fade = 0.5 + 0.5 * np.cos(np.pi * state[_STEPS] / fade_n)
+        wet = chosen * (0.5 - 0.5 * np.cos(np.pi * state[_WET])) if state[_WET] < 1.0 else chosen
         match = match_from + (match_to - match_from) * (t + 1) / n
         for c in range(channels):
             x = np.float64(dry[t, c])
@@ -272,7 +275,7 @@ def _mix(
             meters[n_stems, 1] = max(meters[n_stems, 1], abs(x))
             mixed = 0.0
             for s in range(n_stems if has_stems else 0):
-                y = ramps[s, 0] * stems[s, t, c]
+                y = ramps[s, _NOW] * stems[s, t, c]
                 mixed += y
                 meters[s, 0] += gain_meter * y * y
                 meters[s, 1] = max(meters[s, 1], abs(y))
@@ -281,7 +284,7 @@ def _mix(
             for r in range(n_rows):
                 heard = mixed
                 if n_rows > 1:
-                    heard = ramps[r, 0] * stems[r, t, c] if has_stems else 0.0
+                    heard = ramps[r, _NOW] * stems[r, t, c] if has_stems else 0.0
                 rest = master * match * x / n_rows
                 y = wet * master * heard + (1.0 - wet) * rest + fade * last[2, r, c]
                 last[0, r, c] = y
@@ -292,11 +295,11 @@ def _mix(
             meters[n_stems + 1, 1] = max(meters[n_stems + 1, 1], abs(total))
     meters[n_stems, 0] += gain_meter * power_dry
     meters[n_stems + 1, 0] += gain_meter * power_out
-    state[2] = match_to
+    state[_MATCH] = match_to
     if has_stems and n:
         memory = np.exp(-n / lengths[2])
         # The first sound decides at once; later ones only over seconds.
-        if state[1] <= 1e-10:
+        if state[_POWER_DRY] <= _QUIET:
             memory = 0.0
-        state[0] = memory * state[0] + (1.0 - memory) * power_wet / (n * channels)
-        state[1] = memory * state[1] + (1.0 - memory) * power_dry / (n * channels)
+        state[_POWER_WET] = memory * state[_POWER_WET] + (1.0 - memory) * power_wet / (n * channels)
+        state[_POWER_DRY] = memory * state[_POWER_DRY] + (1.0 - memory) * power_dry / (n * channels)
