@@ -1,0 +1,204 @@
+"""The audio callback, compiled: it copies between a device and rings and needs no interpreter.
+
+A callback in Python would wait for the interpreter's lock, whoever holds it. This
+one allocates nothing, waits for nothing, and can't fail. Where the output ring
+runs dry it lets the last sample die away instead of breaking off, and fades in
+when there is sound again: even a starved device doesn't click.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic
+
+from rtmtass.dsp.ring import Ring
+
+_LINE = 8  # a ring's counters are a cache line apart: eight int64
+_DATA = 5 * _LINE
+_ULONG = types.uint64 if ctypes.sizeof(ctypes.c_ulong) == 8 else types.uint32
+
+# Places in the table the callback gets: rings, then what it counts.
+(
+    _IN, _IN_SIZE, _IN_CHANNELS, _OUT, _OUT_SIZE, _OUT_CHANNELS, _VOICE, _FADE,
+    _CALLS, _XRUNS, _FRAMES, _N_PLACES,
+) = range(12)  # fmt: skip
+_CONTINUE = 0  # paContinue
+_XRUN_FLAGS = 0xF  # paInputUnderflow, paInputOverflow, paOutputUnderflow, paOutputOverflow
+
+
+@intrinsic
+def _floats_at(typing_context: Any, address: Any) -> Any:
+    """Return an address as a pointer to float32."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), emit
+
+
+@intrinsic
+def _longs_at(typing_context: Any, address: Any) -> Any:
+    """Return an address as a pointer to int64."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), emit
+
+
+@intrinsic
+def _fence(typing_context: Any) -> Any:
+    """Let no load or store move past this place."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _capture(address: int, size: int, channels: int, given: Any, frames: int) -> None:
+    """Append to a ring what it has room for and count the rest as lost; the twin of Ring.write."""
+    head = carray(_longs_at(address), (_DATA,))
+    data = carray(_floats_at(address + 8 * _DATA), (size, channels))
+    written = head[0]
+    n = min(frames, size - (written - head[_LINE]))
+    _fence()
+    place = written % size
+    for t in range(n):
+        for c in range(channels):
+            data[place, c] = given[t, c]
+        place += 1
+        if place == size:
+            place = 0
+    _fence()
+    head[0] = written + n
+    head[2 * _LINE] += frames - n
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _play(
+    address: int, size: int, channels: int, out: Any, frames: int, voice: Any, fade: int
+) -> None:
+    """Take from a ring and count what lacks, the twin of Ring.read; `voice` hides the gaps.
+
+    Args:
+        address, size, channels: of the ring.
+        out: (frames, channels), filled.
+        frames: how many.
+        voice: (1 + 2 * channels,) floats: gain, then the last output and the echo of each channel.
+        fade: length of a fade in samples.
+    """
+    head = carray(_longs_at(address), (_DATA,))
+    data = carray(_floats_at(address + 8 * _DATA), (size, channels))
+    read = head[_LINE]
+    n = min(frames, head[0] - read)
+    _fence()
+    place = read % size
+    decay = np.float32(1.0) - np.float32(5.0) / np.float32(fade)
+    for t in range(frames):
+        if t == n:
+            voice[0] = np.float32(0.0)
+            for c in range(channels):
+                voice[1 + channels + c] = voice[1 + c]
+        if t < n:
+            voice[0] = min(np.float32(1.0), voice[0] + np.float32(1.0) / np.float32(fade))
+        for c in range(channels):
+            echo = voice[1 + channels + c] * decay
+            if abs(echo) < np.float32(1e-6):
+                echo = np.float32(0.0)
+            voice[1 + channels + c] = echo
+            y = echo
+            if t < n:
+                y += voice[0] * data[place, c]
+            out[t, c] = y
+            voice[1 + c] = y
+        if t < n:
+            place += 1
+            if place == size:
+                place = 0
+    _fence()
+    head[_LINE] = read + n
+    head[3 * _LINE] += frames - n
+
+
+@functools.cache
+def _compiled() -> Any:
+    """Return the callback, compiled when the first device opens: importing should cost nothing."""
+    samples = types.CPointer(types.float32)
+    table = types.CPointer(types.int64)
+    signature = types.int32(samples, samples, _ULONG, types.voidptr, _ULONG, table)
+
+    @cfunc(signature, nopython=True)  # type: ignore[untyped-decorator]
+    def callback(given: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
+        table = carray(user, (_N_PLACES,))
+        n = types.int64(frames)
+        if table[_IN]:
+            channels = table[_IN_CHANNELS]
+            _capture(table[_IN], table[_IN_SIZE], channels, carray(given, (n, channels)), n)
+        if table[_OUT]:
+            channels = table[_OUT_CHANNELS]
+            voice = carray(_floats_at(table[_VOICE]), (1 + 2 * channels,))
+            block = carray(out, (n, channels))
+            _play(table[_OUT], table[_OUT_SIZE], channels, block, n, voice, table[_FADE])
+        if flags & _XRUN_FLAGS:
+            table[_XRUNS] += 1
+        table[_FRAMES] += n
+        _fence()
+        table[_CALLS] += 1
+        return _CONTINUE
+
+    return callback
+
+
+def device_ring(capacity: int, channels: int) -> Ring:
+    """Return a ring whose Python side orders its stores as the compiled side needs it."""
+    return Ring.in_memory(np.zeros(Ring.bytes_needed(capacity, channels), np.uint8), capacity, channels)
+
+
+class DeviceCallback:
+    """The callback of one stream, and the table it works on.
+
+    Args:
+        given: receives what the device captures; None for output only.
+        wanted: holds what the device plays; None for input only.
+        fade: length of fades at gaps, in samples.
+
+    Attributes:
+        function: address of the C function, a PaStreamCallback.
+        table: address of its `userData`.
+    """
+
+    def __init__(self, given: Ring | None, wanted: Ring | None, fade: int) -> None:
+        self._rings = given, wanted  # the callback knows only addresses: keep them alive
+        self._voice = np.zeros(1 + 2 * (wanted.channels if wanted else 0), np.float32)
+        self._voice[0] = 1.0
+        self._table = np.zeros(_N_PLACES, np.int64)
+        self._table[_VOICE], self._table[_FADE] = self._voice.ctypes.data, max(fade, 10)
+        for ring, place in ((given, _IN), (wanted, _OUT)):
+            if ring:
+                self._table[place : place + 3] = ring._written.ctypes.data, ring.capacity, ring.channels
+        self.function = int(_compiled().address)
+        self.table = int(self._table.ctypes.data)
+
+    @property
+    def calls(self) -> int:
+        """How often the device called."""
+        return int(self._table[_CALLS])
+
+    @property
+    def frames(self) -> int:
+        """Samples the device has handed over or asked for."""
+        return int(self._table[_FRAMES])
+
+    @property
+    def xruns(self) -> int:
+        """How often the sound system said it had lost or missed something."""
+        return int(self._table[_XRUNS])
