@@ -135,7 +135,8 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         candidates["torch eager f32"] = Hops(on_torch)
     except rtmtass.errors.MissingPartError:
         on_torch = None
-    result: dict[str, Any] = {"card": machine_card(), "hot": hot(candidates, rounds)}
+    result: dict[str, Any] = {"benchmark": "step", "machine": machine_card()}
+    result["hot"] = hot(candidates, rounds)
     result["paced"] = {"numba f32": paced(candidates["numba f32"], 400)}
     ours = result["hot"]["numba f32"]["p50_us"]
     result["ratio_to_ours"] = {k: v["p50_us"] / ours for k, v in result["hot"].items()}
@@ -163,7 +164,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print(result["card"])
+    print(result["machine"])
     for name, values in result["hot"].items():
         figures = "  ".join(f"{k} {v:8.0f}" for k, v in values.items())
         print(f"{name:34} hot    {figures}  {result['ratio_to_ours'][name]:5.2f}x ours")

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
+from rtmtass.dsp.compiling import kernel
 from rtmtass.dsp.ring import Ring
 
 _LINE = 8  # a ring's counters are a cache line apart: eight int64
@@ -63,7 +64,7 @@ def _fence(typing_context: Any) -> Any:
     return types.void(), emit
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _capture(address: int, size: int, channels: int, given: Any, frames: int) -> None:
     """Append to a ring what it has room for and count the rest as lost; the twin of Ring.write."""
     head = carray(_longs_at(address), (_DATA,))
@@ -83,7 +84,7 @@ def _capture(address: int, size: int, channels: int, given: Any, frames: int) ->
     head[2 * _LINE] += frames - n
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _play(
     address: int, size: int, channels: int, out: Any, frames: int, voice: Any, fade: int
 ) -> None:

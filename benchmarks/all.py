@@ -1,0 +1,141 @@
+"""`make bench`: runs the benchmarks one after the other and writes benchmarks/README.md.
+
+Each script's JSON is kept in benchmarks/results; the tables are made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SCRIPTS = {"stft": [], "step": [], "files": []}
+
+
+def run(name: str, options: list[str]) -> None:
+    """Run one script and keep its JSON."""
+    print(f"benchmarks/{name}.py …", flush=True)
+    command = [sys.executable, str(HERE / f"{name}.py"), "--json", *options]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{answer.stderr}")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(answer.stdout)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(result: dict[str, Any]) -> str:
+    """Return the machine card in a line."""
+    card = result["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in card["versions"].items())
+    load = card.get("load_1_5_15_min", ["?"])[0]
+    return (
+        f"*{card['cpu']}, {card['cores']} cores, load {load} at the start, {card['system']},"
+        f" Python {card['python']}, {versions}; {card['date'][:10]}.*"
+    )
+
+
+def stft(result: dict[str, Any]) -> str:
+    """Window, FFT, mask, inverse, overlap-add."""
+    parts = []
+    for title, rows in result["measurements"].items():
+        lines = [
+            [
+                name,
+                f"{row['p50_us']:.2f}",
+                f"{row['p99_us']:.2f}",
+                f"{row['max_us']:.1f}",
+                f"{row['ratio']:.2f}x",
+                f"{row['max_delta']:.0e}",
+            ]
+            for name, row in rows.items()
+        ]
+        head = ["who", "p50, µs", "p99, µs", "max, µs", "p50 over ours", "largest difference"]
+        parts.append(f"**{title}**\n\n{table(head, lines)}")
+    return "\n\n".join(parts)
+
+
+def step(result: dict[str, Any]) -> str:
+    """One 16 ms hop through the whole engine."""
+    head = ["who", "p50, µs", "p99, µs", "p99.9, µs", "max, µs", "p50 over ours"]
+    keys = ("p50_us", "p99_us", "p99.9_us", "max_us")
+    rows = [
+        [f"{name}, hot", *(f"{v[k]:.0f}" for k in keys), f"{result['ratio_to_ours'][name]:.2f}x"]
+        for name, v in result["hot"].items()
+    ]
+    rows += [
+        [f"{name}, every 16 ms", *(f"{v[k]:.0f}" for k in keys), ""]
+        for name, v in result["paced"].items()
+    ]
+    speeds = [[k, f"{v:.0f}x"] for k, v in result["times_real_time"].items()]
+    starts = ", ".join(f"{t:.2f}" for t in result["start_up_s"])
+    parts = [
+        table(head, rows),
+        table(["16 kHz mono, one core", "real time"], speeds),
+        f"Start of the command on a one-second file, machine code cached: {starts} s.",
+    ]
+    if "largest_difference_to_torch" in result:
+        parts.append(f"Largest difference to torch: {result['largest_difference_to_torch']:.1e}.")
+    return "\n\n".join(parts)
+
+
+def files(result: dict[str, Any]) -> str:
+    """Whole recordings, as the command separates them."""
+    rows = [
+        [
+            f"{row['minutes']:g}",
+            f"{row['seconds']:.1f}",
+            f"{row['times_real_time']:.0f}x",
+            f"{row['peak_rss_mb']:.0f}",
+        ]
+        for row in result["48 kHz stereo"]
+    ]
+    head = ["48 kHz stereo, minutes", "seconds", "real time", "peak memory, MB"]
+    return table(head, rows)
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"stft": stft, "step": step, "files": files}
+
+
+def write_readme() -> None:
+    """Write the tables of all results there are."""
+    parts = [
+        "# Benchmarks",
+        "Made by `make bench` from the JSON in `results/`. Absolute times belong to the machine"
+        " named; ratios come from one interleaved run and hold better.",
+    ]
+    for name, show in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            what = (show.__doc__ or "").rstrip(".")
+            parts += [f"## {what}: `{name}.py`", machine(result), show(result)]
+    (HERE / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+def main() -> None:
+    """Run what is asked for, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}")
+    parser.add_argument("--tables", action="store_true", help="only write README.md anew")
+    arguments = parser.parse_args()
+    if not arguments.tables:
+        for name in arguments.only or SCRIPTS:
+            run(name, SCRIPTS[name])
+    write_readme()
+    print(f"{HERE / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

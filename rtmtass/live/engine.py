@@ -1,0 +1,354 @@
+"""Runs a stream: from a source through separator and mixer to a sink, whatever happens on the way.
+
+Two threads. The engine's moves samples and is never held up: it waits for stems
+until the sink would run dry, and takes the input itself where they are late.
+The worker's separates, one compiled call a hop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.audio import Sink, Source
+from rtmtass.errors import UsageError
+from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
+from rtmtass.live.rights import ENGINE_PRIORITY, Right, ask_for_priority
+from rtmtass.live.sources import ConvertedSource
+from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
+from rtmtass.live.worker import LiveSeparator, Slot, Worker
+
+Floats = NDArray[np.float32]
+
+LEVEL_INTERVAL_S = 0.05
+_HOLD_HOPS, _LONGEST_HOLD_HOPS = 4, 64
+"""How long the input stays after a miss; doubled while misses come back."""
+_RECENT_HOPS = 600.0
+_TOO_MANY = 0.05
+_PATIENCE_S = 3.0
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """A source or sink that doesn't wait: a sound device, or a source at real-time pace."""
+
+    gaps: int
+    """How often the input broke off and went on elsewhere: what was before is no past."""
+
+    def deadline_s(self) -> float:
+        """Return by when, on time.monotonic, stems must be there to be heard."""
+
+    def device_stats(self) -> DeviceStats:
+        """Return what the device knows of itself."""
+
+
+class Recorder(Protocol):
+    """Takes what was heard and what it was split into, hop by hop, without waiting."""
+
+    def add_mixture(self, number: int, mixture: Floats) -> None:
+        """Take hop `number` of the mixture, (H, C), in time with the stems."""
+
+    def add_stems(self, number: int, stems: Floats) -> None:
+        """Take hop `number` of the stems, (S, H, C); numbers may be missing."""
+
+    def stats(self) -> RecordingStats:
+        """Return where it stands."""
+
+    def close(self) -> None:
+        """Finish the files."""
+
+
+class Engine:
+    """Separates and mixes a stream in the background, from `start` to `stop`.
+
+    The output is `delay` samples late, and as many longer. Use it as a context
+    manager, or call `stop` yourself.
+
+    Args:
+        separator: opened for blocks of whole hops: `load(block=256)`.
+        source: where sound comes from; other rates are converted, channels averaged.
+        sink: receives (1, n, C) of mix, or (S, n, C) if the mixer is split.
+        mixer: by default one that leaves the sound as it is.
+        recorder: gets stems and mixture.
+        on_levels: called about 20 times a second with `Levels`, not from the audio thread.
+        on_event: called there with a line that says what happened.
+        is_realtime: ask the system for real-time priority.
+
+    Raises:
+        UsageError: the separator takes other blocks than hops, or other channels.
+    """
+
+    def __init__(
+        self,
+        separator: LiveSeparator,
+        source: Source,
+        sink: Sink,
+        *,
+        mixer: Mixer | None = None,
+        recorder: Recorder | None = None,
+        on_levels: Callable[[Levels], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+        is_realtime: bool = False,
+    ) -> None:
+        if source.channels != separator.channels and separator.channels != 1:
+            raise UsageError(
+                f"the source has {source.channels} channels, the separator {separator.channels};"
+                f" load it with channels={source.channels}, or 1 for their mean"
+            )
+        clocks = [end for end in (sink, source) if isinstance(end, Clocked)]
+        self._clock: Clocked | None = clocks[0] if clocks else None
+        if source.sample_rate != separator.sample_rate:
+            source = ConvertedSource(source, separator.sample_rate)
+        self.delay, self.sample_rate, self._hop = separator.delay, separator.sample_rate, separator.hop
+        n_channels = separator.channels
+        self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, n_channels)
+        self._source, self._sink, self._recorder = source, sink, recorder
+        self._worker = Worker(separator, is_realtime=is_realtime)
+        self._is_realtime = is_realtime
+        self._given = np.zeros((self._hop, source.channels), np.float32)
+        self._past = np.zeros((self.delay + self._hop, n_channels), np.float32)
+        self._no_stems = np.zeros((len(separator.stems), self._hop, n_channels), np.float32)
+        self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
+        self._settling = -(-self.delay // self._hop)
+        self._number = self._misses = self._skipped = self._gaps = 0
+        self._clean_from = self._held_until = self._last_miss = 0
+        self._hold = _HOLD_HOPS
+        self._late_share = 0.0
+        self._state = "new"
+        self._is_stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._events: deque[str] = deque(maxlen=100)
+        self._on_levels, self._on_event = on_levels, on_event
+        self.rights: list[Right] = []
+        self._looked = time.monotonic(), time.process_time()
+        self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
+
+    def __enter__(self) -> Engine:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Begin; returns at once. An engine runs once."""
+        if self._state != "new":
+            raise UsageError("this engine has run already; make a new one")
+        self._state = "running"
+        self._worker.start()
+        self._thread.start()
+        if self._on_levels or self._on_event:
+            self._watcher.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the source has ended, or for a time; return whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Fade out, close source, sink and recorder; may be called twice.
+
+        Raises:
+            whatever source, separator or sink failed of.
+        """
+        self._is_stopping.set()
+        if self._state != "new":
+            self._thread.join(_PATIENCE_S)
+            if self._thread.is_alive():  # it waits for a source that has fallen silent
+                self._source.close()
+                self._thread.join(_PATIENCE_S)
+        if self._watcher.is_alive():
+            self._watcher.join()
+        if self._error:
+            raise self._error
+
+    @property
+    def is_running(self) -> bool:
+        """Whether sound goes through."""
+        return self._thread.is_alive()
+
+    def stats(self) -> Stats:
+        """Return how it goes; from any one thread."""
+        device = self._clock.device_stats() if self._clock else DeviceStats()
+        state = device.state if self._state == "running" else self._state
+        hop_ms = 1000 * self._hop / self.sample_rate
+        steps = self._worker.clock.summary(hop_ms)
+        now, used = time.monotonic(), time.process_time()
+        share = (used - self._looked[1]) / max(now - self._looked[0], 1e-9)
+        self._looked = now, used
+        return Stats(
+            state=state,
+            seconds=self._number * self._hop / self.sample_rate,
+            hops=self._number,
+            deadline_misses=self._misses,
+            skipped=self._skipped,
+            steps=steps,
+            cpu_share=share,
+            levels=self.mixer.levels(),
+            device=device,
+            recording=self._recorder.stats() if self._recorder else RecordingStats(),
+            advice=self._advice(steps.p50_ms, hop_ms),
+        )
+
+    def _advice(self, step_ms: float, hop_ms: float) -> str:
+        if self._late_share < _TOO_MANY:
+            return ""
+        if step_ms > 0.7 * hop_ms:
+            return (
+                f"this computer is too slow: a step takes {step_ms:.1f} of {hop_ms:.0f} ms;"
+                " close other programs, or take a smaller --model"
+            )
+        return (
+            f"{100 * self._late_share:.0f} % of the steps come too late, though one takes only"
+            f" {step_ms:.1f} ms: add --slack 10, or a larger --block; rtmtass doctor says more"
+        )
+
+    def _run(self) -> None:
+        try:
+            if self._is_realtime:
+                self.rights.append(ask_for_priority(ENGINE_PRIORITY))
+            self._pump()
+            self._state = "stopped"
+        except BaseException as error:  # raised again by stop
+            self._error = error
+            self._state = "failed"
+            self._events.append(f"stopped: {error}")
+        finally:
+            self._is_stopping.set()
+            self._close()
+
+    def _pump(self) -> None:
+        owed = self.delay
+        fading = math.ceil(RAMP_MS / 1000 * self.sample_rate / self._hop) + 1
+        while True:
+            n = self._fill()
+            if n < self._hop:
+                break
+            self._through(self._hop)
+            if self._is_stopping.is_set():
+                self.mixer.fade_out()
+                fading -= 1
+                if not fading:
+                    return
+        # The source has ended: what is still inside comes out behind silence.
+        owed += n
+        self._given[n:] = 0
+        while owed:
+            self._through(min(owed, self._hop))
+            owed -= min(owed, self._hop)
+            self._given[:] = 0
+
+    def _fill(self) -> int:
+        filled = 0
+        while filled < self._hop:
+            n = self._source.read(self._given[filled:])
+            if not n:
+                break
+            filled += n
+        return filled
+
+    def _through(self, n_out: int) -> None:
+        """Take the hop in `_given` and write `n_out` samples."""
+        hop, past = self._hop, self._past
+        past[:-hop] = past[hop:]
+        if past.shape[1] == self._given.shape[1]:
+            past[-hop:] = self._given
+        else:
+            np.mean(self._given, axis=1, out=past[-hop:, 0])
+        if self._clock and self._clock.gaps != self._gaps:
+            self._gaps = self._clock.gaps
+            past[:-hop] = 0
+            self._clean_from = self._number + self._settling
+        dry = past[:hop]
+        if self._recorder:
+            self._recorder.add_mixture(self._number, dry)
+        slot = self._separated()
+        stems = self._no_stems if slot is None else slot.stems
+        self.mixer.process(stems, dry, self._out, has_stems=slot is not None)
+        self._sink.write(self._out[:, :n_out])
+        self._number += 1
+
+    def _separated(self) -> Slot | None:
+        """Return the stems of this hop, or None if they are late or can't be trusted."""
+        number, is_due = self._number, True
+        if self._worker.is_full:
+            self._late_by_collecting()
+        if self._worker.is_full:
+            self._skipped += 1
+            self._missed(number)
+            self._clean_from = number + 1 + self._settling
+            is_due = False
+        else:
+            self._worker.submit(number, self._past[-self._hop :])
+        is_held = number < self._held_until or number < self._clean_from
+        slot = self._collected(number, is_urgent=not is_due)
+        if slot is None and is_due and not is_held:
+            self._misses += 1
+            self._missed(number)
+        was_late = slot is None and (not is_due or not is_held)
+        self._late_share += (was_late - self._late_share) / _RECENT_HOPS
+        return None if is_held else slot
+
+    def _late_by_collecting(self) -> None:
+        slot = self._worker.collect(0)
+        if slot and self._recorder:
+            self._recorder.add_stems(slot.number, slot.stems)
+
+    def _collected(self, number: int, *, is_urgent: bool) -> Slot | None:
+        """Wait for the stems of hop `number`, not at all if urgent; late ones are recorded."""
+        while self._worker.in_flight:
+            timeout_s = None
+            if is_urgent:
+                timeout_s = 0.0
+            elif self._clock:
+                timeout_s = max(0.0, self._clock.deadline_s() - time.monotonic())
+            slot = self._worker.collect(None if timeout_s == math.inf else timeout_s)
+            if slot is None:
+                return None
+            if self._recorder:
+                self._recorder.add_stems(slot.number, slot.stems)
+            if slot.number == number:
+                return slot
+        return None
+
+    def _missed(self, number: int) -> None:
+        """Stay with the input for a while, longer if this happens again and again."""
+        is_again = number - self._last_miss < 2 * self._hold + _HOLD_HOPS and self._last_miss
+        self._hold = min(2 * self._hold, _LONGEST_HOLD_HOPS) if is_again else _HOLD_HOPS
+        self._last_miss = number
+        self._held_until = number + self._hold
+        self._events.append("the computer was too slow: the input is heard for a moment")
+
+    def _close(self) -> None:
+        """Close all ends; an error on the way out doesn't keep the next from being closed."""
+        self._worker.stop()
+        with contextlib.suppress(Exception):
+            while self._recorder and (slot := self._worker.collect(0)):
+                self._recorder.add_stems(slot.number, slot.stems)
+        for end in (self._sink, self._source, self._recorder):
+            try:
+                if end is not None:
+                    end.close()
+            except Exception as error:
+                self._error = self._error or error
+
+    def _watch(self) -> None:
+        while True:
+            is_last = self._is_stopping.wait(LEVEL_INTERVAL_S)
+            while self._on_event and self._events:
+                self._on_event(self._events.popleft())
+            if self._on_levels:
+                self._on_levels(self.mixer.levels())
+            if is_last and not self._thread.is_alive():
+                return

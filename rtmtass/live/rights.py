@@ -1,0 +1,85 @@
+"""Asks the system for what a real-time thread needs, and reports what it was given."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+ENGINE_PRIORITY = 60
+"""Above the worker: what moves samples must not wait for what computes them."""
+WORKER_PRIORITY = 55
+
+_SWITCH_S = 0.0005
+_LOCK_ALL_ON_FAULT = 1 | 2 | 4  # MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT
+_TIME_CRITICAL = 15  # THREAD_PRIORITY_TIME_CRITICAL
+
+_SCHEDULING_ADVICE = (
+    "put '@audio - rtprio 95' and '@audio - memlock unlimited' into"
+    " /etc/security/limits.d/audio.conf, yourself into the group audio, and log in again"
+)
+
+
+@dataclass(frozen=True)
+class Right:
+    """One thing that was asked for: `advice` says what to do where it wasn't given."""
+
+    name: str
+    is_given: bool
+    detail: str
+    advice: str = ""
+
+
+def ask_for_priority(priority: int) -> Right:
+    """Run the calling thread before all ordinary ones."""
+    name = "real-time priority"
+    if sys.platform == "win32":
+        kernel32 = ctypes.windll.kernel32
+        is_given = bool(kernel32.SetThreadPriority(kernel32.GetCurrentThread(), _TIME_CRITICAL))
+        return Right(name, is_given, "time critical" if is_given else "refused")
+    if not hasattr(os, "sched_setscheduler"):
+        return Right(name, False, "this system has no call for it", "close other programs")
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError as error:
+        return Right(name, False, f"SCHED_FIFO refused: {error.strerror}", _SCHEDULING_ADVICE)
+    return Right(name, True, f"SCHED_FIFO {priority}")
+
+
+def ask_for_memory() -> Right:
+    """Keep the program's memory from being swapped out."""
+    name = "locked memory"
+    if not sys.platform.startswith("linux"):
+        return Right(name, False, "only asked for on Linux")
+    import resource
+
+    # With a limit, locking succeeds at first and lets a later allocation fail.
+    if os.geteuid() and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+        return Right(name, False, "mlockall would run into the limit", _SCHEDULING_ADVICE)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(_LOCK_ALL_ON_FAULT):
+        why = os.strerror(ctypes.get_errno())
+        return Right(name, False, f"mlockall refused: {why}", _SCHEDULING_ADVICE)
+    return Right(name, True, "mlockall")
+
+
+@contextmanager
+def quiet_interpreter() -> Iterator[Right]:
+    """Within it nothing is collected, and threads hand the interpreter over sooner."""
+    before = sys.getswitchinterval()
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield Right("garbage collection", True, "frozen and off")
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,310 @@
+"""The engine over arrays: to the sample what the separator does, and never at a loss."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from fakes import FakeSeparator
+
+import rtmtass
+from rtmtass.audio import ArraySource
+from rtmtass.errors import InputError, UsageError
+from rtmtass.live.engine import Engine
+from rtmtass.live.mixer import Mixer
+from rtmtass.live.sources import ArraySink, PacedSource, UdpSink, UdpSource
+from rtmtass.live.stats import DeviceStats
+
+HOP, RATE = 256, 16000
+
+
+class Splitter(FakeSeparator):
+    """The fake, as the live room wants it, with a gate for each hop."""
+
+    def __init__(self, channels=1, weights=(0.5, 0.3, 0.2)):
+        super().__init__(channels, weights, delay=256)
+        self.gates = {}
+        self.error_at = None
+        self.hops = 0
+
+    def process_into(self, block, out, shares):
+        gate = self.gates.get(self.hops)
+        if gate:
+            assert gate.wait(30)
+        if self.hops == self.error_at:
+            raise RuntimeError("the separator broke")
+        self.hops += 1
+        stems, share = self.process_with_shares(block if self.channels > 1 else block[:, 0])
+        out[:] = stems if self.channels > 1 else stems[..., None]
+        shares[:] = share
+
+
+class Ends(ArraySource):
+    """An array as a device: hop k has a deadline that is either far away or over."""
+
+    def __init__(self, samples, late=(), reads=None):
+        super().__init__(samples, RATE)
+        self.late, self.gaps, self.reads = set(late), 0, reads or {}
+        self.hop = -1
+
+    def read(self, out):
+        self.hop += 1
+        if action := self.reads.get(self.hop):
+            action()
+        return super().read(out)
+
+    def deadline_s(self):
+        return -math.inf if self.hop in self.late else math.inf
+
+    def device_stats(self):
+        return DeviceStats()
+
+
+def sound(n, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    t = np.arange(n) / RATE
+    tone = np.sin(2 * np.pi * 220 * t) * (1 + np.sin(2 * np.pi * 3 * t))
+    return (0.1 * (tone[:, None] + rng.standard_normal((n, channels)))).astype(np.float32)
+
+
+def run(separator, source, **options):
+    sink = ArraySink()
+    engine = Engine(separator, source, sink, **options)
+    with engine:
+        assert engine.wait(60)
+    assert sink.is_closed
+    return sink.samples(), engine
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 12345])
+def test_what_comes_out_is_what_the_separator_gives(n):
+    x, separator = sound(n), rtmtass.load(block=HOP)
+    mixer = Mixer(separator.stems, RATE, is_split=True)
+    out, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
+    assert out.shape == (3, n + separator.delay, 1)
+    assert engine.delay == separator.delay == 256
+    expected = separator.fork(block=1).separate(x[:, 0])
+    np.testing.assert_allclose(out[:, engine.delay :, 0], expected, atol=1e-6)
+    assert engine.stats().deadline_misses == 0
+
+
+def test_your_mix_in_stereo():
+    x, separator = sound(9000, 2), rtmtass.load(block=HOP, channels=2)
+    mixer = Mixer(separator.stems, RATE, 2, gains_db={"music": -12, "noise": -math.inf})
+    out, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
+    stems = separator.fork(block=1).separate(x)
+    expected = stems[0] + 10 ** (-12 / 20) * stems[1]
+    np.testing.assert_allclose(out[0, engine.delay :], expected, atol=1e-6)
+
+
+def test_a_stereo_source_is_averaged_for_a_mono_separator():
+    x = sound(4000, 2)
+    out, engine = run(Splitter(), ArraySource(x, RATE))
+    np.testing.assert_allclose(out[0, engine.delay :, 0], x.mean(axis=1), atol=1e-6)
+
+
+def test_another_rate_is_converted():
+    t = np.arange(48000) / 48000
+    x = (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
+    out, engine = run(Splitter(), ArraySource(x, 48000))
+    expected = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / RATE)
+    np.testing.assert_allclose(out[0, engine.delay + 300 :, 0][:15000], expected[300:15300], atol=1e-3)
+
+
+def test_a_late_hop_is_the_input_and_the_stream_stays_aligned():
+    x, separator = sound(60 * HOP), Splitter()
+    gate = threading.Event()
+    separator.gates[20] = gate
+    source = Ends(x, late={20}, reads={21: gate.set})
+    mixer = Mixer(separator.stems, RATE, gains_db={"music": -math.inf, "noise": -math.inf})
+    out, engine = run(separator, source, mixer=mixer)
+    wet = out[0, engine.delay :, 0]
+    speech = 0.5 * x[:, 0]  # dry is as loud as the mix, so all of it is half the input
+    np.testing.assert_allclose(wet, speech, atol=2e-3)
+    stats = engine.stats()
+    assert (stats.deadline_misses, stats.skipped) == (1, 0)
+    assert separator.hops == 61  # the late hop was separated all the same
+
+
+def test_the_input_is_heard_while_hops_are_late_and_not_longer():
+    """With stems that differ in shape from the mixture, one can tell what was heard."""
+    x = sound(200 * HOP)
+    separator = Splitter(weights=(1.0, -1.0, 1.0))
+    gate = threading.Event()
+    separator.gates[100] = gate
+    source = Ends(x, late={100}, reads={101: gate.set})
+    mixer = Mixer(separator.stems, RATE, gains_db={"speech": -math.inf, "noise": -math.inf})
+    out, _ = run(separator, source, mixer=mixer)  # the mix is the input upside down
+    delayed = np.concatenate([np.zeros(256), x[:, 0]])[: out.shape[1]]
+    sign = out[0, :, 0] * delayed
+    hop_sign = sign[: 200 * HOP].reshape(-1, HOP).sum(axis=1)
+    dry = np.flatnonzero(hop_sign > 0)
+    assert dry[0] == 100
+    assert 1 <= len(dry) <= 5
+    assert np.abs(np.diff(out[0, :, 0])).max() <= 1.1 * np.abs(np.diff(delayed)).max()
+
+
+def test_a_worker_that_falls_behind_loses_hops_but_no_time():
+    x, separator = sound(300 * HOP), Splitter()
+    gate = threading.Event()
+    separator.gates[50] = gate
+    source = Ends(x, late=set(range(50, 90)), reads={90: gate.set})
+    out, engine = run(separator, source)
+    stats = engine.stats()
+    assert out.shape[1] == 300 * HOP + 256
+    assert stats.skipped >= 30
+    assert separator.hops == 301 - stats.skipped
+    np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=5e-3)  # all of it, on time
+    np.testing.assert_allclose(out[0, -50 * HOP :, 0], x[-50 * HOP :, 0], atol=1e-6)
+    assert stats.advice == "" or "slack" in stats.advice
+
+
+def test_a_gap_in_the_input_is_no_past():
+    x = sound(40 * HOP)
+    source = Ends(x)
+
+    def gap():
+        source.gaps += 1
+
+    source.reads[20] = gap
+    out, engine = run(Splitter(), source)
+    assert out.shape[1] == 40 * HOP + 256
+    assert engine.stats().deadline_misses == 0
+    np.testing.assert_allclose(out[0, 30 * HOP :, 0], x[30 * HOP - 256 :, 0], atol=1e-6)
+
+
+def test_gains_may_change_on_the_way():
+    x = sound(60 * HOP)
+    separator = Splitter(weights=(1.0, 0.0, 0.0))
+    mixer = Mixer(separator.stems, RATE)
+    source = Ends(x, reads={30: lambda: mixer.set_gain("speech", -20)})
+    out, _ = run(separator, source, mixer=mixer)
+    np.testing.assert_allclose(out[0, 256 : 28 * HOP, 0], x[: 27 * HOP, 0], atol=1e-6)
+    np.testing.assert_allclose(out[0, 40 * HOP : 60 * HOP, 0], 0.1 * x[39 * HOP : 59 * HOP, 0], atol=1e-6)
+
+
+def test_stop_fades_out_and_may_be_repeated():
+    class Endless(ArraySource):
+        def read(self, out):
+            out[:] = 0.5
+            return len(out)
+
+    sink = ArraySink()
+    engine = Engine(Splitter(), Endless(np.zeros(1, np.float32), RATE), sink)
+    heard = threading.Event()
+    write = sink.write
+    sink.write = lambda block: (write(block), heard.set() if block.any() else None)
+    engine.start()
+    assert heard.wait(30)
+    engine.stop()
+    engine.stop()
+    out = sink.samples()[0, :, 0]
+    assert not engine.is_running
+    assert out[-1] == 0
+    assert np.abs(np.diff(out)[256:]).max() < 0.002
+    assert engine.stats().state == "stopped"
+
+
+@pytest.mark.parametrize("culprit", ["separator", "source", "sink", "recorder"])
+def test_stop_raises_what_the_engine_died_of(culprit):
+    separator, sink, source = Splitter(), ArraySink(), Ends(sound(40 * HOP))
+    options = {}
+
+    def fail(*_):
+        raise RuntimeError(f"the {culprit} broke")
+
+    if culprit == "separator":
+        separator.error_at = 5
+    elif culprit == "source":
+        source.reads[5] = fail
+    elif culprit == "sink":
+        sink.write = fail
+    else:
+        options["recorder"] = type("R", (), {"add_mixture": fail, "close": lambda _: None})()
+    engine = Engine(separator, source, sink, **options)
+    engine.start()
+    assert engine.wait(30)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=f"the {culprit} broke"):
+            engine.stop()
+    assert sink.is_closed
+
+
+def test_callbacks_tell_levels_and_events():
+    x, separator = sound(100 * HOP), Splitter()
+    gate, told = threading.Event(), threading.Event()
+    separator.gates[20] = gate
+    levels, events = [], []
+    source = Ends(x, late={20}, reads={21: gate.set, 60: lambda: told.wait(30)})
+
+    def listen(level):
+        levels.append(level)
+        if events:
+            told.set()
+
+    run(separator, source, on_levels=listen, on_event=events.append)
+    assert events == ["the computer was too slow: the input is heard for a moment"]
+    assert levels[-1].mixture[0] == pytest.approx(-17, abs=4)
+
+
+def test_what_is_recorded_is_complete_and_aligned():
+    class Recorder:
+        def __init__(self):
+            self.mixture, self.stems = {}, {}
+
+        def add_mixture(self, number, mixture):
+            self.mixture[number] = mixture.copy()
+
+        def add_stems(self, number, stems):
+            self.stems[number] = stems.copy()
+
+        def close(self):
+            pass
+
+    x, separator, recorder = sound(60 * HOP), Splitter(), Recorder()
+    gate = threading.Event()
+    separator.gates[20] = gate
+    run(separator, Ends(x, late={20}, reads={21: gate.set}), recorder=recorder)
+    assert list(recorder.stems) == list(recorder.mixture) == list(range(61))
+    for number, stems in recorder.stems.items():
+        np.testing.assert_allclose(stems.sum(axis=0), recorder.mixture[number], atol=1e-6)
+
+
+def test_a_file_at_the_pace_of_real_time_and_udp_both_ways():
+    x = sound(20 * HOP)
+    back = UdpSource("127.0.0.1", 0, RATE)
+    inlet = UdpSource("127.0.0.1", 0, RATE)
+    engine = Engine(Splitter(), inlet, UdpSink("127.0.0.1", back.port))
+    got = []
+
+    def receive():
+        out = np.zeros((500, 1), np.float32)
+        while n := back.read(out):
+            got.append(out[:n].copy())
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    with engine:
+        paced, out = PacedSource(ArraySource(x, RATE)), np.zeros((HOP, 1), np.float32)
+        sender = UdpSink("127.0.0.1", inlet.port)
+        while n := paced.read(out):
+            sender.write(out[None, :n])
+        sender.close()
+        assert engine.wait(30)
+    thread.join(30)
+    back.close()
+    np.testing.assert_allclose(np.concatenate(got)[256:, 0], x[:, 0], atol=1e-6)
+
+
+def test_what_doesnt_fit_is_refused():
+    with pytest.raises(UsageError, match=r"3 channels.*load it with channels=3"):
+        Engine(Splitter(channels=2), ArraySource(sound(10, 3), RATE), ArraySink())
+    engine = Engine(Splitter(), ArraySource(sound(10), RATE), ArraySink())
+    engine.start()
+    with pytest.raises(UsageError, match="make a new one"):
+        engine.start()
+    engine.stop()
+    with pytest.raises(InputError, match="can't listen on UDP"):
+        UdpSource("203.0.113.1", 5, RATE)
