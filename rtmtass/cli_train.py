@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.errors import MissingPartError
+from rtmtass.errors import MissingPartError, OutputError
 
 if TYPE_CHECKING:
+    from rtmtass.separator import Separator
+    from rtmtass.tui import Steps
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -35,6 +39,13 @@ def register(commands: Commands) -> None:
     evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
+    evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
+    evaluate.add_argument("--clips", type=_count, metavar="N", help="only the first N of the set")
+    evaluate.add_argument(
+        "--perceptual",
+        action=argparse.BooleanOptionalAction,
+        help="PESQ, STOI and BSS-eval SDRi, a second a clip; default: those that are installed",
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     release = commands.add_parser(
@@ -209,38 +220,110 @@ def _print_report(report: dict[str, Any]) -> None:
         )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is wanted, not {text!r}")
+    return int(text)
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `rtmtass evaluate`."""
     _need_workshop()
     from rtmtass.separator import load
-    from rtmtass.training.evaluate import describe_set, evaluate, read_set
+    from rtmtass.training.evaluate import evaluate, read_set, set_names
     from rtmtass.tui import Steps
 
+    measures, left_out = _measures(arguments.perceptual)
+    page: Path | None = arguments.html
+    if page and not page.absolute().parent.is_dir():
+        raise OutputError(f"{page} can't be written: no folder {page.parent}; make it first")
+    names = set_names(arguments.set)[: arguments.clips]
     separator = load(arguments.model, runtime=arguments.runtime)
-    n = int(describe_set(arguments.set).get("n", 0))
     with Steps(quiet=arguments.json) as steps:
-        figures = evaluate(separator, read_set(arguments.set, separator.stems), n, steps)
+        clips = read_set(arguments.set, separator.stems, first=arguments.clips)
+        figures = evaluate(separator, clips, len(names), steps, measures)
+    if left_out:
+        figures["left_out"] = left_out
     if arguments.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures), flush=True)
     else:
         _print_figures(figures)
+    if page:  # last, so that a full disk doesn't cost the figures
+        with Steps(quiet=arguments.json) as steps:
+            _write_page(arguments, separator, figures, names, steps)
     return 0
+
+
+def _measures(wanted: bool | None) -> tuple[tuple[str, ...], str]:
+    """Return the slow figures to measure, and what to say of those that can't be."""
+    from rtmtass.training import perceptual
+
+    if wanted is False:
+        return (), ""
+    if wanted:
+        perceptual.require(perceptual.MEASURES)
+    there, missing = perceptual.available()
+    return there, perceptual.describe_missing(missing) if missing else ""
+
+
+def _write_page(
+    arguments: argparse.Namespace,
+    separator: Separator,
+    figures: dict[str, Any],
+    names: list[str],
+    steps: Steps,
+) -> None:
+    from rtmtass import __version__
+    from rtmtass.training.evaluate import describe_set, read_set
+    from rtmtass.training.report_html import choose_clips, write_html
+    from rtmtass.weights import open_model
+
+    folder = arguments.set
+    made_of = ", ".join(f"{k} {v}" for k, v in describe_set(folder).items())
+    about = {
+        "model": separator.config.name,
+        "weights": str(open_model(arguments.model).about.get("version", "unreleased")),
+        "set": f"{folder.absolute().name} ({made_of})",
+        "rtmtass": __version__,
+    }
+    chosen = choose_clips(figures, names)
+    clips = read_set(folder, separator.stems, names=chosen)
+    write_html(arguments.html, figures, separator, clips, chosen, about, steps)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
     from rtmtass.tui import print_table
 
-    def words(value: dict[str, float] | None) -> str:
-        return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" if value else ""
+    def words(value: dict[str, float] | None, digits: int = 2) -> str:
+        if not value:
+            return ""
+        mean, low, high = (f"{value[k]:.{digits}f}" for k in ("mean", "low", "high"))
+        return f"{mean} ({low} … {high})"
 
+    columns = {
+        "si_sdri": "SI-SDRi, dB",
+        "sdri": "SDRi, dB",
+        "bss_sdri": "BSS-eval SDRi, dB",
+        "leakage_db": "leakage, dB",
+    }
+    kinds = [kind for kind in columns if kind in figures]
     rows = [
-        [stem, *(words(figures[k].get(stem)) for k in ("si_sdri", "sdri", "leakage_db"))]
-        for stem in figures["si_sdri"]
+        [stem, *(words(figures[kind].get(stem)) for kind in kinds)] for stem in figures["si_sdri"]
     ]
-    print_table(["stem", "SI-SDRi, dB", "SDRi, dB", "leakage, dB"], rows)
+    print_table(["stem", *(columns[kind] for kind in kinds)], rows)
+    scores = {"pesq": "PESQ", "stoi": "STOI"}
+    of_speech = [
+        [name, *(words(figures[kind][k], 3) for k in ("mixture", "output", "improvement"))]
+        for kind, name in scores.items()
+        if kind in figures
+    ]
+    if of_speech:
+        print_table(["speech", "mixture", "output", "improvement"], of_speech)
     print(f"{figures['clips']} clips; in brackets the 95 % interval of the mean")
     worst = ", ".join(row["clip"] for row in figures["worst"])
     print(f"worst clips: {worst}")
+    if "left_out" in figures:
+        print(f"left out: {figures['left_out']}", file=sys.stderr)
 
 
 def run_release(arguments: argparse.Namespace) -> int:

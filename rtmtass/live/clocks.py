@@ -57,6 +57,8 @@ class Converter:
         self.room = math.ceil(longest * out_rate / in_rate * 1.01) + 2
         self._position = np.zeros(1, np.int64)
         self.reset()
+        self.process(self._memory[:1], np.zeros((self.room, channels), np.float32))  # compiles
+        self.reset()
 
     def reset(self) -> None:
         """Forget the stream; before the next sample there was silence."""

@@ -198,7 +198,7 @@ class Engine:
             levels=self.mixer.levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
-            advice=self._advice(steps.p50_ms, hop_ms),
+            advice=self._advice(steps.recent_ms, hop_ms),
         )
 
     def _advice(self, step_ms: float, hop_ms: float) -> str:
@@ -292,7 +292,9 @@ class Engine:
         else:
             self._worker.submit(number, self._past[-self._hop :])
         is_held = number < self._held_until or number < self._clean_from
-        slot = self._collected(number, is_urgent=not is_due)
+        # What won't be heard isn't worth cutting it fine for.
+        patience = 0.0 if not is_due else 0.5 if is_held else 1.0
+        slot = self._collected(number, patience)
         if slot is None and is_due and not is_held:
             self._misses += 1
             self._missed(number)
@@ -305,14 +307,11 @@ class Engine:
         if slot and self._recorder:
             self._recorder.add_stems(slot.number, slot.stems)
 
-    def _collected(self, number: int, *, is_urgent: bool) -> Slot | None:
-        """Wait for the stems of hop `number`, not at all if urgent; late ones are recorded."""
+    def _collected(self, number: int, patience: float) -> Slot | None:
+        """Wait for the stems of hop `number`, for a part of the time left; record late ones."""
         while self._worker.in_flight:
-            timeout_s = None
-            if is_urgent:
-                timeout_s = 0.0
-            elif self._clock:
-                timeout_s = max(0.0, self._clock.deadline_s() - time.monotonic())
+            left_s = self._clock.deadline_s() - time.monotonic() if self._clock else math.inf
+            timeout_s = max(0.0, patience * left_s) if patience else 0.0
             slot = self._worker.collect(None if timeout_s == math.inf else timeout_s)
             if slot is None:
                 return None

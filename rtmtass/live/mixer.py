@@ -119,6 +119,9 @@ class Mixer:
         for stem, gain in (gains_db or {}).items():
             self.set_gain(stem, gain)
         self.reset()
+        silence = np.zeros((n_stems, 1, channels), np.float32)
+        self.process(silence, silence[0], silence[: self.n_rows])  # compiles
+        self.reset()
 
     def set_gain(self, stem: str, gain_db: float) -> None:
         """Set one stem's gain in dB, -inf to +20; beyond that it is held there."""

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 ENGINE_PRIORITY = 60
 """Above the worker: what moves samples must not wait for what computes them."""
 WORKER_PRIORITY = 55
+OTHER_PRIORITY = 1
+"""For all other threads of the process: one of them holds the interpreter's lock now and then,
+and while it does no ordinary program may get in its way."""
 
 _SWITCH_S = 0.0005
 _LOCK_ALL_ON_FAULT = 1 | 2 | 4  # MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT

@@ -13,16 +13,21 @@ from rtmtass.live.mixer import Levels
 
 _REMEMBERED = 4096
 """Steps the percentiles are of: about a minute."""
+_RECENT = 63
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long a hop took to separate, in ms, and how long it may take."""
+    """How long a hop took to separate, in ms, and how long it may take.
+
+    `recent_ms` is the median of the last second, the others are of a minute or all.
+    """
 
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     max_ms: float = 0.0
     deadline_ms: float = math.inf
+    recent_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,4 +151,6 @@ class StepClock:
         if not len(known):
             return StepTimes(deadline_ms=deadline_ms)
         p50, p99 = np.percentile(known, (50, 99)) / 1e6
-        return StepTimes(float(p50), float(p99), self._max_ns / 1e6, deadline_ms)
+        latest = np.arange(max(0, self._count - _RECENT), self._count) % _REMEMBERED
+        recent = float(np.median(self._steps_ns[latest])) / 1e6
+        return StepTimes(float(p50), float(p99), self._max_ns / 1e6, deadline_ms, recent)

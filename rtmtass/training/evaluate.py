@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import DataError
 from rtmtass.separator import Separator
+from rtmtass.training import perceptual
 from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.training.sources import decode
 
 Samples = NDArray[np.float32]
+Array = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 
 LEAKAGE_EVERY = 4
 """Of every so many clips one is also heard with each stem taken out."""
 SNR_EDGES_DB = (-10.0, -5.0, 0.0, 5.0)
 WORST = 10
+BY_STEM = ("si_sdri", "sdri", "bss_sdri")
+OF_SPEECH = ("pesq", "stoi")
 
 
 @dataclass(frozen=True)
@@ -43,32 +47,83 @@ class Clip:
 
 @dataclass
 class Tally:
-    """Figures of all clips, one row each."""
+    """Figures of all clips: under each name one array per clip, nan where there is no figure."""
 
     names: list[str] = field(default_factory=list)
-    si_sdri: list[NDArray[np.floating]] = field(default_factory=list)
-    sdri: list[NDArray[np.floating]] = field(default_factory=list)
-    input_sdr: list[NDArray[np.floating]] = field(default_factory=list)
-    leakage_db: list[NDArray[np.floating]] = field(default_factory=list)
+    values: dict[str, list[Array]] = field(default_factory=dict)
+
+    def add(self, figures: dict[str, Array]) -> None:
+        """Take the figures of one clip."""
+        for name, value in figures.items():
+            self.values.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a figure of all clips, clip first."""
+        return np.array(self.values[name])
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether any clip has this figure."""
+        return name in self.values
 
 
-def read_set(folder: Path, stems: tuple[str, ...]) -> Iterator[Clip]:
-    """Yield the clips of a set that `rtmtass data mix` wrote, one in memory at a time.
+def set_names(folder: Path) -> list[str]:
+    """Return the names of a set's clips, in its order.
 
     Raises:
-        DataError: no list.csv there, or a file it names is missing.
+        DataError: `folder` is no set.
     """
+    return [row["name"] for row in _rows(folder, ())]
+
+
+def read_set(
+    folder: Path,
+    stems: tuple[str, ...],
+    *,
+    first: int | None = None,
+    names: Collection[str] | None = None,
+) -> Iterator[Clip]:
+    """Yield the clips of a set that `rtmtass data mix` wrote, one in memory at a time.
+
+    Args:
+        folder: the set's.
+        stems: which to read, in this order.
+        first: stop after so many; any number of the first is a fair sample.
+        names: only these.
+
+    Raises:
+        DataError: no list.csv there, or it has no such stems.
+        InputError: a file it names is missing.
+    """
+    for number, row in enumerate(_rows(folder, ("mixture", *stems))):
+        if first is not None and number >= first:
+            return
+        if names is not None and row["name"] not in names:
+            continue
+        tracks = [decode(folder / row[name]) for name in ("mixture", *stems)]
+        yield Clip(row["name"], tracks[0], np.stack(tracks[1:]))
+
+
+def _rows(folder: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     path = folder / "list.csv"
     if not path.is_file():
         raise DataError(f"{folder} holds no list.csv; write a set with: rtmtass data mix")
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            tracks = [decode(folder / row[name]) for name in ("mixture", *stems)]
-            yield Clip(row["name"], tracks[0], np.stack(tracks[1:]))
+        table = csv.DictReader(file)
+        lacking = {"name", *columns} - set(table.fieldnames or ())
+        if lacking:
+            raise DataError(
+                f"{path} lacks the columns {', '.join(sorted(lacking))};"
+                " write the set again with: rtmtass data mix"
+            )
+        yield from table
 
 
 def evaluate(
-    separator: Separator, clips: Iterable[Clip], n: int, progress: Progress | None = None
+    separator: Separator,
+    clips: Iterable[Clip],
+    n: int,
+    progress: Progress | None = None,
+    measures: Collection[str] = (),
 ) -> dict[str, Any]:
     """Measure a separator on clips.
 
@@ -77,22 +132,25 @@ def evaluate(
         clips: at the separator's rate.
         n: how many there are, for `progress`.
         progress: called with what is done, how many are, and of how many.
+        measures: what to measure besides, of `perceptual.MEASURES`; these are slow.
 
     Returns:
         plain values for JSON: per stem and on average SI-SDRi and SDRi in dB
         with 95 % bootstrap intervals, by input SDR, the leakage into absent
-        stems in dB below the mixture, and the worst clips.
+        stems in dB below the mixture, and the worst clips; of `measures` what
+        was asked for.
+
+    Raises:
+        DataError: there are no clips.
+        MissingPartError: a package that `measures` need is not installed.
     """
     tally = Tally()
     for number, clip in enumerate(clips):
         out = separator.separate(clip.mixture)
         tally.names.append(clip.name)
-        before = sdr(clip.mixture[None], clip.stems)
-        tally.input_sdr.append(before)
-        tally.sdri.append(sdr(out, clip.stems) - before)
-        tally.si_sdri.append(si_sdr(out, clip.stems) - si_sdr(clip.mixture[None], clip.stems))
+        tally.add(measure(clip.mixture, clip.stems, out, separator.sample_rate, measures))
         if number % LEAKAGE_EVERY == 0:
-            tally.leakage_db.append(_leakage(separator, clip))
+            tally.add({"leakage_db": _leakage(separator, clip)})
         if progress is not None:
             progress("clips", number + 1, n)
     if not tally.names:
@@ -100,7 +158,45 @@ def evaluate(
     return _figures(separator.stems, tally)
 
 
-def _leakage(separator: Separator, clip: Clip) -> NDArray[np.floating]:
+def measure(
+    mixture: Samples,
+    stems: Samples,
+    estimates: Samples,
+    sample_rate: int,
+    measures: Collection[str] = (),
+) -> dict[str, Array]:
+    """Return the figures of one clip.
+
+    Args:
+        mixture: (N,).
+        stems: (S, N), the truth; the first is speech.
+        estimates: (S, N).
+        sample_rate: in Hz.
+        measures: see `evaluate`.
+
+    Returns:
+        input_sdr, si_sdri, sdri and bss_sdri (S,) in dB; pesq and stoi (2,),
+        of the mixture and of the estimate of speech.
+    """
+    before = sdr(mixture[None], stems)
+    figures = {
+        "input_sdr": before,
+        "sdri": sdr(estimates, stems) - before,
+        "si_sdri": si_sdr(estimates, stems) - si_sdr(mixture[None], stems),
+    }
+    if "bss_sdri" in measures:
+        unseparated = perceptual.bss_sdr(np.broadcast_to(mixture, stems.shape), stems)
+        figures["bss_sdri"] = perceptual.bss_sdr(estimates, stems) - unseparated
+    for name in OF_SPEECH:
+        if name in measures:
+            score = getattr(perceptual, name)
+            figures[name] = np.array(
+                [score(track, stems[0], sample_rate) for track in (mixture, estimates[0])]
+            )
+    return figures
+
+
+def _leakage(separator: Separator, clip: Clip) -> Array:
     """Take each stem out in turn; return its output's level over the mixture's, dB."""
     levels = []
     for s in range(len(clip.stems)):
@@ -110,37 +206,67 @@ def _leakage(separator: Separator, clip: Clip) -> NDArray[np.floating]:
     return np.array(levels)
 
 
-def _with_interval(values: NDArray[np.floating]) -> dict[str, float]:
-    low, high = bootstrap_interval(values)
-    return {
-        k: round(float(v), 3) for k, v in (("mean", values.mean()), ("low", low), ("high", high))
-    }
+def with_interval(values: Array) -> dict[str, Any] | None:
+    """Return the mean and its 95 % interval; None where there is no value.
+
+    Args:
+        values: (n,); nan is no value, and then `clips` tells how many are.
+    """
+    there = values[np.isfinite(values)]
+    if not len(there):
+        return None
+    low, high = bootstrap_interval(there)
+    named = (("mean", there.mean()), ("low", low), ("high", high))
+    figures: dict[str, Any] = {name: round(float(value), 3) for name, value in named}
+    return figures if len(there) == len(values) else {**figures, "clips": len(there)}
 
 
 def _figures(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
     figures: dict[str, Any] = {"clips": len(tally.names)}
-    for name in ("si_sdri", "sdri"):
-        values = np.array(getattr(tally, name))
-        figures[name] = {stem: _with_interval(values[:, i]) for i, stem in enumerate(stems)}
-        figures[name]["average"] = _with_interval(values.mean(axis=1))
-    si_sdri, before = np.array(tally.si_sdri), np.array(tally.input_sdr)
-    bucket = np.digitize(before, SNR_EDGES_DB)
-    edges = ["-inf", *(f"{e:g}" for e in SNR_EDGES_DB), "inf"]
-    figures["si_sdri_by_input_sdr"] = {
-        stem: {
-            f"{edges[b]}..{edges[b + 1]} dB": round(float(si_sdri[bucket[:, i] == b, i].mean()), 3)
-            for b in range(len(edges) - 1)
-            if (bucket[:, i] == b).any()
-        }
-        for i, stem in enumerate(stems)
-    }
-    leakage = np.array(tally.leakage_db)
-    figures["leakage_db"] = {stem: _with_interval(leakage[:, i]) for i, stem in enumerate(stems)}
+    for name in BY_STEM:
+        if name in tally:
+            values = tally[name]
+            of_stems = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
+            figures[name] = {**of_stems, "average": with_interval(values.mean(axis=1))}
+    for name in OF_SPEECH:
+        if name in tally:
+            before, after = tally[name].T
+            figures[name] = {
+                "mixture": with_interval(before),
+                "output": with_interval(after),
+                "improvement": with_interval(after - before),
+            }
+    figures |= _by_input_sdr(stems, tally)
+    leakage = tally["leakage_db"]
+    figures["leakage_db"] = {stem: with_interval(leakage[:, i]) for i, stem in enumerate(stems)}
+    si_sdri = tally["si_sdri"]
     order = np.argsort(si_sdri.mean(axis=1))[:WORST]
     figures["worst"] = [
         {"clip": tally.names[k], "si_sdri": [round(float(v), 2) for v in si_sdri[k]]} for k in order
     ]
     return figures
+
+
+def _by_input_sdr(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
+    """Return means, and means with intervals and numbers of clips, by how loud a stem was."""
+    bucket = np.digitize(tally["input_sdr"], SNR_EDGES_DB)
+    edges = ["-inf", *(f"{e:g}" for e in SNR_EDGES_DB), "inf"]
+    si_sdri, sdri = tally["si_sdri"], tally["sdri"]
+    rows: dict[str, dict[str, Any]] = {}
+    for i, stem in enumerate(stems):
+        rows[stem] = {}
+        for b in np.unique(bucket[:, i]):
+            inside = bucket[:, i] == b
+            rows[stem][f"{edges[b]}..{edges[b + 1]} dB"] = {
+                "clips": int(inside.sum()),
+                "si_sdri": with_interval(si_sdri[inside, i]),
+                "sdri": with_interval(sdri[inside, i]),
+            }
+    means = {
+        stem: {name: row["si_sdri"]["mean"] for name, row in of_stem.items()}
+        for stem, of_stem in rows.items()
+    }
+    return {"si_sdri_by_input_sdr": means, "by_input_sdr": rows}
 
 
 def describe_set(folder: Path) -> dict[str, Any]:
