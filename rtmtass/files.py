@@ -108,7 +108,10 @@ def separate_source(
     watcher: Watcher,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
-    separator = FullBandSeparator(load(), source.sample_rate, source.channels, wishes.channels)
+    streams = path == STREAM or STREAM in targets.values()
+    separator = FullBandSeparator(
+        load(), source.sample_rate, source.channels, wishes.channels, prompt=streams
+    )
     started = time.perf_counter()  # what opening the model took is no part of the RTF
     sink = StemWriters(separator.stems, wishes.gains_db)
     thread: WriterThread | None = None

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rtmtass.dsp.resample import Resampler
+from rtmtass.dsp.resample import PromptResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.formats import CHANNEL_MODES
 
@@ -66,7 +66,7 @@ class FullBandSeparator:
         out_i = up(stem_i) + share_i * (mixture - sum_j up(stem_j))
 
     where share_i, between 0 and 1, is the smoothed part of stem i in the model's
-    top band (6.5 to 8 kHz): a sound that rules the top of the known band is taken
+    top band (6 to 7.3 kHz): a sound that rules the top of the known band is taken
     to rule what lies above. The shares sum to one, so the stems sum to the mixture.
 
     Channels: "linked" computes one set of masks from the mean of the channels and
@@ -78,6 +78,7 @@ class FullBandSeparator:
         sample_rate: of the blocks, in Hz.
         channels: of the blocks.
         mode: one of CHANNEL_MODES.
+        prompt: resample with little delay, for who listens while it runs.
 
     Raises:
         UsageError: unknown mode, or less than one channel.
@@ -93,6 +94,8 @@ class FullBandSeparator:
         sample_rate: int,
         channels: int,
         mode: str = "linked",
+        *,
+        prompt: bool = False,
     ) -> None:
         if mode not in CHANNEL_MODES:
             raise UsageError(f"channels can be {', '.join(CHANNEL_MODES)}, not {mode!r}")
@@ -112,8 +115,9 @@ class FullBandSeparator:
         self.algorithmic_latency = first.algorithmic_latency
         if self._needs_resampling:
             n_stem_channels = len(self.stems) * self.channels
-            self._down = Resampler(sample_rate, first.sample_rate, self.channels)
-            self._up = Resampler(first.sample_rate, sample_rate, n_stem_channels)
+            kind = PromptResampler if prompt else Resampler
+            self._down = kind(sample_rate, first.sample_rate, self.channels)
+            self._up = kind(first.sample_rate, sample_rate, n_stem_channels)
             self.delay = self._in_own_samples(first.delay)
             self.algorithmic_latency = self._in_own_samples(first.algorithmic_latency)
         self._forget()

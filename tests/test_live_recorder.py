@@ -152,13 +152,13 @@ for number in range(100000):
 
 def test_a_crash_costs_a_second_at_most(tmp_path):
     script = CRASH.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    for line in process.stdout:
-        if int(line) >= 200:
-            break
-    process.send_signal(signal.SIGKILL)
-    rest = process.stdout.read().split()
-    process.wait()
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        for line in process.stdout:
+            if int(line) >= 200:
+                break
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read().split()
     last = int(rest[-1]) if rest else 200
     take = take_of(tmp_path)
     lengths = {len(x) for x in take.values()}

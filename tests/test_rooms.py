@@ -20,17 +20,17 @@ ORDER = {
     5: ["fullband", "jobs", "pipes", "report"],
     6: ["files"],
     7: ["live", "training"],
-    8: ["tui"],
+    8: ["tui", "tui_live"],
 }
 LEVEL = {room: level for level, rooms in ORDER.items() for room in rooms}
 TOP = 9
 OWNERS = {
     "sounddevice": {"live"},
     "soundfile": {"audio", "sinks", "formats", "riff", "partfile"},
-    "rich": {"tui"},
+    "rich": {"tui", "tui_live"},
     "torch": {"net", "runtime/torch_runtime", "training", "cli_train"},
     "numba": {"dsp", "runtime"},
-    "llvmlite": {"runtime"},
+    "llvmlite": {"dsp", "runtime"},
     "matplotlib": {"report"},
 }
 

@@ -161,7 +161,9 @@ def _compiled() -> Any:
 
 def device_ring(capacity: int, channels: int) -> Ring:
     """Return a ring whose Python side orders its stores as the compiled side needs it."""
-    return Ring.in_memory(np.zeros(Ring.bytes_needed(capacity, channels), np.uint8), capacity, channels)
+    return Ring.in_memory(
+        np.zeros(Ring.bytes_needed(capacity, channels), np.uint8), capacity, channels
+    )
 
 
 class DeviceCallback:
@@ -185,7 +187,11 @@ class DeviceCallback:
         self._table[_VOICE], self._table[_FADE] = self._voice.ctypes.data, max(fade, 10)
         for ring, place in ((given, _IN), (wanted, _OUT)):
             if ring:
-                self._table[place : place + 3] = ring._written.ctypes.data, ring.capacity, ring.channels
+                self._table[place : place + 3] = (
+                    ring._written.ctypes.data,
+                    ring.capacity,
+                    ring.channels,
+                )
         self.function = int(_compiled().address)
         self.table = int(self._table.ctypes.data)
 

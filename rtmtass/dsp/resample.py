@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from rtmtass.dsp.convert import Converter
 from rtmtass.errors import BlockSizeError
 
 Samples = npt.NDArray[np.float32]
@@ -99,3 +100,46 @@ def _longest_wait(in_rate: int, out_rate: int) -> int:
         n_out += len(stream.resample_chunk(silence))
         worst = max(worst, n_in - n_out * in_rate // out_rate)
     return worst + step
+
+
+class PromptResampler:
+    """As `Resampler`, for who listens while it runs: 1.5 ms late at the lower rate, not 40.
+
+    The filter is shorter, so it falls off earlier: 7.4 kHz instead of 7.8 for the
+    model's rate. What it takes is dealt out with what lies above the band.
+    """
+
+    _LONGEST = 4096
+
+    def __init__(self, in_rate: int, out_rate: int, channels: int) -> None:
+        self.in_rate, self.out_rate, self.channels = in_rate, out_rate, channels
+        self._converter = Converter(in_rate, out_rate, channels, self._LONGEST)
+        self._made = np.zeros((self._converter.room, channels), np.float32)
+        self.delay = self._converter.wait + 1
+        self.reset()
+
+    def process(self, block: Samples) -> Samples:
+        """See `Resampler.process`."""
+        if block.ndim != 2 or block.shape[1] != self.channels:
+            raise BlockSizeError(
+                f"the resampler takes blocks of shape (n, {self.channels}), not {block.shape}"
+            )
+        parts = [np.zeros((0, self.channels), np.float32)]
+        for start in range(0, len(block), self._LONGEST):
+            piece = np.ascontiguousarray(block[start : start + self._LONGEST], np.float32)
+            parts.append(self._made[: self._converter.process(piece, self._made)].copy())
+        self._n_in += len(block)
+        self._n_out += sum(map(len, parts))
+        return np.concatenate(parts)
+
+    def flush(self) -> Samples:
+        """See `Resampler.flush`."""
+        owed = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
+        rest = self.process(np.zeros((self.delay + 1, self.channels), np.float32))[:owed]
+        self.reset()
+        return rest
+
+    def reset(self) -> None:
+        """See `Resampler.reset`."""
+        self._converter.reset()
+        self._n_in = self._n_out = 0

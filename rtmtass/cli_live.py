@@ -1,0 +1,245 @@
+"""`rtmtass live`: microphone in, your mix out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtmtass.errors import UsageError
+
+if TYPE_CHECKING:
+    # argparse has no public name for it.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+    from rtmtass.live.controls import Controls
+    from rtmtass.live.engine import Engine
+    from rtmtass.live.link import DeviceLink, LinkWishes
+    from rtmtass.live.stats import Stats
+
+_DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
+
+
+def register(commands: Commands) -> None:
+    """Add `live`."""
+    parser = commands.add_parser(
+        "live",
+        help="separate a microphone live and hear your mix of it",
+        description="Separates what a device captures and plays your mix of speech, music and"
+        " noise, a few hundredths of a second later. Keys change the mix while it runs.",
+        epilog="rtmtass live --gain music=-20,noise=-inf   ·   rtmtass devices lists the devices",
+    )
+    parser.set_defaults(run=run)
+    _add_device_options(parser)
+    add = parser.add_argument_group("mix").add_argument
+    add("--gain", type=_gains, default={}, metavar="STEM=DB,…", help="as in"
+        " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
+    add("--strength", type=_strength, default=math.inf, metavar="DB", help="push no stem further"
+        " below the loudest than this (default: no limit)")  # fmt: skip
+    add("--stems-out", action="store_true", help="play the stems, not the mix: one after the other"
+        " on the output's channels")  # fmt: skip
+    add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="play the mix; off"
+        " is for recording only")  # fmt: skip
+    add("--record", metavar="DIR", help="record stems and mixture into DIR, from the beginning")
+    add("--virtual-mic", action="store_true", help="make a microphone that other programs can"
+        " choose (PipeWire, PulseAudio)")  # fmt: skip
+    add = parser.add_argument_group("display").add_argument
+    add("--plain", action="store_true", help="one line a second instead of a display")
+    add("--json", action="store_true", help="one JSON object a second")
+    add("--duration", type=_positive, metavar="S", help="stop after so many seconds")
+    parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
+        " models (default: %(default)s)")  # fmt: skip
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("devices").add_argument
+    add("--input", metavar="NAME|N", help="part of a name, or a number (default: the system's)")
+    add("--output", metavar="NAME|N", help="likewise")
+    add("--input-channels", type=_numbers, default=(), metavar="N,…", help="which channels of the"
+        " input to hear, from 1; averaged for --channels 1 (default: the first)")  # fmt: skip
+    add("--channels", type=int, choices=(1, 2), default=1, help="separate in mono or stereo"
+        " (default: %(default)s)")  # fmt: skip
+    add("--rate", type=int, metavar="HZ", help="of the devices (default: the model's if they"
+        " take it, else theirs)")  # fmt: skip
+    add("--block", type=int, metavar="N", help="samples the device hands over at once")
+    add("--slack", type=float, metavar="MS", help="latency to add for computers that are late now"
+        " and then (default: what small blocks need)")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
+    from rtmtass.live.recorder import check_folder
+
+    if arguments.plain and arguments.json:
+        raise UsageError("--plain and --json exclude each other; give one")
+    if arguments.record:
+        check_folder(Path(arguments.record))
+    with contextlib.ExitStack() as stack:
+        if arguments.virtual_mic:
+            from rtmtass.live.virtual import VirtualMicrophone
+
+            stack.enter_context(VirtualMicrophone())
+            arguments.output = arguments.output or "pulse"
+        try:
+            _run(arguments, stack)
+        except KeyboardInterrupt:
+            pass  # the way out of a program without an end: not an error
+    return 0
+
+
+def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
+    import rtmtass
+    from rtmtass.cli_separate import say_compiling
+    from rtmtass.live import rights
+    from rtmtass.live.controls import Controls
+    from rtmtass.live.engine import Engine
+    from rtmtass.live.link import DeviceLink
+    from rtmtass.live.mixer import Mixer
+    from rtmtass.live.recorder import TakeRecorder
+
+    separator = rtmtass.load(
+        arguments.model, block=256, channels=arguments.channels, on_compile=say_compiling
+    )
+    mixer = Mixer(
+        separator.stems,
+        separator.sample_rate,
+        arguments.channels,
+        gains_db=arguments.gain,
+        strength_db=arguments.strength,
+        is_split=arguments.stems_out,
+    )
+    if not arguments.monitor:
+        mixer.fade_out()
+    messages: deque[str] = deque(maxlen=50)
+    link = DeviceLink(
+        wishes_of(arguments), separator, n_rows=mixer.n_rows, on_message=messages.append
+    )
+    folder = Path(arguments.record or ".")
+    recorder = TakeRecorder(folder, separator.stems, separator.sample_rate, arguments.channels)
+    if arguments.record:
+        recorder.start()
+    engine = Engine(
+        separator, link, link, mixer=mixer, recorder=recorder, on_event=messages.append,
+        is_realtime=True,
+    )  # fmt: skip
+    stack.enter_context(rights.quiet_interpreter())
+    given = [rights.ask_for_memory(), rights.ask_for_priority(rights.OTHER_PRIORITY)]
+    stack.callback(_stop, engine)
+    engine.start()
+    messages.extend(f"{right.name}: {right.detail}" for right in given if not right.is_given)
+    _watch(arguments, engine, link, Controls(mixer, recorder), messages, stack)
+
+
+def _stop(engine: Engine) -> None:
+    from rtmtass.interrupt import held
+
+    with contextlib.suppress(KeyboardInterrupt), held():
+        engine.stop()
+
+
+def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
+    """Return what the command line wants of the devices."""
+    from rtmtass.live.link import LinkWishes
+
+    return LinkWishes(
+        input=arguments.input,
+        output=arguments.output,
+        input_channels=arguments.input_channels,
+        sample_rate=arguments.rate,
+        block=arguments.block,
+        slack_ms=arguments.slack,
+    )
+
+
+def _watch(
+    arguments: argparse.Namespace,
+    engine: Engine,
+    link: DeviceLink,
+    controls: Controls,
+    messages: deque[str],
+    stack: contextlib.ExitStack,
+) -> None:
+    """Show how it goes until it ends."""
+    from rtmtass.live.display import Display
+
+    display = None
+    given, wanted = link.shape.given, link.shape.wanted
+    if not (arguments.plain or arguments.json) and sys.stdout.isatty() and sys.stdin.isatty():
+        display = stack.enter_context(Display(controls, f"{given.name} → {wanted.name}"))
+    elif not arguments.json:
+        print(f"{given} → {wanted}, {link.latency().total_ms:.1f} ms; Ctrl-C ends", flush=True)
+    every_s = _DISPLAY_S if display else _LINE_S
+    started = shown = time.monotonic()
+    while not controls.is_over and engine.is_running:
+        now = time.monotonic()
+        if arguments.duration and now - started >= arguments.duration:
+            break
+        if now - shown >= every_s:
+            shown += every_s
+            stats = engine.stats()
+            if display and display.is_alive:
+                display.update(stats, messages)
+            else:
+                _say(arguments, stats, messages)
+                every_s = _LINE_S
+        time.sleep(_LOOK_S)
+
+
+def _say(arguments: argparse.Namespace, stats: Stats, messages: deque[str]) -> None:
+    if arguments.json:
+        events = [messages.popleft() for _ in range(len(messages))]
+        print(json.dumps({**stats.to_dict(), "messages": events}, ensure_ascii=False), flush=True)
+        return
+    while messages:
+        print(f"{time.strftime('%H:%M:%S')}  {messages.popleft()}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')}  {plain_line(stats)}", flush=True)
+
+
+def plain_line(stats: Stats) -> str:
+    """Return one line that says how it goes."""
+    levels, steps, device = stats.levels, stats.steps, stats.device
+    meters = {"in": levels.mixture, **levels.stems, "out": levels.output}
+    said = "  ".join(f"{name} {rms:.0f}" for name, (rms, _peak) in meters.items())
+    recording = f"  rec {stats.recording.seconds:.0f} s" if stats.recording.is_running else ""
+    notes = "".join(f"  {note}" for note in (stats.recording.message, stats.advice) if note)
+    return (
+        f"{stats.state} {stats.seconds:.0f} s  dB: {said}"
+        f"  step {steps.p50_ms:.2f}/{steps.p99_ms:.2f}/{steps.max_ms:.2f} of"
+        f" {steps.deadline_ms:.0f} ms  late {stats.deadline_misses + stats.skipped}"
+        f"  lost {device.overruns}+{device.underruns}  xruns {device.xruns}"
+        f"  drift {device.drift_ppm:+.0f} ppm  latency {device.latency.total_ms:.1f} ms"
+        f"  cpu {100 * stats.cpu_share:.0f} %{recording}{notes}"
+    )
+
+
+def _gains(text: str) -> dict[str, float]:
+    from rtmtass.cli_separate import _gains as parse
+
+    return parse(text)
+
+
+def _strength(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} isn't 0 dB or more")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} s is no time; give more than 0")
+    return value
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of channels such as 1,2") from error
