@@ -219,9 +219,16 @@ def plain_line(stats: Stats) -> str:
 
 
 def _gains(text: str) -> dict[str, float]:
-    from rtmtass.cli_separate import _gains as parse
-
-    return parse(text)
+    gains = {}
+    for word in text.split(","):
+        name, _, value = word.partition("=")
+        try:
+            gains[name.strip()] = float(value.lower().removesuffix("db"))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is no STEM=DB; write it as in speech=0,music=-20,noise=-inf"
+            ) from error
+    return gains
 
 
 def _strength(text: str) -> float:

@@ -112,7 +112,9 @@ def _facts(state: dict[str, Any]) -> list[str]:
     stats, controls = state["stats"], state["controls"]
     steps, device, recording = stats["steps"], stats["device"], stats["recording"]
     latency = device["latency"]
-    strength = "no limit" if controls["strength_db"] is None else f"{controls['strength_db']:.0f} dB"
+    strength = (
+        "no limit" if controls["strength_db"] is None else f"{controls['strength_db']:.0f} dB"
+    )
     measured = latency["measured_ms"]
     lines = [
         f"{state['title']}   {stats['state']} {_clock(stats['seconds'])}"

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-INSTALL = "apt-get install -y --no-install-recommends libportaudio2 jackd2 && pip install JACK-Client"
+INSTALL = (
+    "apt-get install -y --no-install-recommends libportaudio2 jackd2 && pip install JACK-Client"
+)
 _PATIENCE_S = 20.0
 _ATTEMPTS = 3
 
@@ -73,7 +75,9 @@ class JackServer:
     def start(self):
         command = ["jackd", "-R", "-P", "70", "-n", self.name, "-d", "dummy", "-r", str(self.rate),
                    "-p", str(self.period), "-C", str(self.channels), "-P", str(self.channels)]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             asked = subprocess.run(["jack_lsp"], capture_output=True, check=False)
@@ -113,7 +117,9 @@ class Loudspeaker:
         np.save(given, x)
         command = [sys.executable, __file__, given, self._heard, str(seconds), str(n_speakers)]
         environment = {**os.environ, **server.environment}
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True
+        )
 
     def wait_until_playing(self):
         line = self._process.stdout.readline()
@@ -130,8 +136,10 @@ class Loudspeaker:
         return heard, xruns
 
     def close(self):
+        """End before the end."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
+        self._folder.cleanup()
 
 
 def main(given, heard, seconds, n_speakers):

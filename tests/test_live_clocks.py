@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtmtass.live.clocks import Converter, DriftControl
+from rtmtass.dsp.convert import Converter
+from rtmtass.live.clocks import DriftControl
 
 
 def convert(converter, x, sizes):

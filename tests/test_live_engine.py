@@ -110,7 +110,9 @@ def test_another_rate_is_converted():
     x = (0.3 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)
     out, engine = run(Splitter(), ArraySource(x, 48000))
     expected = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / RATE)
-    np.testing.assert_allclose(out[0, engine.delay + 300 :, 0][:15000], expected[300:15300], atol=1e-3)
+    np.testing.assert_allclose(
+        out[0, engine.delay + 300 :, 0][:15000], expected[300:15300], atol=1e-3
+    )
 
 
 def test_a_late_hop_is_the_input_and_the_stream_stays_aligned():
@@ -182,7 +184,9 @@ def test_gains_may_change_on_the_way():
     source = Ends(x, reads={30: lambda: mixer.set_gain("speech", -20)})
     out, _ = run(separator, source, mixer=mixer)
     np.testing.assert_allclose(out[0, 256 : 28 * HOP, 0], x[: 27 * HOP, 0], atol=1e-6)
-    np.testing.assert_allclose(out[0, 40 * HOP : 60 * HOP, 0], 0.1 * x[39 * HOP : 59 * HOP, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        out[0, 40 * HOP : 60 * HOP, 0], 0.1 * x[39 * HOP : 59 * HOP, 0], atol=1e-6
+    )
 
 
 def test_stop_fades_out_and_may_be_repeated():

@@ -11,7 +11,7 @@ import pytest
 
 import rtmtass
 from rtmtass.live import devices, link, rights
-from rtmtass.live.clocks import Converter
+from rtmtass.dsp.convert import Converter
 from rtmtass.live.engine import Engine
 from rtmtass.live.link import DeviceLink, LinkWishes
 from rtmtass.live.mixer import Mixer
@@ -100,7 +100,9 @@ def mixed(separator, captured):
     return sum(10 ** (gain / 20) * stem for gain, stem in zip(GAINS.values(), stems, strict=True))
 
 
-@pytest.mark.parametrize("server", [{"period": 256}, {"period": 128}], indirect=True, ids=["16ms", "8ms"])
+@pytest.mark.parametrize(
+    "server", [{"period": 256}, {"period": 128}], indirect=True, ids=["16ms", "8ms"]
+)
 @jack_rig.on_a_steady_machine
 def test_the_loudspeaker_plays_what_the_separator_gives(server):
     seconds = SECONDS if server.period == 256 else 3.0
@@ -207,7 +209,9 @@ def test_a_computer_too_slow_lets_the_input_through_on_time(server):
     assert stats.deadline_misses + stats.skipped > 20
     assert "too slow" in during.advice
     assert stats.device.underruns == 0
-    np.testing.assert_allclose(heard[-8000:, 0], x[len(heard) - late - 8000 : len(heard) - late], atol=1e-5)
+    np.testing.assert_allclose(
+        heard[-8000:, 0], x[len(heard) - late - 8000 : len(heard) - late], atol=1e-5
+    )
 
 
 @jack_rig.on_a_steady_machine

@@ -52,7 +52,9 @@ def test_gains_mute_and_solo_are_what_they_say():
     np.testing.assert_allclose(run(mixer, stems)[0], stems[0] + 0.1 * stems[1], atol=1e-6)
     mixer.set_solo("noise", True)
     mixer.set_gain("noise", 6.0)
-    assert mixer.settings.factors() == pytest.approx({"speech": 0, "music": 0, "noise": 1.9953}, abs=1e-4)
+    assert mixer.settings.factors() == pytest.approx(
+        {"speech": 0, "music": 0, "noise": 1.9953}, abs=1e-4
+    )
     mixer.set_mute("noise", True)
     assert set(mixer.settings.factors().values()) == {0.0}
     mixer.set_solo("noise", False)
@@ -142,7 +144,9 @@ def test_split_stems_come_by_themselves_and_share_the_input_when_late():
     out = run(mixer, stems, late=set(range(40, 60)))
     assert out.shape[0] == 3
     np.testing.assert_allclose(out[0, : HOP * 40], stems[0, : HOP * 40], atol=1e-6)
-    np.testing.assert_allclose(out[1, : HOP * 40], 10 ** (-6 / 20) * stems[1, : HOP * 40], atol=1e-6)
+    np.testing.assert_allclose(
+        out[1, : HOP * 40], 10 ** (-6 / 20) * stems[1, : HOP * 40], atol=1e-6
+    )
     np.testing.assert_allclose(out[0, HOP * 45 :], out[1, HOP * 45 :], atol=1e-6)
 
 

@@ -38,7 +38,9 @@ def wait_for(claim, patience_s=20.0):
 
 def take_of(folder):
     (take,) = folder.glob("take-*")
-    return {p.stem: soundfile.read(p, dtype="float32", always_2d=True)[0] for p in take.glob("*.wav")}
+    return {
+        p.stem: soundfile.read(p, dtype="float32", always_2d=True)[0] for p in take.glob("*.wav")
+    }
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -104,7 +106,9 @@ def test_two_takes_are_two_folders(tmp_path):
     assert len(takes) == 2
     for take, first in zip(takes, (0, 21), strict=True):
         expected = np.concatenate([hop(n)[0] for n in range(first, first + 20)])
-        np.testing.assert_array_equal(soundfile.read(take / "mixture.wav", dtype="float32")[0], expected[:, 0])
+        np.testing.assert_array_equal(
+            soundfile.read(take / "mixture.wav", dtype="float32")[0], expected[:, 0]
+        )
 
 
 def test_a_full_disk_stops_the_recording_and_leaves_whole_files(tmp_path, monkeypatch):

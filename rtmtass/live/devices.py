@@ -24,7 +24,9 @@ PORTAUDIO_PACKAGES = (
     "Debian and Ubuntu: apt install libportaudio2 · Fedora: dnf install portaudio · macOS and"
     " Windows: it comes with pip install sounddevice"
 )
-_MONITOR = re.compile(r"monitor|loopback|stereo mix|what u hear|blackhole|vb-audio|cable output", re.I)
+_MONITOR = re.compile(
+    r"monitor|loopback|stereo mix|what u hear|blackhole|vb-audio|cable output", re.I
+)
 _JACK = "JACK Audio Connection Kit"
 _ONE_CLOCK_HOSTS = (_JACK, "ASIO")
 _ABANDONED: list[Any] = []

@@ -107,7 +107,11 @@ class Engine:
         self._clock: Clocked | None = clocks[0] if clocks else None
         if source.sample_rate != separator.sample_rate:
             source = ConvertedSource(source, separator.sample_rate)
-        self.delay, self.sample_rate, self._hop = separator.delay, separator.sample_rate, separator.hop
+        self.delay, self.sample_rate, self._hop = (
+            separator.delay,
+            separator.sample_rate,
+            separator.hop,
+        )
         n_channels = separator.channels
         self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, n_channels)
         self._source, self._sink, self._recorder = source, sink, recorder

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.errors import DeviceError, RtmtassError, UsageError
-from rtmtass.live.clocks import Converter, DriftControl
+from rtmtass.dsp.convert import Converter
+from rtmtass.live.clocks import DriftControl
 from rtmtass.live.devices import (
     Device,
     DeviceStream,

@@ -226,8 +226,7 @@ class TakeRecorder:
         if self._end is None or self._first is None:
             return False
         return self._has_failed or (
-            self._next_stem >= self._end
-            and not min(self._mixture.available, self._stems.available)
+            self._next_stem >= self._end and not min(self._mixture.available, self._stems.available)
         )
 
     def _finish(self) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rtmtass.audio import Source
 from rtmtass.errors import InputError, OutputError
-from rtmtass.live.clocks import Converter
+from rtmtass.dsp.convert import Converter
 from rtmtass.live.stats import DeviceStats
 
 Floats = NDArray[np.float32]

@@ -42,7 +42,9 @@ class VirtualMicrophone:
             )
         try:
             self._load(
-                "module-null-sink", f"sink_name={SINK}", f"sink_properties=device.description={TITLE}"
+                "module-null-sink",
+                f"sink_name={SINK}",
+                f"sink_properties=device.description={TITLE}",
             )
             self._load(
                 "module-remap-source",

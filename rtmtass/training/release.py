@@ -114,7 +114,8 @@ def write_card(
             "The same figures: `metrics.json`. Measured with",
             "",
             "```",
-            f"rtmtass data mix CORPUS SET --n {made_of['n']} --seconds {made_of['seconds']:g}"
+            f"rtmtass data mix CORPUS SET --cache CACHE --n {made_of['n']}"
+            f" --seconds {made_of['seconds']:g}"
             f" --seed {made_of['seed']}",
             f"rtmtass evaluate {name} SET",
             "```",

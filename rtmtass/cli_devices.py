@@ -1,0 +1,151 @@
+"""`rtmtass devices`, `doctor` and `latency`: what there is, whether it is fit, and how fast."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # argparse has no public name for it.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+    from rtmtass.live.devices import Device
+
+
+def register(commands: Commands) -> None:
+    """Add `devices`, `doctor` and `latency`."""
+    devices = commands.add_parser(
+        "devices",
+        help="list the sound devices",
+        description="Lists inputs and outputs with number, name, host API, channels, rates and"
+        " latency. Defaults are marked, and devices that record what others play.",
+    )
+    devices.set_defaults(run=run_devices)
+    devices.add_argument("--json", action="store_true", help="print one JSON object per device")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check whether this computer is fit for live use",
+        description="Checks sound system, rights, CPU, model and speed; each line says ok or what"
+        " to type. Exits 1 if live use can't work at all.",
+    )
+    doctor.set_defaults(run=run_doctor)
+    doctor.add_argument("--json", action="store_true", help="print one JSON object per check")
+    latency = commands.add_parser(
+        "latency",
+        help="measure the true latency with a chirp",
+        description="Plays a chirp on the output, hears it on the input (connect them: a cable, a"
+        " loopback device, or air), and prints what the engine adds against what it reports.",
+    )
+    latency.set_defaults(run=run_latency)
+    latency.add_argument("--input", metavar="NAME|N")
+    latency.add_argument("--output", metavar="NAME|N")
+    latency.add_argument("--rate", type=int, metavar="HZ")
+    latency.add_argument("--block", type=int, metavar="N")
+    latency.add_argument("--slack", type=float, metavar="MS")
+    latency.add_argument("--model", default="rtmtass-small", metavar="NAME")
+    latency.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_devices(arguments: argparse.Namespace) -> int:
+    """List the devices."""
+    from rtmtass.live.devices import list_devices, quiet_libraries
+    from rtmtass.tui import print_table
+
+    with quiet_libraries():
+        devices = list_devices()
+        facts = [_device_facts(device) for device in devices]
+    if arguments.json:
+        for fact in facts:
+            print(json.dumps(fact, ensure_ascii=False))
+        return 0
+    if not devices:
+        print("no sound devices; rtmtass doctor says what is missing")
+        return 0
+    rows = [_device_row(device, fact["rates"]) for device, fact in zip(devices, facts, strict=True)]
+    print_table(("", "device", "host API", "in", "out", "rates in Hz", "latency in / out"), rows)
+    return 0
+
+
+def _device_facts(device: Device) -> dict[str, object]:
+    from rtmtass.live.devices import supported_rates
+
+    rates = supported_rates(device, "input" if device.inputs else "output")
+    return {**dataclasses.asdict(device), "is_monitor": device.is_monitor, "rates": rates}
+
+
+def _device_row(device: Device, rates: object) -> tuple[str, ...]:
+    assert isinstance(rates, list)
+    marks = [
+        word
+        for word, is_so in (
+            ("default input", device.is_default_input),
+            ("default output", device.is_default_output),
+            ("monitor", device.is_monitor),
+        )
+        if is_so
+    ]
+    name = device.name + (f" ({', '.join(marks)})" if marks else "")
+    listed = " ".join(f"[{r}]" if r == device.sample_rate else str(r) for r in rates)
+    latency = " / ".join(
+        f"{low:.0f}–{high:.0f} ms" if channels else "–"
+        for channels, (low, high) in (
+            (device.inputs, device.input_latency_ms),
+            (device.outputs, device.output_latency_ms),
+        )
+    )
+    return (
+        str(device.index), name, device.host, str(device.inputs or "–"), str(device.outputs or "–"),
+        listed, latency,
+    )  # fmt: skip
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Check everything; 1 if something is missing without which nothing works."""
+    from rtmtass.live.doctor import checks
+
+    is_fit = True
+    for check in checks():
+        is_fit = is_fit and (check.is_ok or not check.is_needed)
+        if arguments.json:
+            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False), flush=True)
+            continue
+        print(f"{'ok   ' if check.is_ok else 'MISS ' if check.is_needed else 'note '}"
+              f" {check.name}: {check.detail}", flush=True)  # fmt: skip
+        if check.advice and not check.is_ok:
+            print(f"       → {check.advice}", flush=True)
+    return 0 if is_fit else 1
+
+
+def run_latency(arguments: argparse.Namespace) -> int:
+    """Measure, and compare with what is reported."""
+    import rtmtass
+    from rtmtass.cli_separate import say_compiling
+    from rtmtass.live import rights
+    from rtmtass.live.chirp import measure
+    from rtmtass.live.link import LinkWishes
+
+    separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
+    wishes = LinkWishes(
+        input=arguments.input,
+        output=arguments.output,
+        sample_rate=arguments.rate,
+        block=arguments.block,
+        slack_ms=arguments.slack,
+    )
+    with rights.quiet_interpreter():
+        rights.ask_for_priority(rights.OTHER_PRIORITY)
+        trip = measure(wishes, separator)
+    scale = 1000 / trip.sample_rate
+    if arguments.json:
+        print(json.dumps({**dataclasses.asdict(trip), "ours": trip.ours}))
+        return 0
+    for words, samples in (
+        ("devices and cable alone", trip.without),
+        ("with the engine", trip.with_engine),
+        ("ours, measured", trip.ours),
+        ("ours, reported", trip.reported),
+    ):
+        print(f"{words:<24} {samples * scale:8.2f} ms  ({samples} samples)")
+    return 0

@@ -1,0 +1,151 @@
+"""Checks one after the other what live use needs, and says what to type where it lacks."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rtmtass.errors import RtmtassError
+from rtmtass.live import rights
+from rtmtass.live.devices import (
+    PORTAUDIO_PACKAGES,
+    Device,
+    list_devices,
+    portaudio,
+    quiet_libraries,
+    supported_rates,
+)
+from rtmtass.live.rights import Right
+
+_N_STEPS = 150
+_TIGHT = 0.5
+"""A step should take less than this part of a hop: other programs run too."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; without what `is_needed`, nothing works."""
+
+    name: str
+    is_ok: bool
+    detail: str
+    advice: str = ""
+    is_needed: bool = True
+
+
+def checks() -> Iterator[Check]:
+    """Look at everything, one by one."""
+    look: tuple[Callable[[], Iterator[Check]], ...] = (_sound, _rights, _processor, _model)
+    for each in look:
+        yield from each()
+
+
+def _sound() -> Iterator[Check]:
+    try:
+        with quiet_libraries():
+            version = portaudio().get_portaudio_version()[1]
+            devices = list_devices()
+    except RtmtassError as error:
+        yield Check("PortAudio", False, "missing", f"{error}")
+        return
+    yield Check("PortAudio", True, version.split(",")[0])
+    for kind, able in (
+        ("input", [d for d in devices if d.inputs]),
+        ("output", [d for d in devices if d.outputs]),
+    ):
+        yield Check(
+            f"{kind} devices",
+            bool(able),
+            f"{len(able)}: {', '.join(d.name for d in able[:3])}" if able else "none",
+            f"plug one in; on Linux, see whether PipeWire, PulseAudio or jackd runs, and whether"
+            f" you are in the group audio; {PORTAUDIO_PACKAGES}",
+        )
+    yield from _rates(devices)
+
+
+def _rates(devices: list[Device]) -> Iterator[Check]:
+    defaults = [d for d in devices if d.is_default_input or d.is_default_output]
+    for device in defaults:
+        with quiet_libraries():
+            rates = supported_rates(device, "input" if device.inputs else "output")
+        listed = " ".join(map(str, rates)) or "none of the common ones"
+        yield Check(
+            f"rates of {device.name}", bool(rates), f"{listed} Hz",
+            "name one with rtmtass live --rate HZ", is_needed=False,
+        )  # fmt: skip
+
+
+def _rights() -> Iterator[Check]:
+    given: list[Right] = []
+    # In a thread of its own, which takes the priority with it when it ends.
+    thread = threading.Thread(
+        target=lambda: given.append(rights.ask_for_priority(rights.ENGINE_PRIORITY))
+    )
+    thread.start()
+    thread.join()
+    given.append(rights.ask_for_memory())
+    for right in given:
+        yield Check(right.name, right.is_given, right.detail, right.advice, is_needed=False)
+
+
+def _processor() -> Iterator[Check]:
+    from rtmtass.dsp.compiling import CACHE_FOLDER
+
+    features = _features()
+    fast = [
+        name for name in ("avx512f", "avx2", "fma", "sse2", "neon", "asimd") if name in features
+    ]
+    yield Check(
+        "processor", bool(fast), f"{platform.machine()}: {' '.join(fast) or 'no vector units found'}",
+        "a processor of the last ten years is several times faster", is_needed=False,
+    )  # fmt: skip
+    n_files = sum(1 for _ in CACHE_FOLDER.rglob("*.nbc")) if CACHE_FOLDER.exists() else 0
+    yield Check(
+        "machine code", n_files > 0, f"{n_files} functions kept in {CACHE_FOLDER}",
+        "compiled on first use, which takes some 20 s: rtmtass demo", is_needed=False,
+    )  # fmt: skip
+
+
+def _features() -> set[str]:
+    """Return the words Linux has for what the processor can do; elsewhere what its family must."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        is_arm = platform.machine().lower() in ("arm64", "aarch64")
+        return {"neon"} if is_arm else {"sse2"}
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return set(lines[0].partition(":")[2].split()) if lines else set()
+
+
+def _model() -> Iterator[Check]:
+    import rtmtass
+
+    try:
+        separator = rtmtass.load(block=256)
+    except RtmtassError as error:
+        yield Check("model", False, "damaged or missing", str(error))
+        return
+    yield Check("model", True, f"{separator.config.name}: weights as published")
+    rng = np.random.default_rng(0)
+    block = rng.uniform(-0.1, 0.1, (256, 1)).astype(np.float32)
+    out, shares = np.zeros((3, 256, 1), np.float32), np.zeros((3, 256), np.float32)
+    hop_ms = 1000 * separator.hop / separator.sample_rate
+    steps_ms = []
+    for _ in range(_N_STEPS):
+        started = time.perf_counter()
+        separator.process_into(block, out, shares)
+        steps_ms.append(1000 * (time.perf_counter() - started))
+        time.sleep(hop_ms / 4000)  # as live: caches cool down between steps
+    p50, p99 = np.percentile(steps_ms, (50, 99))
+    yield Check(
+        "speed", bool(p99 < _TIGHT * hop_ms),
+        f"a step takes {p50:.2f} ms, 99 of 100 less than {p99:.2f}, of {hop_ms:.0f} there are",
+        "close other programs, or plug in the power supply; rtmtass live --slack 10 helps",
+        is_needed=False,
+    )  # fmt: skip

@@ -1,0 +1,364 @@
+"""`rtmtass live` and its neighbours as a person runs them, on a sound card made of jackd."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from pathlib import Path
+
+import jack_rig
+import numpy as np
+import pytest
+import soundfile
+
+from rtmtass.cli import main
+from rtmtass.errors import DeviceError, MissingPartError
+from rtmtass.live.controls import Controls
+from rtmtass.live.devices import Device, find_device
+from rtmtass.live.mixer import Mixer
+from rtmtass.live.virtual import VirtualMicrophone
+from rtmtass.tui_live import PeakHold, meter, parse_keys
+
+MISSING = jack_rig.missing_parts()
+IS_CI = os.environ.get("CI") == "true"
+on_a_sound_card = pytest.mark.skipif(bool(MISSING) and not IS_CI, reason=MISSING)
+
+STEMS = ("speech", "music", "noise")
+COMMAND = [sys.executable, "-m", "rtmtass"]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "OMP_NUM_THREADS": "1",
+}
+PATIENCE_S = 40.0
+
+
+@pytest.fixture(scope="module")
+def card():
+    server = jack_rig.JackServer(rate=48000, period=256, channels=2)
+    yield server
+    server.close()
+
+
+def run(*words, code=0):
+    done = subprocess.run(
+        [*COMMAND, *words],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, **os.environ},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def start(*words):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [*COMMAND, *words], text=True, env={**ENVIRONMENT, **os.environ}, **pipes
+    )
+
+
+# --- names
+
+
+def device(index, name, host="ALSA", inputs=2, outputs=2, **marks):
+    marks = {"is_default_input": False, "is_default_output": False, **marks}
+    return Device(index, name, host, inputs, outputs, 48000, (1, 2), (1, 2), **marks)
+
+
+SHELF = [
+    device(0, "HDA Intel", is_default_input=True),
+    device(3, "Scarlett 2i2 USB"),
+    device(5, "Speakers", inputs=0, is_default_output=True),
+    device(7, "Scarlett 2i2 USB", host="JACK"),
+    device(9, "Monitor of HDA Intel", host="Pulse", outputs=0),
+]
+
+
+@pytest.mark.parametrize(("wanted", "kind", "index"), [
+    (None, "input", 0), (None, "output", 5), ("7", "input", 7), ("hda intel", "input", 0),
+    ("monitor", "input", 9), ("2i2 usb, jack", "output", 7), ("speak", "output", 5),
+])  # fmt: skip
+def test_a_device_is_found_by_number_or_part_of_its_name(wanted, kind, index):
+    assert find_device(wanted, kind, SHELF).index == index
+
+
+def test_an_ambiguous_name_lists_the_candidates():
+    with pytest.raises(DeviceError) as caught:
+        find_device("scarlett", "input", SHELF)
+    assert str(caught.value) == (
+        "'scarlett' matches 2 input devices:\n"
+        "  [3] Scarlett 2i2 USB, ALSA\n"
+        "  [7] Scarlett 2i2 USB, JACK\n"
+        "Name one by its number:  rtmtass live --input 3"
+    )
+
+
+@pytest.mark.parametrize(("wanted", "kind", "said"), [
+    ("speakers", "input", r"'speakers' matches no input device; there are:\n  \[0\] HDA"),
+    ("5", "input", "there is no input device number 5; there are:"),
+    ("monitor of", "output", "matches no output device"),
+])  # fmt: skip
+def test_a_device_that_isnt_there_lists_those_that_are(wanted, kind, said):
+    with pytest.raises(DeviceError, match=said):
+        find_device(wanted, kind, SHELF)
+    with pytest.raises(DeviceError, match="no output device; plug one in"):
+        find_device(wanted, "output", [])
+
+
+def test_monitors_are_named_as_such():
+    assert [d.index for d in SHELF if d.is_monitor] == [9]
+
+
+# --- keys
+
+
+def test_keys_change_the_mix():
+    mixer = Mixer(STEMS, 16000)
+    controls = Controls(mixer)
+    for key in parse_keys("\x1b[C\x1b[B\x1b[Bm]]"):
+        controls.press(key)
+    assert controls.selected == "music"
+    assert mixer.settings.gains_db["music"] == -2
+    assert mixer.settings.muted == {"music"}
+    assert mixer.settings.strength_db == math.inf
+    for key in "[[b":
+        controls.press(key)
+    assert mixer.settings.strength_db == 57
+    assert mixer.settings.is_bypassed
+    for _ in range(70):
+        controls.press("down")
+    assert controls.state().gains_db["music"] is None
+    controls.press("up")
+    assert controls.state().gains_db["music"] == -60
+    for key in ("0", "s", "x", "r", "q"):
+        controls.press(key)
+    assert mixer.settings.gains_db == dict.fromkeys(STEMS, 0.0)
+    assert controls.state().soloed == ("music",)
+    assert controls.is_over
+
+
+def test_meters_hold_their_peaks():
+    holds = PeakHold()
+    assert holds.update("a", -6.0, 1.0) == -6.0
+    assert holds.update("a", -30.0, 2.0) == -6.0
+    assert holds.update("a", -30.0, 3.0) == -30.0
+    assert meter(-30.0, -60.0, 20, "green").plain == "█" * 10 + "·" * 10
+    assert meter(-60.0, -3.0, 20, "green").plain.index("▌") == 19
+
+
+# --- the virtual microphone, on a sound server that is a script
+
+PACTL = """#!/bin/sh
+echo "$@" >> {log}
+case "$1 $2" in
+  "load-module module-null-sink") echo 21;;
+  "load-module module-remap-source") {answer};;
+esac
+"""
+
+
+def pactl(folder, answer="echo 22"):
+    script, log = folder / "pactl", folder / "log"
+    script.write_text(PACTL.format(log=log, answer=answer))
+    script.chmod(0o755)
+    return log
+
+
+def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.delenv("PULSE_SINK", raising=False)
+    log = pactl(tmp_path)
+    with VirtualMicrophone():
+        assert os.environ["PULSE_SINK"] == "rtmtass_output"
+    assert "PULSE_SINK" not in os.environ
+    lines = log.read_text().splitlines()
+    assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
+    assert lines[1].startswith("load-module module-remap-source master=rtmtass_output.monitor")
+    assert lines[2:] == ["unload-module 22", "unload-module 21"]
+
+
+def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    log = pactl(tmp_path, "echo refused >&2; exit 1")
+    with pytest.raises(DeviceError, match="refused; is PipeWire or PulseAudio running"):
+        VirtualMicrophone().__enter__()
+    assert log.read_text().splitlines()[-1] == "unload-module 21"
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(MissingPartError, match="needs pactl"):
+        VirtualMicrophone().__enter__()
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(("words", "code", "line"), [
+    (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
+    (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is no STEM=DB; write it as in"),
+    (["--duration", "0"], 2, "rtmtass: argument --duration: 0 s is no time; give more than 0"),
+    (["--strength", "-1"], 2, "rtmtass: argument --strength: -1 isn't 0 dB or more"),
+    (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is no list of"),
+    (["--record", "/dev/null/x"], 1, "rtmtass: /dev/null/x can't be written"),
+])  # fmt: skip
+def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
+    try:
+        given = main(["live", *words])
+    except SystemExit as stop:
+        given = stop.code
+    assert given == code
+    assert capsys.readouterr().err.startswith(line)
+
+
+@on_a_sound_card
+def test_devices_are_listed(card):
+    (fact,) = map(json.loads, run("devices", "--json").stdout.splitlines())
+    assert (fact["name"], fact["inputs"], fact["outputs"], fact["rates"]) == (
+        "system",
+        2,
+        2,
+        [48000],
+    )
+    assert "system (default input, default output)" in run("devices").stdout
+
+
+@on_a_sound_card
+def test_the_doctor_looks_at_everything(card):
+    found = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
+    assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
+            "machine code", "model", "speed"} <= set(found)  # fmt: skip
+    assert found["PortAudio"]["is_ok"]
+    assert all(check["is_ok"] or check["advice"] for check in found.values())
+
+
+@on_a_sound_card
+def test_json_once_a_second_and_a_clean_end_on_sigterm(card):
+    with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert said == ""
+    assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
+    assert lines[1]["state"] == "running"
+    assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
+
+
+@on_a_sound_card
+def test_a_recording_survives_the_worst(card, tmp_path):
+    x = (0.1 * np.random.default_rng(0).standard_normal((48000 * 8, 1))).astype(np.float32)
+    with start("live", "--plain", "--record", str(tmp_path)) as process:
+        assert process.stdout.readline().startswith("[0] system, JACK")
+        speaker = jack_rig.Loudspeaker(card, x, 8)
+        speaker.wait_until_playing()
+        while " rec 3 s" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    speaker.close()
+    (take,) = tmp_path.glob("take-*")
+    tracks = {p.stem: soundfile.read(p, dtype="float32")[0] for p in take.glob("*.wav")}
+    n = min(map(len, tracks.values()))
+    assert n >= 2 * 16000  # it said 3 s: at most one is lost
+    mixture, stems = tracks["mixture"][:n], [tracks[stem][:n] for stem in STEMS]
+    assert np.abs(mixture).max() > 0.05
+    np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)
+
+
+@on_a_sound_card
+def test_the_latency_reported_is_the_latency_measured(card):
+    done = threading.Event()
+
+    def connect():
+        while not done.is_set():
+            words = ["jack_connect", "PortAudio:out_0", "PortAudio:in_0"]
+            subprocess.run(words, capture_output=True, check=False)
+            time.sleep(0.02)
+
+    cable = threading.Thread(target=connect)
+    cable.start()
+    try:
+        trip = json.loads(run("latency", "--json").stdout)
+    finally:
+        done.set()
+        cable.join()
+    assert abs(trip["ours"] - trip["reported"]) <= 1
+    assert trip["without"] == round(2 * 256 / 3)
+
+
+class Terminal:
+    """A terminal of 120 x 40 with a program in it."""
+
+    def __init__(self, *words):
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        environment = {**ENVIRONMENT, **os.environ, "TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            [*COMMAND, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+
+    def send(self, keys):
+        os.write(self._ours, keys.encode())
+
+    def wait_for(self, pattern):
+        """Read on until the screen, from now on, shows this; return what it showed."""
+        shown, deadline = "", time.monotonic() + PATIENCE_S
+        while not re.search(pattern, shown):
+            assert time.monotonic() < deadline, shown[-3000:]
+            if select.select([self._ours], [], [], 0.2)[0]:
+                with contextlib.suppress(OSError):
+                    shown += os.read(self._ours, 65536).decode("utf-8", "replace")
+            shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+        return shown
+
+    def close(self):
+        """Read to the end, return the exit code."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if select.select([self._ours], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):
+                    os.read(self._ours, 65536)
+        os.close(self._ours)
+        return self.process.wait(5)
+
+
+@on_a_sound_card
+def test_the_display_shows_and_hears(card, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal("live", "--gain", "noise=-30")
+    shown = terminal.wait_for(r"latency +\d+\.\d ms = device in[^\n]*")
+    assert "system → system" in shown
+    assert re.search(r"noise .* -30\.0 dB", shown)
+    terminal.send("m")
+    terminal.wait_for(r"speech[^\n]*MUTE")
+    terminal.send("m\x1b[C\x1b[A\x1b[A")
+    terminal.wait_for(r"> music[^\n]* 2\.0 dB")
+    terminal.send("s")
+    terminal.wait_for("SOLO")
+    terminal.send("[[")
+    terminal.wait_for("strength 57 dB")
+    terminal.send("b")
+    terminal.wait_for("BYPASS")
+    terminal.send("r")
+    terminal.wait_for(r"REC +0:00:01 in ")
+    terminal.send("q")
+    assert terminal.close() == 0
+    (take,) = tmp_path.glob("take-*")
+    lengths = {soundfile.info(p).frames for p in take.glob("*.wav")}
+    assert len(lengths) == 1
+    assert lengths.pop() > 16000
