@@ -1,0 +1,236 @@
+"""`rtmtass live` left running: does anything drift, drop out or grow?
+
+A jackd without a sound card stands in for the device. Another process is its
+microphone and loudspeaker: it plays the demo clip over and over, and since all
+gains are 0 dB it must hear that very clip, the reported delay later, sample by
+sample. What differs by more than 1e-4 is counted. Once a second the engine's
+own figures and its memory are noted. Needs jackd and JACK-Client, see
+tests/jack_rig.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from card import machine_card
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from jack_rig import JackServer, missing_parts
+
+CLIP = HERE.parent / "models" / "rtmtass-small" / "demo.flac"
+RESULTS = HERE / "results"
+TOLERANCE = 1e-4
+MEMORY = 1 << 15
+
+
+def be_the_card(rate: int) -> None:
+    """Play the clip for ever, compare what comes back; one JSON line a second."""
+    import jack
+
+    from rtmtass.audio import read_file
+    from rtmtass.dsp.resample import Resampler
+
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
+    clip, clip_rate = read_file(CLIP)
+    if clip_rate != rate:
+        resampler = Resampler(clip_rate, rate, 1)
+        clip = np.concatenate([resampler.process(clip[:, :1]), resampler.flush()])
+    clip = 0.5 * clip[:, 0]
+    client = jack.Client("card", no_start_server=True)
+    microphone, speaker = client.outports.register("mic"), client.inports.register("spk")
+    sent, got = np.zeros(MEMORY, np.float32), np.zeros(MEMORY, np.float32)
+    at = np.zeros(1, np.int64)
+    delay: list[int] = []
+    counts = {"wrong": 0, "worst": 0.0, "xruns": 0, "compared": 0}
+    phase = np.arange(client.blocksize)
+
+    @client.set_process_callback
+    def process(n: int) -> None:
+        t = int(at[0])
+        x = clip[(t + phase) % len(clip)]
+        microphone.get_array()[:] = x
+        y = speaker.get_array()
+        sent[(t + phase) % MEMORY] = x
+        got[(t + phase) % MEMORY] = y
+        if delay:
+            off = np.abs(y - sent[(t + phase - delay[0]) % MEMORY])
+            counts["wrong"] += int((off > TOLERANCE).sum())
+            counts["worst"] = max(counts["worst"], float(off.max()))
+            counts["compared"] += n
+        at[0] = t + n
+
+    @client.set_xrun_callback
+    def xrun(_delay: float) -> None:
+        counts["xruns"] += 1
+
+    gc.collect()
+    gc.disable()
+    with client:
+        theirs: list[Any] = []
+        while len(theirs) < 2:
+            time.sleep(0.1)
+            ports = client.get_ports("PortAudio", is_audio=True)
+            theirs = [p for p in ports if p.shortname in ("in_0", "out_0")]
+        time.sleep(0.5)
+        for port in theirs:
+            for other in client.get_all_connections(port):
+                client.disconnect(*((other, port) if port.is_input else (port, other)))
+        client.connect(microphone, next(p for p in theirs if p.is_input))
+        client.connect(next(p for p in theirs if p.is_output), speaker)
+        time.sleep(3)
+        order = (int(at[0]) + np.arange(MEMORY)) % MEMORY
+        spec = np.fft.rfft(got[order], 2 * MEMORY) * np.conj(np.fft.rfft(sent[order], 2 * MEMORY))
+        delay.append(int(np.argmax(np.fft.irfft(spec)[: MEMORY // 2])))
+        while True:
+            time.sleep(1)
+            print(json.dumps({"delay": delay[0], **counts}), flush=True)
+
+
+def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
+    """Run it; plain values for JSON."""
+    server = JackServer(rate=rate, period=period, channels=1)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    pipes = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    live = [sys.executable, "-m", "rtmtass", "live", "--json", "--duration", str(60 * minutes)]
+    if period != 256:
+        live += ["--block", str(period)]
+    card = [sys.executable, __file__, "--card", str(rate)]
+    seconds: list[dict[str, Any]] = []
+    heard: dict[str, Any] = {}
+    try:
+        with subprocess.Popen(live, **pipes) as engine, subprocess.Popen(card, **pipes) as other:
+            assert engine.stdout
+            assert other.stdout
+            os.set_blocking(other.stdout.fileno(), False)
+            for line in engine.stdout:
+                stats = json.loads(line)
+                stats["memory_mb"] = memory_mb(engine.pid)
+                while said := other.stdout.readline():
+                    heard = json.loads(said)
+                stats["card"] = heard
+                seconds.append(stats)
+            other.kill()
+            if engine.wait():
+                raise SystemExit(f"rtmtass live ended with {engine.returncode}")
+    finally:
+        server.close()
+    return {
+        "benchmark": "soak",
+        "machine": machine_card(),
+        "minutes": minutes,
+        "rate": rate,
+        "block": period,
+        "summary": summary(seconds),
+        "seconds": [brief(s) for s in seconds],
+    }
+
+
+def summary(seconds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures that should be zero, and those that should not grow."""
+    last, card = seconds[-1], seconds[-1]["card"]
+    settled = seconds[min(len(seconds) - 1, 30)]
+    return {
+        "hops": last["hops"],
+        "deadline_misses": last["deadline_misses"],
+        "skipped": last["skipped"],
+        "overruns": last["device"]["overruns"],
+        "underruns": last["device"]["underruns"],
+        "xruns_of_jackd": card.get("xruns"),
+        "samples_compared": card.get("compared"),
+        "samples_wrong": card.get("wrong"),
+        "delay_samples": card.get("delay"),
+        "step_ms": last["steps"],
+        "memory_mb_at_30_s": settled["memory_mb"],
+        "memory_mb_at_the_end": last["memory_mb"],
+        "cpu_share_mean": float(np.mean([s["cpu_share"] for s in seconds])),
+        "drift_ppm": last["device"]["drift_ppm"],
+    }
+
+
+def brief(stats: dict[str, Any]) -> dict[str, Any]:
+    """Return what the picture needs of a second."""
+    device = stats["device"]
+    return {
+        "s": stats["seconds"],
+        "late": stats["deadline_misses"] + stats["skipped"],
+        "lost": device["overruns"] + device["underruns"],
+        "xruns": stats["card"].get("xruns", 0),
+        "wrong": stats["card"].get("wrong", 0),
+        "p50_ms": stats["steps"]["recent_ms"],
+        "p99_ms": stats["steps"]["p99_ms"],
+        "max_ms": stats["steps"]["max_ms"],
+        "fill": device["fill"],
+        "cpu": stats["cpu_share"],
+        "memory_mb": round(stats["memory_mb"], 2),
+    }
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the course of the hour."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = result["seconds"]
+    minutes = [row["s"] / 60 for row in rows]
+    panels = (
+        ("ms a step", ("p50_ms", "p99_ms", "max_ms")),
+        ("count so far", ("late", "lost", "xruns", "wrong")),
+        ("MB resident", ("memory_mb",)),
+    )
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, sharex=True)
+    for axis, (label, keys) in zip(axes, panels, strict=True):
+        for key in keys:
+            axis.plot(minutes, [row[key] for row in rows], label=key.replace("_", " "))
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="upper left", ncols=4)
+    axes[-1].set_xlabel("minutes")
+    figure.suptitle(f"rtmtass live, {result['minutes']:g} min, {result['rate']} Hz")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Soak, print the summary, keep JSON and picture in results/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--rate", type=int, default=16000)
+    parser.add_argument("--period", type=int, default=256, help="samples a block")
+    parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
+    parser.add_argument("--card", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.card:
+        be_the_card(arguments.card)
+    if why := missing_parts():
+        raise SystemExit(why)
+    result = soak(arguments.minutes, arguments.rate, arguments.period)
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps(result) + "\n")
+    draw(result, arguments.output.with_suffix(".png"))
+    print(json.dumps(result["summary"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
