@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.separator import Separator
+from rtmtass.training import perceptual
 from rtmtass.training.evaluate import Progress, describe_set, evaluate, read_set
 from rtmtass.training.sources import IndexRow, decode, read_index
 from rtmtass.weights import demo_clip, open_model, save_model
@@ -44,7 +45,8 @@ def release(
     model = open_model(str(trained))
     made_of = describe_set(evaluation_set)
     clips = read_set(evaluation_set, model.config.stems)
-    figures = {"set": made_of, **evaluate(separator, clips, int(made_of.get("n", 0)), progress)}
+    n = int(made_of.get("n", 0))
+    figures = {"set": made_of, **evaluate(separator, clips, n, progress, perceptual.available()[0])}
     about = {**model.about, "version": version}
     save_model(out, model.config, (trained / "model.safetensors").read_bytes(), about)
     (out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
