@@ -15,7 +15,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SCRIPTS = {"stft": [], "step": [], "files": []}
+SCRIPTS: dict[str, list[str]] = {"stft": [], "step": [], "files": []}
+"""What `make bench` runs; quality.py needs a set and rivals, soak.py half an hour: by hand."""
 
 
 def run(name: str, options: list[str]) -> None:
@@ -105,7 +106,21 @@ def files(result: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {"stft": stft, "step": step, "files": files}
+def quality(result: dict[str, Any]) -> str:
+    """Separation of the dev mixtures, and speech beside enhancers that live in packages."""
+    from quality import remarks, speech_table, stems_table
+
+    figures = f"{result['model']['name']}, {result['set']['clips']} clips."
+    parts = [figures, table(*stems_table(result)), table(*speech_table(result))]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in remarks(result))])
+
+
+SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "stft": stft,
+    "step": step,
+    "files": files,
+    "quality": quality,
+}
 
 
 def write_readme() -> None:

@@ -124,7 +124,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
     from rtmtass.cli_separate import say_compiling
     from rtmtass.live import rights
     from rtmtass.live.chirp import measure
-    from rtmtass.live.link import LinkWishes
+    from rtmtass.live.shape import LinkWishes
 
     separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
     wishes = LinkWishes(

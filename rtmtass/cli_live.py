@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from rtmtass.live.controls import Controls
     from rtmtass.live.engine import Engine
-    from rtmtass.live.link import DeviceLink, LinkWishes
+    from rtmtass.live.link import DeviceLink
+    from rtmtass.live.shape import LinkWishes
     from rtmtass.live.stats import Stats
 
 _DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
@@ -86,10 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
 
             stack.enter_context(VirtualMicrophone())
             arguments.output = arguments.output or "pulse"
-        try:
+        # That is the way out of a program without an end: no error.
+        with contextlib.suppress(KeyboardInterrupt):
             _run(arguments, stack)
-        except KeyboardInterrupt:
-            pass  # the way out of a program without an end: not an error
     return 0
 
 
@@ -121,7 +121,9 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         wishes_of(arguments), separator, n_rows=mixer.n_rows, on_message=messages.append
     )
     folder = Path(arguments.record or ".")
-    recorder = TakeRecorder(folder, separator.stems, separator.sample_rate, arguments.channels)
+    recorder = TakeRecorder(
+        folder, separator.stems, separator.sample_rate, arguments.channels, is_realtime=True
+    )
     if arguments.record:
         recorder.start()
     engine = Engine(
@@ -145,7 +147,7 @@ def _stop(engine: Engine) -> None:
 
 def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
     """Return what the command line wants of the devices."""
-    from rtmtass.live.link import LinkWishes
+    from rtmtass.live.shape import LinkWishes
 
     return LinkWishes(
         input=arguments.input,
@@ -169,7 +171,7 @@ def _watch(
     from rtmtass.live.display import Display
 
     display = None
-    given, wanted = link.shape.given, link.shape.wanted
+    given, wanted = link.wire.shape.given, link.wire.shape.wanted
     if not (arguments.plain or arguments.json) and sys.stdout.isatty() and sys.stdin.isatty():
         display = stack.enter_context(Display(controls, f"{given.name} → {wanted.name}"))
     elif not arguments.json:

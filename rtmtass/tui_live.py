@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtmtass.live.controls import KEYS
+from rtmtass.live.rights import give_up_priority
 
 ADDRESS, KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
 
@@ -115,14 +116,12 @@ def _facts(state: dict[str, Any]) -> list[str]:
     strength = (
         "no limit" if controls["strength_db"] is None else f"{controls['strength_db']:.0f} dB"
     )
-    measured = latency["measured_ms"]
     lines = [
         f"{state['title']}   {stats['state']} {_clock(stats['seconds'])}"
         f"   {'BYPASS' if controls['is_bypassed'] else 'mix'}   strength {strength}",
         f"latency  {latency['total_ms']:.1f} ms = device in {latency['device_in_ms']:.1f}"
         f" + algorithm {latency['algorithm_ms']:.1f} + buffers {latency['buffer_ms']:.1f}"
-        f" + device out {latency['device_out_ms']:.1f}"
-        + ("" if measured is None else f"   measured {measured:.1f}"),
+        f" + device out {latency['device_out_ms']:.1f}",
         f"step     p50 {steps['p50_ms']:.2f}  p99 {steps['p99_ms']:.2f}  max {steps['max_ms']:.2f}"
         f" of {steps['deadline_ms'] or 0:.0f} ms   CPU {100 * stats['cpu_share']:.0f} %",
         f"lost     late hops {stats['deadline_misses']}  skipped {stats['skipped']}"
@@ -213,9 +212,13 @@ def main() -> None:
     """Connect to the engine's process and show it; ends when that does."""
     # Ctrl-C is for the engine's process, which ends this one in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Client(os.environ[ADDRESS], authkey=bytes.fromhex(os.environ[KEY])) as connection:
-        with contextlib.suppress(EOFError, ConnectionError):
-            show(connection)
+    give_up_priority()
+    key = bytes.fromhex(os.environ[KEY])
+    with (
+        contextlib.suppress(EOFError, ConnectionError),
+        Client(os.environ[ADDRESS], authkey=key) as connection,
+    ):
+        show(connection)
 
 
 if __name__ == "__main__":

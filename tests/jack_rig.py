@@ -1,6 +1,6 @@
-"""A sound card for tests: jackd with a dummy driver, and a process that is microphone and loudspeaker.
+"""A sound card for tests: jackd with a dummy driver, and what is plugged into it.
 
-Run as a script it is that process; imported, it starts both.
+Run as a script it is microphone and loudspeaker; imported, it starts both.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ class JackServer:
         self.start()
 
     def start(self):
-        command = ["jackd", "-R", "-P", "70", "-n", self.name, "-d", "dummy", "-r", str(self.rate),
-                   "-p", str(self.period), "-C", str(self.channels), "-P", str(self.channels)]  # fmt: skip
+        rate, period, channels = map(str, (self.rate, self.period, self.channels))
+        command = ["jackd", "-R", "-P", "70", "-n", self.name, "-d", "dummy"]
+        command += ["-r", rate, "-p", period, "-C", channels, "-P", channels]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
+import rtmtass
+from rtmtass.fullband import FullBandSeparator
 from rtmtass.riff import stream_header
 
 HERE = Path(__file__).parent
@@ -201,6 +203,10 @@ def test_a_truncated_file_may_be_allowed(talk):
 # --- pipes
 
 
+def rms_db(x):
+    return 10 * np.log10((x.astype(np.float64) ** 2).mean() + 1e-24)
+
+
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2)])
 def test_a_pipe_gives_what_a_file_gives(tmp_path, rate, channels):
     x = noise(30000, channels)
@@ -211,7 +217,10 @@ def test_a_pipe_gives_what_a_file_gives(tmp_path, rate, channels):
     done = run(tmp_path, "separate", "-", *raw, "--stems", "music", "-o", "-", data=x.tobytes(),
                code=0)  # fmt: skip
     piped = np.frombuffer(done.stdout, np.float32).reshape(-1, channels)
-    np.testing.assert_allclose(piped, expected, atol=1e-6)
+    if rate == 16000:
+        np.testing.assert_allclose(piped, expected, atol=1e-6)
+    else:  # who listens gets the quicker resampler, which differs at the edge of the band
+        assert rms_db(piped - expected) < rms_db(expected) - 20
     wav = stream_header(rate, channels, "f32") + x.tobytes()
     done = run(tmp_path, "separate", "-", "--stems", "music", "-o", "-", data=wav, code=0)
     samples, rate_out = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
@@ -400,4 +409,7 @@ def test_the_real_separator_through_every_door(talk):
     raw = ("--rate", 44100, "--channels-in", 2, "--stems", "music", "-o", "-", "--quiet")
     piped = run(talk, "separate", "-", *raw, data=x.tobytes(), command=REAL, code=0).stdout
     got = np.frombuffer(piped, np.float32).reshape(-1, 2)
-    np.testing.assert_allclose(got, stems[1], atol=1e-5)
+    prompt = FullBandSeparator(rtmtass.load(), 44100, 2, prompt=True)
+    late = np.concatenate([prompt.process(x), prompt.flush()], axis=1)
+    np.testing.assert_allclose(got, late[1, prompt.delay :], atol=1e-6)
+    assert rms_db(got - stems[1]) < rms_db(stems[1]) - 20

@@ -90,6 +90,14 @@ def test_what_comes_out_is_what_the_separator_gives(n):
     assert engine.stats().deadline_misses == 0
 
 
+def test_samples_that_are_no_numbers_do_no_lasting_harm():
+    x, separator = sound(40 * HOP), rtmtass.load(block=HOP)
+    x[5000], x[5100] = np.nan, -np.inf
+    out, _ = run(separator, ArraySource(x, RATE))
+    x[5000] = x[5100] = 0
+    np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=1e-6)
+
+
 def test_your_mix_in_stereo():
     x, separator = sound(9000, 2), rtmtass.load(block=HOP, channels=2)
     mixer = Mixer(separator.stems, RATE, 2, gains_db={"music": -12, "noise": -math.inf})

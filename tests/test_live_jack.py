@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import rtmtass
-from rtmtass.live import devices, link, rights
 from rtmtass.dsp.convert import Converter
+from rtmtass.live import devices, rights, shape
 from rtmtass.live.engine import Engine
-from rtmtass.live.link import DeviceLink, LinkWishes
+from rtmtass.live.link import DeviceLink
 from rtmtass.live.mixer import Mixer
+from rtmtass.live.shape import LinkWishes
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -33,8 +34,7 @@ def undisturbed():
     with rights.quiet_interpreter():
         rights.ask_for_priority(rights.OTHER_PRIORITY)
         yield
-    if hasattr(os, "SCHED_OTHER"):
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    rights.give_up_priority()
 
 
 @pytest.fixture
@@ -66,14 +66,14 @@ class Session:
         tell = None if messages is None else messages.append
         self.link = DeviceLink(wishes or LinkWishes(), self.separator, on_message=tell)
         self.captured = []
-        read = self.link._in.read
+        read = self.link.wire.given.read
 
         def tapped(out):
             n = read(out)
             self.captured.append(out[:n].copy())
             return n
 
-        self.link._in.read = tapped
+        self.link.wire.given.read = tapped
         self.mixer = mixer or Mixer(self.separator.stems, 16000, gains_db=GAINS)
         self.engine = Engine(
             self.separator, self.link, self.link, mixer=self.mixer, is_realtime=True
@@ -112,7 +112,7 @@ def test_the_loudspeaker_plays_what_the_separator_gives(server):
         heard, xruns = speaker.heard()
         stats = session.engine.stats()
     captured, start = session.place_of(x)
-    late = session.link.added_samples + session.separator.delay
+    late = session.link.wire.fill + session.separator.delay
     assert late == 512  # 32 ms: not a sample more than the algorithm's
     late += LOOP_PERIODS * server.period
     device = stats.device
@@ -129,7 +129,7 @@ def test_a_stereo_device_at_48_khz(server):
     x = np.repeat(sound(48000 * 4, 48000), 2, axis=1)
     x[:, 1] *= -0.5  # the first channel is chosen: the second must not be heard
     with Session() as session:
-        assert session.link.shape.rates == (48000, 48000)
+        assert session.link.wire.shape.rates == (48000, 48000)
         heard, xruns = jack_rig.Loudspeaker(server, x, 4, n_speakers=2).heard()
         stats = session.engine.stats()
     captured, start = session.place_of(x[:, :1])
@@ -140,14 +140,14 @@ def test_a_stereo_device_at_48_khz(server):
     back = np.zeros((up.room, 1), np.float32)
     n = up.process(mixed(session.separator, at_model[:n, 0]).astype(np.float32)[:, None], back)
     expected = back[start:n, 0]
-    late = session.link.added_samples + 3 * session.separator.delay + LOOP_PERIODS * server.period
+    late = session.link.wire.fill + 3 * session.separator.delay + LOOP_PERIODS * server.period
     n = min(len(heard) - late, len(expected))
     for channel in range(2):
         np.testing.assert_allclose(heard[late : late + n, channel], expected[:n], atol=1e-5)
     assert n > 3.8 * 48000
     assert (xruns, stats.device.underruns, stats.deadline_misses) == (0, 0, 0)
     # Beyond the algorithm: at most a block of the device and a hop.
-    assert session.link.added_samples - 3 * HOP <= session.link.shape.blocks[1] + 3 * HOP
+    assert session.link.wire.fill - 3 * HOP <= session.link.wire.shape.blocks[1] + 3 * HOP
 
 
 @jack_rig.on_a_steady_machine
@@ -203,7 +203,7 @@ def test_a_computer_too_slow_lets_the_input_through_on_time(server):
         heard, _ = speaker.heard()
         stats = session.engine.stats()
     # All stems at 0 dB are the input, so it must be heard all along: never late, never a click.
-    late = session.link.added_samples + HOP + LOOP_PERIODS * server.period
+    late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     np.testing.assert_allclose(heard[late:, 0], x[: len(heard) - late], atol=0.02)
     assert np.abs(np.diff(heard[:, 0])).max() <= 1.1 * np.abs(np.diff(x)).max()
     assert stats.deadline_misses + stats.skipped > 20
@@ -231,7 +231,7 @@ def test_a_sound_server_that_dies_and_comes_back(server):
         before = session.engine.stats()
         heard, xruns = jack_rig.Loudspeaker(server, x, 3).heard()
         stats = session.engine.stats()
-    late = session.link.added_samples + HOP + LOOP_PERIODS * server.period
+    late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     sums = np.correlate(heard[:, 0], x[8000:16000, 0], "valid")
     assert abs(int(np.argmax(sums)) - 8000 - late) <= 3 * HOP  # the mix isn't the input, but near
     assert stats.device.reopened == 1
@@ -242,8 +242,8 @@ def test_a_sound_server_that_dies_and_comes_back(server):
 
 @jack_rig.on_a_steady_machine
 def test_two_clocks_keep_their_distance(server, monkeypatch):
-    """One server as two devices, opened apart: there is no drift to find, and no latency to lose."""
-    monkeypatch.setattr(link, "share_a_clock", lambda *_: False)
+    """One server as two devices, opened apart: no drift to find, and no latency to lose."""
+    monkeypatch.setattr(shape, "share_a_clock", lambda *_: False)
     seconds = 8
     x = sound(16000 * seconds, 16000)
     with Session(mixer=Mixer(rtmtass.STEMS, 16000)) as session:

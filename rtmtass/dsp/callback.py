@@ -33,7 +33,7 @@ _CONTINUE = 0  # paContinue
 _XRUN_FLAGS = 0xF  # paInputUnderflow, paInputOverflow, paOutputUnderflow, paOutputOverflow
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _floats_at(typing_context: Any, address: Any) -> Any:
     """Return an address as a pointer to float32."""
 
@@ -43,7 +43,7 @@ def _floats_at(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.float32)(types.int64), emit
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _longs_at(typing_context: Any, address: Any) -> Any:
     """Return an address as a pointer to int64."""
 
@@ -53,7 +53,7 @@ def _longs_at(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(types.int64), emit
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _fence(typing_context: Any) -> Any:
     """Let no load or store move past this place."""
 

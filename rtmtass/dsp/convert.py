@@ -108,7 +108,8 @@ def _filter_table(wait: int, scale: float) -> Floats:
     window = np.i0(_KAISER_BETA * np.sqrt(1 - shape**2)) / np.i0(_KAISER_BETA)
     cutoff = scale * _PASS if scale < 1 else _PASS
     table = cutoff * np.sinc(cutoff * distance) * window
-    return (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    normed: Floats = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normed
 
 
 @kernel

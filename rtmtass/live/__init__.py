@@ -1,1 +1,57 @@
-"""Live sound: devices, the engine between them, what it counts and shows."""
+"""Live sound: devices in and out, an engine between them that is never late, your mix of it.
+
+from rtmtass.live import DeviceLink, Engine, LinkWishes, Mixer
+separator = rtmtass.load(block=256)
+link = DeviceLink(LinkWishes(input="scarlett"), separator)
+mixer = Mixer(separator.stems, separator.sample_rate, gains_db={"noise": -20})
+with Engine(separator, link, link, mixer=mixer) as engine:
+...
+engine.stats()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtmtass.live.engine import Engine
+    from rtmtass.live.link import DeviceLink
+    from rtmtass.live.mixer import Mixer
+    from rtmtass.live.recorder import TakeRecorder
+    from rtmtass.live.shape import LinkWishes
+    from rtmtass.live.sources import ArraySink, PacedSource, UdpSink, UdpSource
+    from rtmtass.live.stats import Stats
+
+__all__ = [
+    "ArraySink",
+    "DeviceLink",
+    "Engine",
+    "LinkWishes",
+    "Mixer",
+    "PacedSource",
+    "Stats",
+    "TakeRecorder",
+    "UdpSink",
+    "UdpSource",
+]
+
+_ROOMS = {
+    "ArraySink": "sources",
+    "DeviceLink": "link",
+    "Engine": "engine",
+    "LinkWishes": "shape",
+    "Mixer": "mixer",
+    "PacedSource": "sources",
+    "Stats": "stats",
+    "TakeRecorder": "recorder",
+    "UdpSink": "sources",
+    "UdpSource": "sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The display's process imports a room of this package, and needs no compiler for that.
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'rtmtass.live' has no attribute {name!r}")
+    return getattr(import_module(f"rtmtass.live.{_ROOMS[name]}"), name)

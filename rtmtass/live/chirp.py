@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import DeviceError
 from rtmtass.live.engine import Engine
-from rtmtass.live.link import DeviceLink, LinkWishes
+from rtmtass.live.link import DeviceLink
+from rtmtass.live.shape import LinkWishes
 from rtmtass.live.stats import DeviceStats
 from rtmtass.live.worker import LiveSeparator
 
@@ -147,11 +148,12 @@ def measure(wishes: LinkWishes, separator: LiveSeparator) -> RoundTrip:
         while engine.is_running and time.monotonic() < until:
             time.sleep(0.05)
     heard = probe.heard()
-    buffers = round(link.added_samples * rate / link.shape.rates[1])
+    shape = link.wire.shape
+    buffers = round(link.wire.fill * rate / shape.rates[1])
     alone = find(sweep, heard[: probe.starts[1]], probe.starts[0])
     if alone is None:
         raise DeviceError(
-            f"the chirp played on {link.shape.wanted} was not heard on {link.shape.given}; connect"
+            f"the chirp played on {shape.wanted} was not heard on {shape.given}; connect"
             " output to input with a cable, choose a loopback device, or raise the volume"
         )
     arrived = find(sweep, heard, probe.starts[1])

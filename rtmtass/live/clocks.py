@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from rtmtass.dsp.convert import Converter
-
-__all__ = ["Converter", "DriftControl"]
-
 
 class DriftControl:
     """Finds the ratio of two clocks from how full the buffer between them is.

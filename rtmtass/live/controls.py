@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rtmtass.live.mixer import MAX_GAIN_DB, Mixer
-from rtmtass.live.recorder import TakeRecorder
+if TYPE_CHECKING:  # the display's process imports this room too, and should start at once
+    from rtmtass.live.mixer import Mixer
+    from rtmtass.live.recorder import TakeRecorder
 
 GAIN_STEP_DB = 1.0
 LOWEST_GAIN_DB = -60.0
@@ -62,8 +64,8 @@ class Controls:
         mixer, settings = self._mixer, self._mixer.settings
         stem = self.selected
         if key in ("left", "right"):
-            step = 1 if key == "right" else -1
-            self._selected = (self._selected + step) % len(mixer.stems)
+            move = 1 if key == "right" else -1
+            self._selected = (self._selected + move) % len(mixer.stems)
         elif key in ("up", "down"):
             step = GAIN_STEP_DB if key == "up" else -GAIN_STEP_DB
             mixer.set_gain(stem, _stepped_gain(settings.gains_db[stem], step))
@@ -103,7 +105,7 @@ def _stepped_gain(gain_db: float, step_db: float) -> float:
     if gain_db == -math.inf:
         return LOWEST_GAIN_DB if step_db > 0 else gain_db
     changed = gain_db + step_db
-    return -math.inf if changed < LOWEST_GAIN_DB else min(changed, MAX_GAIN_DB)
+    return -math.inf if changed < LOWEST_GAIN_DB else changed
 
 
 def _stepped_strength(strength_db: float, step_db: float) -> float:

@@ -323,6 +323,8 @@ def _abandon() -> None:
     """
     sd = portaudio()
     sd._initialized = 0  # so that nobody tries to terminate it at exit either
+    if not sys.platform.startswith("linux"):
+        return
     path = next(
         line.split(maxsplit=5)[5].strip()
         for line in Path("/proc/self/maps").read_text().splitlines()

@@ -101,8 +101,9 @@ def _processor() -> Iterator[Check]:
     fast = [
         name for name in ("avx512f", "avx2", "fma", "sse2", "neon", "asimd") if name in features
     ]
+    said = " ".join(fast) or "no vector units found"
     yield Check(
-        "processor", bool(fast), f"{platform.machine()}: {' '.join(fast) or 'no vector units found'}",
+        "processor", bool(fast), f"{platform.machine()}: {said}",
         "a processor of the last ten years is several times faster", is_needed=False,
     )  # fmt: skip
     n_files = sum(1 for _ in CACHE_FOLDER.rglob("*.nbc")) if CACHE_FOLDER.exists() else 0

@@ -13,15 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.audio import Sink, Source
 from rtmtass.errors import UsageError
+from rtmtass.live.ends import Clocked, Recorder
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
-from rtmtass.live.rights import ENGINE_PRIORITY, Right, ask_for_priority
+from rtmtass.live.rights import ENGINE_PRIORITY, OTHER_PRIORITY, Right, ask_for_priority
 from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
@@ -36,36 +36,6 @@ _TOO_MANY = 0.05
 _PATIENCE_S = 3.0
 
 
-@runtime_checkable
-class Clocked(Protocol):
-    """A source or sink that doesn't wait: a sound device, or a source at real-time pace."""
-
-    gaps: int
-    """How often the input broke off and went on elsewhere: what was before is no past."""
-
-    def deadline_s(self) -> float:
-        """Return by when, on time.monotonic, stems must be there to be heard."""
-
-    def device_stats(self) -> DeviceStats:
-        """Return what the device knows of itself."""
-
-
-class Recorder(Protocol):
-    """Takes what was heard and what it was split into, hop by hop, without waiting."""
-
-    def add_mixture(self, number: int, mixture: Floats) -> None:
-        """Take hop `number` of the mixture, (H, C), in time with the stems."""
-
-    def add_stems(self, number: int, stems: Floats) -> None:
-        """Take hop `number` of the stems, (S, H, C); numbers may be missing."""
-
-    def stats(self) -> RecordingStats:
-        """Return where it stands."""
-
-    def close(self) -> None:
-        """Finish the files."""
-
-
 class Engine:
     """Separates and mixes a stream in the background, from `start` to `stop`.
 
@@ -73,7 +43,7 @@ class Engine:
     manager, or call `stop` yourself.
 
     Args:
-        separator: opened for blocks of whole hops: `load(block=256)`.
+        separator: `load(block=256)`, which has the smallest delay; the engine's own from now on.
         source: where sound comes from; other rates are converted, channels averaged.
         sink: receives (1, n, C) of mix, or (S, n, C) if the mixer is split.
         mixer: by default one that leaves the sound as it is.
@@ -83,7 +53,7 @@ class Engine:
         is_realtime: ask the system for real-time priority.
 
     Raises:
-        UsageError: the separator takes other blocks than hops, or other channels.
+        UsageError: source and separator differ in their channels.
     """
 
     def __init__(
@@ -107,21 +77,12 @@ class Engine:
         self._clock: Clocked | None = clocks[0] if clocks else None
         if source.sample_rate != separator.sample_rate:
             source = ConvertedSource(source, separator.sample_rate)
-        self.delay, self.sample_rate, self._hop = (
-            separator.delay,
-            separator.sample_rate,
-            separator.hop,
-        )
-        n_channels = separator.channels
-        self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, n_channels)
+        self.delay, self.sample_rate = separator.delay, separator.sample_rate
+        self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, separator.channels)
         self._source, self._sink, self._recorder = source, sink, recorder
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
-        self._given = np.zeros((self._hop, source.channels), np.float32)
-        self._past = np.zeros((self.delay + self._hop, n_channels), np.float32)
-        self._no_stems = np.zeros((len(separator.stems), self._hop, n_channels), np.float32)
-        self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
-        self._settling = -(-self.delay // self._hop)
+        self._make_room(separator)
         self._number = self._misses = self._skipped = self._gaps = 0
         self._clean_from = self._held_until = self._last_miss = 0
         self._hold = _HOLD_HOPS
@@ -135,6 +96,15 @@ class Engine:
         self._looked = time.monotonic(), time.process_time()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
+
+    def _make_room(self, separator: LiveSeparator) -> None:
+        """Allocate all that a hop needs, so that none has to."""
+        self._hop, n_channels, n_stems = separator.hop, separator.channels, len(separator.stems)
+        self._given = np.zeros((self._hop, self._source.channels), np.float32)
+        self._past = np.zeros((self.delay + self._hop, n_channels), np.float32)
+        self._no_stems = np.zeros((n_stems, self._hop, n_channels), np.float32)
+        self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
+        self._settling = -(-self.delay // self._hop)
 
     def __enter__(self) -> Engine:
         """Start."""
@@ -266,6 +236,7 @@ class Engine:
         """Take the hop in `_given` and write `n_out` samples."""
         hop, past = self._hop, self._past
         past[:-hop] = past[hop:]
+        self._mend()
         if past.shape[1] == self._given.shape[1]:
             past[-hop:] = self._given
         else:
@@ -282,6 +253,14 @@ class Engine:
         self.mixer.process(stems, dry, self._out, has_stems=slot is not None)
         self._sink.write(self._out[:, :n_out])
         self._number += 1
+
+    def _mend(self) -> None:
+        """Silence samples that aren't numbers: one would stay in the network for ever."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(float(np.sum(self._given))):
+                return
+        self._given[~np.isfinite(self._given)] = 0
+        self._events.append("the input held samples that are no numbers; they were silenced")
 
     def _separated(self) -> Slot | None:
         """Return the stems of this hop, or None if they are late or can't be trusted."""
@@ -347,6 +326,8 @@ class Engine:
                 self._error = self._error or error
 
     def _watch(self) -> None:
+        if self._is_realtime:
+            ask_for_priority(OTHER_PRIORITY)
         while True:
             is_last = self._is_stopping.wait(LEVEL_INTERVAL_S)
             while self._on_event and self._events:

@@ -207,6 +207,50 @@ def _db(value: float) -> float:
 
 
 @kernel
+def _begin(
+    targets: Doubles, ramps: Doubles, state: Doubles, last: Doubles, has_stems: bool
+) -> None:
+    """Start ramps to changed targets; where the stems have failed, begin to hide that."""
+    for k in range(targets.shape[0]):
+        if targets[k] != ramps[k, _TO]:
+            ramps[k, _FROM], ramps[k, _TO], ramps[k, _SINCE] = ramps[k, _NOW], targets[k], 0.0
+    if not has_stems and state[_WET] > 0:
+        state[_WET], state[_STEPS] = 0.0, 0.0
+        last[2] = last[0] - last[1]
+
+
+@kernel
+def _advance(
+    ramps: Doubles, state: Doubles, lengths: Doubles, has_stems: bool
+) -> tuple[float, float]:
+    """Move ramps and fades by a sample; return how much is mix, and how much offset is left."""
+    ramp_n, fade_n, chosen = lengths[0], lengths[1], ramps.shape[0] - _EXTRA + _BYPASS
+    for k in range(ramps.shape[0]):
+        if ramps[k, _SINCE] < ramp_n:
+            ramps[k, _SINCE] += 1.0
+            part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, _SINCE] / ramp_n)
+            ramps[k, _NOW] = ramps[k, _FROM] + (ramps[k, _TO] - ramps[k, _FROM]) * part
+            if ramps[k, _SINCE] >= ramp_n:
+                ramps[k, _NOW] = ramps[k, _TO]
+    wet, fade = ramps[chosen, _NOW], 0.0
+    if has_stems and state[_WET] < 1.0:
+        state[_WET] = min(1.0, state[_WET] + 1.0 / fade_n)
+    if state[_WET] < 1.0:
+        wet *= 0.5 - 0.5 * np.cos(np.pi * state[_WET])
+    if state[_STEPS] < fade_n:
+        state[_STEPS] += 1.0
+        fade = 0.5 + 0.5 * np.cos(np.pi * state[_STEPS] / fade_n)
+    return wet, fade
+
+
+@kernel
+def _meter(meter: Doubles, y: float, part: float) -> None:
+    """Take a sample into a power and a peak."""
+    meter[0] += part * y * y
+    meter[1] = max(meter[1], abs(y))
+
+
+@kernel
 def _mix(
     stems: Floats,
     dry: Floats,
@@ -235,74 +279,43 @@ def _mix(
     """
     n_stems, n, channels = meters.shape[0] - 2, dry.shape[0], dry.shape[1]
     n_rows = out.shape[0]
-    ramp_n, fade_n = lengths[0], lengths[1]
-    for k in range(n_stems + 2):
-        if targets[k] != ramps[k, _TO]:
-            ramps[k, _FROM], ramps[k, _TO], ramps[k, _SINCE] = ramps[k, _NOW], targets[k], 0.0
-    if not has_stems and state[_WET] > 0:
-        state[_WET] = 0.0
-        state[_STEPS] = 0.0
-        for r in range(n_rows):
-            for c in range(channels):
-                last[2, r, c] = last[0, r, c] - last[1, r, c]
-    power_wet, power_dry, power_out = 0.0, 0.0, 0.0
+    _begin(targets, ramps, state, last, has_stems)
     hold = np.exp(-n / lengths[3])
     for k in range(n_stems + 2):
         meters[k, 0] *= hold
         meters[k, 1] *= hold
-    gain_meter = (1.0 - hold) / (n * channels) if n else 0.0
+    part = (1.0 - hold) / max(n * channels, 1)
+    power_wet, power_dry = 0.0, 0.0
     match_from = state[_MATCH]
-    match_to = match_from
     if state[_POWER_DRY] > _QUIET:
-        match_to = min(np.sqrt(state[_POWER_WET] / state[_POWER_DRY]), _MAX_MATCH)
+        state[_MATCH] = min(np.sqrt(state[_POWER_WET] / state[_POWER_DRY]), _MAX_MATCH)
     for t in range(n):
-        for k in range(n_stems + 2):
-            if ramps[k, _SINCE] < ramp_n:
-                ramps[k, _SINCE] += 1.0
-                part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, _SINCE] / ramp_n)
-                ramps[k, _NOW] = ramps[k, _FROM] + (ramps[k, _TO] - ramps[k, _FROM]) * part
-                if ramps[k, _SINCE] >= ramp_n:
-                    ramps[k, _NOW] = ramps[k, _TO]
-        master, chosen = ramps[n_stems + _MASTER, _NOW], ramps[n_stems + _BYPASS, _NOW]
-        if has_stems and state[_WET] < 1.0:
-            state[_WET] = min(1.0, state[_WET] + 1.0 / fade_n)
-        fade = 0.0
-        if state[_STEPS] < fade_n:
-            state[_STEPS] += 1.0
-            fade = 0.5 + 0.5 * np.cos(np.pi * state[_STEPS] / fade_n)
-        wet = chosen * (0.5 - 0.5 * np.cos(np.pi * state[_WET])) if state[_WET] < 1.0 else chosen
-        match = match_from + (match_to - match_from) * (t + 1) / n
+        wet, fade = _advance(ramps, state, lengths, has_stems)
+        master = ramps[n_stems + _MASTER, _NOW]
+        match = match_from + (state[_MATCH] - match_from) * (t + 1) / n
         for c in range(channels):
             x = np.float64(dry[t, c])
-            power_dry += x * x
-            meters[n_stems, 1] = max(meters[n_stems, 1], abs(x))
-            mixed = 0.0
+            mixed, total = 0.0, 0.0
             for s in range(n_stems if has_stems else 0):
                 y = ramps[s, _NOW] * stems[s, t, c]
                 mixed += y
-                meters[s, 0] += gain_meter * y * y
-                meters[s, 1] = max(meters[s, 1], abs(y))
-            power_wet += mixed * mixed
-            total = 0.0
+                _meter(meters[s], y, part)
             for r in range(n_rows):
                 heard = mixed
                 if n_rows > 1:
                     heard = ramps[r, _NOW] * stems[r, t, c] if has_stems else 0.0
                 rest = master * match * x / n_rows
                 y = wet * master * heard + (1.0 - wet) * rest + fade * last[2, r, c]
-                last[0, r, c] = y
-                last[1, r, c] = rest
+                last[0, r, c], last[1, r, c] = y, rest
                 out[r, t, c] = y
                 total += y
-            power_out += total * total
-            meters[n_stems + 1, 1] = max(meters[n_stems + 1, 1], abs(total))
-    meters[n_stems, 0] += gain_meter * power_dry
-    meters[n_stems + 1, 0] += gain_meter * power_out
-    state[_MATCH] = match_to
+            power_wet += mixed * mixed
+            power_dry += x * x
+            _meter(meters[n_stems], x, part)
+            _meter(meters[n_stems + 1], total, part)
     if has_stems and n:
-        memory = np.exp(-n / lengths[2])
-        # The first sound decides at once; later ones only over seconds.
-        if state[_POWER_DRY] <= _QUIET:
-            memory = 0.0
-        state[_POWER_WET] = memory * state[_POWER_WET] + (1.0 - memory) * power_wet / (n * channels)
-        state[_POWER_DRY] = memory * state[_POWER_DRY] + (1.0 - memory) * power_dry / (n * channels)
+        # The first sound decides at once how loud the input is to be; later ones over seconds.
+        memory = np.exp(-n / lengths[2]) if state[_POWER_DRY] > _QUIET else 0.0
+        share = (1.0 - memory) / (n * channels)
+        state[_POWER_WET] = memory * state[_POWER_WET] + share * power_wet
+        state[_POWER_DRY] = memory * state[_POWER_DRY] + share * power_dry

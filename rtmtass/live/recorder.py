@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
+from rtmtass.live.rights import OTHER_PRIORITY, ask_for_priority
 from rtmtass.live.stats import RecordingStats
 from rtmtass.partfile import why_unwritable
 from rtmtass.riff import stream_header
@@ -49,7 +50,7 @@ class GrowingWav:
 
     def append(self, block: Floats) -> None:
         """Write (n, channels) behind what is there."""
-        rest = memoryview(np.ascontiguousarray(block, "<f4")).cast("B")
+        rest = memoryview(block.astype("<f4", copy=False).tobytes())
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
         self.frames += len(block)
@@ -87,16 +88,24 @@ class TakeRecorder:
         stems: their names.
         sample_rate: in Hz.
         channels: of each stem and the mixture.
+        is_realtime: ask for a little priority: see `rights.OTHER_PRIORITY`.
     """
 
     def __init__(
-        self, folder: Path, stems: Sequence[str], sample_rate: int, channels: int = 1
+        self,
+        folder: Path,
+        stems: Sequence[str],
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        is_realtime: bool = False,
     ) -> None:
         self.folder, self.stems = folder, tuple(stems)
         self.sample_rate, self.channels = sample_rate, channels
         capacity = round(_BUFFER_S * sample_rate)
         self._mixture = Ring(capacity, channels)
         self._stems = Ring(capacity, len(self.stems) * channels)
+        self._is_realtime = is_realtime
         self._is_wished = False
         self._first: int | None = None  # hops of this take, set by the engine's thread
         self._end: int | None = None
@@ -176,6 +185,8 @@ class TakeRecorder:
     # --- the recorder's thread
 
     def _run(self) -> None:
+        if self._is_realtime:
+            ask_for_priority(OTHER_PRIORITY)
         synced_s = time.monotonic()
         while True:
             is_last = self._is_closing

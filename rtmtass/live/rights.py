@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -51,6 +52,13 @@ def ask_for_priority(priority: int) -> Right:
     except OSError as error:
         return Right(name, False, f"SCHED_FIFO refused: {error.strerror}", _SCHEDULING_ADVICE)
     return Right(name, True, f"SCHED_FIFO {priority}")
+
+
+def give_up_priority() -> None:
+    """Run the calling thread as an ordinary one; a new process inherits what it needn't have."""
+    if hasattr(os, "SCHED_OTHER"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def ask_for_memory() -> Right:

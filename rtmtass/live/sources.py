@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.audio import Source
-from rtmtass.errors import InputError, OutputError
 from rtmtass.dsp.convert import Converter
+from rtmtass.errors import InputError, OutputError
 from rtmtass.live.stats import DeviceStats
 
 Floats = NDArray[np.float32]

@@ -35,14 +35,13 @@ class Latency:
     """From capture to playback in ms: parts add up to `total_ms`.
 
     `device_in_ms` and `device_out_ms` are what the sound system claims; the
-    others are counted in samples. `measured_ms` is of `rtmtass latency`.
+    others are counted in samples; `rtmtass latency` measures what is true.
     """
 
     device_in_ms: float = 0.0
     algorithm_ms: float = 0.0
     buffer_ms: float = 0.0
     device_out_ms: float = 0.0
-    measured_ms: float | None = None
 
     @property
     def total_ms(self) -> float:

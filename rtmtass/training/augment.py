@@ -1,4 +1,4 @@
-"""What happens to a stem between the corpus and the mixture, each cheap enough to do while training."""
+"""What happens to a stem between corpus and mixture, each cheap enough to do while training."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def soft_clip(samples: Samples, drive_db: float) -> Samples:
     if peak == 0.0:
         return samples
     drive = np.float32(10 ** (drive_db / 20) / peak)
-    return np.tanh(samples * drive) / drive
+    return np.asarray(np.tanh(samples * drive) / drive, dtype=np.float32)
 
 
 def compand(samples: Samples, *, bits: int = 8) -> Samples:

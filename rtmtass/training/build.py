@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ _SILENT_PEAK = 1e-3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may become a recording of the corpus; `split` is empty where it is ours to choose."""
+    """A file that may become a recording; `split` is empty where it is ours to choose."""
 
     role: str
     source: str
@@ -158,9 +158,7 @@ def build_from_list(
         else:
             wanted = [c for c in listed.get(package.package, ()) if c.role == package.role]
             candidates += _located(package, wanted, folder, findings)
-    report = build(candidates, corpus, dev_share=dev_share, progress=progress)
-    report.findings += findings
-    return report
+    return build(candidates, corpus, dev_share=dev_share, progress=progress, missing=findings)
 
 
 def build_from_mtass(
@@ -192,11 +190,16 @@ def build(
     *,
     dev_share: float = 0.1,
     progress: Progress | None = None,
+    missing: Sequence[Finding] = (),
 ) -> BuildReport:
     """Decode candidates into a corpus, leave out the useless, write index and report.
 
     Every recording is noted in `build.jsonl` as soon as it is written, so an
-    interrupted build is taken up where it stopped.
+    interrupted build is taken up where it stopped. What is `missing` is reported too.
+
+    Raises:
+        DataError: nothing could be used.
+        OutputError: the corpus can't be written.
     """
     corpus.mkdir(parents=True, exist_ok=True)
     journal = _Journal(corpus / "build.jsonl")
@@ -213,7 +216,7 @@ def build(
     finally:
         rows = assign_splits(journal.rows(), dev_share)
         _write_index(corpus, rows)
-        report.findings = journal.findings()
+        report.findings = [*journal.findings(), *missing]
         _write_report(corpus, report.findings)
     if not rows:
         raise DataError(f"nothing could be used; {corpus / 'report.csv'} says why")

@@ -164,7 +164,7 @@ class _Worker:
         self._step = self._hop = 0
 
     def seek(self, step: int, hop: int) -> None:
-        """Throw away what is on its way and ask for `step`, `step + hop`, …"""
+        """Throw away what is on its way and ask for `step`, `step + hop` and so on."""
         while self._asked:
             self._receive()
         self._step, self._hop = step, hop

@@ -17,9 +17,10 @@ from pathlib import Path
 from rtmtass.errors import DataError, MissingPartError
 
 REGISTRIES = ("debian", "pypi", "npm")
-SOUND_SUFFIXES = frozenset(
-    [".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a", ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav", ".wma", ".wv"]
-)
+SOUND_SUFFIXES = frozenset({
+    ".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a",
+    ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav", ".wma", ".wv",
+})  # fmt: skip
 
 _ARCHIVES = frozenset({".zip", ".pk3", ".wz", ".whl"})
 _MARK = ".complete"
@@ -104,7 +105,10 @@ def fetch(package: Package, downloads: Path) -> Path:
 
 def sound_files(folder: Path) -> list[Path]:
     """Return all sound files under a folder, in order of their paths."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES)
+    # A link to nothing, as a data set's version control leaves them, is no file.
+    return sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES and p.is_file()
+    )
 
 
 class Tree:

@@ -277,11 +277,14 @@ def write_evaluation_set(
     for number, (_, stems) in enumerate(mixtures):
         name = f"{number:05d}"
         (out / name).mkdir(parents=True, exist_ok=True)
-        # Rounded first and summed after, so that the files sum as exactly as the samples.
-        steps = np.round(stems * np.float32(32767.0))
+        # Rounded first and summed after, so that the files sum as exactly as the samples;
+        # a stem that cancels another may be louder than the mixture, and would be clipped.
+        loudest = float(np.abs(stems).max())
+        steps = np.round(stems * np.float32(32767.0 * min(1.0, PEAK / loudest)))
         tracks = {"mixture": steps.sum(axis=0), **dict(zip(STEMS, steps, strict=True))}
         for track, samples in tracks.items():
-            encode(out / name / f"{track}.wav", samples / np.float32(32767.0), WAV)
+            # libsndfile rounds a WAV's samples down; a quarter step keeps them in place.
+            encode(out / name / f"{track}.wav", (samples + 0.25) / np.float32(32768.0), WAV)
         levels = [10 * np.log10(energy(stem)) for stem in stems]
         row: dict[str, object] = {"name": name, **{t: f"{name}/{t}.wav" for t in tracks}}
         row["seconds"] = seconds

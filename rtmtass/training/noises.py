@@ -1,4 +1,4 @@
-"""Noise without limit, made from numbers, because recorded noise is what training runs out of first."""
+"""Noise without limit, made of numbers, because recorded noise is what training lacks first."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fan(n: int, rng: Rng) -> Samples:
     air = _band(coloured(n, rng, rng.uniform(-6.0, -2.0)), 60.0, rng.uniform(2000.0, 7000.0))
     blades_hz = rng.uniform(25.0, 300.0) * (1 + 0.01 * _slow(n, rng, 0.5))
     phase = 2 * np.pi * np.cumsum(blades_hz) / SAMPLE_RATE
-    tones = sum(rng.uniform(0.2, 1.0) / k * np.sin(k * phase) for k in range(1, 6))
+    tones: Any = sum(rng.uniform(0.2, 1.0) / k * np.sin(k * phase) for k in range(1, 6))
     return _unit(air * (1 + 0.2 * np.sin(phase / 3)) + rng.uniform(0.02, 0.6) * _unit(tones))
 
 
@@ -58,7 +58,9 @@ def engine(n: int, rng: Rng) -> Samples:
     fires = np.flatnonzero(np.diff(np.floor(turns), prepend=0.0))
     pulses = np.zeros(n)
     pulses[fires] = 1 + 0.3 * rng.standard_normal(len(fires))
-    body = sum(_ring(pulses, rng.uniform(60.0, 2500.0), rng.uniform(0.004, 0.03)) for _ in range(4))
+    body: Any = 0.0
+    for _ in range(4):
+        body = body + _ring(pulses, rng.uniform(60.0, 2500.0), rng.uniform(0.004, 0.03))
     hiss = coloured(n, rng, -4.0) * (1 + 0.5 * np.sin(2 * np.pi * turns))
     return _unit(_unit(body) + rng.uniform(0.1, 0.8) * hiss)
 
@@ -179,7 +181,7 @@ def _white_spectrum(n: int, rng: Rng) -> NDArray[np.complex64]:
 
 
 def _slow(n: int, rng: Rng, rate_hz: float) -> NDArray[np.float64]:
-    """Return a smooth random walk around 0 with deviation 1 that turns about `rate_hz` times a second."""
+    """Return a smooth random walk, mean 0, deviation 1, that turns `rate_hz` times a second."""
     n_points = max(int(n / SAMPLE_RATE * rate_hz * 2), 2) + 4
     points = rng.standard_normal(n_points)
     place = np.linspace(1.0, n_points - 3.0, n)

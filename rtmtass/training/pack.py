@@ -26,7 +26,7 @@ def pack(
 
     The index has the corpus's columns and `shard`; unpacked with plain `tar`, the
     shards and `index.csv` in one folder are a corpus again. The same corpus gives
-    the same shards.
+    the same sound in the same shards; only Ogg's serial numbers are drawn each time.
 
     Args:
         corpus: folder with an `index.csv`.
@@ -46,11 +46,15 @@ def pack(
     for old in out.glob("shard-*.tar"):
         old.unlink()
     packed: list[tuple[IndexRow, str]] = []
+    names: set[str] = set()
     writer = _Shards(out, most_bytes)
     with tempfile.TemporaryDirectory() as folder:
         for number, row in enumerate(rows):
             small = _as_opus(corpus / row.path, Path(folder) / "recording.opus")
             path = str(Path(row.path).with_suffix(".opus").as_posix())
+            if path in names:  # two recordings that differed in their suffix alone
+                path = f"{row.path}.opus"
+            names.add(path)
             packed.append((replace(row, path=path), writer.add(small, path)))
             if progress is not None:
                 progress(row.path, number + 1, len(rows))
@@ -67,17 +71,26 @@ def unpack(packed: Path, corpus: Path) -> None:
     """Make a corpus of a folder of shards again.
 
     Raises:
-        DataError: no index there, or a shard it names is missing.
+        DataError: no index there, or a shard it names is missing or damaged.
     """
     read_index(packed / "index.csv")
     with open(packed / "index.csv", newline="", encoding="utf-8") as file:
-        shards = sorted({line["shard"] for line in csv.DictReader(file)})
+        table = csv.DictReader(file)
+        if "shard" not in (table.fieldnames or ()):
+            raise DataError(
+                f"{packed / 'index.csv'} names no shards: it is no packed corpus;"
+                " make one with: rtmtass data pack"
+            )
+        shards = sorted({line["shard"] for line in table})
     corpus.mkdir(parents=True, exist_ok=True)
     for shard in shards:
-        if not (packed / shard).exists():
-            raise DataError(f"{packed} lacks {shard}, which its index names; fetch it again")
-        with tarfile.open(packed / shard) as tar:
-            tar.extractall(corpus, filter="data")
+        if not (packed / shard).is_file():
+            raise DataError(f"{packed} lacks {shard!r}, which its index names; fetch it again")
+        try:
+            with tarfile.open(packed / shard) as tar:
+                tar.extractall(corpus, filter="data")
+        except tarfile.TarError as error:
+            raise DataError(f"{packed / shard} is damaged: {error}; fetch it again") from None
     shutil.copyfile(packed / "index.csv", corpus / "index.csv")
 
 

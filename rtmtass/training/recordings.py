@@ -23,9 +23,8 @@ SAMPLE_RATE = 16000
 
 _FULL_SCALE = 32767.0
 _TARGET_PEAK = 0.98
-_MOST_GAIN = (
-    1000.0  # below -60 dBFS there is hardly a recording: its hiss needn't be turned up more
-)
+# Below -60 dBFS there is hardly a recording: its hiss needn't be turned up more.
+_MOST_GAIN = 1000.0
 _SHORTEST_S = 0.1
 
 
@@ -107,7 +106,9 @@ class Recordings:
         """
         first = int(self._starts[index]) + start
         last = min(first + n, int(self._starts[index] + self.lengths[index]))
-        return np.multiply(self._samples[first:last], np.float32(1 / _FULL_SCALE), dtype=np.float32)
+        stored = self._samples[first:last]
+        crop: Samples = np.multiply(stored, np.float32(1 / _FULL_SCALE), dtype=np.float32)
+        return crop
 
     def whole(self, index: int) -> Samples:
         """Return recording `index`, (length,) float32, as loud as it was recorded."""

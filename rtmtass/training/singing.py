@@ -1,4 +1,4 @@
-"""Speech made to sing, because the music at hand is instrumental and sung vocals belong to music."""
+"""Speech made to sing, because the music at hand is instrumental and singing belongs to music."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,10 @@ def syllables(voice: Voice) -> list[tuple[int, int]]:
         smooth, distance=int(0.12 / FRAME_S), prominence=0.05 * smooth.max() + 1e-12
     )
     cuts = [0]
-    for left, right in zip(peaks[:-1], peaks[1:], strict=True):
+    for left, right in pairwise(peaks):
         cuts.append(int(left + np.argmin(smooth[left:right])))
     cuts.append(len(level))
-    return [(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if b > a]
+    return [(a, b) for a, b in pairwise(cuts) if b > a]
 
 
 class _Melody:
@@ -245,7 +246,8 @@ def _world() -> Any:
             path = Path(folder) / f"pyworld{suffix}"
             if path.exists():
                 spec = importlib.util.spec_from_file_location("pyworld.pyworld", path)
-                assert spec is not None and spec.loader is not None
+                assert spec is not None
+                assert spec.loader is not None
                 module = importlib.util.module_from_spec(spec)
                 spec.loader.exec_module(module)
                 return module

@@ -6,8 +6,9 @@ import csv
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,8 @@ class Corpus:
 
     def _found(self, rows: Sequence[IndexRow]) -> Iterator[Found]:
         for row in rows:
-            path = self.folder / row.path
-            yield Found(row.source, row.group, row.path, lambda path=path: decode(path))
+            load = partial(decode, self.folder / row.path)
+            yield Found(row.source, row.group, row.path, load)
 
     def _stamp(self, rows: Sequence[IndexRow]) -> str:
         digest = hashlib.sha256()
@@ -116,23 +117,19 @@ def read_index(path: Path) -> list[IndexRow]:
     """Read a corpus's `index.csv`.
 
     Raises:
-        DataError: not there, columns missing, or a split other than train and dev.
+        DataError: not there, columns missing, a split other than train and dev, or a
+            length that is no number.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             table = csv.DictReader(file)
             missing = set(INDEX_COLUMNS[:6]) - set(table.fieldnames or ())
             if missing:
-                raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-            rows = [
-                IndexRow(
-                    **{
-                        **{c: line.get(c) or "" for c in INDEX_COLUMNS},
-                        "seconds": float(line["seconds"]),
-                    }
-                )  # type: ignore[arg-type]
-                for line in table
-            ]
+                raise DataError(
+                    f"{path} lacks the columns {', '.join(sorted(missing))};"
+                    " add them, or make it anew: rtmtass data build"
+                )
+            rows = [_index_row(line, path) for line in table]
     except FileNotFoundError:
         raise DataError(
             f"{path.parent} is no corpus: it has no index.csv; make one with: rtmtass data build"
@@ -141,6 +138,17 @@ def read_index(path: Path) -> list[IndexRow]:
         if row.split not in SPLITS:
             raise DataError(f"{path}: split is 'train' or 'dev', not {row.split!r} ({row.path})")
     return rows
+
+
+def _index_row(line: Mapping[str, str | None], path: Path) -> IndexRow:
+    text = {column: line.get(column) or "" for column in INDEX_COLUMNS}
+    try:
+        seconds = float(text.pop("seconds"))
+    except ValueError:
+        raise DataError(
+            f"{path}: seconds is a number, not {line['seconds']!r} ({text['path']})"
+        ) from None
+    return IndexRow(seconds=seconds, **text)
 
 
 def decode(path: Path) -> Samples:
