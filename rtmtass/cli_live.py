@@ -43,8 +43,8 @@ def register(commands: Commands) -> None:
         " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
     add("--strength", type=_strength, default=math.inf, metavar="DB", help="push no stem further"
         " below the loudest than this (default: no limit)")  # fmt: skip
-    add("--stems-out", action="store_true", help="play the stems, not the mix: one after the other"
-        " on the output's channels")  # fmt: skip
+    add("--stems-out", nargs="?", const="", metavar="A,B,C", help="play the stems, not the mix:"
+        " side by side on the output's channels, or each on a device of its own")  # fmt: skip
     add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="play the mix; off"
         " is for recording only")  # fmt: skip
     add("--record", metavar="DIR", help="record stems and mixture into DIR, from the beginning")
@@ -103,6 +103,7 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
 
+    wishes = wishes_of(arguments)
     separator = rtmtass.load(
         arguments.model, block=256, channels=arguments.channels, on_compile=say_compiling
     )
@@ -112,14 +113,12 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         arguments.channels,
         gains_db=arguments.gain,
         strength_db=arguments.strength,
-        is_split=arguments.stems_out,
+        is_split=arguments.stems_out is not None,
     )
     if not arguments.monitor:
         mixer.fade_out()
     messages: deque[str] = deque(maxlen=50)
-    link = DeviceLink(
-        wishes_of(arguments), separator, n_rows=mixer.n_rows, on_message=messages.append
-    )
+    link = DeviceLink(wishes, separator, n_rows=mixer.n_rows, on_message=messages.append)
     folder = Path(arguments.record or ".")
     recorder = TakeRecorder(
         folder, separator.stems, separator.sample_rate, arguments.channels, is_realtime=True
@@ -147,11 +146,19 @@ def _stop(engine: Engine) -> None:
 
 def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
     """Return what the command line wants of the devices."""
+    from rtmtass.config import STEMS
     from rtmtass.live.shape import LinkWishes
 
+    outputs = (arguments.stems_out or "").split(",") if arguments.stems_out else []
+    if outputs and (len(outputs) != len(STEMS) or arguments.output):
+        raise UsageError(
+            f"--stems-out takes {len(STEMS)} devices, for {', '.join(STEMS)}, and no --output;"
+            f" {len(outputs)} were given: see rtmtass devices"
+        )
     return LinkWishes(
         input=arguments.input,
-        output=arguments.output,
+        output=outputs[0] if outputs else arguments.output,
+        more_outputs=tuple(outputs[1:]),
         input_channels=arguments.input_channels,
         sample_rate=arguments.rate,
         block=arguments.block,

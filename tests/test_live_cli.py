@@ -211,6 +211,7 @@ def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
     (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
     (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is no STEM=DB; write it as in"),
     (["--duration", "0"], 2, "rtmtass: argument --duration: 0 s is no time; give more than 0"),
+    (["--stems-out", "a,b"], 2, "rtmtass: --stems-out takes 3 devices, for speech, music, noise"),
     (["--strength", "-1"], 2, "rtmtass: argument --strength: -1 isn't 0 dB or more"),
     (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is no list of"),
     (["--record", "/dev/null/x"], 1, "rtmtass: /dev/null/x can't be written"),

@@ -64,7 +64,10 @@ class Session:
     def __init__(self, wishes=None, *, separator=None, mixer=None, messages=None):
         self.separator = separator or rtmtass.load(block=HOP)
         tell = None if messages is None else messages.append
-        self.link = DeviceLink(wishes or LinkWishes(), self.separator, on_message=tell)
+        n_rows = mixer.n_rows if mixer else 1
+        self.link = DeviceLink(
+            wishes or LinkWishes(), self.separator, n_rows=n_rows, on_message=tell
+        )
         self.captured = []
         read = self.link.wire.given.read
 
@@ -238,6 +241,50 @@ def test_a_sound_server_that_dies_and_comes_back(server):
     assert stats.device.underruns == before.device.underruns
     assert xruns == 0
     assert messages == ["system is gone; trying to open it again", "system is back"]
+
+
+class Thirds:
+    """A separator whose stems are known: parts of the input, and one upside down."""
+
+    stems, sample_rate, hop, delay, algorithmic_latency, channels = (
+        rtmtass.STEMS, 16000, HOP, HOP, 2 * HOP, 1,
+    )  # fmt: skip
+    parts = (0.75, 0.5, -0.25)
+
+    def __init__(self):
+        self._before = np.zeros((HOP, 1), np.float32)
+
+    def process_into(self, block, out, shares):
+        for part, stem in zip(self.parts, out, strict=True):
+            stem[:] = part * self._before
+        self._before[:] = block
+
+    def reset(self):
+        self._before[:] = 0
+
+
+@jack_rig.on_a_steady_machine
+def test_every_stem_has_a_device_of_its_own(server):
+    seconds = 4
+    x = sound(16000 * seconds, 16000)
+    separator = Thirds()
+    session = Session(
+        LinkWishes(output="system", more_outputs=("system", "system")),
+        separator=separator,
+        mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
+    )
+    with session:
+        heard, xruns = jack_rig.Loudspeaker(server, x, seconds, n_speakers=3).heard()
+        stats = session.engine.stats()
+    for part, track in zip(separator.parts, heard.T, strict=True):
+        piece = x[20000:24000, 0]
+        match = np.correlate(track[20000:30000], piece, "valid") / np.dot(piece, piece)
+        at = int(np.argmax(np.abs(match)))
+        assert match[at] == pytest.approx(part, abs=0.01)
+        assert 2 * HOP <= at <= 2500
+    late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
+    np.testing.assert_allclose(heard[late:, 0], 0.75 * x[: len(heard) - late, 0], atol=1e-5)
+    assert (xruns, stats.device.underruns) == (0, 0)
 
 
 @jack_rig.on_a_steady_machine

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
 from rtmtass.live.devices import Device, list_devices, quiet_libraries, restart_portaudio
-from rtmtass.live.shape import LinkWishes, shape_of
+from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.wire import Wire
 from rtmtass.live.worker import LiveSeparator
@@ -36,7 +36,7 @@ class DeviceLink:
 
     Attributes:
         gaps: see Clocked.
-        wire: the connection as it is now.
+        wire: the connection as it is now; further outputs have their own.
 
     Raises:
         DeviceError, UsageError: the wishes can't be met.
@@ -65,9 +65,31 @@ class DeviceLink:
         self.channels = len(self.wire.shape.picked)
 
     def _connect(self, devices: list[Device]) -> None:
+        wishes, separator = self._wishes, self._separator
+        n_rows = 1 if wishes.more_outputs else self._n_rows
         with quiet_libraries():
-            shape = shape_of(self._wishes, devices, self._separator, self._n_rows)
-        self.wire = Wire(shape, self._separator, self._n_rows, self._wishes.slack_ms)
+            shape = shape_of(wishes, devices, separator, n_rows)
+            more = more_shapes(wishes, devices, separator, shape)
+        self.wire = Wire(shape, separator, n_rows, wishes.slack_ms)
+        self._wires = [self.wire]
+        try:
+            for each in more:
+                self._wires.append(Wire(each, separator, 1, wishes.slack_ms))
+        except RtmtassError:
+            self._close_wires()
+            raise
+
+    def _close_wires(self) -> None:
+        for wire in self._wires:
+            wire.close()
+
+    def _start(self) -> None:
+        for wire in self._wires:
+            wire.start()
+
+    def _look(self) -> str:
+        """Look at all devices; return what is wrong with one, or nothing."""
+        return next((why for why in [wire.look() for wire in self._wires] if why), "")
 
     @property
     def gaps(self) -> int:
@@ -77,7 +99,7 @@ class DeviceLink:
     def read(self, out: Floats) -> int:
         """See Source; waits for a device, however long it takes to come back."""
         if self._state == "new":
-            self.wire.start()
+            self._start()
             self._state = "running"
         filled, has_waited = 0, False
         while filled < len(out):
@@ -87,22 +109,28 @@ class DeviceLink:
             filled += n
             if not n:
                 has_waited = True
-                if why := self.wire.look():
+                if why := self._look():
                     self._reconnect(why)
                 time.sleep(_POLL_S)
-        self.wire.look()
+        self._look()
         if has_waited:
-            self.wire.follow_clock()
+            for wire in self._wires:
+                wire.follow_clock()
         return filled
 
     def write(self, stems: Floats) -> None:
         """See Sink; never waits."""
-        if self._state == "running":
+        if self._state != "running":
+            return
+        if len(self._wires) == 1:
             self.wire.put(stems)
+            return
+        for row, wire in enumerate(self._wires):
+            wire.put(stems[row : row + 1])
 
     def deadline_s(self) -> float:
         """See Clocked."""
-        return self.wire.deadline_s()
+        return min(wire.deadline_s() for wire in self._wires)
 
     def _reconnect(self, why: str) -> None:
         """Let go of everything and open it again, with longer and longer pauses."""
@@ -110,12 +138,15 @@ class DeviceLink:
         names = " and ".join(dict.fromkeys((shape.given.name, shape.wanted.name)))
         self._remember_counts()
         self._say("reconnecting", f"{names} {why}; trying to open it again")
-        self.wire.close()
+        self._close_wires()
         # By name from now on: numbers may change while a device is away.
         self._wishes = replace(
             self._wishes,
             input=self._wishes.input and f"{shape.given.name}, {shape.given.host}",
             output=self._wishes.output and f"{shape.wanted.name}, {shape.wanted.host}",
+            more_outputs=tuple(
+                f"{wire.shape.wanted.name}, {wire.shape.wanted.host}" for wire in self._wires[1:]
+            ),
             input_channels=tuple(channel + 1 for channel in shape.picked),
         )
         pauses, pause_s = iter(_BACK_OFF_S), 0.0
@@ -133,9 +164,9 @@ class DeviceLink:
         gaps = self.gaps + 1
         self._connect(list_devices())
         try:
-            self.wire.start()
+            self._start()
         except RtmtassError:
-            self.wire.close()
+            self._close_wires()
             raise
         self._gaps_before = gaps
         self._reopened += 1
@@ -148,18 +179,28 @@ class DeviceLink:
 
     def _remember_counts(self) -> None:
         """Keep the counts of a wire that is about to be replaced."""
-        self._overruns += self.wire.given.overruns
-        self._underruns += self.wire.wanted.underruns
-        self._xruns += self.wire.xruns
+        overruns, underruns, xruns = self._counts()
+        self._overruns += overruns
+        self._underruns += underruns
+        self._xruns += xruns
+
+    def _counts(self) -> tuple[int, int, int]:
+        wires = self._wires
+        return (
+            sum(wire.given.overruns for wire in wires),
+            sum(wire.wanted.underruns for wire in wires),
+            sum(wire.xruns for wire in wires),
+        )
 
     def device_stats(self) -> DeviceStats:
         """See Clocked."""
-        is_running = self._state == "running"  # else the counts are added up already
+        # While nothing runs, the counts are added up already.
+        overruns, underruns, xruns = self._counts() if self._state == "running" else (0, 0, 0)
         return DeviceStats(
-            overruns=self._overruns + is_running * self.wire.given.overruns,
-            underruns=self._underruns + is_running * self.wire.wanted.underruns,
-            xruns=self._xruns + is_running * self.wire.xruns,
-            drift_ppm=self.wire.drift_ppm,
+            overruns=self._overruns + overruns,
+            underruns=self._underruns + underruns,
+            xruns=self._xruns + xruns,
+            drift_ppm=max((wire.drift_ppm for wire in self._wires), key=abs),
             fill=self.wire.wanted.available,
             reopened=self._reopened,
             state=self._state,
@@ -191,5 +232,5 @@ class DeviceLink:
                 until = time.monotonic() + _DRAIN_S
                 while self.wire.wanted.available and time.monotonic() < until:
                     time.sleep(0.005)
-            self.wire.close()
+            self._close_wires()
             self._state = "closed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rtmtass.dsp.convert import Converter
 from rtmtass.errors import DeviceError, UsageError
@@ -22,6 +22,8 @@ class LinkWishes:
 
     Attributes:
         input, output: number or part of a name, None for the default.
+        more_outputs: likewise, of the second stem and those after it, if each
+            has a device of its own; `output` is the first one's then.
         input_channels: which to use, from 1; empty: the first, or the first two
             if the separator has two channels.
         sample_rate: of the devices, in Hz; None: the model's if they take it.
@@ -35,6 +37,7 @@ class LinkWishes:
     sample_rate: int | None = None
     block: int | None = None
     slack_ms: float | None = None
+    more_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class LinkShape:
     Attributes:
         given, wanted: the devices.
         is_duplex: both share a clock and are one stream.
+        has_input: whether `given` is opened too; else its rate and block only say
+            when sound comes.
         rates, blocks: Hz, and samples a call.
         picked: input channels to hear, from 0.
         out_channels: to open.
@@ -56,6 +61,7 @@ class LinkShape:
     blocks: tuple[int, int]
     picked: tuple[int, ...]
     out_channels: int
+    has_input: bool = True
 
 
 def shape_of(
@@ -98,6 +104,34 @@ def shape_of(
         tuple(channel - 1 for channel in picked),
         needed if n_rows > 1 else min(max(2, needed), wanted.outputs),
     )
+
+
+def more_shapes(
+    wishes: LinkWishes, devices: Sequence[Device], separator: LiveSeparator, main: LinkShape
+) -> list[LinkShape]:
+    """Return the shapes of further outputs, which hear what `main` captures.
+
+    Raises:
+        DeviceError: a device isn't there.
+    """
+    shapes = []
+    for name in wishes.more_outputs:
+        wanted = find_device(name, "output", devices)
+        rates = _rates(wishes, main.given, wanted, separator.sample_rate, is_duplex=False)
+        blocks = main.blocks[0], _block(wishes, rates[1], separator)
+        channels = min(max(2, separator.channels), wanted.outputs)
+        shapes.append(
+            replace(
+                main,
+                wanted=wanted,
+                is_duplex=False,
+                rates=(main.rates[0], rates[1]),
+                blocks=blocks,
+                out_channels=channels,
+                has_input=False,
+            )
+        )
+    return shapes
 
 
 def _rates(

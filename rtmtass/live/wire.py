@@ -82,6 +82,7 @@ class Wire:
         self._n_opening = 0 if shape.is_duplex else _OPENING_HOPS
         self._is_catching_up, self._is_rising = False, True
         self._calls, self._seen_s = [0, 0], [math.inf, math.inf]
+        self._sides = (0, 1) if shape.has_input and not shape.is_duplex else (1,)
         self._followed_s = time.monotonic()
         self._streams: list[DeviceStream] = []
         self._open()
@@ -93,6 +94,9 @@ class Wire:
         if shape.is_duplex:
             self._callbacks = [DeviceCallback(self.given, self.wanted, fade[1])]
             ends = [(shape.given, shape.wanted, 1)]
+        elif not shape.has_input:
+            self._callbacks = [DeviceCallback(None, self.wanted, fade[1])]
+            ends = [(None, shape.wanted, 1)]
         else:
             self._callbacks = [
                 DeviceCallback(self.given, None, fade[0]),
@@ -214,14 +218,13 @@ class Wire:
     def look(self) -> str:
         """Notice when the devices called last; return what is wrong with them, or nothing."""
         now = time.monotonic()
-        for side, callback in enumerate(self._callbacks):
+        for side, callback in zip(self._sides, self._callbacks, strict=True):
             if callback.calls != self._calls[side]:
                 self._calls[side] = callback.calls
                 self._seen_s[side] = now
-        if self.shape.is_duplex:
-            self._seen_s[1] = self._seen_s[0]
         blocks_s = [b / r for b, r in zip(self.shape.blocks, self.shape.rates, strict=True)]
-        if any(now - seen > _SILENT_S + 4 * max(blocks_s) for seen in self._seen_s):
+        patience_s = _SILENT_S + 4 * max(blocks_s)
+        if any(now - self._seen_s[side] > patience_s for side in self._sides):
             return "has fallen silent"
         if not all(stream.is_active for stream in self._streams):
             return "is gone"

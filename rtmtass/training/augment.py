@@ -25,7 +25,7 @@ def change_speed(samples: Samples, factor: float, n: int) -> Samples:
     changed = soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE)
     if len(changed) >= n:
         return np.ascontiguousarray(changed[:n], dtype=np.float32)
-    return np.pad(changed, (0, n - len(changed))).astype(np.float32)
+    return np.asarray(np.pad(changed, (0, n - len(changed))), dtype=np.float32)
 
 
 def n_before_speed(n: int, factor: float) -> int:
@@ -42,7 +42,8 @@ def add_room(samples: Samples, response: Samples) -> Samples:
     """
     wet = signal.oaconvolve(samples, response)[: len(samples)]
     before, after = float(samples @ samples), float(wet @ wet)
-    return (wet * np.float32(np.sqrt(before / after) if after > 0 else 1.0)).astype(np.float32)
+    gain = np.float32(np.sqrt(before / after) if after > 0 else 1.0)
+    return np.asarray(wet * gain, dtype=np.float32)
 
 
 def random_tilt(samples: Samples, rng: np.random.Generator, *, most_db: float = 8.0) -> Samples:

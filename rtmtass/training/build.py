@@ -230,29 +230,43 @@ def build(
 def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:
     """Give every row without a split the one its group's hash falls into.
 
-    A role that would be left without dev gives its lowest-hashed group to it, or,
-    with one group alone, its lowest-hashed recording.
+    A role that would be left without dev gives its lowest-hashed group to it, one
+    without train its highest-hashed. Only a role's one and only group is torn:
+    its lowest-hashed recording is dev, the others train.
     """
     given = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
+    shares = {"dev": dev_share, "train": 1.0 - dev_share}
+    allowed = [split for split, share in shares.items() if share > 0.0]
     for role in {row.role for row in given}:
-        mine = [row for row in given if row.role == role]
-        free = [
-            row for row, old in zip(given, rows, strict=True) if row.role == role and not old.split
-        ]
-        if not dev_share or not free or any(row.split == "dev" for row in mine):
-            continue
-        groups = {(row.source, row.group) for row in free}
-        chosen = min(groups, key=lambda g: _hash("/".join(g)))
-        first = min((row.path for row in free), key=_hash)
-        for place, row in enumerate(given):
-            is_chosen = (row.source, row.group) == chosen if len(groups) > 1 else row.path == first
-            if row.role == role and is_chosen and len(free) > 1:
-                given[place] = replace(row, split="dev")
+        mine = [place for place, row in enumerate(given) if row.role == role]
+        free = [place for place in mine if not rows[place].split]
+        for split in allowed:
+            if any(given[place].split == split for place in mine) or len(mine) < 2:
+                continue
+            for place in _to_give(rows, free, len(mine), split):
+                given[place] = replace(given[place], split=split)
     return given
 
 
+def _to_give(rows: list[IndexRow], free: list[int], n_of_role: int, split: str) -> list[int]:
+    """Return which of a role's free rows go to a split that has none."""
+    if not free:
+        return []
+    place = {"dev": 0, "train": -1}[split]
+    chosen = sorted({_group_name(rows[n]) for n in free}, key=_hash)[place]
+    group = [n for n in free if _group_name(rows[n]) == chosen]
+    if len(group) < n_of_role:
+        return group
+    in_order = sorted(free, key=lambda n: _hash(rows[n].path))
+    return in_order[:1] if split == "dev" else in_order[1:]
+
+
+def _group_name(row: IndexRow) -> str:
+    return f"{row.source}/{row.group}"
+
+
 def _by_hash(row: IndexRow, dev_share: float) -> str:
-    return "dev" if _hash(f"{row.source}/{row.group}") < dev_share else "train"
+    return "dev" if _hash(_group_name(row)) < dev_share else "train"
 
 
 def _hash(text: str) -> float:
@@ -358,9 +372,8 @@ def _take_in(
 def clipped_share(samples: Samples) -> float:
     """Return the share of samples in flat tops: three or more in a row within 1 % of the peak."""
     is_top = np.abs(samples) >= 0.99 * np.abs(samples).max(initial=0.0)
-    inner = is_top[:-2] & is_top[1:-1] & is_top[2:]
-    steady = np.sign(samples[:-2]) == np.sign(samples[2:])
-    return float((inner & steady).sum()) / max(len(samples), 1)
+    is_flat = is_top[:-1] & is_top[1:] & (np.sign(samples[:-1]) == np.sign(samples[1:]))
+    return float((is_flat[:-1] & is_flat[1:]).sum()) / max(len(samples), 1)
 
 
 def _place(candidate: Candidate) -> Path:

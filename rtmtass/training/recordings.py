@@ -78,6 +78,11 @@ class Recordings:
             row for row in rows if row.length and (keep_muffled or not row.muffled)
         ][:first]
         if not self.rows:
+            if any(row.length for row in rows) and first != 0:
+                raise DataError(
+                    f"all recordings in {stem_path}.jsonl are muffled, with nothing above 4 kHz;"
+                    " add some that have treble: rtmtass data build"
+                )
             raise DataError(f"no recordings in {stem_path}.jsonl; prepare the corpus again")
         end = max(row.start + row.length for row in self.rows)
         self._samples = np.memmap(f"{stem_path}.i16", dtype="<i2", mode="r", shape=(end,))

