@@ -85,7 +85,7 @@ def _register_data(commands: Commands) -> None:
     mix.add_argument("corpus", type=Path, metavar="CORPUS")
     mix.add_argument("output", type=Path, metavar="SET")
     mix.add_argument("--cache", type=Path, required=True)
-    mix.add_argument("--n", type=int, default=200)
+    mix.add_argument("--n", type=_at_least_one, default=200)
     mix.add_argument("--seconds", type=float, default=10.0)
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
@@ -96,6 +96,12 @@ def _register_data(commands: Commands) -> None:
     pack.add_argument("corpus", type=Path, metavar="CORPUS")
     pack.add_argument("output", type=Path, metavar="DIR")
     pack.set_defaults(run=run_pack)
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no count; give 1 or more")
+    return int(word)
 
 
 def _need_workshop() -> None:

@@ -31,7 +31,9 @@ TONES_HZ = {
 
 def tone(hz: float, seconds: float, amplitude: float = 0.1) -> Sound:
     """Return a sine, (N,)."""
-    return amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE)
+    return amplitude * np.sin(
+        2 * np.pi * hz * np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    )
 
 
 def hiss(seconds: float, seed: int = 0, amplitude: float = 0.1) -> Sound:
@@ -49,7 +51,7 @@ def voice(seconds: float, pitch_hz: float = 130.0, seed: int = 0) -> Sound:
 
 
 def tones(role: str, split: str, take: int) -> Sound:
-    """Every role and split its own frequency, see TONES_HZ; the hiss keeps it from being muffled."""
+    """Every role and split its own tone, see TONES_HZ; the hiss keeps it from being muffled."""
     return tone(TONES_HZ[role, split], 1.0 + take) + hiss(1.0 + take, 0, 0.002)
 
 

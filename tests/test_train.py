@@ -57,7 +57,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 rows.append([role, "made", f"{split}{take}", split, path, 6.0, "CC0", "A"])
     with (folder / "index.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow("role,source,group,split,path,seconds,licence,tier".split(","))
+        table.writerow(["role", "source", "group", "split", "path", "seconds", "licence", "tier"])
         table.writerows(rows)
     return folder
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import os
-import subprocess
-import tarfile
-import zipfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +13,7 @@ import pytest
 import soundfile
 from corpora import hiss, share_at, tone, voice
 
-from rtmtass.errors import DataError, MissingPartError
-from rtmtass.training import fetch as fetching
+from rtmtass.errors import DataError
 from rtmtass.training.build import (
     assign_splits,
     build_from_folders,
@@ -27,7 +21,6 @@ from rtmtass.training.build import (
     build_from_mtass,
     clipped_share,
 )
-from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
 from rtmtass.training.sources import Corpus, IndexRow, decode, read_index
 
 
@@ -132,7 +125,8 @@ def test_what_is_wrong_is_told(folders: Path, tmp_path: Path) -> None:
 def test_flat_tops_are_clipping_and_a_lone_peak_is_not() -> None:
     noise = hiss(1.0, 0, 0.2).astype(np.float32)
     assert clipped_share(noise) == 0.0
-    assert clipped_share(np.clip(noise, -0.3, 0.3)) > 0.001
+    # A fifteenth is above, a fifteenth below: three in a row make 2 / 15³.
+    assert clipped_share(np.clip(noise, -0.3, 0.3)) == pytest.approx(6e-4, abs=3e-4)
     square = np.tile(np.array([1.0, -1.0], np.float32), 100)
     assert clipped_share(square) == 0.0  # at full scale, but never three in a row on one side
     assert clipped_share(np.zeros(0, np.float32)) == 0.0
@@ -263,14 +257,16 @@ def test_nothing_usable_is_told(tmp_path: Path) -> None:
     assert problems(tmp_path / "corpus") == {"a.wav": [("silent", "yes")] * 3}
 
 
-def test_links_to_nothing_are_no_sound(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "there.WAV", hiss(0.2))
-    (tmp_path / "a" / "folder.wav").mkdir()
-    try:
-        (tmp_path / "a" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
-    except OSError:
-        pytest.skip("this system lets nobody make links")
-    assert sound_files(tmp_path / "a") == [tmp_path / "a" / "there.WAV"]
+def test_a_file_of_the_same_size_and_time_isnt_read_again(folders: Path, tmp_path: Path) -> None:
+    """What is current is known by size and time, without decoding hours of sound."""
+    build_from_folders(folders, tmp_path / "corpus")
+    path = folders / "noise" / "rain" / "other.wav"
+    status = path.stat()
+    write(path, hiss(0.5, 77))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert build_from_folders(folders, tmp_path / "corpus").new == 0
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    assert build_from_folders(folders, tmp_path / "corpus").new == 1
 
 
 # --- the published set -------------------------------------------------------------------------
@@ -309,7 +305,7 @@ def test_the_published_recipe_is_found_as_its_authors_lay_it_out(tmp_path: Path)
 
 def test_a_recipe_without_music_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "data_aishell" / "wav" / "train" / "S1" / "a.wav", voice(0.4))
-    with pytest.raises(DataError, match="no music of the MTASS recipe under .*unpack AISHELL-1"):
+    with pytest.raises(DataError, match=r"no music of the MTASS recipe under .*unpack AISHELL-1"):
         build_from_mtass(tmp_path, tmp_path / "corpus")
 
 
@@ -391,136 +387,3 @@ def test_a_package_that_cant_be_had_is_reported(downloads: Path, tmp_path: Path)
     with pytest.raises(DataError, match="nothing could be used"):
         build_from_list(only, tmp_path / "empty", downloads=downloads)
     assert problems(tmp_path / "empty") == {"thunder": [("missing", "yes")]}
-
-
-@pytest.mark.parametrize(
-    ("read", "said"), [(read_sources, "package, registry"), (read_manifest, "group, package")]
-)
-def test_lists_that_cant_be_read_are_named(
-    tmp_path: Path, read: Callable[[Path], object], said: str
-) -> None:
-    with pytest.raises(DataError, match=r"none\.csv can't be read: .*check its path"):
-        read(tmp_path / "none.csv")
-    with pytest.raises(DataError, match=f"lacks the columns {said}"):
-        read(write_csv(tmp_path / "a.csv", "role,colour", "noise,red"))
-
-
-@pytest.mark.parametrize(
-    ("name", "version"), [("--help", ""), ("-rf", ""), ("a b", ""), ("x", "1;2"), ("git+ssh:/x", "")]
-)
-def test_what_isnt_a_package_never_reaches_a_client(
-    tmp_path: Path, name: str, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(DataError, match="is no package and version"):
-        fetch(Package("noise", "npm", name, version, "", ""), tmp_path)
-
-
-def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingPartError, match="x comes through npm, which isn't installed"):
-        fetch(Package("noise", "npm", "x", "", "", ""), tmp_path)
-
-
-def zipped(**files: bytes) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as file:
-        for name, content in files.items():
-            file.writestr(name.replace("__", "/").replace("_dot_", "."), content)
-    return data.getvalue()
-
-
-def a_tgz(folder: Path, name: str, files: dict[str, bytes]) -> None:
-    with tarfile.open(folder / name, "w:gz") as tar:
-        for path, content in files.items():
-            info = tarfile.TarInfo(path)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-class FakeClients:
-    """Stands in for the registries' clients: notes what is called, leaves what they would."""
-
-    def __init__(self) -> None:
-        self.commands: list[list[str]] = []
-
-    def __call__(
-        self, command: list[str], cwd: Path, **_: object
-    ) -> subprocess.CompletedProcess[str]:
-        self.commands.append(command)
-        inner = zipped(deep__drop_dot_wav=b"sound", deep__run_dot_py=b"code")
-        if command[0] == "npm":
-            a_tgz(cwd, "x-1.tgz", {"package/a.ogg": b"sound", "package/more.pk3": inner})
-        elif "pip" in command:
-            wheel = zipped(pkg__a_dot_wav=b"sound", pkg__b_dot_py=b"code", pkg__c_dot_zip=inner)
-            (cwd / "x-1.whl").write_bytes(wheel)
-        elif command[0] == "apt-get" and "=" in command[-1]:
-            return subprocess.CompletedProcess(command, 100, "", "E: Version not found\n")
-        elif command[0] == "apt-get":
-            (cwd / "x_2.deb").write_bytes(b"deb")
-        elif command[0] == "dpkg-deb":
-            (Path(command[-1]) / "usr").mkdir()
-            (Path(command[-1]) / "usr" / "a.wav").write_bytes(b"sound")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-
-@pytest.mark.parametrize(
-    ("registry", "arrived", "called"),
-    [
-        ("npm", {"files/package/a.ogg", "files/package/more/deep/drop.wav"}, "npm pack --ignore-s"),
-        ("pypi", {"files/pkg/a.wav", "files/pkg/c/deep/drop.wav"}, "--only-binary=:all: --dest"),
-        ("debian", {"usr/a.wav"}, "apt-get download x"),
-    ],
-)
-def test_packages_come_through_their_clients_and_are_never_run(
-    tmp_path: Path,
-    registry: str,
-    arrived: set[str],
-    called: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clients = FakeClients()
-    monkeypatch.setattr(fetching.subprocess, "run", clients)
-    package = Package("noise", registry, "x", "1", "", "")
-    folder = fetch(package, tmp_path)
-    assert {p.relative_to(folder).as_posix() for p in sound_files(folder)} == arrived
-    assert not list(folder.rglob("*.py"))
-    assert any(called in " ".join(command) for command in clients.commands)
-    assert not any(word in command for command in clients.commands for word in ("install", "-i"))
-    n_calls = len(clients.commands)
-    assert fetch(package, tmp_path) == folder
-    assert len(clients.commands) == n_calls
-
-
-def test_what_a_client_complains_of_is_passed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "npm ERR!\nnpm ERR! 404 Not Found\n")
-
-    monkeypatch.setattr(fetching.subprocess, "run", refuse)
-    with pytest.raises(DataError, match="npm didn't give x 1: npm ERR! 404 Not Found"):
-        fetch(Package("noise", "npm", "x", "1", "", ""), tmp_path)
-    assert not list(tmp_path.rglob(".complete"))
-
-
-def test_files_are_found_by_most_of_their_path(tmp_path: Path) -> None:
-    for name in ("usr/share/a/one.wav", "usr/share/b/one.wav", "usr/share/b/two.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    tree = Tree(tmp_path)
-    assert tree.find("old/b/one.wav") == tmp_path / "usr" / "share" / "b" / "one.wav"
-    assert tree.find("x/a/one.wav") == tmp_path / "usr" / "share" / "a" / "one.wav"
-    assert tree.find("three.wav") is None
-
-
-def test_a_file_of_the_same_size_and_time_isnt_read_again(folders: Path, tmp_path: Path) -> None:
-    """What is current is known by size and time, without decoding hours of sound."""
-    build_from_folders(folders, tmp_path / "corpus")
-    path = folders / "noise" / "rain" / "other.wav"
-    status = path.stat()
-    write(path, hiss(0.5, 77))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert build_from_folders(folders, tmp_path / "corpus").new == 0
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
-    assert build_from_folders(folders, tmp_path / "corpus").new == 1

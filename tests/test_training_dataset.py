@@ -99,14 +99,12 @@ def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
     inline(corpus)
     (corpus.folder / "index.csv").unlink()  # this process has read it
     with inline(corpus, workers=1) as stream:  # noqa: SIM117
-        with pytest.raises(RuntimeError, match="(?s)the process that mixes failed.*is no corpus"):
+        with pytest.raises(RuntimeError, match=r"(?s)the process that mixes failed.*is no corpus"):
             stream.batch(0)
 
 
 @pytest.mark.parametrize(("split", "other"), [("train", "dev"), ("dev", "train")])
-def test_a_stream_holds_nothing_of_the_other_split(
-    pitched: Corpus, split: str, other: str
-) -> None:
+def test_a_stream_holds_nothing_of_the_other_split(pitched: Corpus, split: str, other: str) -> None:
     with MixtureStream(
         pitched, split, seconds=0.5, batch=20, recipe=changed(second_piece=0.5), workers=0
     ) as stream:
@@ -200,9 +198,7 @@ def test_all_that_can_happen_at_once_is_still_sound(fresh: Corpus) -> None:
     ("name", "share", "stem"),
     [("generated", "generated_noise", 2), ("singing", "singing", 1), ("revoiced", "revoiced", 0)],
 )
-def test_a_bank_is_heard_in_its_own_stem(
-    pitched: Corpus, name: str, share: str, stem: int
-) -> None:
+def test_a_bank_is_heard_in_its_own_stem(pitched: Corpus, name: str, share: str, stem: int) -> None:
     bank(pitched, name, 3)
     for stems in statistics(pitched, 5, changed(**{share: 1.0})):
         heard = [share_at(s, 3001, 60) > 0.4 for s in stems]
@@ -273,7 +269,13 @@ def test_a_larger_plan_only_adds_to_a_bank(fresh: Corpus, short_items: None) -> 
     caches = [fresh.cache / "small", fresh.cache / "large"]
     for cache, made in zip(caches, (plans, plans[1:]), strict=True):
         for plan in made:
-            prepare_banks(Corpus(fresh.folder, cache), "train", plan, seed=3, progress=lambda *a: told.append(a))
+            prepare_banks(
+                Corpus(fresh.folder, cache),
+                "train",
+                plan,
+                seed=3,
+                progress=lambda *a: told.append(a),
+            )
     for name in ("generated-train", "rooms-train"):
         grown, at_once = (cache / f"{name}.i16" for cache in caches)
         assert grown.read_bytes() == at_once.read_bytes()
@@ -323,7 +325,9 @@ def test_generated_noise_is_of_every_kind(
     kinds: list[str] = []
     for name, make in synthesis.noises.MAKERS.items():
         monkeypatch.setitem(
-            synthesis.noises.MAKERS, name, lambda n, r, k=name, m=make: (kinds.append(k), m(n, r))[1]
+            synthesis.noises.MAKERS,
+            name,
+            lambda n, r, k=name, m=make: (kinds.append(k), m(n, r))[1],
         )
     sampler = Sampler(corpus.recordings("speech", "train"))
     for seed in range(60):

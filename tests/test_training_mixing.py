@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def recordings(folder: Path, *sounds: np.ndarray, groups: str = "") -> Recordings:
     items = [
-        Found("s", groups[k : k + 1] or str(k), str(k), lambda s=s: s.astype(np.float32))
+        Found("s", groups[k : k + 1] or str(k), str(k), partial(s.astype, np.float32))
         for k, s in enumerate(sounds)
     ]
     store(folder / "some", items, "1")
@@ -195,7 +196,7 @@ def test_too_quiet_recordings_are_a_clear_error(tmp_path: Path) -> None:
     blip[:800] = 0.5
     for number in range(2):
         soundfile.write(folder / f"music-dev-{number}.wav", blip, 16000)
-    with pytest.raises(DataError, match="all but silent.*rtmtass data build"):
+    with pytest.raises(DataError, match=r"all but silent.*rtmtass data build"):
         take(Corpus(folder, tmp_path / "cache"), 1)
 
 

@@ -243,7 +243,9 @@ def test_without_ffmpeg_libsndfile_says_why(
 
 
 def row(**changes: object) -> list[object]:
-    values = dict(zip(COLUMNS, ["speech", "s", "g", "train", "a.wav", 1.5, "CC0", "A"], strict=True))
+    values = dict(
+        zip(COLUMNS, ["speech", "s", "g", "train", "a.wav", 1.5, "CC0", "A"], strict=True)
+    )
     return list({**values, **changes}.values())
 
 
