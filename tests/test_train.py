@@ -117,9 +117,7 @@ def test_a_resumed_run_is_the_run(corpus: Path, tmp_path: Path) -> None:
     trainer.bank_sizes = stream.bank_sizes
     trainer.save()
     train(stopped, lambda _: None)
-    a, b = (
-        torch.load(run / "last.pt", weights_only=True)["weights"] for run in (whole, halves)
-    )
+    a, b = (torch.load(run / "last.pt", weights_only=True)["weights"] for run in (whole, halves))
     for name, value in a.items():
         torch.testing.assert_close(b[name], value, rtol=0, atol=0, msg=name)
 
