@@ -266,7 +266,9 @@ class Thirds:
 @jack_rig.on_a_steady_machine
 def test_every_stem_has_a_device_of_its_own(server):
     seconds = 4
-    x = sound(16000 * seconds, 16000)
+    t = np.arange(16000 * seconds) / 16000
+    chirps = np.sin(2 * np.pi * (200 + 100 * np.sin(2 * np.pi * 0.7 * t)) * t)
+    x = (0.3 * chirps).astype(np.float32)[:, None]
     separator = Thirds()
     session = Session(
         LinkWishes(output="system", more_outputs=("system", "system")),
@@ -280,7 +282,7 @@ def test_every_stem_has_a_device_of_its_own(server):
         piece = x[20000:24000, 0]
         match = np.correlate(track[20000:30000], piece, "valid") / np.dot(piece, piece)
         at = int(np.argmax(np.abs(match)))
-        assert match[at] == pytest.approx(part, abs=0.01)
+        assert match[at] == pytest.approx(part, abs=0.02)
         assert 2 * HOP <= at <= 2500
     late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     np.testing.assert_allclose(heard[late:, 0], 0.75 * x[: len(heard) - late, 0], atol=1e-5)
