@@ -281,8 +281,8 @@ def test_every_stem_has_a_device_of_its_own(server):
     for part, track in zip(separator.parts, heard.T, strict=True):
         piece = x[20000:24000, 0]
         match = np.correlate(track[20000:30000], piece, "valid") / np.dot(piece, piece)
-        at = int(np.argmax(np.abs(match)))
-        assert match[at] == pytest.approx(part, abs=0.02)
+        at = int(np.argmax(match * np.sign(part)))
+        assert match[at] == pytest.approx(part, abs=0.05)
         assert 2 * HOP <= at <= 2500
     late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     np.testing.assert_allclose(heard[late:, 0], 0.75 * x[: len(heard) - late, 0], atol=1e-5)

@@ -84,7 +84,8 @@ class DeviceLink:
             wire.close()
 
     def _start(self) -> None:
-        for wire in self._wires:
+        # The input last: what it captures is waited for from now on.
+        for wire in reversed(self._wires):
             wire.start()
 
     def _look(self) -> str:
@@ -188,7 +189,7 @@ class DeviceLink:
         wires = self._wires
         return (
             sum(wire.given.overruns for wire in wires),
-            sum(wire.wanted.underruns for wire in wires),
+            sum(wire.underruns for wire in wires),
             sum(wire.xruns for wire in wires),
         )
 

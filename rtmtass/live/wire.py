@@ -78,7 +78,7 @@ class Wire:
         self._span = 0, 0
         self._taken = self._made = self._dropped = self._seen_lost = self.gaps = 0
         self._drift = DriftControl(self._target, out_rate)
-        self._seen_missing = self._n_excess = 0
+        self._seen_missing = self._n_excess = self._n_unheard = 0
         self._n_opening = 0 if shape.is_duplex else _OPENING_HOPS
         self._is_catching_up, self._is_rising = False, True
         self._calls, self._seen_s = [0, 0], [math.inf, math.inf]
@@ -270,7 +270,7 @@ class Wire:
         excess = round(waiting - self._target)
         self._n_excess = max(0, excess)
         self._pad(-excess)
-        self._seen_missing = self.wanted.underruns
+        self._seen_missing = self._n_unheard = self.wanted.underruns
         self._drift.reset()
 
     def _pad(self, n: int) -> None:
@@ -278,6 +278,11 @@ class Wire:
             self.wanted.write(np.zeros((n, self.wanted.channels), np.float32))
 
     # --- what there is to know
+
+    @property
+    def underruns(self) -> int:
+        """Samples missing from the output since there was something to hear."""
+        return 0 if self._n_opening else self.wanted.underruns - self._n_unheard
 
     @property
     def xruns(self) -> int:
