@@ -112,7 +112,37 @@ def quality(result: dict[str, Any]) -> str:
 
     figures = f"{result['model']['name']}, {result['set']['clips']} clips."
     parts = [figures, table(*stems_table(result)), table(*speech_table(result))]
-    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in remarks(result))])
+    parts += [
+        "\n".join(f"- {line}" for line in remarks(result)),
+        "![SI-SDRi over RTF](results/quality.png)",
+    ]
+    return "\n\n".join(parts)
+
+
+def soak(result: dict[str, Any]) -> str:
+    """`rtmtass live` left running on a jackd without a sound card."""
+    what = result["summary"]
+    step_ms = what["step_ms"]
+    rows = [
+        ["minutes", f"{result['minutes']:g}"],
+        ["hops", f"{what['hops']}"],
+        ["deadline misses", f"{what['deadline_misses']}"],
+        [
+            "samples lost by the stream (jackd's own xruns)",
+            f"{what['underruns']} ({what['xruns_of_jackd']})",
+        ],
+        ["samples that came back wrong", f"{what['samples_wrong']} of {what['samples_compared']}"],
+        [
+            "step p50 / p99 / max, ms",
+            " / ".join(f"{step_ms[k]:.2f}" for k in ("p50_ms", "p99_ms", "max_ms")),
+        ],
+        [
+            "memory at 30 s and at the end, MB",
+            f"{what['memory_mb_at_30_s']:.1f}, {what['memory_mb_at_the_end']:.1f}",
+        ],
+        ["share of a core", f"{what['cpu_share_mean']:.0%}"],
+    ]
+    return table(["what", "figure"], rows) + "\n\n![over time](results/soak.png)"
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -120,6 +150,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "step": step,
     "files": files,
     "quality": quality,
+    "soak": soak,
 }
 
 

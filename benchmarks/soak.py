@@ -205,7 +205,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for key in keys:
             axis.plot(minutes, [row[key] for row in rows], label=key.replace("_", " "))
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.2 * max(1.0, *(row[key] for key in keys for row in rows)))
         axis.legend(loc="upper left", ncols=4)
     axes[-1].set_xlabel("minutes")
     figure.suptitle(f"rtmtass live, {result['minutes']:g} min, {result['rate']} Hz")

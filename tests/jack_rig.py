@@ -22,7 +22,8 @@ INSTALL = (
     "apt-get install -y --no-install-recommends libportaudio2 jackd2 && pip install JACK-Client"
 )
 _PATIENCE_S = 20.0
-_ATTEMPTS = 3
+_ATTEMPTS = 4
+_NAP_S, _STALL_S = 0.002, 0.0025
 
 
 def missing_parts():
@@ -40,17 +41,21 @@ def missing_parts():
 
 
 def on_a_steady_machine(test):
-    """Try a test again if jackd itself lost its beat meanwhile: that says nothing of us."""
+    """Try a test again if jackd lost its beat, or the machine stood still: that says nothing of us.
+
+    It stood still where a process above all of ours woke up `_STALL_S` late.
+    """
 
     @functools.wraps(test)
     def repeated(server, **fixtures):
         for attempt in range(_ATTEMPTS):
-            server.xruns = 0
+            server.disturbances = 0
             try:
                 test(server, **fixtures)
                 return
-            except AssertionError:
-                if not server.xruns or attempt == _ATTEMPTS - 1:
+            except AssertionError as error:
+                print("attempt", attempt, "disturbances", server.disturbances, str(error)[:400])
+                if not server.disturbances or attempt == _ATTEMPTS - 1:
                     raise
 
     return repeated
@@ -67,7 +72,7 @@ class JackServer:
             "JACK_NO_START_SERVER": "1",
             "JACK_DEFAULT_SERVER": self.name,
         }
-        self.xruns = 0
+        self.disturbances = 0
         self._before = {key: os.environ.get(key) for key in self.environment}
         os.environ.update(self.environment)
         self.start()
@@ -132,9 +137,9 @@ class Loudspeaker:
         assert self._process.returncode == 0, said
         heard = np.load(self._heard)
         self._folder.cleanup()
-        xruns = int(said.split("xruns ")[1])
-        self._server.xruns += xruns
-        return heard, xruns
+        _, stalls, _, xruns = said.split()[-4:]
+        self._server.disturbances += int(stalls) + int(xruns)
+        return heard, int(xruns)
 
     def close(self):
         """End before the end."""
@@ -148,7 +153,7 @@ def main(given, heard, seconds, n_speakers):
 
     with contextlib.suppress(OSError):
         # Whoever holds the interpreter's lock must not be interrupted by ordinary programs.
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(75))
     gc.disable()
     x = np.load(given)
     client = jack.Client("fake", no_start_server=True)
@@ -196,10 +201,13 @@ def main(given, heard, seconds, n_speakers):
         time.sleep(0.1)
         state["running"] = True
         print("playing", flush=True)
+        stalls = 0
         while state["at"] + client.blocksize <= len(out):
-            time.sleep(0.02)
+            slept = time.monotonic()
+            time.sleep(_NAP_S)
+            stalls += time.monotonic() - slept > _NAP_S + _STALL_S
     np.save(heard, out)
-    print("xruns", state["xruns"])
+    print("stalls", stalls, "xruns", state["xruns"])
 
 
 if __name__ == "__main__":
