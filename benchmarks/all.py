@@ -142,7 +142,8 @@ def soak(result: dict[str, Any]) -> str:
         ],
         ["share of a core", f"{what['cpu_share_mean']:.0%}"],
     ]
-    return table(["what", "figure"], rows) + "\n\n![over time](results/soak.png)"
+    parts = [table(["what", "figure"], rows), result.get("remark", "")]
+    return "\n\n".join([*filter(None, parts), "![over time](results/soak.png)"])
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -11,8 +11,8 @@ import pytest
 
 import rtmtass
 from rtmtass.dsp.convert import Converter
-from rtmtass.live.clocks import DriftControl
 from rtmtass.live import devices, rights, shape
+from rtmtass.live.clocks import DriftControl
 from rtmtass.live.engine import Engine
 from rtmtass.live.link import DeviceLink
 from rtmtass.live.mixer import Mixer
