@@ -188,7 +188,7 @@ class Separator:
         Raises:
             BlockSizeError, InputError: as `process`.
         """
-        given = self._checked(mixture)
+        given = self._checked(mixture, grain=1)
         stream = self.fork(block=self.hop * CHUNK)
         delay, n = stream.delay, len(given)
         padded = -(-(n + delay) // self.hop) * self.hop
@@ -206,7 +206,7 @@ class Separator:
                 out[:, first:last] = stems[:, skip : skip + last - first]
         return out[:, :, 0] if np.ndim(mixture) == 1 else out
 
-    def _checked(self, block: ArrayLike) -> Samples:
+    def _checked(self, block: ArrayLike, grain: int | None = None) -> Samples:
         given = np.asarray(block, np.float32)
         if given.ndim == 1 and self.channels == 1:
             given = given[:, None]
@@ -216,7 +216,7 @@ class Separator:
                 f"a block of shape {np.shape(block)} was given, {wanted} expected;"
                 " open the separator with load(channels=…) for other channel counts"
             )
-        if len(given) % self.grain:
+        if len(given) % (grain or self.grain):
             raise BlockSizeError(
                 f"a block of {len(given)} samples was given, but this separator was opened for"
                 f" multiples of {self.grain}; open it with load(block=1) to take any length"

@@ -53,8 +53,7 @@ def on_a_steady_machine(test):
             try:
                 test(server, **fixtures)
                 return
-            except AssertionError as error:
-                print("attempt", attempt, "disturbances", server.disturbances, str(error)[:400])
+            except AssertionError:
                 if not server.disturbances or attempt == _ATTEMPTS - 1:
                     raise
 

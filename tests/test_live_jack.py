@@ -110,7 +110,7 @@ def mixed(separator, captured):
 @jack_rig.on_a_steady_machine
 def test_the_loudspeaker_plays_what_the_separator_gives(server):
     seconds = SECONDS if server.period == 256 else 2.0
-    x = sound(int(16000 * seconds), 16000)
+    x = sound(int(16000 * seconds) // server.period * server.period, 16000)
     with Session(LinkWishes(block=server.period)) as session:
         speaker = jack_rig.Loudspeaker(server, x, seconds)
         heard, xruns = speaker.heard()

@@ -197,6 +197,12 @@ def test_wrong_multiples_are_named(separator: Separator) -> None:
         separator.fork(block=256).process(np.zeros(7, np.float32))
 
 
+def test_a_whole_recording_may_have_any_length(separator: Separator) -> None:
+    x = sound(5001)
+    whole = separator.separate(x)
+    np.testing.assert_array_equal(separator.fork(block=256).separate(x), whole)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_that_are_no_numbers_are_refused(separator: Separator, value: float) -> None:
     stream, x = separator.fork(), sound(100)
