@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -28,7 +29,27 @@ _RTF_WINDOW_S = 2.0
 _PIPE_WIDTH = 240  # nobody wraps what goes into a file
 
 
-class Progress:
+class _Drawn:
+    """Bars that are drawn from entering to leaving."""
+
+    _bars: Bars
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+
+class Progress(_Drawn):
     """A Watcher that draws a bar, elapsed and remaining time, and the current RTF on stderr.
 
     Use it as a context manager: leaving puts the terminal in order again.
@@ -48,20 +69,6 @@ class Progress:
             console=Console(stderr=True),
         )
         self._task = self._bars.add_task("", total=None, visible=False, rtf="")
-
-    def __enter__(self) -> Progress:
-        """Begin to draw."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop drawing."""
-        self._bars.stop()
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
         """See Watcher."""
@@ -121,7 +128,7 @@ def _line(result: Result) -> str:
     )
 
 
-class Steps:
+class Steps(_Drawn):
     """A bar on stderr for work counted in steps: what, how many done, elapsed, remaining.
 
     Call it as (name, done, of); use it as a context manager. Off a terminal it is silent.
@@ -140,20 +147,6 @@ class Steps:
             disable=quiet or not console.is_terminal,
         )
         self._task = self._bars.add_task("", total=1, visible=False)
-
-    def __enter__(self) -> Steps:
-        """Begin to draw."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop drawing."""
-        self._bars.stop()
 
     def __call__(self, name: str, done: float, of: float) -> None:
         """Show that `done` of `of` steps of `name` are done."""

@@ -354,8 +354,6 @@ def dev_figures(
 
 def train(config: TrainConfig, progress: Progress) -> Path:
     """Run, or go on with, the training `config` describes; return the best model's folder."""
-    # glibc gives big buffers back after every step otherwise, and asks again: a third of the time
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(8 << 30))
     corpus = Corpus(Path(config.corpus), Path(config.cache))
     trainer = Trainer(config, progress)
     trainer.resume()
