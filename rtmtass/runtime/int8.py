@@ -47,7 +47,9 @@ class Way:
 
     Attributes:
         lanes: outputs in a vector.
-        rows: inputs that share a pass over a panel's weights, as registers allow.
+        rows: inputs that share a pass over a panel's weights.
+        strip: vectors of outputs such a pass takes at a time: rows * strip sums, the
+            weights and one input have to fit the registers.
         offset: what is added to inputs before they become bytes; its part of the
             sums is taken off again.
         dot: emits the instruction.
@@ -55,6 +57,7 @@ class Way:
 
     lanes: int
     rows: int
+    strip: int
     offset: int
     dot: Dot
 
@@ -111,11 +114,11 @@ def _portable(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
 
 
 WAYS = {
-    "avx512vnni": Way(16, 6, 128, _vnni(16)),
-    "avxvnni": Way(8, 1, 128, _vnni(8)),
-    "avx2": Way(8, 1, 0, _avx2),
-    "neon": Way(4, 1, 0, _neon),
-    "portable": Way(16, 1, 0, _portable),
+    "avx512vnni": Way(16, 6, 4, 128, _vnni(16)),
+    "avxvnni": Way(8, 4, 2, 128, _vnni(8)),
+    "avx2": Way(8, 4, 2, 0, _avx2),
+    "neon": Way(4, 6, 4, 0, _neon),
+    "portable": Way(16, 4, 1, 0, _portable),
 }
 
 
@@ -125,9 +128,8 @@ def panel(way: Way, rows: int, outputs: int) -> Any:
     The panel lies as [groups][outputs][4] bytes, then [outputs] float32 scales and
     [outputs] int32 sums of the weights times `WAYS`' largest offset, 128.
     """
-    lanes = way.lanes
-    vectors = outputs // lanes
-    whole, real = ir.VectorType(INT, lanes), ir.VectorType(FLOAT, lanes)
+    vectors = outputs // way.lanes
+    strip = min(vectors, way.strip) if rows > 1 else vectors
 
     @intrinsic
     def product(
@@ -136,45 +138,61 @@ def panel(way: Way, rows: int, outputs: int) -> Any:
         """Addresses and strides in bytes; `x` is that of the first row's head."""
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            w_at, x_at, x_step, count, y_at, y_step = args
-            zero = ir.Constant(whole, [0] * lanes)
-            sums = [
-                [cgutils.alloca_once_value(builder, zero) for _ in range(vectors)]
-                for _ in range(rows)
-            ]
-            with cgutils.for_range(builder, count) as loop:
-                start = builder.mul(loop.index, constant(GROUP * outputs))
-                loaded = [
-                    load(builder, w_at, builder.add(start, constant(GROUP * lanes * v)), whole, 4)
-                    for v in range(vectors)
-                ]
-                place = builder.add(builder.mul(loop.index, constant(GROUP)), constant(HEAD))
-                for r in range(rows):
-                    at = builder.add(place, builder.mul(x_step, constant(r)))
-                    four = load(builder, x_at, at, INT, 4)
-                    for v in range(vectors):
-                        total = way.dot(builder, builder.load(sums[r][v]), four, loaded[v])
-                        builder.store(total, sums[r][v])
-            scales = builder.mul(count, constant(GROUP * outputs))
-            for v in range(vectors):
-                at = builder.add(scales, constant(4 * lanes * v))
-                scale = load(builder, w_at, at, real, 4)
-                shift = load(builder, w_at, builder.add(at, constant(4 * outputs)), whole, 4)
-                for r in range(rows):
-                    step = builder.mul(x_step, constant(r))
-                    level = spread(builder, load(builder, x_at, step, FLOAT, 4), lanes)
-                    total = builder.load(sums[r][v])
-                    if way.offset:
-                        total = builder.sub(total, shift)
-                    value = builder.fmul(builder.sitofp(total, real), scale)
-                    value = builder.fmul(value, level)
-                    to = builder.add(builder.mul(y_step, constant(r)), constant(4 * lanes * v))
-                    builder.store(value, address(builder, y_at, to, real)).align = 4
+            for first in range(0, vectors, strip):
+                places = range(first, min(first + strip, vectors))
+                sums = _emit_sums(builder, way, args, rows, outputs, places)
+                _emit_outputs(builder, way, args, sums, outputs, places)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 6), emit
 
     return product
+
+
+def _emit_sums(
+    builder: Any, way: Way, args: Any, rows: int, outputs: int, places: range
+) -> list[list[Any]]:
+    """Emit the loop over the inputs; return where the sums of each row and vector are."""
+    w_at, x_at, x_step, count = args[:4]
+    kind = ir.VectorType(INT, way.lanes)
+    zero = ir.Constant(kind, [0] * way.lanes)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in places] for _ in range(rows)]
+    with cgutils.for_range(builder, count) as loop:
+        start = builder.mul(loop.index, constant(GROUP * outputs))
+        loaded = [
+            load(builder, w_at, builder.add(start, constant(GROUP * way.lanes * v)), kind, 4)
+            for v in places
+        ]
+        place = builder.add(builder.mul(loop.index, constant(GROUP)), constant(HEAD))
+        for r, row in enumerate(sums):
+            at = builder.add(place, builder.mul(x_step, constant(r)))
+            four = load(builder, x_at, at, INT, 4)
+            for total, weight in zip(row, loaded, strict=True):
+                builder.store(way.dot(builder, builder.load(total), four, weight), total)
+    return sums
+
+
+def _emit_outputs(
+    builder: Any, way: Way, args: Any, sums: list[list[Any]], outputs: int, places: range
+) -> None:
+    """Emit what turns sums into floats: the offset's part off, times both scales."""
+    w_at, x_at, x_step, count, y_at, y_step = args
+    whole, real = ir.VectorType(INT, way.lanes), ir.VectorType(FLOAT, way.lanes)
+    scales = builder.mul(count, constant(GROUP * outputs))
+    for number, v in enumerate(places):
+        at = builder.add(scales, constant(4 * way.lanes * v))
+        scale = load(builder, w_at, at, real, 4)
+        shift = load(builder, w_at, builder.add(at, constant(4 * outputs)), whole, 4)
+        for r, row in enumerate(sums):
+            step = builder.mul(x_step, constant(r))
+            level = spread(builder, load(builder, x_at, step, FLOAT, 4), way.lanes)
+            total = builder.load(row[number])
+            if way.offset:
+                total = builder.sub(total, shift)
+            value = builder.fmul(builder.sitofp(total, real), scale)
+            value = builder.fmul(value, level)
+            to = builder.add(builder.mul(y_step, constant(r)), constant(4 * way.lanes * v))
+            builder.store(value, address(builder, y_at, to, real)).align = 4
 
 
 def quantiser(way: Way) -> Any:
@@ -198,38 +216,38 @@ def quantiser(way: Way) -> Any:
             whole_x = builder.add(whole_x, ir.Constant(kind, lanes))
         return builder.trunc(whole_x, result)
 
+    def peak(builder: Any, x_at: Any, vectors: Any, first: Any, left: Any) -> Any:
+        """Emit the search for the largest magnitude."""
+        largest = cgutils.alloca_once_value(builder, ir.Constant(real, [0.0] * LANES))
+        with cgutils.for_range(builder, vectors) as loop:
+            at = builder.mul(loop.index, constant(4 * LANES))
+            size = call_llvm(builder, "llvm.fabs.v16f32", load(builder, x_at, at, real, 4))
+            builder.store(larger(builder, size, builder.load(largest)), largest)
+        top = _intrinsic(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, builder.load(largest))
+        top = cgutils.alloca_once_value(builder, top)
+        with cgutils.for_range(builder, left) as loop:
+            at = builder.mul(builder.add(first, loop.index), constant(4))
+            size = call_llvm(builder, "llvm.fabs.f32", load(builder, x_at, at, FLOAT, 4))
+            builder.store(larger(builder, size, builder.load(top)), top)
+        return builder.load(top)
+
     @intrinsic
     def quantise(typing_context: Any, x: Any, m: Any, head: Any) -> Any:
         """Address of m floats, their count, address of the head before the bytes."""
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             x_at, count, head_at = args
-            whole_part = builder.udiv(count, constant(LANES))
-            first = builder.mul(whole_part, constant(LANES))
+            vectors = builder.udiv(count, constant(LANES))
+            first = builder.mul(vectors, constant(LANES))
             left = builder.sub(count, first)
-            zero = ir.Constant(real, [0.0] * LANES)
-            largest = cgutils.alloca_once_value(builder, zero)
-            with cgutils.for_range(builder, whole_part) as loop:
-                at = builder.mul(loop.index, constant(4 * LANES))
-                size = call_llvm(builder, "llvm.fabs.v16f32", load(builder, x_at, at, real, 4))
-                builder.store(larger(builder, size, builder.load(largest)), largest)
-            top = cgutils.alloca_once_value(
-                builder,
-                _intrinsic(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, builder.load(largest)),
-            )
-            with cgutils.for_range(builder, left) as loop:
-                at = builder.mul(builder.add(first, loop.index), constant(4))
-                size = call_llvm(builder, "llvm.fabs.f32", load(builder, x_at, at, FLOAT, 4))
-                builder.store(larger(builder, size, builder.load(top)), top)
-            peak = builder.load(top)
-            is_heard = builder.fcmp_ordered(">", peak, ir.Constant(FLOAT, SMALLEST))
-            nothing = ir.Constant(FLOAT, 0.0)
-            most = ir.Constant(FLOAT, 127.0)
-            factor = builder.select(is_heard, builder.fdiv(most, peak), nothing)
-            scale = builder.select(is_heard, builder.fdiv(peak, most), nothing)
+            top = peak(builder, x_at, vectors, first, left)
+            is_heard = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, SMALLEST))
+            nothing, most = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
+            factor = builder.select(is_heard, builder.fdiv(most, top), nothing)
+            scale = builder.select(is_heard, builder.fdiv(top, most), nothing)
             builder.store(scale, builder.inttoptr(head_at, FLOAT.as_pointer()))
             factors = spread(builder, factor, LANES)
-            with cgutils.for_range(builder, whole_part) as loop:
+            with cgutils.for_range(builder, vectors) as loop:
                 at = builder.mul(loop.index, constant(4 * LANES))
                 value = load(builder, x_at, at, real, 4)
                 to = builder.add(builder.mul(loop.index, constant(LANES)), constant(HEAD))
