@@ -35,3 +35,26 @@ class Runtime(Protocol):
 
     def stream(self, channels: int = 1, chunk: int = 1) -> Stream:
         """Return a new stream of `channels` linked channels, up to `chunk` hops a pass."""
+
+
+class BatchStream(Protocol):
+    """Many mono sounds being separated in step: their memories, and their next hops."""
+
+    def run(self, samples: Floats, out: Floats, hops: int) -> None:
+        """Separate whole hops of every stream.
+
+        Args:
+            samples: (B, n) float32, C-contiguous, n >= `hops` times the hop.
+            out: (B, S, n) float32, C-contiguous, receives the stems, the model's delay late.
+            hops: how many hops to run; samples beyond them stay untouched.
+        """
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget what stream number `stream` heard, or all of them."""
+
+
+class BatchRuntime(Runtime, Protocol):
+    """A runtime that also steps many streams in one call."""
+
+    def batch(self, streams: int) -> BatchStream:
+        """Return `streams` new mono streams that run in step."""
