@@ -39,9 +39,14 @@ _END = np.iinfo(np.int64).max
 
 
 class Nodes:
-    """Collects nodes, constants and memories; values get numbers for names."""
+    """Collects nodes, constants and memories; values get numbers for names.
 
-    def __init__(self) -> None:
+    Args:
+        is_apart: write stacked products one by one, as quantisation needs them.
+    """
+
+    def __init__(self, is_apart: bool = False) -> None:
+        self.is_apart = is_apart
         self.nodes: list[Any] = []
         self.constants: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
         self.inputs: list[Any] = []
@@ -85,10 +90,16 @@ class Nodes:
 
     def linear(self, x: str, weight: Floats, bias: Floats) -> str:
         """Return x W^T + b for rows of x; with an axis before, for each of its entries."""
-        turned = self.constant(weight.swapaxes(-1, -2))
         if weight.ndim == 2:
-            return self.put("Gemm", x, turned, self.constant(bias))
-        return self.put("Add", self.put("MatMul", x, turned), self.constant(bias[:, None]))
+            return self.put("Gemm", x, self.constant(weight.T), self.constant(bias))
+        turned = weight.swapaxes(-1, -2)
+        if self.is_apart:
+            rows = zip(self.split(x, [1] * len(turned), 0), turned, strict=True)
+            answers = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
+            y = self.put("Concat", *answers, axis=0)
+        else:
+            y = self.put("MatMul", x, self.constant(turned))
+        return self.put("Add", y, self.constant(bias[:, None]))
 
     def affine(self, x: str, layer: Layer) -> str:
         """Return a folded layer's answer: the product, then a slope where it is negative."""
@@ -109,9 +120,11 @@ def value(name: str, shape: tuple[int | str, ...]) -> Any:
 class _Writer:
     """Writes one network; its methods are the layers of `net.layers` and `net.mtass`."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, is_single: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Weights, is_single: bool, is_apart: bool
+    ) -> None:
         self.config, self.weights, self.is_single = config, weights, is_single
-        self.nodes = Nodes()
+        self.nodes = Nodes(is_apart)
         self.bins, self.stems = config.stft.n_bins, len(config.stems)
 
     def layer(self, name: str, n: int) -> Layer:
@@ -350,7 +363,12 @@ class _Writer:
 
 
 def write_graph(
-    config: ModelConfig, weights: Weights, *, is_single: bool, about: dict[str, str]
+    config: ModelConfig,
+    weights: Weights,
+    about: dict[str, str],
+    *,
+    is_single: bool = False,
+    is_apart: bool = False,
 ) -> Any:
     """Return the network as an ONNX model.
 
@@ -359,18 +377,17 @@ def write_graph(
 
     Args:
         config, weights: the model's.
-        is_single: for one frame a call, the fastest; otherwise for 1 to `MANY`.
         about: what stands in the file's metadata.
+        is_single: for one frame a call; otherwise for 1 to `MANY`.
+        is_apart: no stacked products, as quantisation needs them.
 
     Raises:
         ModelError: the weights are not those of `config`.
     """
-    writer = _Writer(config, weights, is_single)
+    writer = _Writer(config, weights, is_single, is_apart)
     writer.network()
     g = writer.nodes
-    graph = helper.make_graph(
-        g.nodes, config.name, g.inputs, g.outputs, list(g.constants.values())
-    )
+    graph = helper.make_graph(g.nodes, config.name, g.inputs, g.outputs, list(g.constants.values()))
     opset = helper.make_opsetid("", OPSET)
     model = helper.make_model(
         graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="rtmtass"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,22 @@ class OnnxRuntime:
     def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
         """Return a new stream, our transform at its edges; see `base.Runtime`."""
         return SpectralStream(self.config, self.step(), channels, min(chunk, self.frames))
+
+
+def quantise(graph: Any, path: Path) -> None:
+    """Write `graph` with int8 weights by onnxruntime's dynamic quantisation, scaled by channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # It advises, through the root logger, to run a preprocessor that has nothing to do here.
+    logging.getLogger().addFilter(_is_no_advice)
+    try:
+        options = {"MatMulConstBOnly": True}
+        quantize_dynamic(
+            graph, path, per_channel=True, weight_type=QuantType.QInt8, extra_options=options
+        )
+    finally:
+        logging.getLogger().removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing before quantization" not in record.getMessage()
