@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,6 @@ class ValueSteps:
             self._state = self._net.init_state(self._streams)
             return
         with torch.inference_mode():
-            # Some may be slices of what the last step heard; a copy holds no more than it needs.
             for leaf in leaves(self._state):
                 leaf[stream] = 0
 
@@ -184,6 +183,10 @@ class PlaceSteps:
         answer: Floats = slot.answer.numpy().reshape(streams, frames, -1)
         return answer
 
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Make ours torch's current GPU, if it is one: graphs are recorded on that."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+
     def _make_slot(self, frames: int) -> _Slot:
         slot = _Slot(self._net, self._device, self._streams, frames)
 
@@ -202,7 +205,7 @@ class PlaceSteps:
         if frames in self._fixed and not self.trouble:
             heard = [leaf.clone() for leaf in self._leaves]
             try:
-                with cuda_products(self._is_tf32):
+                with cuda_products(self._is_tf32), self._on_device():
                     slot.run = self._capture(body)
             except RuntimeError as error:
                 self.trouble = str(error).splitlines()[0]
