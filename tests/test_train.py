@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from rtmtass.errors import DataError, UsageError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
 from rtmtass.training.evaluate import Clip, evaluate
+from rtmtass.training.history import totals
 from rtmtass.training.losses import SeparationLoss, negative_snr
 from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.training.train import TrainConfig, Trainer, train
+from rtmtass.weights import describe
 
 NET = {
     "channels": 16,
@@ -136,6 +139,21 @@ def test_a_checkpoint_of_another_network_is_refused(corpus: Path, tmp_path: Path
     other = config(corpus, tmp_path, net={**NET, "channels": 24})
     with pytest.raises(DataError, match="another network"):
         Trainer(other, lambda _: None).resume()
+
+
+def test_a_run_remembers_what_it_started_from(corpus: Path, tmp_path: Path) -> None:
+    first = train(config(corpus, tmp_path / "a"), lambda _: None)
+    own = describe(first)[1]["training"]
+    assert own["earlier"] == []
+    second = config(corpus, tmp_path / "b", steps=4, start_from=str(first))
+    train(second, lambda _: None)
+    shutil.rmtree(first)  # a resumed run needs it no more, as long as its checkpoint says it all
+    trainer = Trainer(second, lambda _: None)
+    assert trainer.resume()
+    assert [run["steps"] for run in trainer.earlier] == [6]
+    record = describe(tmp_path / "b" / "best")[1]["training"]
+    assert record["steps"] == 4
+    assert totals(record)["steps"] == 10
 
 
 @pytest.mark.parametrize(

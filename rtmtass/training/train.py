@@ -23,6 +23,7 @@ from rtmtass.errors import DataError, UsageError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
 from rtmtass.training.dataset import MixtureStream
+from rtmtass.training.history import runs_behind
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.metrics import sdr, si_sdr
 from rtmtass.training.mixing import dev_mixtures
@@ -143,6 +144,7 @@ class Trainer:
         )
         self.step, self.elapsed_s, self.best, self.skipped = 0, 0.0, -math.inf, 0
         self.bank_sizes: dict[str, int] | None = None
+        self.earlier: list[dict[str, Any]] = []
         self.stop_asked = False
         self._compute = torch.compile(self._forward) if config.compile else self._forward
 
@@ -269,6 +271,7 @@ class Trainer:
                 "best": self.best,
                 "skipped": self.skipped,
                 "bank_sizes": self.bank_sizes,
+                "earlier": self.earlier,
             },
         )
 
@@ -290,6 +293,7 @@ class Trainer:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "dev": {k: round(v, 3) for k, v in figures.items()},
+            "earlier": self.earlier,
         }
         about = {"version": "unreleased", "licence": "MIT", "training": training}
         save_model(self.folder / "best", self.model_config, save(weights), about)
@@ -318,10 +322,14 @@ class Trainer:
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
         self.best, self.skipped = saved["best"], saved["skipped"]
         self.bank_sizes = saved["bank_sizes"]
+        self.earlier = saved.get("earlier", [])
+        if "earlier" not in saved and self.config.start_from:  # a checkpoint of before 0.3
+            self.earlier = runs_behind(self.config.start_from)
         return True
 
     def _start_from(self, path: str) -> None:
-        opened = open_model(str(path))
+        opened = open_model(path)
+        self.earlier = runs_behind(path)
         if opened.config.net != self.model_config.net:
             raise DataError(f"{path} holds another network than this config; change [net]")
         values = {k: torch.from_numpy(v) for k, v in opened.weights.items()}
