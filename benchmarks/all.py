@@ -16,7 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SCRIPTS: dict[str, list[str]] = {"stft": [], "step": [], "files": []}
-"""What `make bench` runs; quality.py needs a set and rivals, soak.py half an hour: by hand."""
+"""What `make bench` runs; quality.py needs a set and rivals, soak.py half an
+hour, ablations.py a corpus and an hour: by hand."""
 
 
 def run(name: str, options: list[str]) -> None:
@@ -146,12 +147,28 @@ def soak(result: dict[str, Any]) -> str:
     return "\n\n".join([*filter(None, parts), "![over time](results/soak.png)"])
 
 
+def ablations(result: dict[str, Any]) -> str:
+    """The paper's claims, asked of the causal net, each on one fixed small budget."""
+    from ablations import tables
+
+    budget = result["budget"]
+    parts = [
+        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s,"
+        f" {budget['dev_clips']} dev mixtures; in brackets 95 % intervals, differences clip by"
+        " clip. One seed each."
+    ]
+    for question, (head, rows) in tables(result).items():
+        parts.append(f"**{question}**\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stft": stft,
     "step": step,
     "files": files,
     "quality": quality,
     "soak": soak,
+    "ablations": ablations,
 }
 
 
