@@ -102,6 +102,7 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
         device=arguments.device,
         dev_clips=4,  # only for the log: what counts is measured after training
         dev_minutes=NEVER_MINUTES,
+        snapshots=0,
         net={**SHAPE, **VARIANTS[variant]},
         **FIXED,
     )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +42,45 @@ def run_train(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         device=arguments.device,
     )
-    best = train(config, _print_json if arguments.json else _print_report)
-    print(best)
+    with _watching(arguments) as watch:
+        best = train(config, watch)
+    if not int(os.environ.get("RANK", "0")):  # one of torchrun's processes speaks for all
+        print(best)
     return 0
 
 
+def _watching(
+    arguments: argparse.Namespace,
+) -> contextlib.AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    """Return who shows the reports: a table on a terminal, lines elsewhere, or JSON."""
+    if arguments.json:
+        return contextlib.nullcontext(_print_json)
+    if not (sys.stdout.isatty() and sys.stderr.isatty()) or int(os.environ.get("RANK", "0")):
+        return contextlib.nullcontext(_print_report)
+    from rtmtass.tui import TrainingTable
+
+    return TrainingTable()
+
+
 def _print_json(report: dict[str, Any]) -> None:
-    print(json.dumps(report), flush=True)
+    # JSON knows no NaN, and a skipped batch's loss is one.
+    plain = {
+        k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in report.items()
+    }
+    print(json.dumps(plain), flush=True)
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    left = report["minutes"] * (1 / max(report["done"], 1e-9) - 1)
+    from rtmtass.tui import minutes_left
+
+    if report["kind"] == "skipped":
+        print(
+            f"{report['done']:6.1%}  step {report['step']:6}  skipped: the loss or its gradient"
+            f" isn't finite ({report['loss']:g}, {report['gradient']:g});"
+            f" {report['skipped']} so far",
+            flush=True,
+        )
+        return
     head = f"{report['done']:6.1%}  step {report['step']:6}  {report['minutes']:7.1f} min"
     if report["kind"] == "dev":
         print(
@@ -56,7 +89,7 @@ def _print_report(report: dict[str, Any]) -> None:
         )
     else:
         print(
-            f"{head}  {left:6.0f} min left  loss {report['loss']:7.3f}"
-            f"  {report['speed']:5.0f}x real time",
+            f"{head}  {minutes_left(report):6.0f} min left  loss {report['loss']:7.3f}"
+            f"  {report['speed']:5.0f}x real time  rate {report['rate']:.1e}",
             flush=True,
         )

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +23,15 @@ from networks import tiny
 import rtmtass
 from rtmtass.config import STEMS, StftConfig, small
 from rtmtass.dsp.stft import StreamingStft
-from rtmtass.errors import DataError, UsageError
+from rtmtass.errors import DataError, MissingPartError, UsageError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
 from rtmtass.training.evaluate import Clip, evaluate
 from rtmtass.training.history import totals
+from rtmtass.training.log import Log
 from rtmtass.training.losses import SeparationLoss, negative_snr
 from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
+from rtmtass.training.team import Team
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe
 
@@ -79,6 +87,7 @@ def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
         "bf16": False,
         "compile": False,
         "dev_clips": 1,
+        "snapshots": 0,
         "net": NET,
     }
     return TrainConfig(**{**values, **changes})
@@ -127,11 +136,174 @@ def test_a_resumed_run_is_the_run(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_batch_that_explodes_is_skipped(corpus: Path, tmp_path: Path) -> None:
     trainer = Trainer(config(corpus, tmp_path), lambda _: None)
-    before = {k: v.clone() for k, v in trainer.net.named_parameters()}
+    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
     loss, _ = trainer.train_step(np.full((4, 3, 16000), np.nan, np.float32))
     assert math.isnan(loss)
     assert trainer.skipped == 1
-    assert all(torch.equal(v, before[k]) for k, v in trainer.net.named_parameters())
+    # The norms' statistics, too: they would carry the NaN on for ever.
+    assert all(torch.equal(v, before[k]) for k, v in trainer.net.state_dict().items())
+    trainer.train_step(0.1 * np.random.default_rng(0).standard_normal((4, 3, 16000), np.float32))
+    assert trainer.skipped == 1
+    assert all(torch.isfinite(v).all() for v in trainer.average.values.values())
+
+
+def test_skipped_batches_are_told_and_too_many_are_an_error(corpus: Path, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    trainer = Trainer(config(corpus, tmp_path), told.append)
+    bad = np.full((1, 3, 2560), np.inf, np.float32)
+    for _ in range(99):
+        trainer.train_step(bad)
+    with pytest.raises(DataError, match=r"100 batches in a row, .* with a lower learning_rate"):
+        trainer.train_step(bad)
+    assert [r["kind"] for r in told] == ["skipped"] * 100
+    assert [r["skipped"] for r in told] == list(range(1, 101))
+
+
+def test_every_judgement_leaves_sound_and_pictures(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(corpus, run, dev_clips=2, snapshots=1), lambda _: None)
+    clip = run / "snapshots" / "clip-0"
+    assert [p.name for p in (run / "snapshots").iterdir()] == ["clip-0"]
+    assert sorted(p.name for p in clip.iterdir()) == [
+        "mixture.flac", "music.flac", "noise.flac", "speech.flac", "step-000006", "truth.png",
+    ]  # fmt: skip
+    mixture = soundfile.read(clip / "mixture.flac", dtype="float32")[0]
+    stems = [soundfile.read(clip / "step-000006" / f"{s}.flac", dtype="float32")[0] for s in STEMS]
+    separator = rtmtass.load(str(run / "best"))
+    np.testing.assert_allclose(stems, separator.separate(mixture), atol=2e-4)
+    assert (clip / "step-000006" / "stems.png").read_bytes()[:4] == b"\x89PNG"
+    silent = config(corpus, tmp_path / "none", steps=1, snapshots=0)
+    train(silent, lambda _: None)
+    assert not (tmp_path / "none" / "snapshots").exists()
+
+
+def test_a_resumed_log_tells_every_step_once(corpus: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(corpus, tmp_path), lambda _: None)
+    trainer.step = 20
+    trainer.save()
+    for step in (10, 20, 30):
+        trainer.step = step
+        trainer._note("train", loss=1.0, gradient=1.0, speed=1.0)
+    again = Trainer(config(corpus, tmp_path), lambda _: None)
+    assert again.resume()
+    again._note("train", loss=2.0, gradient=1.0, speed=1.0)
+    with (tmp_path / "train.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["10", "20", "20"]
+
+
+def test_tensorboard_has_what_the_csv_has(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own dependencies
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        log = Log(tmp_path, lambda _: None, tensorboard=True)
+        log.note("train", 0.5, {"step": 20, "loss": 1.5})
+        log.note("dev", 1.0, {"step": 40, "si_sdri": 3.0})
+        log.close()
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (loss,), (gain,) = events.Scalars("train/loss"), events.Scalars("dev/si_sdri")
+    assert (loss.step, loss.value) == (20, 1.5)
+    assert (gain.step, gain.value) == (40, 3.0)
+
+
+def test_tensorboard_is_only_asked_for_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    Log(tmp_path, lambda _: None)
+    with pytest.raises(MissingPartError, match=r"pip install 'rtmtass\[tensorboard\]'"):
+        Log(tmp_path, lambda _: None, tensorboard=True)
+
+
+def test_dropout_depends_on_the_step_alone(corpus: Path, tmp_path: Path) -> None:
+    batch = 0.1 * np.random.default_rng(0).standard_normal((2, 3, 5120), np.float32)
+    wet = config(corpus, tmp_path, net={**NET, "dropout": 0.5})
+    losses = []
+    for _ in range(2):
+        trainer = Trainer(wet, lambda _: None)
+        trainer.batches = 7
+        losses.append(trainer.train_step(batch)[0])
+        torch.rand(1)  # other draws must not matter
+    assert losses[0] == losses[1]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from rtmtass.training.team import Team
+from rtmtass.training.train import TrainConfig, train
+train(TrainConfig.read(Path(sys.argv[1])), lambda report: print(report["kind"], report["step"]))
+"""
+
+
+def test_two_processes_train_as_one(corpus: Path, tmp_path: Path) -> None:
+    values = dataclasses.asdict(config(corpus, tmp_path / "run", steps=20, batch=2))
+    net, _ = values.pop("net"), values.pop("stft")
+    lines = ["[train]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+    lines += ["[net]", *(f"{k} = {json.dumps(v)}" for k, v in net.items())]
+    (tmp_path / "c.toml").write_text("\n".join(lines))
+    (tmp_path / "go.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "go.py"), str(tmp_path / "c.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split("\n")[:2] == ["train 20", "dev 20"]  # one speaks for both
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert (saved["step"], saved["batches"]) == (20, 40)
+
+    record = describe(tmp_path / "run" / "best")[1]["training"]
+    assert record["mixture_hours"] == pytest.approx(40 * 2 / 3600, abs=0.05)
+
+
+def test_the_gradient_of_two_is_the_mean_of_theirs(tmp_path: Path) -> None:
+    script = tmp_path / "mean.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(script), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
+    weight = torch.tensor([[2.0]])
+    for values in (first, second):  # d(w x)/dw = x: 1 in one process, 3 in the other
+        torch.testing.assert_close(values["gradient"], weight.new_full((1, 1), 2.0))
+        torch.testing.assert_close(values["loss"], torch.tensor(4.0))
+        assert values["agreed"] == [1.0, 5.0]
+
+
+TWO = """
+import sys
+import torch
+from torch import nn
+from rtmtass.training.team import Team
+with Team("cpu") as team:
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
+    compute = team.wrap(net, lambda x: net(x).sum())
+    loss = compute(torch.tensor([[1.0 + 2 * team.rank]]))
+    loss.backward()
+    found = {
+        "gradient": net.weight.grad,
+        "loss": team.mean(loss.detach()),
+        "agreed": team.largest(float(team.rank), 5.0 - team.rank),
+    }
+    torch.save(found, f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
+def test_one_process_is_a_team_of_its_own() -> None:
+    team = Team("cpu")
+    compute = lambda x: x + 1  # noqa: E731
+    assert team.wrap(torch.nn.Linear(1, 1), compute) is compute
+    assert team.largest(2.0, 0.0) == [2.0, 0.0]
+    assert float(team.mean(torch.tensor(3.0))) == 3.0
+    assert team.is_first
 
 
 def test_a_checkpoint_of_another_network_is_refused(corpus: Path, tmp_path: Path) -> None:
