@@ -16,8 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SCRIPTS: dict[str, list[str]] = {"stft": [], "step": [], "files": []}
-"""What `make bench` runs; quality.py needs a set and rivals, soak.py half an
-hour, ablations.py a corpus and an hour: by hand."""
+"""What `make bench` runs; quality.py needs a set and rivals, drift.py a set, soak.py
+half an hour, ablations.py a corpus and an hour: by hand."""
 
 
 def run(name: str, options: list[str]) -> None:
@@ -147,6 +147,19 @@ def soak(result: dict[str, Any]) -> str:
     return "\n\n".join([*filter(None, parts), "![over time](results/soak.png)"])
 
 
+def drift(result: dict[str, Any]) -> str:
+    """Does a stream get worse with time"""
+    from drift import drift_table
+
+    model = result["model"]
+    said = (
+        f"{model['name']} {model['version']}: the same {result['clips']} mixtures in the first"
+        f" and the last of {result['minutes']:g} minutes of one stream, hop by hop; in brackets"
+        " 95 % intervals, the difference clip by clip."
+    )
+    return f"{said}\n\n{table(*drift_table(result))}"
+
+
 def ablations(result: dict[str, Any]) -> str:
     """The paper's claims, asked of the causal net, each on one fixed small budget."""
     from ablations import tables
@@ -168,6 +181,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "files": files,
     "quality": quality,
     "soak": soak,
+    "drift": drift,
     "ablations": ablations,
 }
 

@@ -1,0 +1,188 @@
+"""Does a stream get worse with time? The 60th minute of an hour against the first.
+
+One minute of mixtures goes through `Separator.process`, hop by hop as live; then
+the same stream hears other things for 58 minutes (the other mixtures of the set,
+at levels from -20 to +10 dB, pauses, single stems, now and then digital silence);
+then it hears the same minute of mixtures again. SI-SDRi is measured per mixture
+in both minutes, and compared clip by clip, so that only the stream's age differs.
+The target is 0.2 dB. Nothing in it depends on speed, so that any machine will do.
+
+    rtmtass data mix CORPUS SET --cache CACHE --n 200
+    python benchmarks/drift.py SET
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from card import machine_card
+from numpy.typing import NDArray
+
+import rtmtass
+from rtmtass.separator import Separator
+from rtmtass.training.evaluate import Clip, describe_set, read_set, set_names, with_interval
+from rtmtass.training.metrics import sdr, si_sdr
+from rtmtass.tui import Steps, print_table
+from rtmtass.weights import DEFAULT, open_model
+
+Samples = NDArray[np.float32]
+
+HOP = 256
+TARGET_DB = 0.2
+MEASURED_S = 60.0
+SCALE_DB = (-20.0, 10.0)
+PAUSE_S = (0.0, 8.0)
+
+
+def feed(stream: Separator, block: Samples) -> Samples:
+    """Pass whole hops through the stream one by one; (N,) -> (S, N), late by its delay."""
+    out = np.empty((len(stream.stems), len(block)), np.float32)
+    for at in range(0, len(block), HOP):
+        out[:, at : at + HOP] = stream.process(block[at : at + HOP])
+    return out
+
+
+def whole_hops(samples: Samples) -> Samples:
+    """Pad with silence to whole hops, (..., N)."""
+    extra = -samples.shape[-1] % HOP
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, extra)])
+
+
+def one_minute(clips: list[Clip], sample_rate: int, measured_s: float) -> list[Clip]:
+    """Return the first clips that fill the measured minute, in whole hops each."""
+    chosen: list[Clip] = []
+    for clip in clips:
+        if sum(len(c.mixture) for c in chosen) >= measured_s * sample_rate:
+            break
+        chosen.append(Clip(clip.name, whole_hops(clip.mixture), whole_hops(clip.stems)))
+    return chosen
+
+
+def measure_minute(stream: Separator, clips: list[Clip]) -> dict[str, NDArray[np.float64]]:
+    """Return SI-SDRi and SDRi, (clips, S) each, of clips that follow on one another."""
+    joined = np.concatenate([clip.mixture for clip in clips])
+    tail = np.zeros(-(-stream.delay // HOP) * HOP, np.float32)
+    heard = feed(stream, np.concatenate([joined, tail]))[:, stream.delay :]
+    gains: dict[str, list[Any]] = {"si_sdri": [], "sdri": []}
+    at = 0
+    for clip in clips:
+        out = heard[:, at : at + len(clip.mixture)]
+        for name, figure in (("si_sdri", si_sdr), ("sdri", sdr)):
+            gains[name].append(figure(out, clip.stems) - figure(clip.mixture[None], clip.stems))
+        at += len(clip.mixture)
+    return {name: np.array(rows) for name, rows in gains.items()}
+
+
+def between(folder: Path, stems: tuple[str, ...], names: list[str], seed: int) -> Iterator[Samples]:
+    """Yield what the stream hears between the two minutes, without end, piece by piece."""
+    rng = np.random.default_rng(seed)
+    while True:
+        for clip in read_set(folder, stems, names=set(names)):
+            scale = np.float32(10 ** (rng.uniform(*SCALE_DB) / 20))
+            kind = rng.random()
+            sound = clip.mixture
+            if kind < 0.15:
+                sound = clip.stems[int(rng.integers(len(stems)))]
+            yield whole_hops(np.clip(sound * scale, -1.0, 1.0))
+            pause = np.zeros(round(rng.uniform(*PAUSE_S) * 16000 / HOP) * HOP, np.float32)
+            if kind > 0.5:
+                pause += rng.standard_normal(len(pause), np.float32) * np.float32(1e-4)
+            yield pause
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Let a stream live for so many minutes; plain values for JSON."""
+    separator = rtmtass.load(arguments.model, block=HOP)
+    stream, rate = separator.fork(), separator.sample_rate
+    names = set_names(arguments.set)
+    some = list(read_set(arguments.set, separator.stems, first=30))
+    clips = one_minute(some, rate, arguments.measured)
+    others = names[len(clips) :] or names
+    started = time.monotonic()
+    first = measure_minute(stream, clips)
+    measured = sum(len(clip.mixture) for clip in clips)
+    total, done = round(arguments.minutes * 60 * rate), measured
+    with Steps() as steps:
+        for sound in between(arguments.set, separator.stems, others, arguments.seed):
+            sound = sound[: max(0, total - measured - done) // HOP * HOP]
+            if not len(sound) and total - measured - done < HOP:
+                break
+            feed(stream, sound)
+            done += len(sound)
+            steps("minutes", round(done / rate / 60), arguments.minutes)
+    last = measure_minute(stream, clips)
+    opened = open_model(arguments.model)
+    return {
+        "machine": machine_card(),
+        "model": {"name": opened.config.name, "version": opened.about.get("version")},
+        "set": {"name": arguments.set.absolute().name, **describe_set(arguments.set)},
+        "minutes": arguments.minutes,
+        "seconds_taken": round(time.monotonic() - started, 1),
+        "clips": len(clips),
+        **{name: compare(first[name], last[name], separator.stems) for name in first},
+    }
+
+
+def compare(
+    first: NDArray[np.float64], last: NDArray[np.float64], stems: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return both minutes' means and the difference clip by clip, per stem and on average."""
+    columns = {stem: i for i, stem in enumerate(stems)}
+    found = {}
+    for name in (*columns, "average"):
+        a, b = (v.mean(axis=1) if name == "average" else v[:, columns[name]] for v in (first, last))
+        found[name] = {
+            "first": with_interval(a),
+            "last": with_interval(b),
+            "difference": with_interval(b - a),
+        }
+    return found
+
+
+def words(value: dict[str, float], digits: int = 2) -> str:
+    """Return a figure with its interval."""
+    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} … {value['high']:.{digits}f})"
+
+
+def drift_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows."""
+    rows = [
+        [stem, words(v["first"]), words(v["last"]), words(v["difference"], 3)]
+        for stem, v in result["si_sdri"].items()
+    ]
+    return ["SI-SDRi, dB", "minute 1", f"minute {result['minutes']:g}", "difference"], rows
+
+
+def main() -> None:
+    """Print the table and keep the figures; exit 1 where the target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--measured", type=float, default=MEASURED_S, help="seconds compared")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="keep the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    arguments = parser.parse_args()
+    result = run(arguments)
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+    if arguments.json:
+        print(text, end="")
+    else:
+        print_table(*drift_table(result))
+    drift_db = abs(result["si_sdri"]["average"]["difference"]["mean"])
+    if drift_db > TARGET_DB:
+        sys.exit(f"drift of {drift_db:.2f} dB, more than {TARGET_DB} dB")
+
+
+if __name__ == "__main__":
+    main()
