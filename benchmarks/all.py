@@ -148,16 +148,17 @@ def soak(result: dict[str, Any]) -> str:
 
 
 def drift(result: dict[str, Any]) -> str:
-    """Does a stream get worse with time"""
-    from drift import drift_table
+    """Does a stream get worse with time?"""
+    from drift import drift_table, place_line
 
     model = result["model"]
     said = (
         f"{model['name']} {model['version']}: the same {result['clips']} mixtures in the first"
-        f" and the last of {result['minutes']:g} minutes of one stream, hop by hop; in brackets"
+        f" and the last of {result['minutes']:g} minutes of a stream ({result['streams']} streams),"
+        " hop by hop, with mixtures, pauses and silence at changing levels between; in brackets"
         " 95 % intervals, the difference clip by clip."
     )
-    return f"{said}\n\n{table(*drift_table(result))}"
+    return f"{said}\n\n{table(*drift_table(result))}\n\n{place_line(result).capitalize()}."
 
 
 def ablations(result: dict[str, Any]) -> str:
