@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -18,79 +15,26 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import tiny
+from networks import seasoned, tiny
+from runs import NET, buzzing_corpus, config, write_toml
 
 import rtmtass
-from rtmtass.config import STEMS, StftConfig, small
-from rtmtass.dsp.stft import StreamingStft
+from rtmtass.cli import main
+from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, UsageError
-from rtmtass.net.mtass import MtassNet
-from rtmtass.net.stft import Stft
 from rtmtass.training.evaluate import Clip, evaluate
 from rtmtass.training.history import totals
 from rtmtass.training.log import Log
-from rtmtass.training.losses import SeparationLoss, negative_snr
-from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
-from rtmtass.training.team import Team
+from rtmtass.training.memory import Memories, mapped, tensors
+from rtmtass.training.metrics import si_sdr
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe
-
-NET = {
-    "channels": 16,
-    "hidden": 8,
-    "dilations": [1, 2],
-    "recurrent": 16,
-    "recurrent_layers": 1,
-    "compensation_channels": 16,
-    "compensation_hidden": 8,
-    "compensation_dilations": [1],
-}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recordings per role and split: voices buzz, music rings, noise hisses."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    t = np.arange(6 * 16000) / 16000
-    rows = []
-    for split in ("train", "dev"):
-        for role in STEMS:
-            for take in range(2):
-                if role == "speech":
-                    sound = np.sign(np.sin(2 * np.pi * (120 + 40 * take) * t)) * np.sin(9 * t) ** 2
-                elif role == "music":
-                    sound = np.sin(2 * np.pi * (440 + 110 * take) * t)
-                else:
-                    sound = rng.standard_normal(len(t))
-                path = f"{role}-{split}-{take}.wav"
-                soundfile.write(folder / path, 0.1 * sound, 16000)
-                rows.append([role, "made", f"{split}{take}", split, path, 6.0, "CC0", "A"])
-    with (folder / "index.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["role", "source", "group", "split", "path", "seconds", "licence", "tier"])
-        table.writerows(rows)
-    return folder
-
-
-def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "corpus": str(corpus),
-        "cache": str(corpus / "cache"),
-        "runs": str(runs),
-        "seconds": 1.0,
-        "batch": 4,
-        "steps": 6,
-        "warmup_steps": 2,
-        "threads": 1,
-        "workers": 0,
-        "bf16": False,
-        "compile": False,
-        "dev_clips": 1,
-        "snapshots": 0,
-        "net": NET,
-    }
-    return TrainConfig(**{**values, **changes})
+    """Recordings to train on."""
+    return buzzing_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_it_learns_and_leaves_a_model(corpus: Path, tmp_path: Path) -> None:
@@ -228,82 +172,46 @@ def test_dropout_depends_on_the_step_alone(corpus: Path, tmp_path: Path) -> None
     assert losses[0] == losses[1]
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from rtmtass.training.team import Team
-from rtmtass.training.train import TrainConfig, train
-train(TrainConfig.read(Path(sys.argv[1])), lambda report: print(report["kind"], report["step"]))
-"""
-
-
-def test_two_processes_train_as_one(corpus: Path, tmp_path: Path) -> None:
-    values = dataclasses.asdict(config(corpus, tmp_path / "run", steps=20, batch=2))
-    net, _ = values.pop("net"), values.pop("stft")
-    lines = ["[train]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
-    lines += ["[net]", *(f"{k} = {json.dumps(v)}" for k, v in net.items())]
-    (tmp_path / "c.toml").write_text("\n".join(lines))
-    (tmp_path / "go.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(tmp_path / "go.py"), str(tmp_path / "c.toml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+def test_memories_are_handed_on_by_the_seed() -> None:
+    net = seasoned(tiny(lookahead=1))
+    memories = Memories(net, 0.5, seed=3)
+    blank = memories.begin(8, 0)
+    assert all(not t.any() for t in tensors(blank))
+    _, after = net.stages(torch.randn(8, 20, 2, 33), blank)
+    memories.end(after)
+    first, again = memories.begin(8, 1), memories.begin(8, 1)
+    for a, b, end in zip(tensors(first), tensors(again), tensors(after), strict=True):
+        assert torch.equal(a, b)
+        assert not a.requires_grad
+        for example in a:  # each is blank or the end of some example
+            assert not example.any() or any(torch.equal(example, e) for e in end)
+    kept = [bool(level.any()) for level in first.level]
+    assert 0 < sum(kept) < 8
+    other = Memories(net, 0.5, seed=3)
+    other.from_list(memories.to_list())
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors(other.begin(8, 1)), tensors(first), strict=True)
     )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split("\n")[:2] == ["train 20", "dev 20"]  # one speaks for both
-    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert (saved["step"], saved["batches"]) == (20, 40)
-
-    record = describe(tmp_path / "run" / "best")[1]["training"]
-    assert record["mixture_hours"] == pytest.approx(40 * 2 / 3600, abs=0.05)
+    assert all(not t.any() for t in tensors(memories.begin(5, 1)))  # of another size: blank
+    memories.end(mapped(lambda t: t * np.nan, after))
+    assert memories.last is None
 
 
-def test_the_gradient_of_two_is_the_mean_of_theirs(tmp_path: Path) -> None:
-    script = tmp_path / "mean.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(script), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert answer.returncode == 0, answer.stderr
-    first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
-    weight = torch.tensor([[2.0]])
-    for values in (first, second):  # d(w x)/dw = x: 1 in one process, 3 in the other
-        torch.testing.assert_close(values["gradient"], weight.new_full((1, 1), 2.0))
-        torch.testing.assert_close(values["loss"], torch.tensor(4.0))
-        assert values["agreed"] == [1.0, 5.0]
-
-
-TWO = """
-import sys
-import torch
-from torch import nn
-from rtmtass.training.team import Team
-with Team("cpu") as team:
-    net = nn.Linear(1, 1, bias=False)
-    net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
-    compute = team.wrap(net, lambda x: net(x).sum())
-    loss = compute(torch.tensor([[1.0 + 2 * team.rank]]))
-    loss.backward()
-    found = {
-        "gradient": net.weight.grad,
-        "loss": team.mean(loss.detach()),
-        "agreed": team.largest(float(team.rank), 5.0 - team.rank),
-    }
-    torch.save(found, f"{sys.argv[1]}/{team.rank}.pt")
-"""
-
-
-def test_one_process_is_a_team_of_its_own() -> None:
-    team = Team("cpu")
-    compute = lambda x: x + 1  # noqa: E731
-    assert team.wrap(torch.nn.Linear(1, 1), compute) is compute
-    assert team.largest(2.0, 0.0) == [2.0, 0.0]
-    assert float(team.mean(torch.tensor(3.0))) == 3.0
-    assert team.is_first
+def test_a_resumed_run_remembers_its_streams(corpus: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    batches = [0.1 * rng.standard_normal((4, 3, 5120), np.float32) for _ in range(6)]
+    losses: list[list[float]] = []
+    for stop in (6, 3):
+        carried = config(corpus, tmp_path / str(stop), carry=1.0)
+        trainer = Trainer(carried, lambda _: None)
+        found = [trainer.train_step(batch)[0] for batch in batches[:stop]]
+        trainer.save()
+        again = Trainer(carried, lambda _: None)
+        again.resume()
+        losses.append(found + [again.train_step(batch)[0] for batch in batches[stop:]])
+    assert losses[0] == losses[1]
+    blank = Trainer(config(corpus, tmp_path / "blank"), lambda _: None)
+    assert [blank.train_step(batch)[0] for batch in batches][1:] != losses[0][1:]
 
 
 def test_a_checkpoint_of_another_network_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -350,61 +258,11 @@ def test_unknown_net_keys_list_the_known(corpus: Path, tmp_path: Path) -> None:
         config(corpus, tmp_path, net={"chanels": 3}).model()
 
 
-@pytest.mark.parametrize(
-    "stft",
-    [
-        StftConfig(),
-        StftConfig(hop=128, synthesis=256),
-        StftConfig(hop=64, synthesis=128),
-        StftConfig(n_fft=64, hop=16, synthesis=64),
-    ],
-)
-def test_both_transforms_are_one(stft: StftConfig) -> None:
-    x = np.random.default_rng(0).standard_normal(stft.hop * 40).astype(np.float32)
-    ours = StreamingStft(stft)
-    specs = np.stack([ours.step(block).copy() for block in x.reshape(-1, stft.hop)])
-    twin = Stft(stft)(torch.from_numpy(x))
-    delta = np.abs(specs - torch.complex(twin[:, 0], twin[:, 1]).numpy())
-    print(f"analysis: max {delta.max():.1e}, mean {delta.mean():.1e}")
-    assert delta.max() < 1e-4
-    ours.reset()
-    sound = np.concatenate([ours.inverse(ours.step(b)).copy() for b in x.reshape(-1, stft.hop)])
-    back = Stft(stft).inverse(twin).numpy()
-    np.testing.assert_allclose(sound, back, atol=2e-6)
-    np.testing.assert_allclose(back[stft.delay :], x[: len(x) - stft.delay], atol=2e-6)
-
-
-def test_a_perfect_estimate_costs_least() -> None:
-    net_config = tiny()
-    stft = Stft(net_config.stft)
-    stems = torch.randn(2, 3, 32 * 50)
-    spec = stft(stems)
-    loss = SeparationLoss(stft)
-    from rtmtass.net.mtass import Stages
-
-    truth = spec.permute(0, 2, 1, 3, 4)
-    best = float(loss(Stages(truth.clone(), truth), stems, spec))
-    worse = [truth * 0.9, truth + 0.1 * torch.randn_like(truth), truth.flip(2), truth * 0]
-    assert all(float(loss(Stages(truth.clone(), w), stems, spec)) > best + 0.1 for w in worse)
-
-
-def test_leaking_into_silence_costs() -> None:
-    mixture, silent = torch.randn(1, 1000), torch.zeros(1, 1000)
-    quiet, loud = (float(negative_snr(mixture * g, silent, mixture)) for g in (0.01, 0.3))
-    assert quiet < 0.5 < 10 < loud
-
-
-def test_metrics_are_their_definitions() -> None:
-    rng = np.random.default_rng(0)
-    target, noise = rng.standard_normal((2, 3, 4000))
-    noise -= (noise * target).sum(-1, keepdims=True) / (target**2).sum(-1, keepdims=True) * target
-    noise *= np.sqrt((target**2).sum(-1) / (noise**2).sum(-1))[:, None] * 0.1
-    np.testing.assert_allclose(sdr(target + noise, target), 20, atol=1e-6)
-    np.testing.assert_allclose(si_sdr(7 * (target + noise), target), 20, atol=1e-6)
-    np.testing.assert_allclose(sdr(0 * target, target), 0, atol=1e-6)
-    low, high = bootstrap_interval(rng.standard_normal(400) + 3)
-    assert low < 3 < high
-    assert 0.1 < high - low < 0.4
+def test_a_network_that_looks_ahead_learns(corpus: Path, tmp_path: Path) -> None:
+    ahead = config(corpus, tmp_path, steps=60, net={**NET, "lookahead": 2})
+    reports: list[dict[str, Any]] = []
+    train(ahead, reports.append)
+    assert reports[-1]["si_sdri"] > 0
 
 
 def test_evaluation_hears_what_users_hear() -> None:
@@ -423,13 +281,17 @@ def test_evaluation_hears_what_users_hear() -> None:
         evaluate(separator, [], 0)
 
 
-def test_small_trains_in_the_shape_it_runs() -> None:
-    config = small()
-    net = MtassNet(config).train()
-    samples = torch.randn(2, 3, 256 * 30) * 0.05
-    stft = Stft(config.stft)
-    spec = stft(samples)
-    stages, _ = net.stages(spec.sum(dim=1), net.init_state(2))
-    loss = SeparationLoss(stft)(stages, samples, spec)
-    loss.backward()
-    assert torch.isfinite(loss)
+def test_the_command_tells_in_lines_or_json(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toml(tmp_path / "c.toml", config(corpus, tmp_path / "run", steps=20, batch=1))
+    assert main(["train", str(tmp_path / "c.toml")]) == 0
+    train_line, dev_line, path = capsys.readouterr().out.splitlines()
+    assert train_line.startswith("100.0%  step     20")
+    assert "dev SI-SDRi" in dev_line
+    assert path == str(tmp_path / "run" / "best")
+    assert main(["train", str(tmp_path / "c.toml"), "--steps", "40", "--json"]) == 0
+    *reports, path = capsys.readouterr().out.splitlines()
+    assert [(r["kind"], r["step"]) for r in map(json.loads, reports)] == [
+        ("train", 40), ("dev", 40),
+    ]  # fmt: skip

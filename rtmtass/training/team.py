@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from rtmtass.errors import UsageError
 
-Compute = Callable[[Tensor], Tensor]
+Compute = Callable[..., Any]
+"""Works out something from tensors, the loss first."""
 
 
 class _Objective(nn.Module):
@@ -27,8 +28,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.net, self._compute = net, compute
 
-    def forward(self, stems: Tensor) -> Tensor:
-        return self._compute(stems)
+    def forward(self, *values: Any) -> Any:
+        return self._compute(*values)
 
 
 class Team:

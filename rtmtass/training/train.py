@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rtmtass.errors import DataError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.mtass import MtassNet, NetState
 from rtmtass.net.stft import Stft
 from rtmtass.training.average import Average
 from rtmtass.training.checkpoints import BEST, publish, read_last, write_last
@@ -24,6 +24,7 @@ from rtmtass.training.history import runs_behind
 from rtmtass.training.judge import Mixed, dev_figures, write_snapshots
 from rtmtass.training.log import Log, Progress
 from rtmtass.training.losses import SeparationLoss
+from rtmtass.training.memory import Memories
 from rtmtass.training.mixing import dev_mixtures
 from rtmtass.training.sources import Corpus
 from rtmtass.training.team import Team
@@ -58,8 +59,9 @@ class Trainer:
         self.device = self.team.device
         self.net = MtassNet(self.model_config).to(self.device)
         self.stft = Stft(self.model_config.stft).to(self.device)
-        self.loss = SeparationLoss(self.stft)
+        self.loss = SeparationLoss(self.stft, self.model_config.net.lookahead)
         self.average = Average(self.net, config.ema)
+        self.memories = Memories(self.net, config.carry, config.seed)
         self.optimiser = torch.optim.AdamW(
             self._groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
         )
@@ -80,13 +82,14 @@ class Trainer:
         ]
 
     # ---- one step
-    def _forward(self, stems: Tensor) -> Tensor:
+    def _forward(self, stems: Tensor, memory: NetState | None) -> tuple[Tensor, NetState | None]:
         with torch.no_grad():
             spec = self.stft(stems)
         mixture = spec.sum(dim=1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            stages, _ = self.net.stages(mixture, self.net.init_state(mixture.shape[0]))
-        return self.loss(stages, stems, spec)
+            begun = self.net.init_state(mixture.shape[0]) if memory is None else memory
+            stages, after = self.net.stages(mixture, begun)
+        return self.loss(stages, stems, spec), None if memory is None else after
 
     def progress_fraction(self) -> float:
         """Return how much of the run is done, 0..1, by whichever bound is set."""
@@ -117,10 +120,13 @@ class Trainer:
         whole = torch.from_numpy(batch[..., : hops * self.stft.config.hop])
         stems = whole.to(self.device, non_blocking=True)
         if self.model_config.net.dropout:  # what is dropped depends on the step alone
-            torch.manual_seed(hash((self.config.seed, self.batches + self.team.rank)))
+            torch.manual_seed(hash((self.config.seed, self.batches, self.team.rank)))
+        number, memory = self.batches + self.team.rank, None
+        if self.config.carry:
+            memory = self.memories.begin(len(stems), number)
         before = [(b, b.clone()) for b in self.net.buffers()]
-        loss = self._compute(stems)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, after = self._compute(stems, memory)
+        loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip))
         rate, value = self.learning_rate(), float(self.team.mean(loss.detach()))
         for group in self.optimiser.param_groups:
@@ -129,6 +135,8 @@ class Trainer:
             self.optimiser.step()
             self.average.update(self.net, self.step)
             self._in_a_row = 0
+            if after is not None:
+                self.memories.end(after)
         else:
             for buffer, old in before:
                 buffer.copy_(old)
@@ -233,6 +241,7 @@ class Trainer:
             "skipped": self.skipped,
             "bank_sizes": self.bank_sizes,
             "earlier": self.earlier,
+            "memories": self.memories.to_list(),
         }
         write_last(self.folder, self.model_config, state)
 
@@ -250,6 +259,7 @@ class Trainer:
         self.batches = saved.get("batches", self.step)
         self.best, self.skipped = saved["best"], saved["skipped"]
         self.bank_sizes = saved["bank_sizes"]
+        self.memories.from_list(saved.get("memories", []))
         self.earlier = saved.get("earlier", [])
         if "earlier" not in saved and self.config.start_from:  # a checkpoint of before 0.3
             self.earlier = runs_behind(self.config.start_from)

@@ -33,6 +33,8 @@ class TrainConfig:
         save_minutes: how often a checkpoint is written.
         start_from: a model whose weights to begin with.
         pin_banks: go on with the banks as large as they were when the run began.
+        carry: share of the examples that begin with a memory left by another example,
+            so that long streams are learnt from short crops; 0 begins all blank.
         snapshots: dev mixtures whose stems are written, as sound and picture, at
             every judgement.
         tensorboard: log for TensorBoard, too; needs the extra `tensorboard`.
@@ -62,6 +64,7 @@ class TrainConfig:
     save_minutes: float = 2.0
     start_from: str = ""
     pin_banks: bool = True
+    carry: float = 0.0
     snapshots: int = 3
     tensorboard: bool = False
     net: dict[str, Any] = field(default_factory=dict)
