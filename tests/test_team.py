@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from runs import buzzing_corpus, config, write_toml
 
 from rtmtass.training.team import Team
-from rtmtass.weights import describe
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from rtmtass.training.team import Team
-from rtmtass.training.train import TrainConfig, train
-train(TrainConfig.read(Path(sys.argv[1])), lambda report: print(report["kind"], report["step"]))
-"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    answer = subprocess.run(
+        [*TORCHRUN, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = buzzing_corpus(tmp_path / "corpus")
-    write_toml(tmp_path / "c.toml", config(corpus, tmp_path / "run", steps=20, batch=2))
-    (tmp_path / "go.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(tmp_path / "go.py"), str(tmp_path / "c.toml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split("\n")[:2] == ["train 20", "dev 20"]  # one speaks for both
+    two = config(corpus, tmp_path / "run", steps=20, batch=2, carry=0.5)
+    write_toml(tmp_path / "c.toml", two)
+    said = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
+    *reports, best = said.splitlines()  # one speaks for both
+    kinds = [(r["kind"], r["step"], r["skipped"]) for r in map(json.loads, reports)]
+    assert kinds == [("train", 20, 0), ("dev", 20, 0)]
+    assert best == str(tmp_path / "run" / "best")
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert (saved["step"], saved["batches"]) == (20, 40)
-
-    record = describe(tmp_path / "run" / "best")[1]["training"]
-    assert record["mixture_hours"] == pytest.approx(40 * 2 / 3600, abs=0.05)
 
 
 def test_the_gradient_of_two_is_the_mean_of_theirs(tmp_path: Path) -> None:
     script = tmp_path / "mean.py"
     script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(script), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert answer.returncode == 0, answer.stderr
+    run(str(script), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
     weight = torch.tensor([[2.0]])
     for values in (first, second):  # d(w x)/dw = x: 1 in one process, 3 in the other
