@@ -13,10 +13,11 @@ the rate falling to nothing at the last step. Then each is heard through
 bootstrap intervals; differences are taken clip by clip. One seed each: a
 difference says what this run of this budget gave, not that another seed would.
 
-    python benchmarks/ablations.py CORPUS --cache CACHE --steps 1000
+    python benchmarks/ablations.py CORPUS --cache CACHE
 
-On one core of an AMD EPYC a variant takes about 6 minutes for 1000 steps, 6.7
-hours of mixtures. Variants that are done are kept in the output file and
+On one core of an AMD EPYC a variant takes about 7 minutes for its 1500 steps, 10
+hours of mixtures. Prepare the cache's banks before (`rtmtass data synthesise`).
+Variants that are done are kept in the output file and
 skipped; an interrupted one goes on where it stopped.
 """
 
@@ -260,7 +261,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="of `rtmtass data build`")
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--clips", type=int, default=100, help="dev mixtures of 10 s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -158,7 +158,7 @@ def drift(result: dict[str, Any]) -> str:
         " hop by hop, with mixtures, pauses and silence at changing levels between; in brackets"
         " 95 % intervals, the difference clip by clip."
     )
-    return f"{said}\n\n{table(*drift_table(result))}\n\n{place_line(result).capitalize()}."
+    return f"{said}\n\n{table(*drift_table(result))}\n\n{place_line(result)}"
 
 
 def ablations(result: dict[str, Any]) -> str:

@@ -197,7 +197,7 @@ def drift_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def place_line(result: dict[str, Any]) -> str:
     """Say whether it is only the start of the last minute that suffers."""
     places = ", ".join(f"{value:+.2f}" for value in result["difference_by_place"])
-    return f"difference by place in the minute, clip after clip: {places} dB"
+    return f"Difference by place in the minute, clip after clip: {places} dB."
 
 
 def main() -> None:
