@@ -8,7 +8,7 @@
 Seven networks of 1.0 M parameters (3 % apart at most) are trained through the
 public door (`rtmtass.training.train`) on the same batches in the same order: same
 seed, same steps, crops of 3 s, batches of 8, bf16, averaged weights (EMA 0.995),
-the rate falling to nothing at the last step. Then each is heard through
+the rate falling to a hundredth. Then each is heard through
 `Separator` on the same dev mixtures by the paper's rule. Intervals are 95 %
 bootstrap intervals; differences are taken clip by clip. One seed each: a
 difference says what this run of this budget gave, not that another seed would.
@@ -17,8 +17,8 @@ difference says what this run of this budget gave, not that another seed would.
 
 On one core of an AMD EPYC a variant takes about 7 minutes for its 1500 steps, 10
 hours of mixtures. Prepare the cache's banks before (`rtmtass data synthesise`).
-Variants that are done are kept in the output file and
-skipped; an interrupted one goes on where it stopped.
+Variants that are done are kept in the output file and skipped; an interrupted one
+goes on where it stopped.
 """
 
 from __future__ import annotations
