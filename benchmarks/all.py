@@ -16,7 +16,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SCRIPTS: dict[str, list[str]] = {"stft": [], "step": [], "files": []}
-"""What `make bench` runs; quality.py needs a set and rivals, soak.py half an hour: by hand."""
+"""What `make bench` runs; quality.py needs a set and rivals, drift.py a set, soak.py
+half an hour, ablations.py a corpus and an hour: by hand."""
 
 
 def run(name: str, options: list[str]) -> None:
@@ -146,12 +147,43 @@ def soak(result: dict[str, Any]) -> str:
     return "\n\n".join([*filter(None, parts), "![over time](results/soak.png)"])
 
 
+def drift(result: dict[str, Any]) -> str:
+    """Does a stream get worse with time?"""
+    from drift import drift_table, place_line
+
+    model = result["model"]
+    said = (
+        f"{model['name']} {model['version']}: the same {result['clips']} mixtures in the first"
+        f" and the last of {result['minutes']:g} minutes of a stream ({result['streams']} streams),"
+        " hop by hop, with mixtures, pauses and silence at changing levels between; in brackets"
+        " 95 % intervals, the difference clip by clip."
+    )
+    return f"{said}\n\n{table(*drift_table(result))}\n\n{place_line(result)}"
+
+
+def ablations(result: dict[str, Any]) -> str:
+    """The paper's claims, asked of the causal net, each on one fixed small budget."""
+    from ablations import tables
+
+    budget = result["budget"]
+    parts = [
+        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s,"
+        f" {budget['dev_clips']} dev mixtures; in brackets 95 % intervals, differences clip by"
+        " clip. One seed each."
+    ]
+    for question, (head, rows) in tables(result).items():
+        parts.append(f"**{question}**\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stft": stft,
     "step": step,
     "files": files,
     "quality": quality,
     "soak": soak,
+    "drift": drift,
+    "ablations": ablations,
 }
 
 

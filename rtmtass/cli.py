@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rtmtass import (
+    cli_data,
     cli_demo,
     cli_devices,
+    cli_evaluate,
     cli_export,
     cli_info,
     cli_live,
@@ -20,7 +22,17 @@ from rtmtass import (
 from rtmtass.errors import RtmtassError
 from rtmtass.interrupt import catch_stops, exit_code
 
-ROOMS = (cli_separate, cli_live, cli_devices, cli_info, cli_demo, cli_export, cli_train)
+ROOMS = (
+    cli_separate,
+    cli_live,
+    cli_devices,
+    cli_info,
+    cli_demo,
+    cli_data,
+    cli_train,
+    cli_evaluate,
+    cli_export,
+)
 """Modules whose `register` adds subcommands; they import their rooms only when they run."""
 
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     TaskProgressColumn,
@@ -151,3 +152,87 @@ class Steps(_Drawn):
     def __call__(self, name: str, done: float, of: float) -> None:
         """Show that `done` of `of` steps of `name` are done."""
         self._bars.update(self._task, description=name, completed=done, total=of, visible=True)
+
+
+class TrainingTable:
+    """A table on stderr that shows how a training run is doing, redrawn at every report.
+
+    Call it with the reports of `rtmtass.training.log`; use it as a context manager.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._live = Live(console=console or Console(stderr=True), auto_refresh=False)
+        self._train: dict[str, Any] = {}
+        self._dev: dict[str, Any] = {}
+        self._best: dict[str, Any] = {}
+        self._last_skip: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop drawing; the last state stays on the screen."""
+        self._live.stop()
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        """Take a report and draw anew."""
+        if report["kind"] == "dev":
+            self._dev = report
+            if report["si_sdri"] > self._best.get("si_sdri", float("-inf")):
+                self._best = report
+        elif report["kind"] == "skipped":
+            self._last_skip = report
+        else:
+            self._train = report
+        self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for name, words in (*self._train_rows(), *self._dev_rows()):
+            table.add_row(Text(name, style="dim"), Text(words))
+        return table
+
+    def _train_rows(self) -> list[tuple[str, str]]:
+        r, rows = self._train, []
+        if r:
+            rows = [
+                ("done", f"{r['done']:.1%}, step {r['step']}"),
+                ("time", f"{_clock(r['minutes'])}, {_clock(minutes_left(r))} left"),
+                ("loss", f"{r['loss']:.3f}"),
+                ("gradient", f"{r['gradient']:.2f}"),
+                ("learning rate", f"{r['rate']:.2e}"),
+                ("speed", f"{r['speed']:.0f}x real time"),
+            ]
+        if self._last_skip or r.get("skipped"):
+            skipped = max(self._last_skip.get("skipped", 0), r.get("skipped", 0))
+            last = f", the last at step {self._last_skip['step']}" if self._last_skip else ""
+            rows.append(("skipped", f"{skipped} batches without a finite loss{last}"))
+        return rows
+
+    def _dev_rows(self) -> list[tuple[str, str]]:
+        if not self._dev:
+            return [("dev", "not judged yet")]
+        stems = [k.removeprefix("si_sdri_") for k in self._dev if k.startswith("si_sdri_")]
+        by_stem = ", ".join(f"{s} {self._dev[f'si_sdri_{s}']:.2f}" for s in stems)
+        best = f"best {self._best['si_sdri']:.2f} dB at step {self._best['step']}"
+        return [
+            ("dev SI-SDRi", f"{self._dev['si_sdri']:.2f} dB at step {self._dev['step']}; {best}"),
+            ("", by_stem),
+            ("dev SDRi", f"{self._dev['sdri']:.2f} dB"),
+        ]
+
+
+def minutes_left(report: dict[str, Any]) -> float:
+    """Return how many minutes a run that is `done` so far after `minutes` still takes."""
+    return float(report["minutes"] * (1 / max(report["done"], 1e-9) - 1))
+
+
+def _clock(minutes: float) -> str:
+    return f"{int(minutes // 60)}:{int(minutes % 60):02d} h"

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from rtmtass.cli import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, OutputError
 from rtmtass.training import perceptual, report_html
+from rtmtass.training.absence import cases, leakage_db, silence_dbfs
 from rtmtass.training.evaluate import Clip, evaluate, measure, read_set, set_names, with_interval
 from rtmtass.training.report_html import (
     FLOOR_DB,
@@ -28,6 +30,7 @@ from rtmtass.training.report_html import (
     spectrogram_png,
     write_html,
 )
+from rtmtass.training.sung_over import compare_singing
 
 RATE = 16000
 SECONDS = 2.0
@@ -52,21 +55,27 @@ def clip_of(seed: int) -> Clip:
 
 
 class Oracle:
-    """Knows the truth of each clip, whole or with a stem taken out, and spoils it on request."""
+    """Knows the truth of each clip, whole, in parts or before silence, and spoils it on request."""
 
     stems, sample_rate = STEMS, RATE
 
     def __init__(self, clips: list[Clip], spoil=lambda stems: stems) -> None:
         self.spoil, self.known = spoil, {}
         for clip in clips:
+            for present in cases(3):
+                part = np.zeros_like(clip.stems)
+                part[list(present)] = clip.stems[list(present)]
+                self.known[clip.stems[list(present)].sum(axis=0).tobytes()] = part
             self.known[clip.mixture.tobytes()] = clip.stems
-            for s in range(3):
-                rest = clip.stems.copy()
-                rest[s] = 0
-                self.known[(clip.mixture - clip.stems[s]).tobytes()] = rest
 
     def separate(self, mixture: np.ndarray) -> np.ndarray:
-        return self.spoil(self.known[mixture.tobytes()])
+        heard = np.trim_zeros(mixture, "b")
+        for length in (len(mixture), round(SECONDS * RATE)):
+            stems = self.known.get(mixture[:length].tobytes())
+            if stems is not None:
+                return self.spoil(np.pad(stems, ((0, 0), (0, len(mixture) - length))))
+        assert not len(heard), "a mixture nobody knows"
+        return self.spoil(np.zeros((3, len(mixture)), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,7 @@ def test_a_perfect_estimate_scores_all_there_is() -> None:
         assert figures["si_sdri"][stem]["mean"] > 90
         assert figures["bss_sdri"][stem]["mean"] == pytest.approx(best[i], abs=0.1)
         assert figures["leakage_db"][stem]["mean"] == pytest.approx(-120, abs=0.1)
+    assert figures["silence_dbfs"] == {"from_start": -120, "after_sound": -120, "clips": 1}
     assert figures["pesq"]["output"]["mean"] == pytest.approx(4.644, abs=1e-3)
     assert figures["stoi"]["output"]["mean"] == pytest.approx(1, abs=1e-3)
     assert figures["pesq"]["mixture"]["mean"] < 4
@@ -123,6 +133,86 @@ def test_the_mixture_itself_improves_nothing() -> None:
         assert figures[name]["improvement"]["mean"] == pytest.approx(0, abs=1e-3)
     for stem in STEMS:
         assert figures["leakage_db"][stem]["mean"] == pytest.approx(0, abs=1e-2)
+
+
+def test_leakage_is_told_for_every_way_a_stem_can_be_absent() -> None:
+    assert [len(present) for present in cases(3)] == [2, 2, 2, 1, 1, 1]
+    clips = [clip_of(seed) for seed in (0, 1, 2, 3, 1)]
+    share = np.array([0.1, 0.01, 0.001], np.float32)  # of everything goes into each
+
+    def leaky(stems: np.ndarray) -> np.ndarray:
+        return stems + share[:, None] * stems.sum(axis=0)
+
+    figures = evaluate(Oracle(clips, leaky), clips, 5)
+    by_case = figures["leakage_by_case_db"]
+    expected = dict(zip(STEMS, (-20, -40, -60), strict=True))
+    assert {case: set(found) for case, found in by_case.items()} == {
+        "speech + music": {"noise"},
+        "speech + noise": {"music"},
+        "music + noise": {"speech"},
+        "speech": {"music", "noise"},
+        "music": {"speech", "noise"},
+        "noise": {"speech", "music"},
+    }
+    for found in by_case.values():
+        for stem, value in found.items():
+            assert value["mean"] == pytest.approx(expected[stem], abs=0.01)
+            assert value["high"] >= value["mean"] >= value["low"]
+    assert figures["leakage_db"] == {
+        "speech": by_case["music + noise"]["speech"],
+        "music": by_case["speech + noise"]["music"],
+        "noise": by_case["speech + music"]["noise"],
+    }
+    rows = leakage_db(Oracle(clips, leaky), clips[0].stems)
+    assert rows.shape == (6, 3)
+    assert np.isnan(rows).sum() == 9
+
+
+def test_silence_is_told_by_the_loudest_of_all_clips() -> None:
+    clips = [clip_of(seed) for seed in range(4)] + [clip_of(0)]
+    levels = iter([1e-3, 1e-2])
+
+    class Ringing(Oracle):
+        def separate(self, mixture: np.ndarray) -> np.ndarray:
+            out = super().separate(mixture)
+            if len(mixture) > SECONDS * RATE and mixture.any():
+                out[1, -RATE:] += next(levels)
+            return out
+
+    silence = evaluate(Ringing(clips), clips, 5)["silence_dbfs"]
+    assert silence["from_start"] == -120
+    assert silence["after_sound"] == pytest.approx(-40 - 10 * np.log10(4), abs=0.1)
+    assert silence["clips"] == 2
+
+
+def test_silence_into_the_released_model_stays_silence() -> None:
+    levels = silence_dbfs(rtmtass.load(), clip_of(0).mixture)
+    assert (levels < -80).all()
+
+
+def test_singing_is_compared_clip_by_clip(tmp_path: Path) -> None:
+    plain = [clip_of(seed) for seed in range(3)]
+    sung = [Clip(c.name, c.mixture, c.stems) for c in plain[1:]]
+
+    class Worse(Oracle):
+        def separate(self, mixture: np.ndarray) -> np.ndarray:
+            stems = super().separate(mixture)
+            return stems + self.error * np.random.default_rng(0).standard_normal(stems.shape)
+
+    oracle = Worse(plain)
+
+    def then_worse():
+        oracle.error = 0.02
+        yield from sung
+
+    oracle.error = 0.01
+    figures = compare_singing(oracle, iter(plain), then_worse(), 5)
+    assert figures["clips"] == 2
+    assert figures["difference"]["mean"] == pytest.approx(-20 * np.log10(2), abs=0.01)
+    gap = figures["with_singing"]["mean"] - figures["instrumental"]["mean"]
+    assert gap == pytest.approx(figures["difference"]["mean"], abs=2e-3)
+    with pytest.raises(DataError, match="no clips of the same name"):
+        compare_singing(oracle, iter(plain[:1]), iter(sung), 3)
 
 
 def test_rows_by_input_sdr_hold_every_clip_once() -> None:
@@ -328,9 +418,29 @@ def test_the_command_prints_tables(folder: Path, capsys: pytest.CaptureFixture[s
     assert main(["evaluate", "rtmtass-small", str(folder), "--clips", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:9]] == [
-        "stem", *STEMS, "average", "speech", "PESQ", "STOI", "1",
+        "stem", *STEMS, "average", "speech", "PESQ", "STOI", "SI-SDRi",
     ]  # fmt: skip
-    assert lines[-1] == "worst clips: 00000"
+    at = next(k for k, line in enumerate(lines) if line.startswith("leakage, only these"))
+    assert [line.split("  ")[0] for line in lines[at + 1 : at + 7]] == [
+        "speech + music", "speech + noise", "music + noise", *STEMS,
+    ]  # fmt: skip
+    assert lines[-3].startswith("silence in: -120 dBFS")
+    assert lines[-1].startswith("worst clips: 00000 (")
+
+
+def test_the_command_tells_what_singing_costs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sung = Path(shutil.copytree(folder, tmp_path / "sung"))
+    words = ["evaluate", "rtmtass-small", str(folder), "--clips", "2", "--no-perceptual"]
+    assert main([*words, "--singing", str(sung)]) == 1
+    assert f"nobody sings in {sung}" in capsys.readouterr().err
+    (sung / "set.json").write_text(json.dumps({"singing": True}))
+    page = tmp_path / "r.html"
+    assert main([*words, "--singing", str(sung), "--html", str(page)]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("music SI-SDRi")]
+    assert "difference 0.00 (0.00 … 0.00) dB" in line
+    assert "with singing" in page.read_text()
 
 
 @pytest.mark.parametrize(

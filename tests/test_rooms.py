@@ -26,9 +26,9 @@ LEVEL = {room: level for level, rooms in ORDER.items() for room in rooms}
 TOP = 9
 OWNERS = {
     "sounddevice": {"live"},
-    "soundfile": {"audio", "sinks", "formats", "riff", "partfile"},
+    "soundfile": {"audio", "sinks", "formats", "riff", "partfile", "training/codecs"},
     "rich": {"tui", "tui_live"},
-    "torch": {"net", "runtime/torch_runtime", "training", "cli_train"},
+    "torch": {"net", "runtime/torch_runtime", "training", "cli_data"},
     "numba": {"dsp", "runtime"},
     "llvmlite": {"dsp", "runtime"},
     "matplotlib": {"report"},

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,74 +15,26 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from networks import tiny
+from networks import seasoned, tiny
+from runs import NET, buzzing_corpus, config, write_toml
 
 import rtmtass
-from rtmtass.config import STEMS, StftConfig, small
-from rtmtass.dsp.stft import StreamingStft
-from rtmtass.errors import DataError, UsageError
-from rtmtass.net.mtass import MtassNet
-from rtmtass.net.stft import Stft
+from rtmtass.cli import main
+from rtmtass.config import STEMS
+from rtmtass.errors import DataError, MissingPartError, UsageError
 from rtmtass.training.evaluate import Clip, evaluate
-from rtmtass.training.losses import SeparationLoss, negative_snr
-from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
+from rtmtass.training.history import totals
+from rtmtass.training.log import Log
+from rtmtass.training.memory import Memories, mapped, tensors
+from rtmtass.training.metrics import si_sdr
 from rtmtass.training.train import TrainConfig, Trainer, train
-
-NET = {
-    "channels": 16,
-    "hidden": 8,
-    "dilations": [1, 2],
-    "recurrent": 16,
-    "recurrent_layers": 1,
-    "compensation_channels": 16,
-    "compensation_hidden": 8,
-    "compensation_dilations": [1],
-}
+from rtmtass.weights import describe
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recordings per role and split: voices buzz, music rings, noise hisses."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    t = np.arange(6 * 16000) / 16000
-    rows = []
-    for split in ("train", "dev"):
-        for role in STEMS:
-            for take in range(2):
-                if role == "speech":
-                    sound = np.sign(np.sin(2 * np.pi * (120 + 40 * take) * t)) * np.sin(9 * t) ** 2
-                elif role == "music":
-                    sound = np.sin(2 * np.pi * (440 + 110 * take) * t)
-                else:
-                    sound = rng.standard_normal(len(t))
-                path = f"{role}-{split}-{take}.wav"
-                soundfile.write(folder / path, 0.1 * sound, 16000)
-                rows.append([role, "made", f"{split}{take}", split, path, 6.0, "CC0", "A"])
-    with (folder / "index.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["role", "source", "group", "split", "path", "seconds", "licence", "tier"])
-        table.writerows(rows)
-    return folder
-
-
-def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "corpus": str(corpus),
-        "cache": str(corpus / "cache"),
-        "runs": str(runs),
-        "seconds": 1.0,
-        "batch": 4,
-        "steps": 6,
-        "warmup_steps": 2,
-        "threads": 1,
-        "workers": 0,
-        "bf16": False,
-        "compile": False,
-        "dev_clips": 1,
-        "net": NET,
-    }
-    return TrainConfig(**{**values, **changes})
+    """Recordings to train on."""
+    return buzzing_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def test_it_learns_and_leaves_a_model(corpus: Path, tmp_path: Path) -> None:
@@ -124,11 +80,138 @@ def test_a_resumed_run_is_the_run(corpus: Path, tmp_path: Path) -> None:
 
 def test_a_batch_that_explodes_is_skipped(corpus: Path, tmp_path: Path) -> None:
     trainer = Trainer(config(corpus, tmp_path), lambda _: None)
-    before = {k: v.clone() for k, v in trainer.net.named_parameters()}
+    before = {k: v.clone() for k, v in trainer.net.state_dict().items()}
     loss, _ = trainer.train_step(np.full((4, 3, 16000), np.nan, np.float32))
     assert math.isnan(loss)
     assert trainer.skipped == 1
-    assert all(torch.equal(v, before[k]) for k, v in trainer.net.named_parameters())
+    # The norms' statistics, too: they would carry the NaN on for ever.
+    assert all(torch.equal(v, before[k]) for k, v in trainer.net.state_dict().items())
+    trainer.train_step(0.1 * np.random.default_rng(0).standard_normal((4, 3, 16000), np.float32))
+    assert trainer.skipped == 1
+    assert all(torch.isfinite(v).all() for v in trainer.average.values.values())
+
+
+def test_skipped_batches_are_told_and_too_many_are_an_error(corpus: Path, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    trainer = Trainer(config(corpus, tmp_path), told.append)
+    bad = np.full((1, 3, 2560), np.inf, np.float32)
+    for _ in range(99):
+        trainer.train_step(bad)
+    with pytest.raises(DataError, match=r"100 batches in a row, .* with a lower learning_rate"):
+        trainer.train_step(bad)
+    assert [r["kind"] for r in told] == ["skipped"] * 100
+    assert [r["skipped"] for r in told] == list(range(1, 101))
+
+
+def test_every_judgement_leaves_sound_and_pictures(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(corpus, run, dev_clips=2, snapshots=1), lambda _: None)
+    clip = run / "snapshots" / "clip-0"
+    assert [p.name for p in (run / "snapshots").iterdir()] == ["clip-0"]
+    assert sorted(p.name for p in clip.iterdir()) == [
+        "mixture.flac", "music.flac", "noise.flac", "speech.flac", "step-000006", "truth.png",
+    ]  # fmt: skip
+    mixture = soundfile.read(clip / "mixture.flac", dtype="float32")[0]
+    stems = [soundfile.read(clip / "step-000006" / f"{s}.flac", dtype="float32")[0] for s in STEMS]
+    separator = rtmtass.load(str(run / "best"))
+    np.testing.assert_allclose(stems, separator.separate(mixture), atol=2e-4)
+    assert (clip / "step-000006" / "stems.png").read_bytes()[:4] == b"\x89PNG"
+    silent = config(corpus, tmp_path / "none", steps=1, snapshots=0)
+    train(silent, lambda _: None)
+    assert not (tmp_path / "none" / "snapshots").exists()
+
+
+def test_a_resumed_log_tells_every_step_once(corpus: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(corpus, tmp_path), lambda _: None)
+    trainer.step = 20
+    trainer.save()
+    for step in (10, 20, 30):
+        trainer.step = step
+        trainer._note("train", loss=1.0, gradient=1.0, speed=1.0)
+    again = Trainer(config(corpus, tmp_path), lambda _: None)
+    assert again.resume()
+    again._note("train", loss=2.0, gradient=1.0, speed=1.0)
+    with (tmp_path / "train.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["10", "20", "20"]
+
+
+def test_tensorboard_has_what_the_csv_has(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own dependencies
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        log = Log(tmp_path, lambda _: None, tensorboard=True)
+        log.note("train", 0.5, {"step": 20, "loss": 1.5})
+        log.note("dev", 1.0, {"step": 40, "si_sdri": 3.0})
+        log.close()
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (loss,), (gain,) = events.Scalars("train/loss"), events.Scalars("dev/si_sdri")
+    assert (loss.step, loss.value) == (20, 1.5)
+    assert (gain.step, gain.value) == (40, 3.0)
+
+
+def test_tensorboard_is_only_asked_for_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    Log(tmp_path, lambda _: None)
+    with pytest.raises(MissingPartError, match=r"pip install 'rtmtass\[tensorboard\]'"):
+        Log(tmp_path, lambda _: None, tensorboard=True)
+
+
+def test_dropout_depends_on_the_step_alone(corpus: Path, tmp_path: Path) -> None:
+    batch = 0.1 * np.random.default_rng(0).standard_normal((2, 3, 5120), np.float32)
+    wet = config(corpus, tmp_path, net={**NET, "dropout": 0.5})
+    losses = []
+    for _ in range(2):
+        trainer = Trainer(wet, lambda _: None)
+        trainer.batches = 7
+        losses.append(trainer.train_step(batch)[0])
+        torch.rand(1)  # other draws must not matter
+    assert losses[0] == losses[1]
+
+
+def test_memories_are_handed_on_by_the_seed() -> None:
+    net = seasoned(tiny(lookahead=1))
+    memories = Memories(net, 0.5, seed=3)
+    blank = memories.begin(8, 0)
+    assert all(not t.any() for t in tensors(blank))
+    _, after = net.stages(torch.randn(8, 20, 2, 33), blank)
+    memories.end(after)
+    first, again = memories.begin(8, 1), memories.begin(8, 1)
+    for a, b, end in zip(tensors(first), tensors(again), tensors(after), strict=True):
+        assert torch.equal(a, b)
+        assert not a.requires_grad
+        for example in a:  # each is blank or the end of some example
+            assert not example.any() or any(torch.equal(example, e) for e in end)
+    kept = [bool(level.any()) for level in first.level]
+    assert 0 < sum(kept) < 8
+    other = Memories(net, 0.5, seed=3)
+    other.from_list(memories.to_list())
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors(other.begin(8, 1)), tensors(first), strict=True)
+    )
+    assert all(not t.any() for t in tensors(memories.begin(5, 1)))  # of another size: blank
+    memories.end(mapped(lambda t: t * np.nan, after))
+    assert memories.last is None
+
+
+def test_a_resumed_run_remembers_its_streams(corpus: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    batches = [0.1 * rng.standard_normal((4, 3, 5120), np.float32) for _ in range(6)]
+    losses: list[list[float]] = []
+    for stop in (6, 3):
+        carried = config(corpus, tmp_path / str(stop), carry=1.0)
+        trainer = Trainer(carried, lambda _: None)
+        found = [trainer.train_step(batch)[0] for batch in batches[:stop]]
+        trainer.save()
+        again = Trainer(carried, lambda _: None)
+        again.resume()
+        losses.append(found + [again.train_step(batch)[0] for batch in batches[stop:]])
+    assert losses[0] == losses[1]
+    blank = Trainer(config(corpus, tmp_path / "blank"), lambda _: None)
+    assert [blank.train_step(batch)[0] for batch in batches][1:] != losses[0][1:]
 
 
 def test_a_checkpoint_of_another_network_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -136,6 +219,21 @@ def test_a_checkpoint_of_another_network_is_refused(corpus: Path, tmp_path: Path
     other = config(corpus, tmp_path, net={**NET, "channels": 24})
     with pytest.raises(DataError, match="another network"):
         Trainer(other, lambda _: None).resume()
+
+
+def test_a_run_remembers_what_it_started_from(corpus: Path, tmp_path: Path) -> None:
+    first = train(config(corpus, tmp_path / "a"), lambda _: None)
+    own = describe(first)[1]["training"]
+    assert own["earlier"] == []
+    second = config(corpus, tmp_path / "b", steps=4, start_from=str(first))
+    train(second, lambda _: None)
+    shutil.rmtree(first)  # a resumed run needs it no more, as long as its checkpoint says it all
+    trainer = Trainer(second, lambda _: None)
+    assert trainer.resume()
+    assert [run["steps"] for run in trainer.earlier] == [6]
+    record = describe(tmp_path / "b" / "best")[1]["training"]
+    assert record["steps"] == 4
+    assert totals(record)["steps"] == 10
 
 
 @pytest.mark.parametrize(
@@ -160,61 +258,11 @@ def test_unknown_net_keys_list_the_known(corpus: Path, tmp_path: Path) -> None:
         config(corpus, tmp_path, net={"chanels": 3}).model()
 
 
-@pytest.mark.parametrize(
-    "stft",
-    [
-        StftConfig(),
-        StftConfig(hop=128, synthesis=256),
-        StftConfig(hop=64, synthesis=128),
-        StftConfig(n_fft=64, hop=16, synthesis=64),
-    ],
-)
-def test_both_transforms_are_one(stft: StftConfig) -> None:
-    x = np.random.default_rng(0).standard_normal(stft.hop * 40).astype(np.float32)
-    ours = StreamingStft(stft)
-    specs = np.stack([ours.step(block).copy() for block in x.reshape(-1, stft.hop)])
-    twin = Stft(stft)(torch.from_numpy(x))
-    delta = np.abs(specs - torch.complex(twin[:, 0], twin[:, 1]).numpy())
-    print(f"analysis: max {delta.max():.1e}, mean {delta.mean():.1e}")
-    assert delta.max() < 1e-4
-    ours.reset()
-    sound = np.concatenate([ours.inverse(ours.step(b)).copy() for b in x.reshape(-1, stft.hop)])
-    back = Stft(stft).inverse(twin).numpy()
-    np.testing.assert_allclose(sound, back, atol=2e-6)
-    np.testing.assert_allclose(back[stft.delay :], x[: len(x) - stft.delay], atol=2e-6)
-
-
-def test_a_perfect_estimate_costs_least() -> None:
-    net_config = tiny()
-    stft = Stft(net_config.stft)
-    stems = torch.randn(2, 3, 32 * 50)
-    spec = stft(stems)
-    loss = SeparationLoss(stft)
-    from rtmtass.net.mtass import Stages
-
-    truth = spec.permute(0, 2, 1, 3, 4)
-    best = float(loss(Stages(truth.clone(), truth), stems, spec))
-    worse = [truth * 0.9, truth + 0.1 * torch.randn_like(truth), truth.flip(2), truth * 0]
-    assert all(float(loss(Stages(truth.clone(), w), stems, spec)) > best + 0.1 for w in worse)
-
-
-def test_leaking_into_silence_costs() -> None:
-    mixture, silent = torch.randn(1, 1000), torch.zeros(1, 1000)
-    quiet, loud = (float(negative_snr(mixture * g, silent, mixture)) for g in (0.01, 0.3))
-    assert quiet < 0.5 < 10 < loud
-
-
-def test_metrics_are_their_definitions() -> None:
-    rng = np.random.default_rng(0)
-    target, noise = rng.standard_normal((2, 3, 4000))
-    noise -= (noise * target).sum(-1, keepdims=True) / (target**2).sum(-1, keepdims=True) * target
-    noise *= np.sqrt((target**2).sum(-1) / (noise**2).sum(-1))[:, None] * 0.1
-    np.testing.assert_allclose(sdr(target + noise, target), 20, atol=1e-6)
-    np.testing.assert_allclose(si_sdr(7 * (target + noise), target), 20, atol=1e-6)
-    np.testing.assert_allclose(sdr(0 * target, target), 0, atol=1e-6)
-    low, high = bootstrap_interval(rng.standard_normal(400) + 3)
-    assert low < 3 < high
-    assert 0.1 < high - low < 0.4
+def test_a_network_that_looks_ahead_learns(corpus: Path, tmp_path: Path) -> None:
+    ahead = config(corpus, tmp_path, steps=60, net={**NET, "lookahead": 2})
+    reports: list[dict[str, Any]] = []
+    train(ahead, reports.append)
+    assert reports[-1]["si_sdri"] > 0
 
 
 def test_evaluation_hears_what_users_hear() -> None:
@@ -233,13 +281,17 @@ def test_evaluation_hears_what_users_hear() -> None:
         evaluate(separator, [], 0)
 
 
-def test_small_trains_in_the_shape_it_runs() -> None:
-    config = small()
-    net = MtassNet(config).train()
-    samples = torch.randn(2, 3, 256 * 30) * 0.05
-    stft = Stft(config.stft)
-    spec = stft(samples)
-    stages, _ = net.stages(spec.sum(dim=1), net.init_state(2))
-    loss = SeparationLoss(stft)(stages, samples, spec)
-    loss.backward()
-    assert torch.isfinite(loss)
+def test_the_command_tells_in_lines_or_json(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_toml(tmp_path / "c.toml", config(corpus, tmp_path / "run", steps=20, batch=1))
+    assert main(["train", str(tmp_path / "c.toml")]) == 0
+    train_line, dev_line, path = capsys.readouterr().out.splitlines()
+    assert train_line.startswith("100.0%  step     20")
+    assert "dev SI-SDRi" in dev_line
+    assert path == str(tmp_path / "run" / "best")
+    assert main(["train", str(tmp_path / "c.toml"), "--steps", "40", "--json"]) == 0
+    *reports, path = capsys.readouterr().out.splitlines()
+    assert [(r["kind"], r["step"]) for r in map(json.loads, reports)] == [
+        ("train", 40), ("dev", 40),
+    ]  # fmt: skip

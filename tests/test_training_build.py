@@ -15,13 +15,13 @@ from corpora import hiss, share_at, tone, voice
 
 from rtmtass.errors import DataError
 from rtmtass.training.build import (
-    assign_splits,
     build_from_folders,
     build_from_list,
     build_from_mtass,
     clipped_share,
 )
 from rtmtass.training.sources import Corpus, IndexRow, decode, read_index
+from rtmtass.training.splits import assign_splits
 
 
 def write(path: Path, sound: np.ndarray, rate: int = 16000, **options: str) -> Path:

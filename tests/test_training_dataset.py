@@ -336,3 +336,14 @@ def test_generated_noise_is_of_every_kind(
         assert np.isfinite(sound).all()
     assert set(kinds) == set(synthesis.noises.MAKERS)
     assert 50 < len(kinds) < 78  # of 60 × 1.3 draws, a sixth is babble
+
+
+def test_a_stem_may_come_out_of_a_codec(corpus: Corpus) -> None:
+    plain, coded, again = (
+        ExampleMaker(corpus, "train", recipe).make(16000, np.random.default_rng(5))
+        for recipe in (PLAIN, changed(coded=1.0), changed(coded=1.0))
+    )
+    np.testing.assert_array_equal(coded, again)
+    # The codec's own draws move those of the stems after the first.
+    assert (plain[0] != coded[0]).any()
+    assert np.corrcoef(plain[0], coded[0])[0, 1] > 0.5

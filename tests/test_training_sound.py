@@ -11,7 +11,7 @@ import pytest
 from corpora import hiss, level_db, share_at, tone
 from scipy import signal
 
-from rtmtass.training import augment, noises, synthesis
+from rtmtass.training import augment, codecs, noises, synthesis
 from rtmtass.training.recordings import Found, Recordings, Sampler, Samples, store
 
 
@@ -232,6 +232,33 @@ def test_a_soft_clip_bends_the_peaks_and_leaves_the_rest() -> None:
     np.testing.assert_allclose(driven[:8000], faint, rtol=1e-2)
     assert np.abs(driven).max() == pytest.approx(0.8 / 10**0.6 * np.tanh(10**0.6), rel=1e-3)
     assert share_at(driven[8000:], 1500) > 0.01
+
+
+@pytest.mark.parametrize("codec", codecs.CODECS)
+def test_codecs_keep_time_length_and_level_and_cost_quality(codec: str) -> None:
+    t = np.arange(20000) / 16000
+    sound = f32(
+        0.003 * np.sin(2 * np.pi * (300 + 400 * t) * t) * (1 + np.sin(7 * t)) + hiss(1.25, 0, 2e-4)
+    )
+    for compression in codecs.CODECS[codec][2]:
+        coded = codecs.through_codec(sound, codec, compression)
+        assert coded.shape == sound.shape
+        assert coded.dtype == np.float32
+        np.testing.assert_array_equal(coded, codecs.through_codec(sound, codec, compression))
+        assert level_db(coded) == pytest.approx(level_db(sound), abs=1.5)
+        assert -60 < level_db(coded - sound) - level_db(sound) < 0
+        alike = np.abs(signal.correlate(coded, sound, method="fft"))
+        assert abs(int(np.argmax(alike)) - (len(sound) - 1)) <= 1
+    silence = np.zeros(5000, np.float32)
+    np.testing.assert_array_equal(codecs.through_codec(silence, codec, 0.8), silence)
+
+
+def test_codecs_are_drawn_by_the_seed() -> None:
+    sound = f32(tone(700.0, 0.5) + hiss(0.5, 1, 0.02))
+    first, again = (codecs.random_codec(sound, rng(3)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    heard = {codecs.random_codec(sound, rng(seed)).tobytes() for seed in range(12)}
+    assert len(heard) > 5
 
 
 def test_companding_sounds_like_a_telephone() -> None:

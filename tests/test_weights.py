@@ -55,6 +55,17 @@ def test_the_card_says_what_the_metrics_say(folder: Path) -> None:
             value = metrics[kind][stem]
             assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in row
             assert value["low"] <= value["mean"] <= value["high"]
+        if stem in metrics["leakage_db"]:
+            value = metrics["leakage_db"][stem]
+            assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in row
+    for found in metrics.get("leakage_by_case_db", {}).values():
+        for value in found.values():
+            assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in reached
+    if "silence_dbfs" in metrics:  # measured since 0.3
+        silence = metrics["silence_dbfs"]
+        for name in ("from_start", "after_sound"):
+            assert silence[name] < -80
+            assert f"{silence[name]:.0f} dBFS" in reached
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)

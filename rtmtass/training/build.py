@@ -4,54 +4,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, InputError, MissingPartError
 from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
+from rtmtass.training.journal import Candidate, Finding, Journal
+from rtmtass.training.mtass import mtass_candidates
 from rtmtass.training.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
 from rtmtass.training.sources import FLAC, INDEX_COLUMNS, IndexRow, decode, encode
+from rtmtass.training.splits import assign_splits
 
 LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
 """Findings for which a recording is left out; `clipped` and `muffled` are only told."""
 
 _SHORTEST_S = 0.1
 _SILENT_PEAK = 1e-3
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file that may become a recording; `split` is empty where it is ours to choose."""
-
-    role: str
-    source: str
-    group: str
-    file: Path
-    name: str
-    split: str = ""
-    licence: str = ""
-    tier: str = ""
-
-    @property
-    def key(self) -> str:
-        """Return what names the recording for good."""
-        return f"{self.role}/{self.source}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong with a recording or a package."""
-
-    key: str
-    problem: str
-    detail: str = ""
 
 
 @dataclass
@@ -174,7 +147,7 @@ def build_from_mtass(
     Raises:
         DataError: speech, music or noise is not there at all.
     """
-    candidates = [*_aishell(root), *_didi(root), *_dsd100(root), *_dns(root)]
+    candidates = mtass_candidates(root)
     for role in STEMS:
         if not any(c.role == role for c in candidates):
             raise DataError(
@@ -202,7 +175,7 @@ def build(
         OutputError: the corpus can't be written.
     """
     corpus.mkdir(parents=True, exist_ok=True)
-    journal = _Journal(corpus / "build.jsonl")
+    journal = Journal(corpus / "build.jsonl")
     wanted = list(candidates)
     report = BuildReport()
     try:
@@ -227,116 +200,8 @@ def build(
     return report
 
 
-def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:
-    """Give every row without a split the one its group's hash falls into.
-
-    A role that would be left without dev gives its lowest-hashed group to it, one
-    without train its highest-hashed. Only a role's one and only group is torn:
-    its lowest-hashed recording is dev, the others train.
-    """
-    given = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
-    shares = {"dev": dev_share, "train": 1.0 - dev_share}
-    allowed = [split for split, share in shares.items() if share > 0.0]
-    for role in {row.role for row in given}:
-        mine = [place for place, row in enumerate(given) if row.role == role]
-        free = [place for place in mine if not rows[place].split]
-        for split in allowed:
-            if any(given[place].split == split for place in mine) or len(mine) < 2:
-                continue
-            for place in _to_give(rows, free, len(mine), split):
-                given[place] = replace(given[place], split=split)
-    return given
-
-
-def _to_give(rows: list[IndexRow], free: list[int], n_of_role: int, split: str) -> list[int]:
-    """Return which of a role's free rows go to a split that has none."""
-    if not free:
-        return []
-    place = {"dev": 0, "train": -1}[split]
-    chosen = sorted({_group_name(rows[n]) for n in free}, key=_hash)[place]
-    group = [n for n in free if _group_name(rows[n]) == chosen]
-    if len(group) < n_of_role:
-        return group
-    in_order = sorted(free, key=lambda n: _hash(rows[n].path))
-    return in_order[:1] if split == "dev" else in_order[1:]
-
-
-def _group_name(row: IndexRow) -> str:
-    return f"{row.source}/{row.group}"
-
-
-def _by_hash(row: IndexRow, dev_share: float) -> str:
-    return "dev" if _hash(_group_name(row)) < dev_share else "train"
-
-
-def _hash(text: str) -> float:
-    """Return a number in [0, 1) that is always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-
-
-class _Journal:
-    """`build.jsonl`: one line per recording looked at; the last line about it counts."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue  # cut off when the build was interrupted
-                self._lines[line["key"]] = line
-            self._rewrite()
-        self._keys_by_hash = {line["hash"]: key for key, line in self._lines.items() if line["row"]}
-
-    def is_current(self, candidate: Candidate) -> bool:
-        line = self._lines.get(candidate.key)
-        return line is not None and line["stamp"] == _stamp(candidate.file)
-
-    def twin(self, digest: str, key: str) -> str | None:
-        """Return the key of another recording with the same samples."""
-        other = self._keys_by_hash.get(digest)
-        return None if other == key else other
-
-    def add(
-        self, candidate: Candidate, row: IndexRow | None, digest: str, found: list[tuple[str, str]]
-    ) -> None:
-        line = {
-            "key": candidate.key,
-            "stamp": _stamp(candidate.file),
-            "hash": digest,
-            "row": None if row is None else asdict(row),
-            "found": found,
-        }
-        self._lines[candidate.key] = line
-        if row is not None:
-            self._keys_by_hash[digest] = candidate.key
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def rows(self) -> list[IndexRow]:
-        return [IndexRow(**line["row"]) for _, line in sorted(self._lines.items()) if line["row"]]
-
-    def findings(self) -> list[Finding]:
-        return [
-            Finding(key, problem, detail)
-            for key, line in sorted(self._lines.items())
-            for problem, detail in line["found"]
-        ]
-
-    def _rewrite(self) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in self._lines.values())
-        self._path.write_text(text, encoding="utf-8")
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def _take_in(
-    candidate: Candidate, corpus: Path, journal: _Journal
+    candidate: Candidate, corpus: Path, journal: Journal
 ) -> tuple[IndexRow | None, str, list[tuple[str, str]]]:
     try:
         samples = decode(candidate.file)
@@ -429,35 +294,3 @@ def _located(
             findings.append(Finding(candidate.key, "missing", "not in this version of the package"))
             continue
         yield replace(candidate, file=path, licence=package.licence, tier=package.tier)
-
-
-def _aishell(root: Path) -> Iterator[Candidate]:
-    for split in ("train", "dev"):
-        for folder in sorted(root.glob(f"**/data_aishell/wav/{split}")):
-            for path in sound_files(folder):
-                speaker = path.parent.name
-                name = f"{split}/{speaker}/{path.name}"
-                yield Candidate(
-                    "speech", "AISHELL-1", speaker, path, name, split, "Apache-2.0", "A"
-                )
-
-
-def _didi(root: Path) -> Iterator[Candidate]:
-    for folder in sorted(p for p in root.glob("**/[Dd]i[Dd]i*") if p.is_dir()):
-        for path in sound_files(folder):
-            name = path.relative_to(folder).as_posix()
-            yield Candidate("speech", "DiDiSpeech", path.parent.name, path, name)
-
-
-def _dsd100(root: Path) -> Iterator[Candidate]:
-    for folder in sorted(root.glob("**/DSD100/Mixtures/Dev")):
-        for path in sound_files(folder):
-            piece = path.parent.name
-            yield Candidate("music", "DSD100", piece, path, f"{piece}/{path.name}")
-
-
-def _dns(root: Path) -> Iterator[Candidate]:
-    for pattern in ("**/datasets*/noise", "**/noise_fullband"):
-        for folder in sorted(root.glob(pattern)):
-            for path in sound_files(folder):
-                yield Candidate("noise", "DNS-Challenge", path.name, path, path.name)

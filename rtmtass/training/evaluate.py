@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import DataError
 from rtmtass.separator import Separator
-from rtmtass.training import perceptual
+from rtmtass.training import absence, perceptual
 from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.training.sources import decode
 
@@ -23,7 +23,7 @@ Array = NDArray[np.floating]
 Progress = Callable[[str, int, int], None]
 
 LEAKAGE_EVERY = 4
-"""Of every so many clips one is also heard with each stem taken out."""
+"""Of every so many clips one is also heard with stems taken out, and before silence."""
 SNR_EDGES_DB = (-10.0, -5.0, 0.0, 5.0)
 WORST = 10
 BY_STEM = ("si_sdri", "sdri", "bss_sdri")
@@ -137,8 +137,9 @@ def evaluate(
     Returns:
         plain values for JSON: per stem and on average SI-SDRi and SDRi in dB
         with 95 % bootstrap intervals, by input SDR, the leakage into absent
-        stems in dB below the mixture, and the worst clips; of `measures` what
-        was asked for.
+        stems in dB over the mixture (beside both other stems, and case by case),
+        the loudest output of silence in dBFS, and the worst clips; of
+        `measures` what was asked for.
 
     Raises:
         DataError: there are no clips.
@@ -150,7 +151,8 @@ def evaluate(
         tally.names.append(clip.name)
         tally.add(measure(clip.mixture, clip.stems, out, separator.sample_rate, measures))
         if number % LEAKAGE_EVERY == 0:
-            tally.add({"leakage_db": _leakage(separator, clip)})
+            tally.add({"leakage_db": absence.leakage_db(separator, clip.stems)})
+            tally.add({"silence_dbfs": absence.silence_dbfs(separator, clip.mixture)})
         if progress is not None:
             progress("clips", number + 1, n)
     if not tally.names:
@@ -196,16 +198,6 @@ def measure(
     return figures
 
 
-def _leakage(separator: Separator, clip: Clip) -> Array:
-    """Take each stem out in turn; return its output's level over the mixture's, dB."""
-    levels = []
-    for s in range(len(clip.stems)):
-        mixture = clip.mixture - clip.stems[s]
-        out = separator.separate(mixture)[s]
-        levels.append(10 * np.log10((out**2).mean() / ((mixture**2).mean() + 1e-12) + 1e-12))
-    return np.array(levels)
-
-
 def with_interval(values: Array) -> dict[str, Any] | None:
     """Return the mean and its 95 % interval; None where there is no value.
 
@@ -237,14 +229,31 @@ def _figures(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
                 "improvement": with_interval(after - before),
             }
     figures |= _by_input_sdr(stems, tally)
-    leakage = tally["leakage_db"]
-    figures["leakage_db"] = {stem: with_interval(leakage[:, i]) for i, stem in enumerate(stems)}
+    figures |= _absence(stems, tally)
     si_sdri = tally["si_sdri"]
     order = np.argsort(si_sdri.mean(axis=1))[:WORST]
     figures["worst"] = [
         {"clip": tally.names[k], "si_sdri": [round(float(v), 2) for v in si_sdri[k]]} for k in order
     ]
     return figures
+
+
+def _absence(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
+    """Return the leakage by stem and by case, and the loudest silence."""
+    leakage = tally["leakage_db"]
+    by_case: dict[str, dict[str, Any]] = {}
+    alone: dict[str, Any] = {}
+    for number, present in enumerate(absence.cases(len(stems))):
+        absent = [s for s in range(len(stems)) if s not in present]
+        found = {stems[s]: with_interval(leakage[:, number, s]) for s in absent}
+        by_case[absence.name_case(stems, present)] = found
+        if len(absent) == 1:
+            alone |= found
+    return {
+        "leakage_db": {stem: alone[stem] for stem in stems},
+        "leakage_by_case_db": by_case,
+        "silence_dbfs": absence.silence_figures(tally["silence_dbfs"]),
+    }
 
 
 def _by_input_sdr(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rtmtass.config import STEMS
 from rtmtass.training import augment
+from rtmtass.training.codecs import random_codec
 from rtmtass.training.mixing import (
     PEAK,
     NoiseSamplers,
@@ -49,6 +50,7 @@ class Recipe:
     tilt: float = 0.4
     soft_clip: float = 0.05
     compand: float = 0.01
+    coded: float = 0.015
     start_or_stop: float = 0.12
     band_limit: float = 0.06
     paper_snr: float = 0.55
@@ -177,6 +179,8 @@ class ExampleMaker:
             samples = augment.soft_clip(samples, rng.uniform(0.0, 15.0))
         if code < r.compand:
             samples = augment.compand(samples)
+        elif code < r.compand + r.coded:
+            samples = random_codec(samples, rng)
         if edge < r.start_or_stop and not is_speech:  # speech has pauses of its own
             samples = augment.start_or_stop(samples, rng)
         return samples

@@ -60,10 +60,15 @@ def compressed_distance(estimate: Tensor, target: Tensor, level: Tensor) -> Tens
 
 
 class SeparationLoss:
-    """Both terms over both stages; a value per batch, lower is better."""
+    """Both terms over both stages; a value per batch, lower is better.
 
-    def __init__(self, stft: Stft) -> None:
-        self.stft = stft
+    Args:
+        stft: the transform.
+        lookahead: frames that the network's answers are late.
+    """
+
+    def __init__(self, stft: Stft, lookahead: int = 0) -> None:
+        self.stft, self.lookahead = stft, lookahead
 
     def __call__(self, stages: Stages, stems: Tensor, stems_spec: Tensor) -> Tensor:
         """Compare the estimates with the truth.
@@ -76,11 +81,14 @@ class SeparationLoss:
         Returns:
             a scalar.
         """
-        delay = self.stft.config.delay
+        late = self.lookahead
+        delay = self.stft.config.delay + late * self.stft.config.hop
         mixture = stems.sum(dim=1, keepdim=True)
         target = stems_spec.permute(0, 2, 1, 3, 4)
         level = torch.sqrt((target.sum(dim=2) ** 2).mean(dim=(1, 2, 3)) + POWER_TINY)
         level = level[:, None, None, None]
+        if late:
+            target = torch.cat([torch.zeros_like(target[:, :late]), target[:, :-late]], dim=1)
         final = self.stft.inverse(stages.final.permute(0, 2, 1, 3, 4))[..., delay:]
         heard = stems.shape[-1] - delay
         snr = negative_snr(final, stems[..., :heard], mixture[..., :heard]).mean()

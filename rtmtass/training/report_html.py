@@ -123,6 +123,7 @@ def _page(
         f'<h1>{title}</h1><p class="quiet">{said}</p>',
         _figures(figures),
         _by_input_sdr(figures),
+        _absence(figures),
         "<h2>Clips</h2>",
         _legend(),
     ]
@@ -200,6 +201,24 @@ def _by_input_sdr(figures: Mapping[str, Any]) -> str:
         words = f"above {low} dB" if high == "inf" else words
         rows.append(f"<th>{words}</th>{''.join(cells)}")
     return "<h2>SI-SDRi by input SNR</h2>" + _table(["stem over the rest", *by_stem], rows)
+
+
+def _absence(figures: Mapping[str, Any]) -> str:
+    stems = list(figures["leakage_db"])
+    rows = [
+        f"<th>{html.escape(case)}</th>" + "".join(_cell(found.get(stem)) for stem in stems)
+        for case, found in figures["leakage_by_case_db"].items()
+    ]
+    silence = figures["silence_dbfs"]
+    said = (
+        f"<p>Silence in: {silence['from_start']:.0f} dBFS out at most;"
+        f" {silence['after_sound']:.0f} dBFS a second after sound has stopped.</p>"
+    )
+    if "singing" in figures:
+        cells = {k: _cell(v) for k, v in figures["singing"].items() if k != "clips"}
+        words = [k.replace("_", " ") for k in cells]
+        said += _table(["music, SI-SDRi, dB", *words], ["<th></th>" + "".join(cells.values())])
+    return "<h2>Leakage, dB</h2>" + _table(["only these sound", *stems], rows) + said
 
 
 def _legend() -> str:

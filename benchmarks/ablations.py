@@ -1,0 +1,300 @@
+"""Do the paper's claims hold for the causal net? Four questions, each on one fixed small budget.
+
+1. complex ratio mask, magnitude mask or spectral mapping (in both stages);
+2. with and without the compensation stage, at equal parameters;
+3. the published multi-scale backbone, shrunk, or ours: blocks and a GRU;
+4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency).
+
+Seven networks of 1.0 M parameters (3 % apart at most) are trained through the
+public door (`rtmtass.training.train`) on the same batches in the same order: same
+seed, same steps, crops of 3 s, batches of 8, bf16, averaged weights (EMA 0.995),
+the rate falling to a hundredth. Then each is heard through
+`Separator` on the same dev mixtures by the paper's rule. Intervals are 95 %
+bootstrap intervals; differences are taken clip by clip. One seed each: a
+difference says what this run of this budget gave, not that another seed would.
+
+    python benchmarks/ablations.py CORPUS --cache CACHE
+
+On one core of an AMD EPYC a variant takes about 7 minutes for its 1500 steps, 10
+hours of mixtures. Prepare the cache's banks before (`rtmtass data synthesise`).
+Variants that are done are kept in the output file and skipped; an interrupted one
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from card import machine_card
+
+import rtmtass
+from rtmtass.config import ModelConfig
+from rtmtass.training.evaluate import measure, with_interval
+from rtmtass.training.examples import ExampleMaker
+from rtmtass.training.mixing import dev_mixtures
+from rtmtass.training.sources import Corpus
+from rtmtass.training.train import TrainConfig, train
+from rtmtass.tui import Steps, print_table
+
+HERE = Path(__file__).parent
+BASE = "ours"
+SHAPE: dict[str, Any] = {
+    "channels": 128,
+    "hidden": 64,
+    "dilations": [1, 2, 4],
+    "recurrent": 192,
+    "recurrent_layers": 1,
+    "compensation_channels": 64,
+    "compensation_hidden": 32,
+    "compensation_dilations": [1, 2, 4],
+}
+MAPPING = {"target": "spectral_mapping", "compensation_target": "spectral_mapping"}
+MAGNITUDE = {"target": "magnitude_mask", "compensation_target": "magnitude_mask"}
+SHRUNK = {
+    "backbone": "multiscale",
+    "bands": 16,
+    "channels": 96,
+    "dilations": [1, 3],
+    "recurrent": 0,
+    "recurrent_layers": 0,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "magnitude mask": {**MAGNITUDE, "channels": 176},
+    "spectral mapping": MAPPING,
+    "no compensation": {
+        "compensation_target": "none",
+        "channels": 176,
+        "hidden": 88,
+        "recurrent": 240,
+    },
+    "multi-scale backbone": SHRUNK,
+    "look-ahead 1": {"lookahead": 1},
+    "look-ahead 2": {"lookahead": 2},
+}
+"""What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
+QUESTIONS: dict[str, list[str]] = {
+    "target": [BASE, "magnitude mask", "spectral mapping"],
+    "compensation": [BASE, "no compensation"],
+    "backbone": [BASE, "multi-scale backbone"],
+    "look-ahead": [BASE, "look-ahead 1", "look-ahead 2"],
+}
+FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}
+NEVER_MINUTES = 1e9
+
+
+def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
+    """Return how a variant is trained; only [net] and the folder differ."""
+    return TrainConfig(
+        corpus=str(arguments.corpus),
+        cache=str(arguments.cache),
+        runs=str(arguments.runs / variant.replace(" ", "-")),
+        steps=arguments.steps,
+        seed=arguments.seed,
+        threads=arguments.threads,
+        compile=arguments.compile,
+        device=arguments.device,
+        dev_clips=4,  # only for the log: what counts is measured after training
+        dev_minutes=NEVER_MINUTES,
+        snapshots=0,
+        net={**SHAPE, **VARIANTS[variant]},
+        **FIXED,
+    )
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """Return size and cost of a network.
+
+    Every matrix is used once a frame, so its entries are the multiplications of a frame.
+    """
+    from rtmtass.net.mtass import MtassNet
+
+    parameters = list(MtassNet(config).parameters())
+    frames_a_second = config.stft.sample_rate / config.stft.hop
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "mac_per_s": sum(p.numel() for p in parameters if p.ndim > 1) * frames_a_second,
+        "algorithmic_latency_ms": 1000 * config.algorithmic_latency / config.stft.sample_rate,
+    }
+
+
+def run_variant(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a variant and hear it; plain values for JSON, clip by clip."""
+    config = config_of(variant, arguments)
+    last: dict[str, Any] = {}
+
+    def note(report: dict[str, Any]) -> None:
+        last.update(report)
+        if report["kind"] == "train":
+            words = f"{variant}: step {report['step']} of {config.steps}, loss {report['loss']:.2f}"
+            print(f"{words}, {report['speed']:.0f}x real time", file=sys.stderr, flush=True)
+
+    started = time.monotonic()
+    best = train(config, note)
+    if last["step"] < config.steps:
+        raise SystemExit(f"stopped at step {last['step']}; the same command goes on from there")
+    separator = rtmtass.load(str(best))
+    corpus = Corpus(arguments.corpus, arguments.cache)
+    kinds: dict[str, list[Any]] = {"si_sdri": [], "sdri": []}
+    with Steps() as steps:
+        for mixture, stems in dev_mixtures(corpus, arguments.clips, seed=arguments.seed + 1):
+            figures = measure(mixture, stems, separator.separate(mixture), separator.sample_rate)
+            for kind, rows in kinds.items():
+                rows.append(figures[kind].round(3).tolist())
+            steps(variant, len(kinds["sdri"]), arguments.clips)
+    return {
+        "changes": VARIANTS[variant],
+        **describe(config.model()),
+        "steps": config.steps,
+        "hours_heard": config.steps * config.batch * config.seconds / 3600,
+        "training_minutes": last["minutes"],
+        "minutes": (time.monotonic() - started) / 60,
+        "clips": kinds,
+    }
+
+
+def budget(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what all variants of one table must have in common, the recordings included."""
+    corpus = Corpus(arguments.corpus, arguments.cache)
+    return {
+        "shape": SHAPE,
+        **FIXED,
+        "steps": arguments.steps,
+        "seed": arguments.seed,
+        "dev_clips": arguments.clips,
+        "device": arguments.device,
+        "data": ExampleMaker(corpus, "train").fingerprint,
+    }
+
+
+def summary(variants: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each variant's means with intervals, and its differences from ours clip by clip."""
+    found: dict[str, Any] = {}
+    for name, result in variants.items():
+        row: dict[str, Any] = {}
+        for kind, clips in result["clips"].items():
+            values = np.array(clips)
+            row[kind] = {
+                **{stem: with_interval(values[:, i]) for i, stem in enumerate(rtmtass.STEMS)},
+                "average": with_interval(values.mean(axis=1)),
+            }
+            if name != BASE and BASE in variants:
+                difference = (values - np.array(variants[BASE]["clips"][kind])).mean(axis=1)
+                row[f"{kind}_over_ours"] = with_interval(difference)
+        found[name] = row
+    return found
+
+
+def verdict(difference: Mapping[str, float] | None) -> str:
+    """Say in a word what a difference from ours means."""
+    if difference is None:
+        return ""
+    if difference["low"] > 0:
+        return "better"
+    return "worse" if difference["high"] < 0 else "not told apart"
+
+
+def words(value: Mapping[str, float] | None) -> str:
+    """Return a figure with its interval."""
+    return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" if value else ""
+
+
+def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Return columns and rows per question, of the variants that are done."""
+    head = ["variant", "SI-SDRi, dB", "over ours, dB", "", "SDRi, dB"]
+    head += ["parameters, M", "M MAC/s", "latency, ms", "steps", "hours heard"]
+    found = {}
+    for question, names in QUESTIONS.items():
+        rows = []
+        for name in names:
+            if name not in result["variants"]:
+                continue
+            facts, figures = result["variants"][name], result["summary"][name]
+            over = figures.get("si_sdri_over_ours")
+            rows.append([
+                name,
+                words(figures["si_sdri"]["average"]),
+                words(over),
+                verdict(over),
+                words(figures["sdri"]["average"]),
+                f"{facts['parameters'] / 1e6:.3f}",
+                f"{facts['mac_per_s'] / 1e6:.1f}",
+                f"{facts['algorithmic_latency_ms']:.0f}",
+                f"{facts['steps']}",
+                f"{facts['hours_heard']:.1f}",
+            ])  # fmt: skip
+        if len(rows) > 1:
+            found[question] = (head, rows)
+    return found
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print a table per question."""
+    for question, (head, rows) in tables(result).items():
+        print(f"\n{question}")
+        print_table(head, rows)
+
+
+def load_done(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results so far; a SystemExit where they are of another budget."""
+    if not path.exists():
+        return {"machine": machine_card(), "budget": dict(common), "variants": {}}
+    done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if done["budget"] != common:
+        differ = sorted(k for k in common if done["budget"].get(k) != common[k])
+        raise SystemExit(
+            f"{path} holds results of another budget ({', '.join(differ)} differ);"
+            " name another file with --output and another folder with --runs"
+        )
+    return done
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="of `rtmtass data build`")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--clips", type=int, default=100, help="dev mixtures of 10 s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "ablations.json")
+    parser.add_argument("--json", action="store_true", help="print JSON, no tables")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run what isn't done yet, keep it, print the tables."""
+    arguments = parse(words)
+    common = json.loads(json.dumps(budget(arguments)))
+    result = load_done(arguments.output, common)
+    for variant in arguments.only:
+        if variant in result["variants"]:
+            continue
+        result["variants"][variant] = run_variant(variant, arguments)
+        if budget(arguments)["data"] != common["data"]:
+            raise SystemExit(f"{arguments.corpus} or its banks have changed; start anew")
+        result["summary"] = summary(result["variants"])
+        part = arguments.output.with_suffix(".part")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(result, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(arguments.output)
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""`rtmtass data`: sound to train and evaluate on, built, made, mixed and packed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtmtass.errors import MissingPartError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def register(commands: Commands) -> None:
+    """Add `data` and its commands."""
+    data = commands.add_parser("data", help="prepare sound to train and evaluate on")
+    kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    build = kinds.add_parser("build", help="make or extend a 16 kHz corpus")
+    build.add_argument("corpus", type=Path, metavar="CORPUS")
+    source = build.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folders", type=Path, help="holds speech/, music/ and noise/")
+    source.add_argument("--list", type=Path, help="CSV of packages to fetch sound from")
+    source.add_argument("--mtass", type=Path, help="holds AISHELL-1, DiDi, DSD100, DNS noise")
+    build.add_argument("--manifest", type=Path, help="picks files of the packages, and the split")
+    build.add_argument("--downloads", type=Path, default=Path("downloads"))
+    build.add_argument("--dev-share", type=float, default=0.1)
+    build.set_defaults(run=run_build)
+
+    synthesise = kinds.add_parser("synthesise", help="make singing, noise and rooms for training")
+    synthesise.add_argument("corpus", type=Path, metavar="CORPUS")
+    synthesise.add_argument("--cache", type=Path, required=True)
+    synthesise.set_defaults(run=run_synthesise)
+
+    mix = kinds.add_parser("mix", help="write a fixed evaluation set")
+    mix.add_argument("corpus", type=Path, metavar="CORPUS")
+    mix.add_argument("output", type=Path, metavar="SET")
+    mix.add_argument("--cache", type=Path, required=True)
+    mix.add_argument("--n", type=count, default=200)
+    mix.add_argument("--seconds", type=float, default=10.0)
+    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--split", choices=("dev", "train"), default="dev")
+    mix.add_argument("--singing", action="store_true", help="sing over every piece of music")
+    mix.set_defaults(run=run_mix)
+
+    pack = kinds.add_parser("pack", help="pack a corpus into small tar files of Opus")
+    pack.add_argument("corpus", type=Path, metavar="CORPUS")
+    pack.add_argument("output", type=Path, metavar="DIR")
+    pack.set_defaults(run=run_pack)
+
+
+def count(word: str) -> int:
+    """Read a whole number from 1 up; anything else is a usage error."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 is wanted, not {word!r}")
+    return int(word)
+
+
+def need_workshop() -> None:
+    """Raise MissingPartError where the workshop's packages are not installed."""
+    try:
+        import scipy  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingPartError(
+            f"the workshop needs {error.name}: pip install 'rtmtass[train]'"
+        ) from None
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass data build`."""
+    need_workshop()
+    from rtmtass.training import build
+    from rtmtass.tui import Steps
+
+    with Steps() as steps:
+        if arguments.folders:
+            report = build.build_from_folders(
+                arguments.folders, arguments.corpus, dev_share=arguments.dev_share, progress=steps
+            )
+        elif arguments.list:
+            report = build.build_from_list(
+                arguments.list,
+                arguments.corpus,
+                downloads=arguments.downloads,
+                manifest=arguments.manifest,
+                dev_share=arguments.dev_share,
+                progress=steps,
+            )
+        else:
+            report = build.build_from_mtass(
+                arguments.mtass, arguments.corpus, dev_share=arguments.dev_share, progress=steps
+            )
+    print("\n".join(report.lines()))
+    return 0
+
+
+def run_synthesise(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass data synthesise`."""
+    need_workshop()
+    from rtmtass.training.sources import Corpus
+    from rtmtass.training.synthesis import prepare_banks
+    from rtmtass.tui import Steps
+
+    with Steps() as steps:
+        corpus = Corpus(arguments.corpus, arguments.cache, steps)
+        for split in ("train", "dev"):
+            prepare_banks(corpus, split, progress=steps)
+    return 0
+
+
+def run_mix(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass data mix`."""
+    need_workshop()
+    from rtmtass.training.mixing import write_evaluation_set
+    from rtmtass.training.sources import Corpus
+    from rtmtass.tui import Steps
+
+    with Steps() as steps:
+        path = write_evaluation_set(
+            Corpus(arguments.corpus, arguments.cache, steps),
+            arguments.output,
+            arguments.n,
+            seconds=arguments.seconds,
+            seed=arguments.seed,
+            split=arguments.split,
+            singing=arguments.singing,
+            progress=steps,
+        )
+    print(path)
+    return 0
+
+
+def run_pack(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass data pack`."""
+    need_workshop()
+    from rtmtass.training.pack import pack
+    from rtmtass.tui import Steps
+
+    with Steps() as steps:
+        for shard in pack(arguments.corpus, arguments.output, progress=steps):
+            print(shard)
+    return 0

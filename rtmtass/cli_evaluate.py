@@ -1,0 +1,160 @@
+"""`rtmtass evaluate` and `release`: how good a model is, and a model with its figures beside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtmtass.cli_data import count, need_workshop
+from rtmtass.cli_figures import print_figures
+from rtmtass.errors import OutputError
+
+if TYPE_CHECKING:
+    from rtmtass.separator import Separator
+    from rtmtass.tui import Steps
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+SINGING = "the same set mixed with --singing: what do voices in it cost the music stem?"
+
+
+def register(commands: Commands) -> None:
+    """Add `evaluate` and `release`."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a model on a set of mixtures",
+        description="Measures a model on an evaluation set, through Separator.separate.",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="a released model's name, or a folder")
+    evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
+    evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
+    evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
+    evaluate.add_argument("--clips", type=count, metavar="N", help="only the first N of the set")
+    evaluate.add_argument(
+        "--perceptual",
+        action=argparse.BooleanOptionalAction,
+        help="PESQ, STOI and BSS-eval SDRi, a second a clip; default: those that are installed",
+    )
+    evaluate.add_argument("--singing", type=Path, metavar="SET", help=SINGING)
+    evaluate.set_defaults(run=run_evaluate)
+
+    release = commands.add_parser(
+        "release",
+        help="turn a trained model into one that ships",
+        description="Measures a trained model and writes weights, figures, card and golden output.",
+    )
+    release.add_argument("trained", type=Path, metavar="TRAINED", help="RUNS/best of `train`")
+    release.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    release.add_argument("--corpus", type=Path, required=True, help="what it was trained on")
+    release.add_argument("--version-of-weights", required=True, metavar="V", help="such as 1.0")
+    release.add_argument("--singing", type=Path, metavar="SET", help=SINGING)
+    release.add_argument(
+        "--experiments",
+        type=Path,
+        metavar="FILE",
+        help="Markdown or JSON for the card: what was tried",
+    )
+    release.add_argument(
+        "--started-from",
+        default="",
+        metavar="MODEL",
+        help="what training began from, where its record doesn't say so itself",
+    )
+    release.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    release.set_defaults(run=run_release)
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass evaluate`."""
+    need_workshop()
+    from rtmtass.separator import load
+    from rtmtass.training.evaluate import evaluate, read_set, set_names
+    from rtmtass.training.sung_over import compare_sets
+    from rtmtass.tui import Steps
+
+    measures, left_out = _measures(arguments.perceptual)
+    page: Path | None = arguments.html
+    if page and not page.absolute().parent.is_dir():
+        raise OutputError(f"{page} can't be written: no folder {page.parent}; make it first")
+    names = set_names(arguments.set)[: arguments.clips]
+    separator = load(arguments.model, runtime=arguments.runtime)
+    with Steps(quiet=arguments.json) as steps:
+        clips = read_set(arguments.set, separator.stems, first=arguments.clips)
+        figures = evaluate(separator, clips, len(names), steps, measures)
+        if arguments.singing:
+            figures["singing"] = compare_sets(
+                separator, arguments.set, arguments.singing, steps, first=arguments.clips
+            )
+    if left_out:
+        figures["left_out"] = left_out
+    if arguments.json:
+        print(json.dumps(figures), flush=True)
+    else:
+        print_figures(figures)
+    if page:  # last, so that a full disk doesn't cost the figures
+        with Steps(quiet=arguments.json) as steps:
+            _write_page(arguments, separator, figures, names, steps)
+    return 0
+
+
+def _measures(wanted: bool | None) -> tuple[tuple[str, ...], str]:
+    """Return the slow figures to measure, and what to say of those that can't be."""
+    from rtmtass.training import perceptual
+
+    if wanted is False:
+        return (), ""
+    if wanted:
+        perceptual.require(perceptual.MEASURES)
+    there, missing = perceptual.available()
+    return there, perceptual.describe_missing(missing) if missing else ""
+
+
+def _write_page(
+    arguments: argparse.Namespace,
+    separator: Separator,
+    figures: dict[str, Any],
+    names: list[str],
+    steps: Steps,
+) -> None:
+    from rtmtass import __version__
+    from rtmtass.training.evaluate import describe_set, read_set
+    from rtmtass.training.report_html import choose_clips, write_html
+    from rtmtass.weights import open_model
+
+    folder = arguments.set
+    made_of = ", ".join(f"{k} {v}" for k, v in describe_set(folder).items())
+    about = {
+        "model": separator.config.name,
+        "weights": str(open_model(arguments.model).about.get("version", "unreleased")),
+        "set": f"{folder.absolute().name} ({made_of})",
+        "rtmtass": __version__,
+    }
+    chosen = choose_clips(figures, names)
+    clips = read_set(folder, separator.stems, names=chosen)
+    write_html(arguments.html, figures, separator, clips, chosen, about, steps)
+
+
+def run_release(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass release`."""
+    need_workshop()
+    from rtmtass.separator import load
+    from rtmtass.training.release import Extras, release
+    from rtmtass.tui import Steps
+
+    extras = Extras(arguments.singing, arguments.experiments, arguments.started_from)
+    with Steps() as steps:
+        figures = release(
+            arguments.trained,
+            arguments.set,
+            arguments.corpus,
+            arguments.output,
+            arguments.version_of_weights,
+            load(str(arguments.trained)),
+            steps,
+            extras,
+        )
+    print_figures(figures)
+    return 0

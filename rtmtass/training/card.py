@@ -1,0 +1,215 @@
+"""The model card: every figure in it comes from what was measured and written down before."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import InputError
+from rtmtass.training.history import runs_of, totals
+from rtmtass.training.sources import IndexRow
+
+LIMITS = """\
+- Little real singing was heard in training: sung vocals may come out as speech.
+- Languages of the training speech: mostly English and German, some French, Russian, Spanish, \
+Italian, Czech and others; no tonal language from real speakers.
+- Music is mostly instrumental game music; reverberant speech was rare.
+- Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise.
+- The model hears up to 8 kHz; what lies above follows its highest band."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All a card is made of.
+
+    Attributes:
+        config: the model's.
+        about: what config.json says: version, licence, training.
+        n_parameters: trained numbers.
+        figures: as in metrics.json.
+        index: the training corpus's.
+        experiments: Markdown of what was tried, may be empty.
+        picture: name of the spectrograms' file beside the card, may be empty.
+    """
+
+    config: ModelConfig
+    about: dict[str, Any]
+    n_parameters: int
+    figures: dict[str, Any]
+    index: list[IndexRow]
+    experiments: str = ""
+    picture: str = ""
+
+
+def write_card(facts: CardFacts) -> str:
+    """Return the card, Markdown."""
+    stft, config = facts.config.stft, facts.config
+    latency_ms = 1000 * config.algorithmic_latency / stft.sample_rate
+    parts = [
+        f"# {config.name}, version {facts.about['version']}",
+        f"A causal separator of {', '.join(config.stems[:-1])} and {config.stems[-1]}:"
+        f" {facts.n_parameters / 1e6:.2f} M parameters, {stft.sample_rate / 1000:g} kHz,"
+        f" {stft.n_fft}-sample window, {stft.hop}-sample hop, {latency_ms:g} ms algorithmic"
+        f" latency. Licence of the weights: {facts.about['licence']}.",
+        *_picture(facts.picture),
+        "## What it reaches",
+        *_reached(config.name, facts.figures),
+        "## How it was trained",
+        *_trained(facts.about["training"]),
+        *(["## Experiments", facts.experiments] if facts.experiments else []),
+        "## Limits",
+        LIMITS,
+        "## Training sources and their terms",
+        _sources(facts.index),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def read_experiments(path: Path) -> str:
+    """Return a table of experiments as Markdown.
+
+    Args:
+        path: Markdown, taken as it is but for its first heading, or JSON: a list
+            of objects, one a row, whose keys are the columns.
+
+    Raises:
+        InputError: not there, or JSON of another kind.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            _, _, rest = text.partition("\n") if text.startswith("#") else ("", "", text)
+            return rest.strip()
+        rows = json.loads(text)
+        if not isinstance(rows, list):
+            raise ValueError("not a list")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        return _table(columns, ([str(row.get(c, "")) for c in columns] for row in rows))
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no experiments ({error}); give Markdown, or JSON: a list of objects"
+        ) from None
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return "\n".join(
+        f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in line)}|" for line in lines
+    )
+
+
+def _interval(value: Mapping[str, float] | None) -> str:
+    return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" if value else ""
+
+
+def _picture(name: str) -> list[str]:
+    words = "the demo clip and the three stems the model makes of it"
+    return [f"![Spectrograms of {words}]({name})"] if name else []
+
+
+def _reached(name: str, figures: dict[str, Any]) -> list[str]:
+    made_of = figures["set"]
+    kinds = {"si_sdri": "SI-SDRi, dB", "sdri": "SDRi, dB", "leakage_db": "leakage, dB"}
+    rows = [[s, *(_interval(figures[k].get(s)) for k in kinds)] for s in figures["si_sdri"]]
+    return [
+        f"{figures['clips']} mixtures of {made_of['seconds']:g} s from recordings, speakers and"
+        " pieces that training never heard, mixed by the rule of arXiv 2107.06467 (music and"
+        " noise each at U(-5, 5) dB against speech), through `Separator.separate`. In"
+        " brackets: 95 % bootstrap intervals of the mean. Leakage: level of a stem's output"
+        " when the stem is absent, over the mixture's.",
+        _table(["stem", *kinds.values()], rows),
+        *_absence(figures),
+        *_singing(figures),
+        "The same figures: `metrics.json`. Measured with",
+        "```\n"
+        f"rtmtass data mix CORPUS SET --cache CACHE --n {made_of['n']}"
+        f" --seconds {made_of['seconds']:g} --seed {made_of['seed']}\n"
+        f"rtmtass evaluate {name} SET\n```",
+    ]
+
+
+def _absence(figures: dict[str, Any]) -> list[str]:
+    """Say what absent stems get, case by case, and what silence makes."""
+    parts = []
+    if "leakage_by_case_db" in figures:
+        stems = list(figures["leakage_db"])
+        cases = figures["leakage_by_case_db"].items()
+        rows = [
+            [case if "+" in case else f"{case} alone", *(_interval(found.get(s)) for s in stems)]
+            for case, found in cases
+        ]
+        parts.append(_table(["what sounds", *(f"leakage into {s}, dB" for s in stems)], rows))
+    if "silence_dbfs" in figures:
+        silence = figures["silence_dbfs"]
+        parts.append(
+            "Silence in: the loudest stem is at"
+            f" {silence['from_start']:.0f} dBFS when nothing was heard before, at"
+            f" {silence['after_sound']:.0f} dBFS a second after a mixture has stopped."
+        )
+    return parts
+
+
+def _singing(figures: dict[str, Any]) -> list[str]:
+    if "singing" not in figures:
+        return []
+    of = {k: _interval(v) for k, v in figures["singing"].items() if k != "clips"}
+    return [
+        f"With synthetic singing over the music, the music stem's SI-SDRi is {of['with_singing']}"
+        f" dB instead of {of['instrumental']} dB, a difference of {of['difference']} dB clip by"
+        f" clip ({figures['singing']['clips']} clips; `--singing`)."
+    ]
+
+
+def _trained(training: dict[str, Any]) -> list[str]:
+    runs = runs_of(training, "this version")
+    total = totals(training)
+    said = (
+        f"{total['mixture_hours']:g} hours of mixtures, made on the fly, in {total['steps']:g}"
+        f" steps: {total['machine_hours']:g} hours on {_machine(training)}"
+    )
+    if len(runs) > 1:
+        said += f", over {len(runs)} runs, each begun from the weights of the one before"
+    said += (
+        ". Loss: level-aware SNR and compressed spectra, both stages. Besides the recordings"
+        " below: generated noise, synthetic rooms, and speech re-synthesised as singing, which"
+        " counts as music."
+    )
+    if len(runs) == 1:
+        return [said]
+    rows = [
+        [
+            run["version"] or "unreleased",
+            f"{run.get('mixture_hours', 0):g}",
+            f"{run.get('steps', 0)}",
+            f"{run.get('machine_hours', 0):g} on {_machine(run)}",
+        ]
+        for run in runs
+    ]
+    return [said, _table(["run", "hours of mixtures", "steps", "machine-hours"], rows)]
+
+
+def _machine(run: dict[str, Any]) -> str:
+    """Say what a run ran on; several processes and a GPU where there were such."""
+    threads = run.get("threads", 1)
+    cores = f"{threads} CPU core{'s' * (threads != 1)}"
+    return cores if run.get("device", "cpu") == "cpu" else f"{cores} and {run['device']}"
+
+
+def _sources(index: list[IndexRow]) -> str:
+    minutes: dict[tuple[str, str, str], float] = defaultdict(float)
+    for row in index:
+        if row.split == "train":
+            minutes[row.role, row.source, row.licence] += row.seconds / 60
+    rows = [
+        [role, source, f"{total:.1f}", licence.replace("|", "\\|")]
+        for (role, source, licence), total in sorted(minutes.items())
+    ]
+    return _table(["role", "source", "minutes", "licence"], rows)

@@ -1,0 +1,102 @@
+"""Processes that train one network together, as `torchrun` starts them; usually just one.
+
+Each makes batches of its own; gradients are averaged by torch's DDP, and whatever
+decides when to stop is agreed upon, so that all take the same number of steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rtmtass.errors import UsageError
+
+Compute = Callable[..., Any]
+"""Works out something from tensors, the loss first."""
+
+
+class _Objective(nn.Module):
+    """Makes a module of a network and what is computed with it, for DDP to hook into."""
+
+    def __init__(self, net: nn.Module, compute: Compute) -> None:
+        super().__init__()
+        self.net, self._compute = net, compute
+
+    def forward(self, *values: Any) -> Any:
+        return self._compute(*values)
+
+
+class Team:
+    """Who trains together; entered for as long as they do.
+
+    Args:
+        device: "cpu" or "cuda"; with CUDA each process takes the GPU of its number.
+
+    Raises:
+        UsageError: there are fewer GPUs than processes.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device(device)
+        if self.size > 1 and self.device.type == "cuda":
+            if local >= torch.cuda.device_count():
+                raise UsageError(
+                    f"process {local} finds only {torch.cuda.device_count()} GPUs; start no more"
+                    " than that: torchrun --nproc-per-node"
+                )
+            self.device = torch.device("cuda", local)
+            torch.cuda.set_device(self.device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes, judges and tells for all."""
+        return self.rank == 0
+
+    def __enter__(self) -> Self:
+        """Meet the others."""
+        if self.size > 1:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Part."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def wrap(self, net: nn.Module, compute: Compute) -> Compute:
+        """Return `compute` such that gradients and norms' statistics are shared by all."""
+        if self.size == 1:
+            return compute
+        # Statistics follow the first process's, as in the averaged weights it keeps.
+        ddp: Compute = nn.parallel.DistributedDataParallel(_Objective(net, compute))
+        return ddp
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over all processes of a tensor."""
+        if self.size > 1:
+            dist.all_reduce(value)
+            value = value / self.size
+        return value
+
+    def largest(self, *values: float) -> list[float]:
+        """Return the largest of each value over all processes: what they agree upon."""
+        if self.size == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        agreed: list[float] = shared.tolist()
+        return agreed

@@ -1,0 +1,85 @@
+"""Several processes that train together: as torchrun starts them, on this computer's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from runs import buzzing_corpus, config, write_toml
+
+from rtmtass.training.team import Team
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    answer = subprocess.run(
+        [*TORCHRUN, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    corpus = buzzing_corpus(tmp_path / "corpus")
+    two = config(corpus, tmp_path / "run", steps=20, batch=2, carry=0.5)
+    write_toml(tmp_path / "c.toml", two)
+    said = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
+    *reports, best = said.splitlines()  # one speaks for both
+    kinds = [(r["kind"], r["step"], r["skipped"]) for r in map(json.loads, reports)]
+    assert kinds == [("train", 20, 0), ("dev", 20, 0)]
+    assert best == str(tmp_path / "run" / "best")
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert (saved["step"], saved["batches"]) == (20, 40)
+
+
+def test_the_gradient_of_two_is_the_mean_of_theirs(tmp_path: Path) -> None:
+    script = tmp_path / "mean.py"
+    script.write_text(TWO)
+    run(str(script), str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
+    weight = torch.tensor([[2.0]])
+    for values in (first, second):  # d(w x)/dw = x: 1 in one process, 3 in the other
+        torch.testing.assert_close(values["gradient"], weight.new_full((1, 1), 2.0))
+        torch.testing.assert_close(values["loss"], torch.tensor(4.0))
+        assert values["agreed"] == [1.0, 5.0]
+
+
+TWO = """
+import sys
+import torch
+from torch import nn
+from rtmtass.training.team import Team
+with Team("cpu") as team:
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
+    compute = team.wrap(net, lambda x: net(x).sum())
+    loss = compute(torch.tensor([[1.0 + 2 * team.rank]]))
+    loss.backward()
+    found = {
+        "gradient": net.weight.grad,
+        "loss": team.mean(loss.detach()),
+        "agreed": team.largest(float(team.rank), 5.0 - team.rank),
+    }
+    torch.save(found, f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
+def test_one_process_is_a_team_of_its_own() -> None:
+    team = Team("cpu")
+    compute = lambda x: x + 1  # noqa: E731
+    assert team.wrap(torch.nn.Linear(1, 1), compute) is compute
+    assert team.largest(2.0, 0.0) == [2.0, 0.0]
+    assert float(team.mean(torch.tensor(3.0))) == 3.0
+    assert team.is_first
