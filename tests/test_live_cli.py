@@ -210,10 +210,18 @@ def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("words", "code", "line"), [
     (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
     (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is no STEM=DB; write it as in"),
-    (["--duration", "0"], 2, "rtmtass: argument --duration: 0 s is no time; give more than 0"),
+    (["--duration", "0"], 2, "rtmtass: argument --duration: '0' is no time in seconds; give more"),
+    (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is no time in seconds"),
     (["--stems-out", "a,b"], 2, "rtmtass: --stems-out takes 3 devices, for speech, music, noise"),
-    (["--strength", "-1"], 2, "rtmtass: argument --strength: -1 isn't 0 dB or more"),
+    (["--strength", "-1"], 2, "rtmtass: argument --strength: '-1' is no distance in dB; give 0"),
+    (["--slack", "-1"], 2, "rtmtass: argument --slack: '-1' is no time in ms; give 0 or more"),
+    (["--slack", "900"], 2, "rtmtass: a slack of 900 ms was asked for; give 0 to 250 ms"),
+    (["--block", "0"], 2, "rtmtass: argument --block: '0' is no count; give 1 or more"),
+    (["--block", "99999"], 2, "rtmtass: a block of 99999 samples was asked for; give 1 to 8192"),
+    (["--rate", "48k"], 2, "rtmtass: argument --rate: '48k' is no count; give 1 or more"),
     (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is no list of"),
+    (["--input-channels", "0"], 2, "rtmtass: argument --input-channels: '0' is no list of"),
+    (["--gain", "vocals=0"], 2, "rtmtass: there is no stem 'vocals'; choose of speech, music"),
     (["--record", "/dev/null/x"], 1, "rtmtass: /dev/null/x can't be written"),
 ])  # fmt: skip
 def test_nonsense_is_refused_in_one_line(capsys, words, code, line):

@@ -11,7 +11,7 @@ import pytest
 
 import rtmtass
 from rtmtass.dsp.convert import Converter
-from rtmtass.live import devices, rights, shape
+from rtmtass.live import portaudio, rights, shape
 from rtmtass.live.clocks import DriftControl
 from rtmtass.live.engine import Engine
 from rtmtass.live.link import DeviceLink
@@ -42,10 +42,10 @@ def undisturbed():
 def server(request):
     made = jack_rig.JackServer(**getattr(request, "param", {}))
     try:
-        devices.restart_portaudio()
+        portaudio.restart_portaudio()
         yield made
     finally:
-        devices.close_portaudio()
+        portaudio.close_portaudio()
         made.close()
 
 

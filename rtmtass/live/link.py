@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.devices import Device, list_devices, quiet_libraries, restart_portaudio
+from rtmtass.live.birth import born_at_s
+from rtmtass.live.devices import Device, find_again, list_devices
+from rtmtass.live.portaudio import quiet_libraries, restart_portaudio
 from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.wire import Wire
@@ -37,6 +38,7 @@ class DeviceLink:
     Attributes:
         gaps: see Clocked.
         wire: the connection as it is now; further outputs have their own.
+        measured_ms: the true latency, for whoever has measured it; see Latency.
 
     Raises:
         DeviceError, UsageError: the wishes can't be met.
@@ -58,6 +60,10 @@ class DeviceLink:
         self._is_closed = False
         self._gaps_before = self._reopened = 0
         self._overruns = self._underruns = self._xruns = 0
+        self._born_s = born_at_s()
+        self._start_up_s: float | None = None
+        self.measured_ms: float | None = None
+        self._lost: list[Device] = []
         with quiet_libraries():
             devices = list_devices()
         self._connect(devices)
@@ -125,9 +131,11 @@ class DeviceLink:
             return
         if len(self._wires) == 1:
             self.wire.put(stems)
-            return
-        for row, wire in enumerate(self._wires):
-            wire.put(stems[row : row + 1])
+        else:
+            for row, wire in enumerate(self._wires):
+                wire.put(stems[row : row + 1])
+        if self._start_up_s is None and self._born_s is not None and self.wire.is_audible:
+            self._start_up_s = time.monotonic() - self._born_s
 
     def deadline_s(self) -> float:
         """See Clocked."""
@@ -140,15 +148,9 @@ class DeviceLink:
         self._remember_counts()
         self._say("reconnecting", f"{names} {why}; trying to open it again")
         self._close_wires()
-        # By name from now on: numbers may change while a device is away.
+        self._lost = [shape.given, *(wire.shape.wanted for wire in self._wires)]
         self._wishes = replace(
-            self._wishes,
-            input=self._wishes.input and f"{shape.given.name}, {shape.given.host}",
-            output=self._wishes.output and f"{shape.wanted.name}, {shape.wanted.host}",
-            more_outputs=tuple(
-                f"{wire.shape.wanted.name}, {wire.shape.wanted.host}" for wire in self._wires[1:]
-            ),
-            input_channels=tuple(channel + 1 for channel in shape.picked),
+            self._wishes, input_channels=tuple(channel + 1 for channel in shape.picked)
         )
         pauses, pause_s = iter(_BACK_OFF_S), 0.0
         while not self._is_closed:
@@ -156,14 +158,40 @@ class DeviceLink:
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not self._is_closed:
                 time.sleep(0.02)
-            with contextlib.suppress(RtmtassError), self._guard:
-                if self._is_closed or self._open_again():
-                    return
+            with self._guard:
+                try:
+                    if self._is_closed or self._open_again():
+                        return
+                except RtmtassError as error:
+                    self._say_once(f"it can't be opened yet: {error}")
+
+    def _wish_again(self, devices: list[Device]) -> bool:
+        """Wish for the lost devices by the numbers they have now; whether all are there."""
+        given, wanted, *more = self._lost
+        inputs = [find_again(given, "input", devices)]
+        outputs = [find_again(each, "output", devices) for each in (wanted, *more)]
+        # Whoever wished for the default gets what is the default now.
+        if not self._wishes.input:
+            inputs = [next((device for device in devices if device.inputs), None)]
+        if not self._wishes.output:
+            outputs[0] = next((device for device in devices if device.outputs), None)
+        numbers = [str(device.index) for device in (*inputs, *outputs) if device]
+        if len(numbers) < 2 + len(more):
+            return False
+        self._wishes = replace(
+            self._wishes,
+            input=self._wishes.input and numbers[0],
+            output=self._wishes.output and numbers[1],
+            more_outputs=tuple(numbers[2:]),
+        )
+        return True
 
     def _open_again(self) -> bool:
         restart_portaudio()
-        gaps = self.gaps + 1
-        self._connect(list_devices())
+        gaps, devices = self.gaps + 1, list_devices()
+        if not self._wish_again(devices):
+            return False
+        self._connect(devices)
         try:
             self._start()
         except RtmtassError:
@@ -171,8 +199,14 @@ class DeviceLink:
             raise
         self._gaps_before = gaps
         self._reopened += 1
-        self._say("running", f"{self.wire.shape.given.name} is back")
+        now = self.wire.shape.given.name
+        is_same = now == self._lost[0].name
+        self._say("running", f"{now} is back" if is_same else f"{now} is heard from now on")
         return True
+
+    def _say_once(self, message: str) -> None:
+        if message != self._message:
+            self._say(self._state, message)
 
     def _say(self, state: str, message: str) -> None:
         self._state, self._message = state, message
@@ -207,6 +241,7 @@ class DeviceLink:
             state=self._state,
             message=self._message,
             latency=self.latency(),
+            start_up_s=self._start_up_s,
         )
 
     def latency(self) -> Latency:
@@ -219,6 +254,7 @@ class DeviceLink:
             algorithm_ms=1000 * separator.algorithmic_latency / separator.sample_rate,
             buffer_ms=1000 * self.wire.fill / self.wire.shape.rates[1] - hop_ms,
             device_out_ms=1000 * claimed[1],
+            measured_ms=self.measured_ms,
         )
 
     def close(self) -> None:

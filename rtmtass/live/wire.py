@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.dsp.convert import Converter
 from rtmtass.live.clocks import DriftControl
-from rtmtass.live.devices import Device, DeviceStream, quiet_libraries
+from rtmtass.live.devices import Device
+from rtmtass.live.portaudio import quiet_libraries
 from rtmtass.live.shape import LinkShape, fills
+from rtmtass.live.streams import DeviceStream
 from rtmtass.live.worker import LiveSeparator
 
 Floats = NDArray[np.float32]
@@ -278,6 +280,11 @@ class Wire:
             self.wanted.write(np.zeros((n, self.wanted.channels), np.float32))
 
     # --- what there is to know
+
+    @property
+    def is_audible(self) -> bool:
+        """Whether what is `put` will be heard: two clocks are listened to first."""
+        return not self._n_opening
 
     @property
     def underruns(self) -> int:

@@ -1,0 +1,94 @@
+"""The sound library: found, kept quiet, started again, and left behind where it can't go on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rtmtass.errors import MissingPartError
+
+PORTAUDIO_PACKAGES = (
+    "Debian and Ubuntu: apt install libportaudio2 · Fedora: dnf install portaudio · macOS and"
+    " Windows: it comes with pip install sounddevice"
+)
+_ABANDONED: list[Any] = []
+"""Copies of PortAudio whose JACK died: threads of theirs still run, so they stay loaded."""
+
+
+def portaudio() -> Any:
+    """Return the module sounddevice.
+
+    Raises:
+        MissingPartError: PortAudio isn't installed.
+    """
+    try:
+        import sounddevice
+    except OSError as error:
+        raise MissingPartError(
+            f"PortAudio, which talks to sound devices, isn't installed. {PORTAUDIO_PACKAGES}"
+        ) from error
+    return sounddevice
+
+
+def restart_portaudio() -> None:
+    """Look for devices anew: PortAudio lists them once. No stream may be open."""
+    sd = portaudio()
+    with quiet_libraries():
+        while sd._initialized:
+            sd._terminate()
+        sd._initialize()
+
+
+def close_portaudio() -> None:
+    """Let go of the sound system; `restart_portaudio` comes back to it."""
+    sd = portaudio()
+    with quiet_libraries():
+        while sd._initialized:
+            sd._terminate()
+
+
+def abandon_portaudio() -> None:
+    """Leave this PortAudio to itself and go on with a new one.
+
+    Once its JACK server has died, closing a stream or PortAudio ends in a failed
+    assertion (pa_jack.c asserts that jack_deactivate succeeds), and that ends the
+    process. A copy of the library under another name knows nothing of all that.
+    """
+    sd = portaudio()
+    sd._initialized = 0  # so that nobody tries to terminate it at exit either
+    if not sys.platform.startswith("linux"):
+        return
+    path = next(
+        line.split(maxsplit=5)[5].strip()
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "portaudio" in line
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(path.removesuffix(" (deleted)"), folder)
+        _ABANDONED.append(sd._lib)
+        sd._lib = sd._ffi.dlopen(copy)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep ALSA and JACK from telling the terminal what they didn't find."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
