@@ -24,10 +24,12 @@ import numpy as np
 import pytest
 import soundfile
 
+import rtmtass
 from rtmtass.cli import main
-from rtmtass.errors import DeviceError, MissingPartError
+from rtmtass.errors import DeviceError, MissingPartError, ModelError
+from rtmtass.live import doctor
 from rtmtass.live.controls import Controls
-from rtmtass.live.devices import Device, find_device
+from rtmtass.live.devices import Device, find_again, find_device
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.virtual import VirtualMicrophone
 from rtmtass.tui_live import PeakHold, meter, parse_keys
@@ -123,6 +125,14 @@ def test_a_device_that_isnt_there_lists_those_that_are(wanted, kind, said):
 
 def test_monitors_are_named_as_such():
     assert [d.index for d in SHELF if d.is_monitor] == [9]
+
+
+def test_a_device_that_comes_back_is_found_again():
+    twins = [device(2, "USB Audio"), device(4, "USB Audio"), device(6, "USB Audio", host="JACK")]
+    assert find_again(twins[1], "input", twins).index == 4
+    moved = [device(0, "HDA"), device(1, "USB Audio"), device(3, "USB Audio", inputs=0)]
+    assert find_again(twins[1], "input", moved).index == 1
+    assert find_again(twins[2], "input", moved) is None
 
 
 # --- keys
@@ -254,17 +264,75 @@ def test_the_doctor_looks_at_everything(card):
     assert all(check["is_ok"] or check["advice"] for check in found.values())
 
 
+def doctor_without(monkeypatch, folder, module, text):
+    (folder / f"{module}.py").write_text(text)
+    path = f"{folder}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", path)
+    return [json.loads(line) for line in run("doctor", "--json", code=1).stdout.splitlines()]
+
+
+def test_the_doctor_says_how_to_get_portaudio(monkeypatch, tmp_path):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    text = "raise OSError('PortAudio library not found')"
+    first, *others = doctor_without(monkeypatch, tmp_path, "sounddevice", text)
+    assert (first["name"], first["is_ok"], first["is_needed"]) == ("PortAudio", False, True)
+    for system in ("apt install libportaudio2", "dnf install portaudio", "macOS", "Windows"):
+        assert system in first["advice"]
+    assert {"processor", "model", "speed"} <= {check["name"] for check in others}
+
+
+def test_the_doctor_names_every_system_where_nothing_can_be_heard(monkeypatch):
+    monkeypatch.setattr(doctor, "list_devices", lambda: [])
+    monkeypatch.setattr(doctor, "portaudio", FakePortAudio)
+    missing = [check for check in doctor._sound() if not check.is_ok]
+    assert [check.name for check in missing] == ["input devices", "output devices"]
+    for system in ("Debian", "Fedora", "macOS", "Windows"):
+        assert system in missing[0].advice
+
+
+class FakePortAudio:
+    def get_portaudio_version(self):
+        return 1, "PortAudio, of paper"
+
+
+def test_the_doctor_finds_damaged_weights(monkeypatch):
+    def load(**_):
+        raise ModelError("model.safetensors was altered: install rtmtass again")
+
+    monkeypatch.setattr(rtmtass, "load", load)
+    (check,) = doctor._model()
+    assert (check.is_ok, check.is_needed) == (False, True)
+    assert check.advice == "model.safetensors was altered: install rtmtass again"
+
+
+def test_a_process_knows_when_it_was_born():
+    code = "from rtmtass.live.birth import born_at_s; print(born_at_s())"
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    if done.stdout.strip() == "None":
+        assert sys.platform == "darwin"
+        return
+    assert before - 0.03 <= float(done.stdout) <= time.monotonic()
+
+
 @on_a_sound_card
-def test_json_once_a_second_and_a_clean_end_on_sigterm(card):
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_json_once_a_second_and_a_clean_end(card, stop):
     with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(stop)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert said == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
+    assert lines[1]["device"]["latency"]["measured_ms"] is None
+    asked = [line.partition(":")[0] for line in lines[0]["messages"]]
+    assert {"garbage collection", "locked memory", "real-time priority"} <= set(asked)
+    assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
 
 
 @on_a_sound_card
@@ -287,8 +355,9 @@ def test_a_recording_survives_the_worst(card, tmp_path):
     np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)
 
 
-@on_a_sound_card
-def test_the_latency_reported_is_the_latency_measured(card):
+@contextlib.contextmanager
+def cable():
+    """From our output to our input, whenever they appear."""
     done = threading.Event()
 
     def connect():
@@ -297,15 +366,31 @@ def test_the_latency_reported_is_the_latency_measured(card):
             subprocess.run(words, capture_output=True, check=False)
             time.sleep(0.02)
 
-    cable = threading.Thread(target=connect)
-    cable.start()
+    thread = threading.Thread(target=connect)
+    thread.start()
     try:
-        trip = json.loads(run("latency", "--json").stdout)
+        yield
     finally:
         done.set()
-        cable.join()
+        thread.join()
+
+
+@on_a_sound_card
+def test_the_latency_reported_is_the_latency_measured(card):
+    with cable():
+        trip = json.loads(run("latency", "--json").stdout)
     assert abs(trip["ours"] - trip["reported"]) <= 1
     assert trip["without"] == round(2 * 256 / 3)
+
+
+@on_a_sound_card
+def test_live_shows_the_measured_latency_too(card):
+    with cable():
+        done = run("live", "--json", "--measure", "--gain", "speech=-inf,music=-inf,noise=-inf",
+                   "--duration", "1.5")  # fmt: skip
+    latency = json.loads(done.stdout.splitlines()[0])["device"]["latency"]
+    ours_ms = latency["algorithm_ms"] + latency["buffer_ms"]
+    assert latency["measured_ms"] == pytest.approx(ours_ms + 1000 * 512 / 48000, abs=0.1)
 
 
 class Terminal:
