@@ -118,7 +118,12 @@ class DeviceLink:
                 has_waited = True
                 if why := self._look():
                     self._reconnect(why)
+                elif self._state == "running" and any(wire.is_silent for wire in self._wires):
+                    name = self.wire.shape.given.name
+                    self._say("waiting", f"{name} has fallen silent; waiting for it")
                 time.sleep(_POLL_S)
+            elif self._state == "waiting":
+                self._say("running", f"{self.wire.shape.given.name} is back")
         self._look()
         if has_waited:
             for wire in self._wires:
@@ -230,7 +235,8 @@ class DeviceLink:
     def device_stats(self) -> DeviceStats:
         """See Clocked."""
         # While nothing runs, the counts are added up already.
-        overruns, underruns, xruns = self._counts() if self._state == "running" else (0, 0, 0)
+        is_open = self._state in ("running", "waiting")
+        overruns, underruns, xruns = self._counts() if is_open else (0, 0, 0)
         return DeviceStats(
             overruns=self._overruns + overruns,
             underruns=self._underruns + underruns,
@@ -263,7 +269,7 @@ class DeviceLink:
             return
         self._is_closed = True  # whoever reopens gives up now
         with self._guard:
-            if self._state == "running":
+            if self._state in ("running", "waiting"):
                 self._remember_counts()
                 self._state = "closed"
                 until = time.monotonic() + _DRAIN_S

@@ -54,15 +54,20 @@ def close_portaudio() -> None:
             sd._terminate()
 
 
-def abandon_portaudio() -> None:
+def abandon_portaudio(memory: object) -> None:
     """Leave this PortAudio to itself and go on with a new one.
 
     Once its JACK server has died, closing a stream or PortAudio ends in a failed
     assertion (pa_jack.c asserts that jack_deactivate succeeds), and that ends the
-    process. A copy of the library under another name knows nothing of all that.
+    process. One that stands still would be waited for without an end. A copy of the
+    library under another name knows nothing of all that.
+
+    Args:
+        memory: in use by the callback of a stream that is left open, should it ever run again.
     """
     sd = portaudio()
     sd._initialized = 0  # so that nobody tries to terminate it at exit either
+    _ABANDONED.append(memory)
     if not sys.platform.startswith("linux"):
         return
     path = next(

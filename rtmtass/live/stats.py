@@ -63,7 +63,8 @@ class DeviceStats:
         drift_ppm: how much faster the output's clock runs than the input's, as corrected.
         fill: samples waiting to be played.
         reopened: times the stream had to be opened again.
-        state: "running", "reconnecting", or "closed".
+        state: "running", "waiting" for a device that has fallen silent, "reconnecting", or
+            "closed".
         message: the last thing that happened to the device.
         start_up_s: from the creation of the process to the first separated block that was
             handed to the device to be heard; None before, and where the system doesn't tell.
@@ -97,7 +98,7 @@ class Stats:
     """An engine at a moment.
 
     Attributes:
-        state: "new", "running", "reconnecting", "stopped" or "failed".
+        state: "new", "running", "waiting", "reconnecting", "stopped" or "failed".
         seconds: of sound that went through.
         hops: so many steps of the separator were due.
         deadline_misses: of these came too late; the input was heard instead.

@@ -21,6 +21,10 @@ class DeviceStream:
         block: samples a call.
         callback: what is called.
 
+    Attributes:
+        is_jack: it belongs to a JACK server. Such a stream isn't to be closed while the server
+            doesn't answer: PortAudio would wait for it, and die with it.
+
     Raises:
         DeviceError: the device is in use, gone, or doesn't take this.
     """
@@ -37,7 +41,7 @@ class DeviceStream:
         sd = portaudio()
         self._callback = callback  # its memory is in use as long as this stream is open
         kind, device, count = _direction(given, wanted, channels)
-        self._is_jack = any(device and device.host == JACK for device in (given, wanted))
+        self.is_jack = any(device and device.host == JACK for device in (given, wanted))
         self._has_started = False
         self._name = " and ".join(str(d) for d in dict.fromkeys((given, wanted)) if d)
         try:
@@ -85,10 +89,14 @@ class DeviceStream:
         pair = claimed if isinstance(claimed, tuple) else (claimed, claimed)
         return float(pair[0]), float(pair[1])
 
-    def close(self) -> None:
-        """Stop at once and let go; never raises."""
-        if self._is_jack and self._has_started and not self.is_active:
-            abandon_portaudio()
+    def close(self, *, is_silent: bool = False) -> None:
+        """Stop at once and let go; never raises.
+
+        Args:
+            is_silent: the device hasn't called for long.
+        """
+        if self.is_jack and self._has_started and (is_silent or not self.is_active):
+            abandon_portaudio(self._callback)
             return
         self._stream.abort(ignore_errors=True)
         self._stream.close(ignore_errors=True)

@@ -47,6 +47,7 @@ class Wire:
         given, wanted: the rings that the devices fill and empty.
         fill: samples that the buffers add to the latency, at the output's rate.
         gaps: how often input was lost and what was before it dropped.
+        is_silent: no call has come for long, as of the last `look`.
 
     Raises:
         DeviceError: a device can't be opened.
@@ -87,6 +88,7 @@ class Wire:
         self._sides = (0, 1) if shape.has_input and not shape.is_duplex else (1,)
         self._followed_s = time.monotonic()
         self._streams: list[DeviceStream] = []
+        self.is_silent = False
         self._open()
 
     def _open(self) -> None:
@@ -133,7 +135,7 @@ class Wire:
         """Let go of the devices at once; never raises."""
         with quiet_libraries():
             while self._streams:
-                self._streams.pop().close()
+                self._streams.pop().close(is_silent=self.is_silent)
 
     # --- the input
 
@@ -218,7 +220,7 @@ class Wire:
     # --- the clocks
 
     def look(self) -> str:
-        """Notice when the devices called last; return what is wrong with them, or nothing."""
+        """Notice when the devices called last; return what is broken about them, or nothing."""
         now = time.monotonic()
         for side, callback in zip(self._sides, self._callbacks, strict=True):
             if callback.calls != self._calls[side]:
@@ -226,11 +228,12 @@ class Wire:
                 self._seen_s[side] = now
         blocks_s = [b / r for b, r in zip(self.shape.blocks, self.shape.rates, strict=True)]
         patience_s = _SILENT_S + 4 * max(blocks_s)
-        if any(now - self._seen_s[side] > patience_s for side in self._sides):
-            return "has fallen silent"
+        self.is_silent = any(now - self._seen_s[side] > patience_s for side in self._sides)
         if not all(stream.is_active for stream in self._streams):
             return "is gone"
-        return ""
+        # A JACK server that stands still goes on with its clients, or takes its streams with it.
+        is_jack = any(stream.is_jack for stream in self._streams)
+        return "has fallen silent" if self.is_silent and not is_jack else ""
 
     def deadline_s(self) -> float:
         """Return by when to `put` the next block: before the call that would find too little."""
