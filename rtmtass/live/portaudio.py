@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import sys
@@ -34,7 +36,22 @@ def portaudio() -> Any:
         raise MissingPartError(
             f"PortAudio, which talks to sound devices, isn't installed. {PORTAUDIO_PACKAGES}"
         ) from error
+    _silence_alsa()
     return sounddevice
+
+
+@functools.cache
+def _silence_alsa() -> None:
+    """Keep ALSA from writing on the terminal from its own threads, across our display.
+
+    Its handler gets a file, a line and more, and must return; a C function that looks at no
+    argument does that without the interpreter.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        do_nothing = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(do_nothing)
 
 
 def restart_portaudio() -> None:

@@ -63,6 +63,21 @@ def give_up_priority() -> None:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Within it, threads that are created get no priority from this one."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    give_up_priority()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, *before)
+
+
 def ask_for_memory() -> Right:
     """Keep the program's memory from being swapped out."""
     name = "locked memory"

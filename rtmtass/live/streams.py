@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from rtmtass.dsp.callback import DeviceCallback
 from rtmtass.errors import DeviceError
 from rtmtass.live.devices import JACK, Device
 from rtmtass.live.portaudio import abandon_portaudio, portaudio
+from rtmtass.live.rights import ordinary_priority
 
 _RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
 
@@ -42,6 +45,7 @@ class DeviceStream:
         self._callback = callback  # its memory is in use as long as this stream is open
         kind, device, count = _direction(given, wanted, channels)
         self.is_jack = any(device and device.host == JACK for device in (given, wanted))
+        self._is_hardware = all("(hw:" in d.name for d in (given, wanted) if d)
         self._has_started = False
         self._name = " and ".join(str(d) for d in dict.fromkeys((given, wanted)) if d)
         try:
@@ -67,8 +71,12 @@ class DeviceStream:
             DeviceError: it doesn't.
         """
         sd = portaudio()
+        # PortAudio's thread for ALSA inherits this one's priority. A card's own device may have
+        # it; what stands for a sound server mustn't, or on one core that server never gets to run.
+        may_inherit = self._is_hardware or self.is_jack
         try:
-            self._stream.start()
+            with nullcontext() if may_inherit else ordinary_priority():
+                self._stream.start()
             self._has_started = True
         except sd.PortAudioError as error:
             raise DeviceError(_why_not(self._name, error, 0)) from error

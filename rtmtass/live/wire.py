@@ -126,7 +126,8 @@ class Wire:
             DeviceError: one doesn't.
         """
         self.wanted.write(np.zeros((self.fill, self.wanted.channels), np.float32))
-        for stream in self._streams:
+        # The input last: what it captures can't wait for an output that takes its time to start.
+        for stream in reversed(self._streams):
             stream.start()
         now = time.monotonic()
         self._seen_s = [now, now]
