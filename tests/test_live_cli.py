@@ -177,6 +177,7 @@ def test_meters_hold_their_peaks():
 PACTL = """#!/bin/sh
 echo "$@" >> {log}
 case "$1 $2" in
+  "get-default-source ") echo usb_microphone;;
   "load-module module-null-sink") echo 21;;
   "load-module module-remap-source") {answer};;
 esac
@@ -193,11 +194,13 @@ def pactl(folder, answer="echo 22"):
 def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("PULSE_SINK", raising=False)
+    monkeypatch.delenv("PULSE_SOURCE", raising=False)
     log = pactl(tmp_path)
     with VirtualMicrophone():
         assert os.environ["PULSE_SINK"] == "rtmtass_output"
-    assert "PULSE_SINK" not in os.environ
-    lines = log.read_text().splitlines()
+        assert os.environ["PULSE_SOURCE"] == "usb_microphone"  # not the one just made
+    assert not {"PULSE_SINK", "PULSE_SOURCE"} & set(os.environ)
+    lines = log.read_text().splitlines()[1:]
     assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
     assert lines[1].startswith("load-module module-remap-source master=rtmtass_output.monitor")
     assert lines[2:] == ["unload-module 22", "unload-module 21"]

@@ -23,7 +23,7 @@ MARGIN_S = (0.0015, 0.004)
 """By how much stems must be earlier than the device asks for them, at least and at most: for
 waking up and copying. A quarter of a block between these."""
 _RING_S = 0.5
-_SILENT_S = 1.0
+_SILENT_S, _FIRST_CALL_S = 1.0, 3.0
 _FADE_MS = 5.0
 _CATCH_UP = 0.05
 _OPENING_HOPS = 12
@@ -229,7 +229,10 @@ class Wire:
                 self._seen_s[side] = now
         blocks_s = [b / r for b, r in zip(self.shape.blocks, self.shape.rates, strict=True)]
         patience_s = _SILENT_S + 4 * max(blocks_s)
-        self.is_silent = any(now - self._seen_s[side] > patience_s for side in self._sides)
+        self.is_silent = any(
+            now - self._seen_s[side] > patience_s + _FIRST_CALL_S * (not self._calls[side])
+            for side in self._sides
+        )
         if not all(stream.is_active for stream in self._streams):
             return "is gone"
         # A JACK server that stands still goes on with its clients, or takes its streams with it.
