@@ -233,26 +233,22 @@ def test_a_computer_too_slow_lets_the_input_through_on_time(server):
 def test_a_sound_server_that_dies_and_comes_back(server):
     messages, x = [], sound(16000 * 3, 16000)
     with Session(messages=messages) as session:
-        time.sleep(0.5)
-        server.kill()
-        deadline = time.monotonic() + 10
-        while session.engine.stats().state != "reconnecting":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        server.start()
-        while session.engine.stats().state != "running":
-            assert time.monotonic() < deadline + 10
-            time.sleep(0.02)
+        for _ in range(2):
+            time.sleep(0.5)
+            server.kill()
+            wait_for(lambda: session.engine.stats().state == "reconnecting")
+            server.start()
+            wait_for(lambda: session.engine.stats().state == "running")
         before = session.engine.stats()
         heard, xruns = jack_rig.Loudspeaker(server, x, 3).heard()
         stats = session.engine.stats()
     late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     sums = np.correlate(heard[:, 0], x[8000:16000, 0], "valid")
     assert abs(int(np.argmax(sums)) - 8000 - late) <= 3 * HOP  # the mix isn't the input, but near
-    assert stats.device.reopened == 1
+    assert stats.device.reopened == 2
     assert stats.device.underruns == before.device.underruns
     assert xruns == 0
-    assert messages == ["system is gone; trying to open it again", "system is back"]
+    assert messages == 2 * ["system is gone; trying to open it again", "system is back"]
 
 
 @jack_rig.on_a_steady_machine

@@ -87,15 +87,20 @@ def abandon_portaudio(memory: object) -> None:
     _ABANDONED.append(memory)
     if not sys.platform.startswith("linux"):
         return
-    path = next(
-        line.split(maxsplit=5)[5].strip()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(_library_file(), folder)
+        _ABANDONED.append(sd._lib)
+        sd._lib = sd._ffi.dlopen(copy)
+
+
+@functools.cache
+def _library_file() -> Path:
+    """Return where PortAudio was loaded from; asked first when no copy is loaded yet."""
+    return next(
+        Path(line.split(maxsplit=5)[5].strip())
         for line in Path("/proc/self/maps").read_text().splitlines()
         if "portaudio" in line
     )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(path.removesuffix(" (deleted)"), folder)
-        _ABANDONED.append(sd._lib)
-        sd._lib = sd._ffi.dlopen(copy)
 
 
 @contextmanager
