@@ -94,13 +94,16 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
-    from rtmtass.live.recorder import check_folder
+    from rtmtass.live.rights import no_collection
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
-    if arguments.record:
-        check_folder(Path(arguments.record))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(no_collection())
+        if arguments.record:
+            from rtmtass.live.recorder import check_folder
+
+            check_folder(Path(arguments.record))
         if arguments.virtual_mic:
             from rtmtass.live.virtual import VirtualMicrophone
 
