@@ -226,7 +226,7 @@ def _watch(
         if arguments.duration and now - started >= arguments.duration:
             break
         if now - shown >= every_s:
-            shown += every_s
+            shown = max(shown + every_s, now - every_s)  # after a standstill: no lines in a row
             stats = engine.stats()
             if display and display.is_alive:
                 display.update(stats, messages)

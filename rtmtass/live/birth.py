@@ -1,4 +1,4 @@
-"""When this process began, on the clock that everything live is timed by."""
+"""How old this process is, and what time passes while everything sleeps."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def born_at_s() -> float | None:
     else:
         return None
     return time.monotonic() - age_s if age_s is not None and age_s >= 0 else None
+
+
+def passed_s() -> float:
+    """Return the seconds of a clock that goes on while the computer sleeps, where there is one."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":  # where time.monotonic is another clock, which sleeps too
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+    return time.monotonic()
 
 
 def _age_on_linux() -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.birth import born_at_s
+from rtmtass.live.birth import born_at_s, passed_s
 from rtmtass.live.devices import Device, find_again, list_devices
 from rtmtass.live.portaudio import quiet_libraries, restart_portaudio
 from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
@@ -24,6 +24,7 @@ Floats = NDArray[np.float32]
 _POLL_S = 0.0005
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _DRAIN_S = 0.5
+_SLEEP_S = 1.0
 
 
 class DeviceLink:
@@ -64,6 +65,7 @@ class DeviceLink:
         self._start_up_s: float | None = None
         self.measured_ms: float | None = None
         self._lost: list[Device] = []
+        self._awake_s = passed_s()
         with quiet_libraries():
             devices = list_devices()
         self._connect(devices)
@@ -107,11 +109,12 @@ class DeviceLink:
         """See Source; waits for a device, however long it takes to come back."""
         if self._state == "new":
             self._start()
-            self._state = "running"
+            self._state, self._awake_s = "running", passed_s()
         filled, has_waited = 0, False
         while filled < len(out):
             if self._is_closed:
                 return 0
+            self._notice_sleep()
             n = self.wire.take(out[filled:])
             filled += n
             if not n:
@@ -129,6 +132,14 @@ class DeviceLink:
             for wire in self._wires:
                 wire.follow_clock()
         return filled
+
+    def _notice_sleep(self) -> None:
+        """What came before the computer slept, or this program was stopped, is no past."""
+        now_s = passed_s()
+        asleep_s, self._awake_s = now_s - self._awake_s, now_s
+        if asleep_s > _SLEEP_S and self._state == "running":
+            self._gaps_before += 1
+            self._tell(f"everything stood still for {asleep_s:.1f} s, and goes on")
 
     def write(self, stems: Floats) -> None:
         """See Sink; never waits."""
@@ -206,6 +217,7 @@ class DeviceLink:
         self._reopened += 1
         now = self.wire.shape.given.name
         is_same = now == self._lost[0].name
+        self._awake_s = passed_s()
         self._say("running", f"{now} is back" if is_same else f"{now} is heard from now on")
         return True
 
