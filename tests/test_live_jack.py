@@ -310,6 +310,23 @@ def test_a_sound_server_that_comes_back_at_another_rate(server, tmp_path):
     assert (off > 1e-4).sum() <= 3
 
 
+@jack_rig.on_a_steady_machine
+def test_a_device_that_comes_back_unfit_is_tried_until_it_fits(server):
+    messages = []
+    with Session(LinkWishes(input="system", sample_rate=16000), messages=messages) as session:
+        time.sleep(0.3)
+        for rate in (48000, 16000):
+            server.kill()
+            server.rate = rate
+            server.start()
+            wait_for(lambda: session.engine.stats().state != "running")
+            if rate == 48000:
+                wait_for(lambda: any("doesn't take 16000 Hz" in line for line in messages))
+        wait_for(lambda: session.engine.stats().state == "running")
+    assert sum("doesn't take 16000 Hz" in line for line in messages) == 1  # not at every try
+    assert messages[-1] == "system is back"
+
+
 class Thirds:
     """A separator whose stems are known: parts of the input, and one upside down."""
 

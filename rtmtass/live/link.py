@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rtmtass.errors import RtmtassError
 from rtmtass.live.birth import born_at_s, passed_s
 from rtmtass.live.devices import Device, find_again, list_devices
-from rtmtass.live.portaudio import quiet_libraries, restart_portaudio
+from rtmtass.live.portaudio import close_portaudio, quiet_libraries, restart_portaudio
 from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.wire import Wire
@@ -180,6 +180,8 @@ class DeviceLink:
                         return
                 except RtmtassError as error:
                     self._say_once(f"it can't be opened yet: {error}")
+                # A JACK server that dies between two tries would take us with it.
+                close_portaudio()
 
     def _wish_again(self, devices: list[Device]) -> bool:
         """Wish for the lost devices by the numbers they have now; whether all are there."""
