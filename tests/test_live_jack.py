@@ -239,8 +239,10 @@ def test_a_sound_server_that_dies_and_comes_back(server):
             wait_for(lambda: session.engine.stats().state == "reconnecting")
             server.start()
             wait_for(lambda: session.engine.stats().state == "running")
+        speaker = jack_rig.Loudspeaker(server, x, 3)
+        speaker.wait_until_playing()
         before = session.engine.stats()
-        heard, xruns = jack_rig.Loudspeaker(server, x, 3).heard()
+        heard, xruns = speaker.heard()
         stats = session.engine.stats()
     late = session.link.wire.fill + HOP + LOOP_PERIODS * server.period
     sums = np.correlate(heard[:, 0], x[8000:16000, 0], "valid")

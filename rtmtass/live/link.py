@@ -178,10 +178,13 @@ class DeviceLink:
                 try:
                     if self._is_closed or self._open_again():
                         return
+                    why = ""
                 except RtmtassError as error:
-                    self._say_once(f"it can't be opened yet: {error}")
+                    why = f"it can't be opened yet: {error}"
                 # A JACK server that dies between two tries would take us with it.
                 close_portaudio()
+            if why:
+                self._say_once(why)
 
     def _wish_again(self, devices: list[Device]) -> bool:
         """Wish for the lost devices by the numbers they have now; whether all are there."""
