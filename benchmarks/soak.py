@@ -4,8 +4,8 @@ A jackd without a sound card stands in for the device. Another process is its
 microphone and loudspeaker: it plays the demo clip over and over, and since all
 gains are 0 dB it must hear that very clip, the reported delay later, sample by
 sample. What differs by more than 1e-4 is counted. Once a second the engine's
-own figures and its memory are noted. Needs jackd and JACK-Client, see
-tests/jack_rig.py.
+own figures and its memory are looked at; the result keeps a row for every ten
+seconds and histograms of all. Needs jackd and JACK-Client, see tests/jack_rig.py.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ CLIP = HERE.parent / "models" / "rtmtass-small" / "demo.flac"
 RESULTS = HERE / "results"
 TOLERANCE = 1e-4
 MEMORY = 1 << 15
+ROW_S = 10
+"""One row of the course for so many seconds."""
+BINS = 20
 
 
 def be_the_card(rate: int) -> None:
@@ -142,7 +145,8 @@ def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
         "rate": rate,
         "block": period,
         "summary": summary(seconds),
-        "seconds": [brief(s) for s in seconds],
+        "histograms": histograms(seconds),
+        "course": course(seconds),
     }
 
 
@@ -151,6 +155,8 @@ def summary(seconds: list[dict[str, Any]]) -> dict[str, Any]:
     last, card = seconds[-1], seconds[-1]["card"]
     settled = seconds[min(len(seconds) - 1, 30)]
     return {
+        "start_up_s": last["start_up_s"],
+        "latency_ms": last["device"]["latency"]["total_ms"],
         "hops": last["hops"],
         "deadline_misses": last["deadline_misses"],
         "skipped": last["skipped"],
@@ -168,22 +174,43 @@ def summary(seconds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def brief(stats: dict[str, Any]) -> dict[str, Any]:
-    """Return what the picture needs of a second."""
-    device = stats["device"]
-    return {
-        "s": stats["seconds"],
-        "late": stats["deadline_misses"] + stats["skipped"],
-        "lost": device["overruns"] + device["underruns"],
-        "xruns": stats["card"].get("xruns", 0),
-        "wrong": stats["card"].get("wrong", 0),
-        "p50_ms": stats["steps"]["recent_ms"],
-        "p99_ms": stats["steps"]["p99_ms"],
-        "max_ms": stats["steps"]["max_ms"],
-        "fill": device["fill"],
-        "cpu": stats["cpu_share"],
-        "memory_mb": round(stats["memory_mb"], 2),
+def course(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for every `ROW_S` seconds: counts at its end, the median and worst within."""
+    rows = []
+    for start in range(0, len(seconds), ROW_S):
+        part = seconds[start : start + ROW_S]
+        last, card = part[-1], part[-1]["card"]
+        rows.append(
+            {
+                "s": round(last["seconds"], 1),
+                "late": last["deadline_misses"] + last["skipped"],
+                "lost": last["device"]["overruns"] + last["device"]["underruns"],
+                "xruns": card.get("xruns", 0),
+                "wrong": card.get("wrong", 0),
+                "p50_ms": round(float(np.median([s["steps"]["recent_ms"] for s in part])), 3),
+                "p99_ms": round(last["steps"]["p99_ms"], 3),
+                "max_ms": round(last["steps"]["max_ms"], 3),
+                "drift_ppm": round(last["device"]["drift_ppm"], 1),
+                "cpu": round(float(np.mean([s["cpu_share"] for s in part])), 4),
+                "memory_mb": round(last["memory_mb"], 1),
+            }
+        )
+    return rows
+
+
+def histograms(seconds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how often the figures of a second fell where: {name: {from, to, counts}}."""
+    values = {
+        "step_ms": [s["steps"]["recent_ms"] for s in seconds],
+        "cpu_share": [s["cpu_share"] for s in seconds],
+        "fill_samples": [s["device"]["fill"] for s in seconds],
     }
+    found = {}
+    for name, each in values.items():
+        counts, edges = np.histogram(each, BINS)
+        ends = {"from": round(float(edges[0]), 4), "to": round(float(edges[-1]), 4)}
+        found[name] = {**ends, "counts": counts.tolist()}
+    return found
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -191,25 +218,35 @@ def draw(result: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = result["seconds"]
+    rows = result["course"]
     minutes = [row["s"] / 60 for row in rows]
     panels = (
         ("ms a step", ("p50_ms", "p99_ms", "max_ms")),
         ("count so far", ("late", "lost", "xruns", "wrong")),
         ("MB resident", ("memory_mb",)),
+        ("drift in ppm", ("drift_ppm",)),
     )
-    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, sharex=True)
     for axis, (label, keys) in zip(axes, panels, strict=True):
         for key in keys:
             axis.plot(minutes, [row[key] for row in rows], label=key.replace("_", " "))
         axis.set_ylabel(label)
-        axis.set_ylim(0, 1.2 * max(1.0, *(row[key] for key in keys for row in rows)))
+        values = [row[key] for key in keys for row in rows]
+        axis.set_ylim(1.2 * min(0.0, *values), 1.2 * max(1.0, *values))
         axis.legend(loc="upper left", ncols=4)
     axes[-1].set_xlabel("minutes")
     figure.suptitle(f"rtmtass live, {result['minutes']:g} min, {result['rate']} Hz")
     figure.savefig(path, dpi=110)
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return JSON with a line for every entry, and for every row of the course."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
+    rows = ",\n  ".join(map(json.dumps, result["course"]))
+    lines = [line for line in lines if not line.startswith('"course"')]
+    return "{\n" + ",\n".join([*lines, f'"course": [\n  {rows}\n]']) + "\n}\n"
 
 
 def main() -> None:
@@ -227,7 +264,7 @@ def main() -> None:
         raise SystemExit(why)
     result = soak(arguments.minutes, arguments.rate, arguments.period)
     arguments.output.parent.mkdir(exist_ok=True)
-    arguments.output.write_text(json.dumps(result) + "\n")
+    arguments.output.write_text(as_text(result))
     draw(result, arguments.output.with_suffix(".png"))
     print(json.dumps(result["summary"], indent=2))
 

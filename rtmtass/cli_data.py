@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmtass import cli_values
 from rtmtass.errors import MissingPartError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def register(commands: Commands) -> None:
     mix.add_argument("corpus", type=Path, metavar="CORPUS")
     mix.add_argument("output", type=Path, metavar="SET")
     mix.add_argument("--cache", type=Path, required=True)
-    mix.add_argument("--n", type=count, default=200)
+    mix.add_argument("--n", type=cli_values.count, default=200)
     mix.add_argument("--seconds", type=float, default=10.0)
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
@@ -48,13 +49,6 @@ def register(commands: Commands) -> None:
     pack.add_argument("corpus", type=Path, metavar="CORPUS")
     pack.add_argument("output", type=Path, metavar="DIR")
     pack.set_defaults(run=run_pack)
-
-
-def count(word: str) -> int:
-    """Read a whole number from 1 up; anything else is a usage error."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is wanted, not {word!r}")
-    return int(word)
 
 
 def need_workshop() -> None:

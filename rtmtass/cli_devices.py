@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
+from rtmtass import cli_values
+
 if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,16 +43,17 @@ def register(commands: Commands) -> None:
     latency.set_defaults(run=run_latency)
     latency.add_argument("--input", metavar="NAME|N")
     latency.add_argument("--output", metavar="NAME|N")
-    latency.add_argument("--rate", type=int, metavar="HZ")
-    latency.add_argument("--block", type=int, metavar="N")
-    latency.add_argument("--slack", type=float, metavar="MS")
+    latency.add_argument("--rate", type=cli_values.count, metavar="HZ")
+    latency.add_argument("--block", type=cli_values.count, metavar="N")
+    latency.add_argument("--slack", type=cli_values.milliseconds, metavar="MS")
     latency.add_argument("--model", default="rtmtass-small", metavar="NAME")
     latency.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_devices(arguments: argparse.Namespace) -> int:
     """List the devices."""
-    from rtmtass.live.devices import list_devices, quiet_libraries
+    from rtmtass.live.devices import list_devices
+    from rtmtass.live.portaudio import quiet_libraries
     from rtmtass.tui import print_table
 
     with quiet_libraries():
@@ -71,8 +74,8 @@ def run_devices(arguments: argparse.Namespace) -> int:
 def _device_facts(device: Device) -> dict[str, object]:
     from rtmtass.live.devices import supported_rates
 
-    rates = supported_rates(device, "input" if device.inputs else "output")
-    return {**dataclasses.asdict(device), "is_monitor": device.is_monitor, "rates": rates}
+    facts = {**dataclasses.asdict(device), "is_monitor": device.is_monitor}
+    return {**facts, "rates": supported_rates(device)}
 
 
 def _device_row(device: Device, rates: object) -> tuple[str, ...]:

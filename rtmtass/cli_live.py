@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -12,8 +13,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli_separate import add_precision
-from rtmtass.errors import UsageError
+from rtmtass import cli_values
+from rtmtass.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     # argparse has no public name for it.
@@ -24,8 +25,21 @@ if TYPE_CHECKING:
     from rtmtass.live.link import DeviceLink
     from rtmtass.live.shape import LinkWishes
     from rtmtass.live.stats import Stats
+    from rtmtass.separator import Separator
 
 _DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
+
+RECIPES = """\
+rtmtass live --gain music=-20,noise=-inf
+rtmtass devices lists the devices, rtmtass doctor says what is missing
+
+into other programs:
+  PipeWire, PulseAudio  add --virtual-mic, choose the microphone rtmtass-microphone there
+  JACK                  add --output "system, jack", then jack_connect PortAudio:out_0 OTHER:PORT
+  macOS                 brew install blackhole-2ch, add --output BlackHole, choose BlackHole there
+  Windows               install VB-Cable (vb-audio.com/Cable), add --output "CABLE Input", choose
+                        CABLE Output there
+"""
 
 
 def register(commands: Commands) -> None:
@@ -35,15 +49,16 @@ def register(commands: Commands) -> None:
         help="separate a microphone live and hear your mix of it",
         description="Separates what a device captures and plays your mix of speech, music and"
         " noise, a few hundredths of a second later. Keys change the mix while it runs.",
-        epilog="rtmtass live --gain music=-20,noise=-inf   ·   rtmtass devices lists the devices",
+        epilog=RECIPES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     _add_device_options(parser)
     add = parser.add_argument_group("mix").add_argument
-    add("--gain", type=_gains, default={}, metavar="STEM=DB,…", help="as in"
+    add("--gain", type=cli_values.gains, default={}, metavar="STEM=DB,…", help="as in"
         " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
-    add("--strength", type=_strength, default=math.inf, metavar="DB", help="push no stem further"
-        " below the loudest than this (default: no limit)")  # fmt: skip
+    add("--strength", type=cli_values.decibels, default=math.inf, metavar="DB", help="push no stem"
+        " further below the loudest than this (default: no limit)")  # fmt: skip
     add("--stems-out", nargs="?", const="", metavar="A,B,C", help="play the stems, not the mix:"
         " side by side on the output's channels, or each on a device of its own")  # fmt: skip
     add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="play the mix; off"
@@ -54,36 +69,42 @@ def register(commands: Commands) -> None:
     add = parser.add_argument_group("display").add_argument
     add("--plain", action="store_true", help="one line a second instead of a display")
     add("--json", action="store_true", help="one JSON object a second")
-    add("--duration", type=_positive, metavar="S", help="stop after so many seconds")
+    add("--duration", type=cli_values.seconds, metavar="S", help="stop after so many seconds")
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
-    add_precision(parser.add_argument)
+    cli_values.add_precision(parser.add_argument)
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("devices").add_argument
     add("--input", metavar="NAME|N", help="part of a name, or a number (default: the system's)")
     add("--output", metavar="NAME|N", help="likewise")
-    add("--input-channels", type=_numbers, default=(), metavar="N,…", help="which channels of the"
-        " input to hear, from 1; averaged for --channels 1 (default: the first)")  # fmt: skip
+    add("--input-channels", type=cli_values.counts, default=(), metavar="N,…", help="which channels"
+        " of the input to hear, from 1; averaged for --channels 1 (default: the first)"
+        )  # fmt: skip
     add("--channels", type=int, choices=(1, 2), default=1, help="separate in mono or stereo"
         " (default: %(default)s)")  # fmt: skip
-    add("--rate", type=int, metavar="HZ", help="of the devices (default: the model's if they"
-        " take it, else theirs)")  # fmt: skip
-    add("--block", type=int, metavar="N", help="samples the device hands over at once")
-    add("--slack", type=float, metavar="MS", help="latency to add for computers that are late now"
-        " and then (default: what small blocks need)")  # fmt: skip
+    add("--rate", type=cli_values.count, metavar="HZ", help="of the devices (default: the model's"
+        " if they take it, else theirs)")  # fmt: skip
+    add("--block", type=cli_values.count, metavar="N", help="samples the device hands over at once")
+    add("--slack", type=cli_values.milliseconds, metavar="MS", help="latency to add for computers"
+        " that are late now and then (default: what small blocks need)")  # fmt: skip
+    add("--measure", action="store_true", help="play a chirp first and show the true latency too;"
+        " the output must reach the input: cable, loopback device, air")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
-    from rtmtass.live.recorder import check_folder
+    from rtmtass.live.rights import no_collection
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
-    if arguments.record:
-        check_folder(Path(arguments.record))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(no_collection())
+        if arguments.record:
+            from rtmtass.live.recorder import check_folder
+
+            check_folder(Path(arguments.record))
         if arguments.virtual_mic:
             from rtmtass.live.virtual import VirtualMicrophone
 
@@ -113,6 +134,8 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         channels=arguments.channels,
         on_compile=say_compiling,
     )
+    messages: deque[str] = deque(maxlen=50)
+    measured_ms = _measured_ms(wishes, separator, messages) if arguments.measure else None
     mixer = Mixer(
         separator.stems,
         separator.sample_rate,
@@ -123,8 +146,8 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     )
     if not arguments.monitor:
         mixer.fade_out()
-    messages: deque[str] = deque(maxlen=50)
     link = DeviceLink(wishes, separator, n_rows=mixer.n_rows, on_message=messages.append)
+    link.measured_ms = measured_ms
     folder = Path(arguments.record or ".")
     recorder = TakeRecorder(
         folder, separator.stems, separator.sample_rate, arguments.channels, is_realtime=True
@@ -135,12 +158,24 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         separator, link, link, mixer=mixer, recorder=recorder, on_event=messages.append,
         is_realtime=True,
     )  # fmt: skip
-    stack.enter_context(rights.quiet_interpreter())
-    given = [rights.ask_for_memory(), rights.ask_for_priority(rights.OTHER_PRIORITY)]
+    given = [stack.enter_context(rights.quiet_interpreter()), rights.ask_for_memory()]
+    rights.ask_for_priority(rights.OTHER_PRIORITY)
     stack.callback(_stop, engine)
     engine.start()
-    messages.extend(f"{right.name}: {right.detail}" for right in given if not right.is_given)
+    messages.extend(f"{right.name}: {right.detail}" for right in [*given, *engine.rights])
     _watch(arguments, engine, link, Controls(mixer, recorder), messages, stack)
+
+
+def _measured_ms(wishes: LinkWishes, separator: Separator, messages: deque[str]) -> float | None:
+    """Return the true latency by a chirp; where it doesn't come back, say so and go on."""
+    from rtmtass.live.chirp import measure
+
+    try:
+        trip = measure(dataclasses.replace(wishes, more_outputs=()), separator.fork())
+    except DeviceError as error:
+        messages.append(f"the latency wasn't measured: {error}")
+        return None
+    return 1000 * trip.with_engine / trip.sample_rate
 
 
 def _stop(engine: Engine) -> None:
@@ -196,7 +231,7 @@ def _watch(
         if arguments.duration and now - started >= arguments.duration:
             break
         if now - shown >= every_s:
-            shown += every_s
+            shown = max(shown + every_s, now - every_s)  # after a standstill: no lines in a row
             stats = engine.stats()
             if display and display.is_alive:
                 display.update(stats, messages)
@@ -222,46 +257,14 @@ def plain_line(stats: Stats) -> str:
     meters = {"in": levels.mixture, **levels.stems, "out": levels.output}
     said = "  ".join(f"{name} {rms:.0f}" for name, (rms, _peak) in meters.items())
     recording = f"  rec {stats.recording.seconds:.0f} s" if stats.recording.is_running else ""
+    true_ms = device.latency.measured_ms
+    measured = "" if true_ms is None else f" (measured {true_ms:.1f})"
     notes = "".join(f"  {note}" for note in (stats.recording.message, stats.advice) if note)
     return (
         f"{stats.state} {stats.seconds:.0f} s  dB: {said}"
         f"  step {steps.p50_ms:.2f}/{steps.p99_ms:.2f}/{steps.max_ms:.2f} of"
         f" {steps.deadline_ms:.0f} ms  late {stats.deadline_misses + stats.skipped}"
         f"  lost {device.overruns}+{device.underruns}  xruns {device.xruns}"
-        f"  drift {device.drift_ppm:+.0f} ppm  latency {device.latency.total_ms:.1f} ms"
+        f"  drift {device.drift_ppm:+.0f} ppm  latency {device.latency.total_ms:.1f} ms{measured}"
         f"  cpu {100 * stats.cpu_share:.0f} %{recording}{notes}"
     )
-
-
-def _gains(text: str) -> dict[str, float]:
-    gains = {}
-    for word in text.split(","):
-        name, _, value = word.partition("=")
-        try:
-            gains[name.strip()] = float(value.lower().removesuffix("db"))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(
-                f"{word!r} is no STEM=DB; write it as in speech=0,music=-20,noise=-inf"
-            ) from error
-    return gains
-
-
-def _strength(text: str) -> float:
-    value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text} isn't 0 dB or more")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} s is no time; give more than 0")
-    return value
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of channels such as 1,2") from error

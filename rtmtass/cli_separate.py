@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmtass import cli_values
 from rtmtass.errors import InputError, UsageError
 from rtmtass.formats import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
@@ -45,7 +46,10 @@ def register(commands: Commands) -> None:
         "--rate", type=int, metavar="HZ", help="stdin holds raw samples at this rate, not a WAV"
     )
     pipes.add_argument(
-        "--channels-in", type=_positive, metavar="N", help="channels of raw samples (default: 1)"
+        "--channels-in",
+        type=cli_values.count,
+        metavar="N",
+        help="channels of raw samples (default: 1)",
     )
     pipes.add_argument(
         "--raw", choices=RAW_ENCODINGS, help="how raw samples are written (default: f32)"
@@ -56,11 +60,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
     add("-o", "--output", metavar="DIR", help="where stems go (default: beside the input); - is"
         " stdout, for one stem")  # fmt: skip
-    add("--stems", type=_words, metavar="A,B", help="which to write (default: all; none: only"
-        " the remix)")  # fmt: skip
+    add("--stems", type=cli_values.words, metavar="A,B", help="which to write (default: all; none:"
+        " only the remix)")  # fmt: skip
     add("--format", choices=FORMATS, help="default: the input's, or wav")
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
-    add("--gain", type=_gains, metavar="STEM=DB,…", help="levels of the remix, as in"
+    add("--gain", type=cli_values.gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
     add("--mix", metavar="FILE", help="where the remix goes: a file, for several inputs a folder,"
         " or -")  # fmt: skip
@@ -81,17 +85,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)s)")  # fmt: skip
     add("--runtime", choices=("numba", "torch"), default="numba", help="default: %(default)s")
     add("--device", default="cpu", help="for --runtime torch: cpu, cuda, cuda:1 … (default: cpu)")
-    add_precision(add)
-
-
-def add_precision(add: Callable[..., object]) -> None:
-    """Add `--precision` by a parser's `add_argument`."""
-    from rtmtass.config import PRECISIONS, TORCH_PRECISIONS
-
-    known = dict.fromkeys(("auto", *PRECISIONS, *TORCH_PRECISIONS))
-    add("--precision", choices=tuple(known), default="auto", help="what weights are kept in: int8"
-        " is fastest, f32 exact; auto: int8, f32 on torch (default: %(default)s)"
-        )  # fmt: skip
+    cli_values.add_precision(add)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -221,30 +215,3 @@ def _report(results: list[Result], *, is_quiet: bool) -> int:
     elif failures:
         print(f"rtmtass: {failures[0].error}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _gains(text: str) -> dict[str, float]:
-    """Read "speech=0,music=-12,noise=-inf"."""
-    gains: dict[str, float] = {}
-    for word in _words(text):
-        name, _, value = word.partition("=")
-        gain_db = float(value.lower().removesuffix("db"))
-        if not gain_db < 200:  # NaN and infinity too
-            raise ValueError(text)
-        gains[name] = gain_db
-    return gains
-
-
-_positive.__name__ = "number of channels"  # argparse's words: invalid … value
-_gains.__name__ = "STEM=DB,…"

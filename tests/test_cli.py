@@ -148,7 +148,7 @@ def test_the_users_world_is_told_in_one_line(talk, words, line):
     (["seperate"], "argument COMMAND: invalid choice: 'seperate'"),
     (["separate"], "the following arguments are required: FILE; see rtmtass separate --help"),
     (["separate", "talk.flac", "--format", "aac"], "argument --format: invalid choice: 'aac'"),
-    (["separate", "talk.flac", "--gain", "speech"], "argument --gain: invalid STEM=DB,… value"),
+    (["separate", "talk.flac", "--gain", "speech"], "argument --gain: 'speech' is no STEM=DB"),
     (["separate", "talk.flac", "--gain", "speech=0"], "a remix needs both: --gain"),
     (["separate", "talk.flac", "--mix", "m.wav"], "a remix needs both: --gain"),
     (["separate", "talk.flac", "-o", "-"], "stdout carries one stem; choose it: --stems speech"),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import pytest
 from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.dsp.ring import Ring
 
+HOUSE = Path(__file__).parent.parent
 POINTER, ULONG = ctypes.c_void_p, ctypes.c_ulong
 C_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, ULONG, POINTER, ULONG, POINTER)
 
@@ -62,6 +68,29 @@ def test_it_is_the_twin_of_the_ring(channels):
             ring.overruns, ring.underruns, ring.available,
         )  # fmt: skip
         assert twin.overruns > 0
+
+
+ALLOCATION = re.compile(r"\bcall\b[^@\n]*@\"?(NRT_(?:Allocate|MemInfo_\w*alloc|MemInfo_new)\w*)")
+SHOW_CODE = """
+import numba, numpy as np
+from rtmtass.dsp.callback import _compiled
+print(_compiled().inspect_llvm())
+print("=====")
+control = numba.njit("f4[:](i8)")(lambda n: np.empty(n, np.float32))
+print(next(iter(control.inspect_llvm().values())))
+"""
+
+
+def test_its_machine_code_calls_no_allocator(tmp_path):
+    # Compiled anew: what comes from disk can't be read.
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(HOUSE)}
+    command = [sys.executable, "-c", SHOW_CODE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    code, control = done.stdout.split("=====")
+    assert ALLOCATION.search(control)
+    assert "_capture" in code
+    assert "_play" in code
+    assert ALLOCATION.findall(code) == []
 
 
 def test_a_dry_ring_neither_clicks_nor_lasts():

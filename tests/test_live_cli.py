@@ -25,11 +25,8 @@ import pytest
 import soundfile
 
 from rtmtass.cli import main
-from rtmtass.errors import DeviceError, MissingPartError
 from rtmtass.live.controls import Controls
-from rtmtass.live.devices import Device, find_device
 from rtmtass.live.mixer import Mixer
-from rtmtass.live.virtual import VirtualMicrophone
 from rtmtass.tui_live import PeakHold, meter, parse_keys
 
 MISSING = jack_rig.missing_parts()
@@ -73,58 +70,6 @@ def start(*words):
     )
 
 
-# --- names
-
-
-def device(index, name, host="ALSA", inputs=2, outputs=2, **marks):
-    marks = {"is_default_input": False, "is_default_output": False, **marks}
-    return Device(index, name, host, inputs, outputs, 48000, (1, 2), (1, 2), **marks)
-
-
-SHELF = [
-    device(0, "HDA Intel", is_default_input=True),
-    device(3, "Scarlett 2i2 USB"),
-    device(5, "Speakers", inputs=0, is_default_output=True),
-    device(7, "Scarlett 2i2 USB", host="JACK"),
-    device(9, "Monitor of HDA Intel", host="Pulse", outputs=0),
-]
-
-
-@pytest.mark.parametrize(("wanted", "kind", "index"), [
-    (None, "input", 0), (None, "output", 5), ("7", "input", 7), ("hda intel", "input", 0),
-    ("monitor", "input", 9), ("2i2 usb, jack", "output", 7), ("speak", "output", 5),
-])  # fmt: skip
-def test_a_device_is_found_by_number_or_part_of_its_name(wanted, kind, index):
-    assert find_device(wanted, kind, SHELF).index == index
-
-
-def test_an_ambiguous_name_lists_the_candidates():
-    with pytest.raises(DeviceError) as caught:
-        find_device("scarlett", "input", SHELF)
-    assert str(caught.value) == (
-        "'scarlett' matches 2 input devices:\n"
-        "  [3] Scarlett 2i2 USB, ALSA\n"
-        "  [7] Scarlett 2i2 USB, JACK\n"
-        "Name one by its number:  rtmtass live --input 3"
-    )
-
-
-@pytest.mark.parametrize(("wanted", "kind", "said"), [
-    ("speakers", "input", r"'speakers' matches no input device; there are:\n  \[0\] HDA"),
-    ("5", "input", "there is no input device number 5; there are:"),
-    ("monitor of", "output", "matches no output device"),
-])  # fmt: skip
-def test_a_device_that_isnt_there_lists_those_that_are(wanted, kind, said):
-    with pytest.raises(DeviceError, match=said):
-        find_device(wanted, kind, SHELF)
-    with pytest.raises(DeviceError, match="no output device; plug one in"):
-        find_device(wanted, "output", [])
-
-
-def test_monitors_are_named_as_such():
-    assert [d.index for d in SHELF if d.is_monitor] == [9]
-
-
 # --- keys
 
 
@@ -162,58 +107,24 @@ def test_meters_hold_their_peaks():
     assert meter(-60.0, -3.0, 20, "green").plain.index("▌") == 19
 
 
-# --- the virtual microphone, on a sound server that is a script
-
-PACTL = """#!/bin/sh
-echo "$@" >> {log}
-case "$1 $2" in
-  "load-module module-null-sink") echo 21;;
-  "load-module module-remap-source") {answer};;
-esac
-"""
-
-
-def pactl(folder, answer="echo 22"):
-    script, log = folder / "pactl", folder / "log"
-    script.write_text(PACTL.format(log=log, answer=answer))
-    script.chmod(0o755)
-    return log
-
-
-def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.delenv("PULSE_SINK", raising=False)
-    log = pactl(tmp_path)
-    with VirtualMicrophone():
-        assert os.environ["PULSE_SINK"] == "rtmtass_output"
-    assert "PULSE_SINK" not in os.environ
-    lines = log.read_text().splitlines()
-    assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
-    assert lines[1].startswith("load-module module-remap-source master=rtmtass_output.monitor")
-    assert lines[2:] == ["unload-module 22", "unload-module 21"]
-
-
-def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    log = pactl(tmp_path, "echo refused >&2; exit 1")
-    with pytest.raises(DeviceError, match="refused; is PipeWire or PulseAudio running"):
-        VirtualMicrophone().__enter__()
-    assert log.read_text().splitlines()[-1] == "unload-module 21"
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(MissingPartError, match="needs pactl"):
-        VirtualMicrophone().__enter__()
-
-
 # --- the command line
 
 
 @pytest.mark.parametrize(("words", "code", "line"), [
     (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
     (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is no STEM=DB; write it as in"),
-    (["--duration", "0"], 2, "rtmtass: argument --duration: 0 s is no time; give more than 0"),
+    (["--duration", "0"], 2, "rtmtass: argument --duration: '0' is no time in seconds; give more"),
+    (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is no time in seconds"),
     (["--stems-out", "a,b"], 2, "rtmtass: --stems-out takes 3 devices, for speech, music, noise"),
-    (["--strength", "-1"], 2, "rtmtass: argument --strength: -1 isn't 0 dB or more"),
+    (["--strength", "-1"], 2, "rtmtass: argument --strength: '-1' is no distance in dB; give 0"),
+    (["--slack", "-1"], 2, "rtmtass: argument --slack: '-1' is no time in ms; give 0 or more"),
+    (["--slack", "900"], 2, "rtmtass: a slack of 900 ms was asked for; give 0 to 250 ms"),
+    (["--block", "0"], 2, "rtmtass: argument --block: '0' is no count; give 1 or more"),
+    (["--block", "99999"], 2, "rtmtass: a block of 99999 samples was asked for; give 1 to 8192"),
+    (["--rate", "48k"], 2, "rtmtass: argument --rate: '48k' is no count; give 1 or more"),
     (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is no list of"),
+    (["--input-channels", "0"], 2, "rtmtass: argument --input-channels: '0' is no list of"),
+    (["--gain", "vocals=0"], 2, "rtmtass: there is no stem 'vocals'; choose of speech, music"),
     (["--record", "/dev/null/x"], 1, "rtmtass: /dev/null/x can't be written"),
 ])  # fmt: skip
 def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
@@ -225,38 +136,51 @@ def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
     assert capsys.readouterr().err.startswith(line)
 
 
-@on_a_sound_card
-def test_devices_are_listed(card):
-    (fact,) = map(json.loads, run("devices", "--json").stdout.splitlines())
-    assert (fact["name"], fact["inputs"], fact["outputs"], fact["rates"]) == (
-        "system",
-        2,
-        2,
-        [48000],
+def test_a_process_knows_when_it_was_born():
+    code = "from rtmtass.live.birth import born_at_s; print(born_at_s())"
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
-    assert "system (default input, default output)" in run("devices").stdout
+    if done.stdout.strip() == "None":
+        assert sys.platform == "darwin"
+        return
+    assert before - 0.03 <= float(done.stdout) <= time.monotonic()
 
 
 @on_a_sound_card
-def test_the_doctor_looks_at_everything(card):
-    found = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
-    assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
-            "machine code", "model", "speed"} <= set(found)  # fmt: skip
-    assert found["PortAudio"]["is_ok"]
-    assert all(check["is_ok"] or check["advice"] for check in found.values())
-
-
-@on_a_sound_card
-def test_json_once_a_second_and_a_clean_end_on_sigterm(card):
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_json_once_a_second_and_a_clean_end(card, stop):
     with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(stop)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert said == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
+    assert lines[1]["device"]["latency"]["measured_ms"] is None
+    asked = [line.partition(":")[0] for line in lines[0]["messages"]]
+    assert {"garbage collection", "locked memory", "real-time priority"} <= set(asked)
+    assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
+
+
+@on_a_sound_card
+def test_a_computer_that_slept_goes_on_and_says_so(card):
+    with start("live", "--plain") as process:
+        while "running 1 s" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        process.send_signal(signal.SIGCONT)
+        while "everything stood still for 2." not in process.stdout.readline():
+            assert process.poll() is None
+        while "running 2 s" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
 
 
 @on_a_sound_card
@@ -279,8 +203,9 @@ def test_a_recording_survives_the_worst(card, tmp_path):
     np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)
 
 
-@on_a_sound_card
-def test_the_latency_reported_is_the_latency_measured(card):
+@contextlib.contextmanager
+def cable():
+    """From our output to our input, whenever they appear."""
     done = threading.Event()
 
     def connect():
@@ -289,15 +214,31 @@ def test_the_latency_reported_is_the_latency_measured(card):
             subprocess.run(words, capture_output=True, check=False)
             time.sleep(0.02)
 
-    cable = threading.Thread(target=connect)
-    cable.start()
+    thread = threading.Thread(target=connect)
+    thread.start()
     try:
-        trip = json.loads(run("latency", "--json").stdout)
+        yield
     finally:
         done.set()
-        cable.join()
+        thread.join()
+
+
+@on_a_sound_card
+def test_the_latency_reported_is_the_latency_measured(card):
+    with cable():
+        trip = json.loads(run("latency", "--json").stdout)
     assert abs(trip["ours"] - trip["reported"]) <= 1
     assert trip["without"] == round(2 * 256 / 3)
+
+
+@on_a_sound_card
+def test_live_shows_the_measured_latency_too(card):
+    with cable():
+        done = run("live", "--json", "--measure", "--gain", "speech=-inf,music=-inf,noise=-inf",
+                   "--duration", "1.5")  # fmt: skip
+    latency = json.loads(done.stdout.splitlines()[0])["device"]["latency"]
+    ours_ms = latency["algorithm_ms"] + latency["buffer_ms"]
+    assert latency["measured_ms"] == pytest.approx(ours_ms + 1000 * 512 / 48000, abs=0.1)
 
 
 class Terminal:

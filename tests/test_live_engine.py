@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ from fakes import FakeSeparator
 import rtmtass
 from rtmtass.audio import ArraySource
 from rtmtass.errors import InputError, UsageError
-from rtmtass.live.engine import Engine
+from rtmtass.live.engine import LEVEL_INTERVAL_S, Engine
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.sources import ArraySink, PacedSource, UdpSink, UdpSource
 from rtmtass.live.stats import DeviceStats
+from rtmtass.pipes import StreamSource
+from rtmtass.riff import WavHeader
 
 HOP, RATE = 256, 16000
 
@@ -217,6 +222,92 @@ def test_stop_fades_out_and_may_be_repeated():
     assert out[-1] == 0
     assert np.abs(np.diff(out)[256:]).max() < 0.002
     assert engine.stats().state == "stopped"
+
+
+def test_watching_an_engine_end_is_no_race():
+    """At real-time priority a loop without a pause would keep the others from ending at all."""
+    gate, asked, looks = threading.Event(), threading.Event(), []
+    source = Ends(sound(40 * HOP), reads={20: lambda: (asked.set(), gate.wait(30))})
+    engine = Engine(Splitter(), source, ArraySink(), on_levels=looks.append)
+    engine.start()
+    assert asked.wait(30)
+    stopping = threading.Thread(target=engine.stop)
+    stopping.start()
+    before, started = len(looks), time.monotonic()
+    time.sleep(0.4)
+    seen, waited_s = len(looks) - before, time.monotonic() - started
+    gate.set()
+    stopping.join(30)
+    assert seen <= waited_s / LEVEL_INTERVAL_S + 2
+
+
+class Mill:
+    """An endless source and a sink that keeps nothing; does something before a read or two."""
+
+    sample_rate, channels = RATE, 1
+
+    def __init__(self, n_hops, actions):
+        self._n_left, self._actions = n_hops, actions
+
+    def read(self, out):
+        self._n_left -= 1
+        if action := self._actions.get(self._n_left):
+            action()
+        out[:] = 0.1
+        return len(out) if self._n_left > 0 else 0
+
+    def write(self, stems):
+        assert np.isfinite(stems[0, 0, 0])
+
+    def close(self):
+        pass
+
+
+def test_no_hop_allocates_room_for_samples():
+    """Views come and go; no array does: all of them together stay below the stems of a hop."""
+    seen = []
+    mill = Mill(400, {
+        300: tracemalloc.start,
+        290: lambda: (seen.append(tracemalloc.get_traced_memory()[0]), tracemalloc.reset_peak()),
+        10: lambda: seen.extend(tracemalloc.get_traced_memory()),
+    })  # fmt: skip
+    try:
+        with Engine(rtmtass.load(block=HOP), mill, mill) as engine:
+            assert engine.wait(60)
+    finally:
+        tracemalloc.stop()
+    before, after, peak = seen
+    assert after - before < 1024  # in 280 hops
+    assert peak - before < 3 * HOP * 4
+
+
+def test_raw_samples_from_a_pipe():
+    x = sound(30 * HOP)
+    reader, writer = os.pipe()
+    source = StreamSource(
+        os.fdopen(reader, "rb", buffering=0), "stdin", WavHeader(RATE, 1, "f32", None, 0, 4)
+    )
+
+    def send():
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            data = memoryview(x.astype("<f4").tobytes())
+            while data:
+                data = data[pipe.write(data[:999]) :]
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    out, engine = run(Splitter(), source)
+    thread.join(30)
+    np.testing.assert_allclose(out[0, engine.delay :, 0], x[:, 0], atol=1e-6)
+
+
+def test_a_bypass_is_in_time_with_the_mix():
+    x = sound(80 * HOP)
+    mixer = Mixer(Splitter.stems, RATE, gains_db={"music": -math.inf, "noise": -math.inf})
+    source = Ends(x, reads={40: lambda: mixer.set_bypass(True)})
+    out, engine = run(Splitter(), source, mixer=mixer)
+    # Speech is half the input in shape and time, and the bypass is as loud as it.
+    np.testing.assert_allclose(out[0, engine.delay :, 0], 0.5 * x[:, 0], atol=2e-3)
 
 
 @pytest.mark.parametrize("culprit", ["separator", "source", "sink", "recorder"])

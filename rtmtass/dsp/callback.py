@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
-from rtmtass.dsp.compiling import kernel
+from rtmtass.dsp.compiling import CACHE_FOLDER, kernel
 from rtmtass.dsp.ring import Ring
 
 _LINE = 8  # a ring's counters are a cache line apart: eight int64
@@ -137,7 +139,11 @@ def _compiled() -> Any:
     table = types.CPointer(types.int64)
     signature = types.int32(samples, samples, _ULONG, types.voidptr, _ULONG, table)
 
-    @cfunc(signature, nopython=True)  # type: ignore[untyped-decorator]
+    before = numba.config.CACHE_DIR
+    if os.access(CACHE_FOLDER, os.W_OK):  # as in `compiling`: compiling costs a start a second
+        numba.config.CACHE_DIR = str(CACHE_FOLDER)
+
+    @cfunc(signature, nopython=True, cache=True)  # type: ignore[untyped-decorator]
     def callback(given: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
         table = carray(user, (_N_PLACES,))
         n = types.int64(frames)
@@ -156,6 +162,7 @@ def _compiled() -> Any:
         table[_CALLS] += 1
         return _CONTINUE
 
+    numba.config.CACHE_DIR = before
     return callback
 
 

@@ -1,37 +1,25 @@
-"""Sound devices: which there are, which one is meant, and a stream of it; knows sounddevice."""
+"""Sound devices: which there are, which one is meant, and what it takes."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from rtmtass.dsp.callback import DeviceCallback
-from rtmtass.errors import DeviceError, MissingPartError
+from rtmtass.errors import DeviceError
+from rtmtass.live.portaudio import portaudio
 
 Kind = Literal["input", "output"]
 
 COMMON_RATES_HZ = (8000, 16000, 22050, 32000, 44100, 48000, 96000, 192000)
-PORTAUDIO_PACKAGES = (
-    "Debian and Ubuntu: apt install libportaudio2 · Fedora: dnf install portaudio · macOS and"
-    " Windows: it comes with pip install sounddevice"
-)
 _MONITOR = re.compile(
-    r"monitor|loopback|stereo mix|what u hear|blackhole|vb-audio|cable output", re.I
+    r"monitor|loopback|stereo mix|what u hear|wave out mix|blackhole|soundflower|vb-audio"
+    r"|cable output",
+    re.I,
 )
-_JACK = "JACK Audio Connection Kit"
-_ONE_CLOCK_HOSTS = (_JACK, "ASIO")
-_ABANDONED: list[Any] = []
-"""Copies of PortAudio whose JACK died: threads of theirs still run, so they stay loaded."""
-_RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
+JACK = "JACK Audio Connection Kit"
+_ONE_CLOCK_HOSTS = (JACK, "ASIO")
 
 
 @dataclass(frozen=True)
@@ -60,21 +48,6 @@ class Device:
 
     def __str__(self) -> str:
         return f"[{self.index}] {self.name}, {self.host}"
-
-
-def portaudio() -> Any:
-    """Return the module sounddevice.
-
-    Raises:
-        MissingPartError: PortAudio isn't installed.
-    """
-    try:
-        import sounddevice
-    except OSError as error:
-        raise MissingPartError(
-            f"PortAudio, which talks to sound devices, isn't installed. {PORTAUDIO_PACKAGES}"
-        ) from error
-    return sounddevice
 
 
 def list_devices() -> list[Device]:
@@ -150,6 +123,20 @@ def find_device(wanted: str | None, kind: Kind, devices: Sequence[Device]) -> De
     return found[0]
 
 
+def find_again(before: Device, kind: Kind, devices: Sequence[Device]) -> Device | None:
+    """Return the device that was `before`, whose number may have changed; None if it is away.
+
+    Of several that are alike, that of the same number, or the first.
+    """
+    alike = [
+        device
+        for device in devices
+        if (device.name, device.host) == (before.name, before.host) and device.channels(kind)
+    ]
+    same = [device for device in alike if device.index == before.index]
+    return next(iter(same + alike), None)
+
+
 def _default(kind: Kind, able: Sequence[Device], option: str) -> Device:
     for device in able:
         if device.is_default_input if kind == "input" else device.is_default_output:
@@ -170,9 +157,13 @@ def _choices(able: Sequence[Device], option: str) -> str:
     return f"there are:\n{listed}\nName one by its number:  {option} {able[0].index}"
 
 
-def supported_rates(device: Device, kind: Kind) -> list[int]:
-    """Return the common rates that the device takes, in Hz."""
-    return [rate for rate in COMMON_RATES_HZ if takes_rate(device, kind, rate)]
+def supported_rates(device: Device) -> list[int]:
+    """Return the common rates that the device takes in every direction it has, in Hz."""
+    kinds: tuple[Kind, ...] = ("input", "output")
+    able = [kind for kind in kinds if device.channels(kind)]
+    return [
+        rate for rate in COMMON_RATES_HZ if all(takes_rate(device, kind, rate) for kind in able)
+    ]
 
 
 def takes_rate(device: Device, kind: Kind, sample_rate: int) -> bool:
@@ -191,164 +182,3 @@ def share_a_clock(given: Device, wanted: Device) -> bool:
     if given.index == wanted.index:
         return True
     return given.host == wanted.host and given.host in _ONE_CLOCK_HOSTS
-
-
-class DeviceStream:
-    """An open stream: a device calls a compiled callback.
-
-    Args:
-        given: to capture from, or None.
-        wanted: to play on, or None.
-        channels: of each, as opened.
-        sample_rate: in Hz.
-        block: samples a call.
-        callback: what is called.
-
-    Raises:
-        DeviceError: the device is in use, gone, or doesn't take this.
-    """
-
-    def __init__(
-        self,
-        given: Device | None,
-        wanted: Device | None,
-        channels: tuple[int, int],
-        sample_rate: int,
-        block: int,
-        callback: DeviceCallback,
-    ) -> None:
-        sd = portaudio()
-        self._callback = callback  # its memory is in use as long as this stream is open
-        kind, device, count = _direction(given, wanted, channels)
-        self._is_jack = any(device and device.host == _JACK for device in (given, wanted))
-        self._has_started = False
-        self._name = " and ".join(str(d) for d in dict.fromkeys((given, wanted)) if d)
-        try:
-            # The base class takes a C function; python-rtmixer builds on it in the same way.
-            self._stream = sd._StreamBase(
-                kind=kind,
-                device=device,
-                channels=count,
-                samplerate=sample_rate,
-                blocksize=block,
-                dtype="float32",
-                latency="low",
-                callback=sd._ffi.cast("PaStreamCallback*", callback.function),
-                userdata=sd._ffi.cast("void*", callback.table),
-            )
-        except (sd.PortAudioError, ValueError) as error:
-            raise DeviceError(_why_not(self._name, error, sample_rate)) from error
-
-    def start(self) -> None:
-        """Let the device begin to call.
-
-        Raises:
-            DeviceError: it doesn't.
-        """
-        sd = portaudio()
-        try:
-            self._stream.start()
-            self._has_started = True
-        except sd.PortAudioError as error:
-            raise DeviceError(_why_not(self._name, error, 0)) from error
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the device still calls, as far as PortAudio knows."""
-        sd = portaudio()
-        try:
-            return bool(self._stream.active)
-        except sd.PortAudioError:
-            return False
-
-    @property
-    def latency_s(self) -> tuple[float, float]:
-        """Input and output latency as the system claims them."""
-        claimed = self._stream.latency
-        pair = claimed if isinstance(claimed, tuple) else (claimed, claimed)
-        return float(pair[0]), float(pair[1])
-
-    def close(self) -> None:
-        """Stop at once and let go; never raises."""
-        if self._is_jack and self._has_started and not self.is_active:
-            _abandon()
-            return
-        self._stream.abort(ignore_errors=True)
-        self._stream.close(ignore_errors=True)
-
-
-def _direction(
-    given: Device | None, wanted: Device | None, channels: tuple[int, int]
-) -> tuple[str, int | tuple[int, int], int | tuple[int, int]]:
-    if given and wanted:
-        return "duplex", (given.index, wanted.index), channels
-    if given:
-        return "input", given.index, channels[0]
-    assert wanted, "a stream has a device"
-    return "output", wanted.index, channels[1]
-
-
-def _why_not(name: str, error: Exception, sample_rate: int) -> str:
-    code = error.args[1] if len(error.args) > 1 else None
-    if code == _RATE_UNKNOWN:
-        return f"{name} doesn't take {sample_rate} Hz; see rtmtass devices, then add --rate"
-    if code == _UNAVAILABLE:
-        return f"{name} is in use by another program; close that, or choose another device"
-    return f"{name} can't be opened: {error.args[0] if error.args else error}; try rtmtass doctor"
-
-
-def restart_portaudio() -> None:
-    """Look for devices anew: PortAudio lists them once. No stream may be open."""
-    sd = portaudio()
-    with quiet_libraries():
-        while sd._initialized:
-            sd._terminate()
-        sd._initialize()
-
-
-def close_portaudio() -> None:
-    """Let go of the sound system; `restart_portaudio` comes back to it."""
-    sd = portaudio()
-    with quiet_libraries():
-        while sd._initialized:
-            sd._terminate()
-
-
-def _abandon() -> None:
-    """Leave this PortAudio to itself and go on with a new one.
-
-    Once its JACK server has died, closing a stream or PortAudio ends in a failed
-    assertion (pa_jack.c asserts that jack_deactivate succeeds), and that ends the
-    process. A copy of the library under another name knows nothing of all that.
-    """
-    sd = portaudio()
-    sd._initialized = 0  # so that nobody tries to terminate it at exit either
-    if not sys.platform.startswith("linux"):
-        return
-    path = next(
-        line.split(maxsplit=5)[5].strip()
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if "portaudio" in line
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(path.removesuffix(" (deleted)"), folder)
-        _ABANDONED.append(sd._lib)
-        sd._lib = sd._ffi.dlopen(copy)
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep ALSA and JACK from telling the terminal what they didn't find."""
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

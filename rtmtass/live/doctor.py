@@ -13,19 +13,25 @@ import numpy as np
 
 from rtmtass.errors import RtmtassError
 from rtmtass.live import rights
-from rtmtass.live.devices import (
-    PORTAUDIO_PACKAGES,
-    Device,
-    list_devices,
-    portaudio,
-    quiet_libraries,
-    supported_rates,
-)
+from rtmtass.live.devices import Device, list_devices, supported_rates
+from rtmtass.live.portaudio import portaudio, quiet_libraries
 from rtmtass.live.rights import Right
 
 _N_STEPS = 150
 _TIGHT = 0.5
 """A step should take less than this part of a hop: other programs run too."""
+
+
+_NO_DEVICE = (
+    "plug one in, then: Debian and Ubuntu: apt install pipewire-alsa · Fedora: dnf install"
+    " pipewire-alsa · either: systemctl --user start pipewire wireplumber; sudo usermod -aG audio"
+    " $USER, and log in again · macOS: System Settings, Privacy, Microphone: allow the terminal ·"
+    " Windows: ms-settings:privacy-microphone"
+)
+_FEATURES = (
+    "amx_int8", "amx_bf16", "avx512_vnni", "avx512_bf16", "avx512f", "avx_vnni", "avx2", "fma",
+    "sse2", "neon", "asimd", "asimddp", "bf16",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,7 @@ def _sound() -> Iterator[Check]:
             f"{kind} devices",
             bool(able),
             f"{len(able)}: {', '.join(d.name for d in able[:3])}" if able else "none",
-            f"plug one in; on Linux, see whether PipeWire, PulseAudio or jackd runs, and whether"
-            f" you are in the group audio; {PORTAUDIO_PACKAGES}",
+            _NO_DEVICE,
         )
     yield from _rates(devices)
 
@@ -73,7 +78,7 @@ def _rates(devices: list[Device]) -> Iterator[Check]:
     defaults = [d for d in devices if d.is_default_input or d.is_default_output]
     for device in defaults:
         with quiet_libraries():
-            rates = supported_rates(device, "input" if device.inputs else "output")
+            rates = supported_rates(device)
         listed = " ".join(map(str, rates)) or "none of the common ones"
         yield Check(
             f"rates of {device.name}", bool(rates), f"{listed} Hz",
@@ -98,9 +103,7 @@ def _processor() -> Iterator[Check]:
     from rtmtass.dsp.compiling import CACHE_FOLDER
 
     features = _features()
-    fast = [
-        name for name in ("avx512f", "avx2", "fma", "sse2", "neon", "asimd") if name in features
-    ]
+    fast = [name for name in _FEATURES if name in features]
     said = " ".join(fast) or "no vector units found"
     yield Check(
         "processor", bool(fast), f"{platform.machine()}: {said}",
@@ -147,6 +150,7 @@ def _model() -> Iterator[Check]:
     yield Check(
         "speed", bool(p99 < _TIGHT * hop_ms),
         f"a step takes {p50:.2f} ms, 99 of 100 less than {p99:.2f}, of {hop_ms:.0f} there are",
-        "close other programs, or plug in the power supply; rtmtass live --slack 10 helps",
+        "close other programs, plug in the power supply, or rtmtass live --precision int8, or"
+        " --slack 10",
         is_needed=False,
     )  # fmt: skip

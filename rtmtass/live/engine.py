@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rtmtass.audio import Sink, Source
 from rtmtass.errors import UsageError
 from rtmtass.live.ends import Clocked, Recorder
+from rtmtass.live.lateness import Lateness
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.rights import ENGINE_PRIORITY, OTHER_PRIORITY, Right, ask_for_priority
 from rtmtass.live.sources import ConvertedSource
@@ -29,11 +30,8 @@ from rtmtass.live.worker import LiveSeparator, Slot, Worker
 Floats = NDArray[np.float32]
 
 LEVEL_INTERVAL_S = 0.05
-_HOLD_HOPS, _LONGEST_HOLD_HOPS = 4, 64
-"""How long the input stays after a miss; doubled while misses come back."""
-_RECENT_HOPS = 600.0
-_TOO_MANY = 0.05
 _PATIENCE_S = 3.0
+_TOO_SLOW = "the computer was too slow: the input is heard for a moment"
 
 
 class Engine:
@@ -83,16 +81,14 @@ class Engine:
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
         self._make_room(separator)
-        self._number = self._misses = self._skipped = self._gaps = 0
-        self._clean_from = self._held_until = self._last_miss = 0
-        self._hold = _HOLD_HOPS
-        self._late_share = 0.0
+        self._number = self._gaps = 0
+        self._lateness = Lateness(-(-self.delay // self._hop))
         self._state = "new"
         self._is_stopping = threading.Event()
         self._error: BaseException | None = None
         self._events: deque[str] = deque(maxlen=100)
         self._on_levels, self._on_event = on_levels, on_event
-        self.rights: list[Right] = []
+        self._right: Right | None = None
         self._looked = time.monotonic(), time.process_time()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
@@ -104,7 +100,6 @@ class Engine:
         self._past = np.zeros((self.delay + self._hop, n_channels), np.float32)
         self._no_stems = np.zeros((n_stems, self._hop, n_channels), np.float32)
         self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
-        self._settling = -(-self.delay // self._hop)
 
     def __enter__(self) -> Engine:
         """Start."""
@@ -152,6 +147,11 @@ class Engine:
         """Whether sound goes through."""
         return self._thread.is_alive()
 
+    @property
+    def rights(self) -> list[Right]:
+        """What the system said to the threads' wish for priority, as far as they have asked."""
+        return [right for right in (self._right, self._worker.right) if right]
+
     def stats(self) -> Stats:
         """Return how it goes; from any one thread."""
         device = self._clock.device_stats() if self._clock else DeviceStats()
@@ -165,33 +165,20 @@ class Engine:
             state=state,
             seconds=self._number * self._hop / self.sample_rate,
             hops=self._number,
-            deadline_misses=self._misses,
-            skipped=self._skipped,
+            deadline_misses=self._lateness.misses,
+            skipped=self._lateness.skipped,
             steps=steps,
             cpu_share=share,
             levels=self.mixer.levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
-            advice=self._advice(steps.recent_ms, hop_ms),
-        )
-
-    def _advice(self, step_ms: float, hop_ms: float) -> str:
-        if self._late_share < _TOO_MANY:
-            return ""
-        if step_ms > 0.7 * hop_ms:
-            return (
-                f"this computer is too slow: a step takes {step_ms:.1f} of {hop_ms:.0f} ms;"
-                " close other programs, or take a smaller --model"
-            )
-        return (
-            f"{100 * self._late_share:.0f} % of the steps come too late, though one takes only"
-            f" {step_ms:.1f} ms: add --slack 10, or a larger --block; rtmtass doctor says more"
+            advice=self._lateness.advice(steps),
         )
 
     def _run(self) -> None:
         try:
             if self._is_realtime:
-                self.rights.append(ask_for_priority(ENGINE_PRIORITY))
+                self._right = ask_for_priority(ENGINE_PRIORITY)
             self._pump()
             self._state = "stopped"
         except BaseException as error:  # raised again by stop
@@ -244,7 +231,7 @@ class Engine:
         if self._clock and self._clock.gaps != self._gaps:
             self._gaps = self._clock.gaps
             past[:-hop] = 0
-            self._clean_from = self._number + self._settling
+            self._lateness.break_off(self._number)
         dry = past[:hop]
         if self._recorder:
             self._recorder.add_mixture(self._number, dry)
@@ -264,25 +251,23 @@ class Engine:
 
     def _separated(self) -> Slot | None:
         """Return the stems of this hop, or None if they are late or can't be trusted."""
-        number, is_due = self._number, True
+        number, late, is_due = self._number, self._lateness, True
         if self._worker.is_full:
             self._late_by_collecting()
+        is_held = late.is_held(number)
         if self._worker.is_full:
-            self._skipped += 1
-            self._missed(number)
-            self._clean_from = number + 1 + self._settling
+            late.skip(number)
             is_due = False
         else:
             self._worker.submit(number, self._past[-self._hop :])
-        is_held = number < self._held_until or number < self._clean_from
         # What won't be heard isn't worth cutting it fine for.
         patience = 0.0 if not is_due else 0.5 if is_held else 1.0
         slot = self._collected(number, patience)
-        if slot is None and is_due and not is_held:
-            self._misses += 1
-            self._missed(number)
-        was_late = slot is None and (not is_due or not is_held)
-        self._late_share += (was_late - self._late_share) / _RECENT_HOPS
+        if slot is None and not is_held:
+            if is_due:
+                late.miss(number)
+            self._events.append(_TOO_SLOW)
+        late.note(slot is None and (not is_due or not is_held))
         return None if is_held else slot
 
     def _late_by_collecting(self) -> None:
@@ -304,14 +289,6 @@ class Engine:
                 return slot
         return None
 
-    def _missed(self, number: int) -> None:
-        """Stay with the input for a while, longer if this happens again and again."""
-        is_again = number - self._last_miss < 2 * self._hold + _HOLD_HOPS and self._last_miss
-        self._hold = min(2 * self._hold, _LONGEST_HOLD_HOPS) if is_again else _HOLD_HOPS
-        self._last_miss = number
-        self._held_until = number + self._hold
-        self._events.append("the computer was too slow: the input is heard for a moment")
-
     def _close(self) -> None:
         """Close all ends; an error on the way out doesn't keep the next from being closed."""
         self._worker.stop()
@@ -328,11 +305,13 @@ class Engine:
     def _watch(self) -> None:
         if self._is_realtime:
             ask_for_priority(OTHER_PRIORITY)
-        while True:
-            is_last = self._is_stopping.wait(LEVEL_INTERVAL_S)
+        is_last = False
+        while not is_last:
+            # Until the engine's thread is gone: waiting for the wish to stop would, once there is
+            # one, be a loop without a pause, and at this priority nobody else came to their turn.
+            self._thread.join(LEVEL_INTERVAL_S)
+            is_last = not self._thread.is_alive()
             while self._on_event and self._events:
                 self._on_event(self._events.popleft())
             if self._on_levels:
                 self._on_levels(self.mixer.levels())
-            if is_last and not self._thread.is_alive():
-                return

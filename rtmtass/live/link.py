@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.devices import Device, list_devices, quiet_libraries, restart_portaudio
+from rtmtass.live.birth import born_at_s, passed_s
+from rtmtass.live.devices import Device, find_again, list_devices
+from rtmtass.live.portaudio import close_portaudio, quiet_libraries, restart_portaudio
 from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.wire import Wire
@@ -23,6 +24,7 @@ Floats = NDArray[np.float32]
 _POLL_S = 0.0005
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 _DRAIN_S = 0.5
+_SLEEP_S = 1.0
 
 
 class DeviceLink:
@@ -37,6 +39,7 @@ class DeviceLink:
     Attributes:
         gaps: see Clocked.
         wire: the connection as it is now; further outputs have their own.
+        measured_ms: the true latency, for whoever has measured it; see Latency.
 
     Raises:
         DeviceError, UsageError: the wishes can't be met.
@@ -58,6 +61,11 @@ class DeviceLink:
         self._is_closed = False
         self._gaps_before = self._reopened = 0
         self._overruns = self._underruns = self._xruns = 0
+        self._born_s = born_at_s()
+        self._start_up_s: float | None = None
+        self.measured_ms: float | None = None
+        self._lost: list[Device] = []
+        self._awake_s = passed_s()
         with quiet_libraries():
             devices = list_devices()
         self._connect(devices)
@@ -101,23 +109,37 @@ class DeviceLink:
         """See Source; waits for a device, however long it takes to come back."""
         if self._state == "new":
             self._start()
-            self._state = "running"
+            self._state, self._awake_s = "running", passed_s()
         filled, has_waited = 0, False
         while filled < len(out):
             if self._is_closed:
                 return 0
+            self._notice_sleep()
             n = self.wire.take(out[filled:])
             filled += n
             if not n:
                 has_waited = True
                 if why := self._look():
                     self._reconnect(why)
+                elif self._state == "running" and any(wire.is_silent for wire in self._wires):
+                    name = self.wire.shape.given.name
+                    self._say("waiting", f"{name} has fallen silent; waiting for it")
                 time.sleep(_POLL_S)
+            elif self._state == "waiting":
+                self._say("running", f"{self.wire.shape.given.name} is back")
         self._look()
         if has_waited:
             for wire in self._wires:
                 wire.follow_clock()
         return filled
+
+    def _notice_sleep(self) -> None:
+        """What came before the computer slept, or this program was stopped, is no past."""
+        now_s = passed_s()
+        asleep_s, self._awake_s = now_s - self._awake_s, now_s
+        if asleep_s > _SLEEP_S and self._state == "running":
+            self._gaps_before += 1
+            self._tell(f"everything stood still for {asleep_s:.1f} s, and goes on")
 
     def write(self, stems: Floats) -> None:
         """See Sink; never waits."""
@@ -125,9 +147,11 @@ class DeviceLink:
             return
         if len(self._wires) == 1:
             self.wire.put(stems)
-            return
-        for row, wire in enumerate(self._wires):
-            wire.put(stems[row : row + 1])
+        else:
+            for row, wire in enumerate(self._wires):
+                wire.put(stems[row : row + 1])
+        if self._start_up_s is None and self._born_s is not None and self.wire.is_audible:
+            self._start_up_s = time.monotonic() - self._born_s
 
     def deadline_s(self) -> float:
         """See Clocked."""
@@ -140,15 +164,9 @@ class DeviceLink:
         self._remember_counts()
         self._say("reconnecting", f"{names} {why}; trying to open it again")
         self._close_wires()
-        # By name from now on: numbers may change while a device is away.
+        self._lost = [shape.given, *(wire.shape.wanted for wire in self._wires)]
         self._wishes = replace(
-            self._wishes,
-            input=self._wishes.input and f"{shape.given.name}, {shape.given.host}",
-            output=self._wishes.output and f"{shape.wanted.name}, {shape.wanted.host}",
-            more_outputs=tuple(
-                f"{wire.shape.wanted.name}, {wire.shape.wanted.host}" for wire in self._wires[1:]
-            ),
-            input_channels=tuple(channel + 1 for channel in shape.picked),
+            self._wishes, input_channels=tuple(channel + 1 for channel in shape.picked)
         )
         pauses, pause_s = iter(_BACK_OFF_S), 0.0
         while not self._is_closed:
@@ -156,14 +174,45 @@ class DeviceLink:
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not self._is_closed:
                 time.sleep(0.02)
-            with contextlib.suppress(RtmtassError), self._guard:
-                if self._is_closed or self._open_again():
-                    return
+            with self._guard:
+                try:
+                    if self._is_closed or self._open_again():
+                        return
+                    why = ""
+                except RtmtassError as error:
+                    why = f"it can't be opened yet: {error}"
+                # A JACK server that dies between two tries would take us with it.
+                close_portaudio()
+            if why:
+                self._say_once(why)
+
+    def _wish_again(self, devices: list[Device]) -> bool:
+        """Wish for the lost devices by the numbers they have now; whether all are there."""
+        given, wanted, *more = self._lost
+        inputs = [find_again(given, "input", devices)]
+        outputs = [find_again(each, "output", devices) for each in (wanted, *more)]
+        # Whoever wished for the default gets what is the default now.
+        if not self._wishes.input:
+            inputs = [next((device for device in devices if device.inputs), None)]
+        if not self._wishes.output:
+            outputs[0] = next((device for device in devices if device.outputs), None)
+        numbers = [str(device.index) for device in (*inputs, *outputs) if device]
+        if len(numbers) < 2 + len(more):
+            return False
+        self._wishes = replace(
+            self._wishes,
+            input=self._wishes.input and numbers[0],
+            output=self._wishes.output and numbers[1],
+            more_outputs=tuple(numbers[2:]),
+        )
+        return True
 
     def _open_again(self) -> bool:
         restart_portaudio()
-        gaps = self.gaps + 1
-        self._connect(list_devices())
+        gaps, devices = self.gaps + 1, list_devices()
+        if not self._wish_again(devices):
+            return False
+        self._connect(devices)
         try:
             self._start()
         except RtmtassError:
@@ -171,8 +220,15 @@ class DeviceLink:
             raise
         self._gaps_before = gaps
         self._reopened += 1
-        self._say("running", f"{self.wire.shape.given.name} is back")
+        now = self.wire.shape.given.name
+        is_same = now == self._lost[0].name
+        self._awake_s = passed_s()
+        self._say("running", f"{now} is back" if is_same else f"{now} is heard from now on")
         return True
+
+    def _say_once(self, message: str) -> None:
+        if message != self._message:
+            self._say(self._state, message)
 
     def _say(self, state: str, message: str) -> None:
         self._state, self._message = state, message
@@ -196,7 +252,8 @@ class DeviceLink:
     def device_stats(self) -> DeviceStats:
         """See Clocked."""
         # While nothing runs, the counts are added up already.
-        overruns, underruns, xruns = self._counts() if self._state == "running" else (0, 0, 0)
+        is_open = self._state in ("running", "waiting")
+        overruns, underruns, xruns = self._counts() if is_open else (0, 0, 0)
         return DeviceStats(
             overruns=self._overruns + overruns,
             underruns=self._underruns + underruns,
@@ -207,6 +264,7 @@ class DeviceLink:
             state=self._state,
             message=self._message,
             latency=self.latency(),
+            start_up_s=self._start_up_s,
         )
 
     def latency(self) -> Latency:
@@ -219,6 +277,7 @@ class DeviceLink:
             algorithm_ms=1000 * separator.algorithmic_latency / separator.sample_rate,
             buffer_ms=1000 * self.wire.fill / self.wire.shape.rates[1] - hop_ms,
             device_out_ms=1000 * claimed[1],
+            measured_ms=self.measured_ms,
         )
 
     def close(self) -> None:
@@ -227,7 +286,7 @@ class DeviceLink:
             return
         self._is_closed = True  # whoever reopens gives up now
         with self._guard:
-            if self._state == "running":
+            if self._state in ("running", "waiting"):
                 self._remember_counts()
                 self._state = "closed"
                 until = time.monotonic() + _DRAIN_S

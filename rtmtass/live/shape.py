@@ -14,6 +14,7 @@ BUDGET_S = 0.008
 """What a step may take; shorter device blocks get so much slack."""
 JITTER_S = 0.004
 """Between two clocks, what waits beyond the need."""
+LARGEST_BLOCK, LARGEST_SLACK_MS = 8192, 250.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class LinkWishes:
         sample_rate: of the devices, in Hz; None: the model's if they take it.
         block: samples a device hands over at once.
         slack_ms: waits in the output besides what must.
+
+    Raises:
+        UsageError: block or slack are beyond what the buffers hold.
     """
 
     input: str | None = None
@@ -38,6 +42,16 @@ class LinkWishes:
     block: int | None = None
     slack_ms: float | None = None
     more_outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.block is not None and not 1 <= self.block <= LARGEST_BLOCK:
+            raise UsageError(
+                f"a block of {self.block} samples was asked for; give 1 to {LARGEST_BLOCK}"
+            )
+        if self.slack_ms is not None and not 0 <= self.slack_ms <= LARGEST_SLACK_MS:
+            raise UsageError(
+                f"a slack of {self.slack_ms:g} ms was asked for; give 0 to {LARGEST_SLACK_MS:g} ms"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ def shape_of(
     if n_rows > 1 and wanted.outputs < needed:
         raise DeviceError(
             f"stems need {needed} output channels, but {wanted} has {wanted.outputs};"
-            " choose another --output, or leave out --stems-out"
+            " choose another --output, or name a device for each: --stems-out A,B,C"
         )
     return LinkShape(
         given,

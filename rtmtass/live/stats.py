@@ -35,13 +35,16 @@ class Latency:
     """From capture to playback in ms: parts add up to `total_ms`.
 
     `device_in_ms` and `device_out_ms` are what the sound system claims; the
-    others are counted in samples; `rtmtass latency` measures what is true.
+    others are counted in samples. What a step takes is no part of its own: the
+    buffers are there for it. `measured_ms` is the true sum, where a chirp was played
+    and came back, else None.
     """
 
     device_in_ms: float = 0.0
     algorithm_ms: float = 0.0
     buffer_ms: float = 0.0
     device_out_ms: float = 0.0
+    measured_ms: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -60,8 +63,11 @@ class DeviceStats:
         drift_ppm: how much faster the output's clock runs than the input's, as corrected.
         fill: samples waiting to be played.
         reopened: times the stream had to be opened again.
-        state: "running", "reconnecting", or "closed".
+        state: "running", "waiting" for a device that has fallen silent, "reconnecting", or
+            "closed".
         message: the last thing that happened to the device.
+        start_up_s: from the creation of the process to the first separated block that was
+            handed to the device to be heard; None before, and where the system doesn't tell.
     """
 
     overruns: int = 0
@@ -73,6 +79,7 @@ class DeviceStats:
     state: str = "running"
     message: str = ""
     latency: Latency = field(default_factory=Latency)
+    start_up_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Stats:
     """An engine at a moment.
 
     Attributes:
-        state: "new", "running", "reconnecting", "stopped" or "failed".
+        state: "new", "running", "waiting", "reconnecting", "stopped" or "failed".
         seconds: of sound that went through.
         hops: so many steps of the separator were due.
         deadline_misses: of these came too late; the input was heard instead.
@@ -115,7 +122,8 @@ class Stats:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what isn't finite becomes None."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
-        values["device"]["latency"]["total_ms"] = self.device.latency.total_ms
+        values["start_up_s"] = values["device"].pop("start_up_s")
+        values["device"]["latency"]["total_ms"] = _plain(self.device.latency.total_ms)
         return values
 
 

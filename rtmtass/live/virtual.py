@@ -22,7 +22,8 @@ _RECIPES = (
 class VirtualMicrophone:
     """A null sink that the mix is played into, and a microphone that hears it.
 
-    Enter it before PortAudio starts, as PULSE_SINK is read then.
+    Enter it before PortAudio starts, as PULSE_SINK and PULSE_SOURCE are read then: we
+    play into the sink, and go on hearing what was the default microphone before ours.
 
     Raises:
         MissingPartError: this system has no pactl.
@@ -31,7 +32,7 @@ class VirtualMicrophone:
 
     def __init__(self) -> None:
         self._modules: list[str] = []
-        self._before = os.environ.get("PULSE_SINK")
+        self._before = {name: os.environ.get(name) for name in ("PULSE_SINK", "PULSE_SOURCE")}
 
     def __enter__(self) -> VirtualMicrophone:
         """Create both."""
@@ -40,6 +41,8 @@ class VirtualMicrophone:
                 "a virtual microphone needs pactl (Debian and Ubuntu: apt install pulseaudio-utils"
                 f" · Fedora: dnf install pulseaudio-utils); {_RECIPES}"
             )
+        # On a system without another microphone ours would become the default, and hear itself.
+        default = _pactl("get-default-source")
         try:
             self._load(
                 "module-null-sink",
@@ -56,6 +59,8 @@ class VirtualMicrophone:
             self._unload()
             raise
         os.environ["PULSE_SINK"] = SINK
+        if not default.returncode and default.stdout.strip():
+            os.environ.setdefault("PULSE_SOURCE", default.stdout.strip())
         return self
 
     def __exit__(
@@ -65,17 +70,15 @@ class VirtualMicrophone:
         trace: TracebackType | None,
     ) -> None:
         """Remove both."""
-        if self._before is None:
-            os.environ.pop("PULSE_SINK", None)
-        else:
-            os.environ["PULSE_SINK"] = self._before
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         self._unload()
 
     def _load(self, module: str, *arguments: str) -> None:
-        done = subprocess.run(
-            ["pactl", "load-module", module, *arguments],
-            capture_output=True, text=True, check=False, timeout=10,
-        )  # fmt: skip
+        done = _pactl("load-module", module, *arguments)
         if done.returncode:
             raise DeviceError(
                 f"the sound server made no virtual microphone: {done.stderr.strip()};"
@@ -86,7 +89,10 @@ class VirtualMicrophone:
     def _unload(self) -> None:
         while self._modules:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(
-                    ["pactl", "unload-module", self._modules.pop()],
-                    capture_output=True, check=False, timeout=10,
-                )  # fmt: skip
+                _pactl("unload-module", self._modules.pop())
+
+
+def _pactl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["pactl", *words], capture_output=True, text=True, check=False, timeout=10
+    )

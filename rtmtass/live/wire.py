@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.dsp.convert import Converter
 from rtmtass.live.clocks import DriftControl
-from rtmtass.live.devices import Device, DeviceStream, quiet_libraries
+from rtmtass.live.devices import Device
+from rtmtass.live.portaudio import quiet_libraries
 from rtmtass.live.shape import LinkShape, fills
+from rtmtass.live.streams import DeviceStream
 from rtmtass.live.worker import LiveSeparator
 
 Floats = NDArray[np.float32]
@@ -21,7 +23,7 @@ MARGIN_S = (0.0015, 0.004)
 """By how much stems must be earlier than the device asks for them, at least and at most: for
 waking up and copying. A quarter of a block between these."""
 _RING_S = 0.5
-_SILENT_S = 1.0
+_SILENT_S, _FIRST_CALL_S = 1.0, 3.0
 _FADE_MS = 5.0
 _CATCH_UP = 0.05
 _OPENING_HOPS = 12
@@ -45,6 +47,7 @@ class Wire:
         given, wanted: the rings that the devices fill and empty.
         fill: samples that the buffers add to the latency, at the output's rate.
         gaps: how often input was lost and what was before it dropped.
+        is_silent: no call has come for long, as of the last `look`.
 
     Raises:
         DeviceError: a device can't be opened.
@@ -85,6 +88,7 @@ class Wire:
         self._sides = (0, 1) if shape.has_input and not shape.is_duplex else (1,)
         self._followed_s = time.monotonic()
         self._streams: list[DeviceStream] = []
+        self.is_silent = False
         self._open()
 
     def _open(self) -> None:
@@ -122,7 +126,8 @@ class Wire:
             DeviceError: one doesn't.
         """
         self.wanted.write(np.zeros((self.fill, self.wanted.channels), np.float32))
-        for stream in self._streams:
+        # The input last: what it captures can't wait for an output that takes its time to start.
+        for stream in reversed(self._streams):
             stream.start()
         now = time.monotonic()
         self._seen_s = [now, now]
@@ -131,7 +136,7 @@ class Wire:
         """Let go of the devices at once; never raises."""
         with quiet_libraries():
             while self._streams:
-                self._streams.pop().close()
+                self._streams.pop().close(is_silent=self.is_silent)
 
     # --- the input
 
@@ -216,7 +221,7 @@ class Wire:
     # --- the clocks
 
     def look(self) -> str:
-        """Notice when the devices called last; return what is wrong with them, or nothing."""
+        """Notice when the devices called last; return what is broken about them, or nothing."""
         now = time.monotonic()
         for side, callback in zip(self._sides, self._callbacks, strict=True):
             if callback.calls != self._calls[side]:
@@ -224,11 +229,15 @@ class Wire:
                 self._seen_s[side] = now
         blocks_s = [b / r for b, r in zip(self.shape.blocks, self.shape.rates, strict=True)]
         patience_s = _SILENT_S + 4 * max(blocks_s)
-        if any(now - self._seen_s[side] > patience_s for side in self._sides):
-            return "has fallen silent"
+        self.is_silent = any(
+            now - self._seen_s[side] > patience_s + _FIRST_CALL_S * (not self._calls[side])
+            for side in self._sides
+        )
         if not all(stream.is_active for stream in self._streams):
             return "is gone"
-        return ""
+        # A JACK server that stands still goes on with its clients, or takes its streams with it.
+        is_jack = any(stream.is_jack for stream in self._streams)
+        return "has fallen silent" if self.is_silent and not is_jack else ""
 
     def deadline_s(self) -> float:
         """Return by when to `put` the next block: before the call that would find too little."""
@@ -278,6 +287,11 @@ class Wire:
             self.wanted.write(np.zeros((n, self.wanted.channels), np.float32))
 
     # --- what there is to know
+
+    @property
+    def is_audible(self) -> bool:
+        """Whether what is `put` will be heard: two clocks are listened to first."""
+        return not self._n_opening
 
     @property
     def underruns(self) -> int:

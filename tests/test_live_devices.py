@@ -1,0 +1,213 @@
+"""Devices, the doctor, and the virtual microphone: which there are, and what to type if none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jack_rig
+import pytest
+
+import rtmtass
+from rtmtass.errors import DeviceError, MissingPartError, ModelError
+from rtmtass.live import doctor
+from rtmtass.live.devices import Device, find_again, find_device
+from rtmtass.live.virtual import VirtualMicrophone
+
+MISSING = jack_rig.missing_parts()
+IS_CI = os.environ.get("CI") == "true"
+on_a_sound_card = pytest.mark.skipif(bool(MISSING) and not IS_CI, reason=MISSING)
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def card():
+    server = jack_rig.JackServer(rate=48000, period=256, channels=2)
+    yield server
+    server.close()
+
+
+def run(*words, code=0, path=""):
+    environment = {**ENVIRONMENT, **os.environ}
+    if path:
+        environment["PYTHONPATH"] = f"{path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"
+    command = [sys.executable, "-m", "rtmtass", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+# --- names
+
+
+def device(index, name, host="ALSA", inputs=2, outputs=2, **marks):
+    marks = {"is_default_input": False, "is_default_output": False, **marks}
+    return Device(index, name, host, inputs, outputs, 48000, (1, 2), (1, 2), **marks)
+
+
+SHELF = [
+    device(0, "HDA Intel", is_default_input=True),
+    device(3, "Scarlett 2i2 USB"),
+    device(5, "Speakers", inputs=0, is_default_output=True),
+    device(7, "Scarlett 2i2 USB", host="JACK"),
+    device(9, "Monitor of HDA Intel", host="Pulse", outputs=0),
+]
+
+
+@pytest.mark.parametrize(("wanted", "kind", "index"), [
+    (None, "input", 0), (None, "output", 5), ("7", "input", 7), ("hda intel", "input", 0),
+    ("monitor", "input", 9), ("2i2 usb, jack", "output", 7), ("speak", "output", 5),
+])  # fmt: skip
+def test_a_device_is_found_by_number_or_part_of_its_name(wanted, kind, index):
+    assert find_device(wanted, kind, SHELF).index == index
+
+
+def test_an_ambiguous_name_lists_the_candidates():
+    with pytest.raises(DeviceError) as caught:
+        find_device("scarlett", "input", SHELF)
+    assert str(caught.value) == (
+        "'scarlett' matches 2 input devices:\n"
+        "  [3] Scarlett 2i2 USB, ALSA\n"
+        "  [7] Scarlett 2i2 USB, JACK\n"
+        "Name one by its number:  rtmtass live --input 3"
+    )
+
+
+@pytest.mark.parametrize(("wanted", "kind", "said"), [
+    ("speakers", "input", r"'speakers' matches no input device; there are:\n  \[0\] HDA"),
+    ("5", "input", "there is no input device number 5; there are:"),
+    ("monitor of", "output", "matches no output device"),
+])  # fmt: skip
+def test_a_device_that_isnt_there_lists_those_that_are(wanted, kind, said):
+    with pytest.raises(DeviceError, match=said):
+        find_device(wanted, kind, SHELF)
+    with pytest.raises(DeviceError, match="no output device; plug one in"):
+        find_device(wanted, "output", [])
+
+
+def test_monitors_are_named_as_such():
+    assert [d.index for d in SHELF if d.is_monitor] == [9]
+
+
+def test_a_device_that_comes_back_is_found_again():
+    twins = [device(2, "USB Audio"), device(4, "USB Audio"), device(6, "USB Audio", host="JACK")]
+    assert find_again(twins[1], "input", twins).index == 4
+    moved = [device(0, "HDA"), device(1, "USB Audio"), device(3, "USB Audio", inputs=0)]
+    assert find_again(twins[1], "input", moved).index == 1
+    assert find_again(twins[2], "input", moved) is None
+
+
+# --- on a sound card
+
+
+@on_a_sound_card
+def test_devices_are_listed(card):
+    (fact,) = map(json.loads, run("devices", "--json").stdout.splitlines())
+    assert (fact["name"], fact["inputs"], fact["outputs"], fact["rates"]) == (
+        "system",
+        2,
+        2,
+        [48000],
+    )
+    assert "system (default input, default output)" in run("devices").stdout
+
+
+@on_a_sound_card
+def test_the_doctor_looks_at_everything(card):
+    found = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
+    assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
+            "machine code", "model", "speed"} <= set(found)  # fmt: skip
+    assert found["PortAudio"]["is_ok"]
+    assert all(check["is_ok"] or check["advice"] for check in found.values())
+
+
+# --- the doctor
+
+
+def test_the_doctor_says_how_to_get_portaudio(tmp_path):
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    said = run("doctor", "--json", code=1, path=tmp_path).stdout
+    first, *others = map(json.loads, said.splitlines())
+    assert (first["name"], first["is_ok"], first["is_needed"]) == ("PortAudio", False, True)
+    for system in ("apt install libportaudio2", "dnf install portaudio", "macOS", "Windows"):
+        assert system in first["advice"]
+    assert {"processor", "model", "speed"} <= {check["name"] for check in others}
+
+
+def test_the_doctor_names_every_system_where_nothing_can_be_heard(monkeypatch):
+    monkeypatch.setattr(doctor, "list_devices", lambda: [])
+    monkeypatch.setattr(doctor, "portaudio", FakePortAudio)
+    missing = [check for check in doctor._sound() if not check.is_ok]
+    assert [check.name for check in missing] == ["input devices", "output devices"]
+    for system in ("Debian", "Fedora", "macOS", "Windows"):
+        assert system in missing[0].advice
+
+
+class FakePortAudio:
+    def get_portaudio_version(self):
+        return 1, "PortAudio, of paper"
+
+
+def test_the_doctor_finds_damaged_weights(monkeypatch):
+    def load(**_):
+        raise ModelError("model.safetensors was altered: install rtmtass again")
+
+    monkeypatch.setattr(rtmtass, "load", load)
+    (check,) = doctor._model()
+    assert (check.is_ok, check.is_needed) == (False, True)
+    assert check.advice == "model.safetensors was altered: install rtmtass again"
+
+
+# --- the virtual microphone, on a sound server that is a script
+
+PACTL = """#!/bin/sh
+echo "$@" >> {log}
+case "$1 $2" in
+  "get-default-source ") echo usb_microphone;;
+  "load-module module-null-sink") echo 21;;
+  "load-module module-remap-source") {answer};;
+esac
+"""
+
+
+def pactl(folder, answer="echo 22"):
+    script, log = folder / "pactl", folder / "log"
+    script.write_text(PACTL.format(log=log, answer=answer))
+    script.chmod(0o755)
+    return log
+
+
+def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.delenv("PULSE_SINK", raising=False)
+    monkeypatch.delenv("PULSE_SOURCE", raising=False)
+    log = pactl(tmp_path)
+    with VirtualMicrophone():
+        assert os.environ["PULSE_SINK"] == "rtmtass_output"
+        assert os.environ["PULSE_SOURCE"] == "usb_microphone"  # not the one just made
+    assert not {"PULSE_SINK", "PULSE_SOURCE"} & set(os.environ)
+    lines = log.read_text().splitlines()[1:]
+    assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
+    assert lines[1].startswith("load-module module-remap-source master=rtmtass_output.monitor")
+    assert lines[2:] == ["unload-module 22", "unload-module 21"]
+
+
+def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    log = pactl(tmp_path, "echo refused >&2; exit 1")
+    with pytest.raises(DeviceError, match="refused; is PipeWire or PulseAudio running"):
+        VirtualMicrophone().__enter__()
+    assert log.read_text().splitlines()[-1] == "unload-module 21"
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(MissingPartError, match="needs pactl"):
+        VirtualMicrophone().__enter__()
