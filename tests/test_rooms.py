@@ -17,7 +17,7 @@ ORDER = {
     2: ["dsp", "net", "audio", "riff", "partfile", "sinks", "interrupt"],
     3: ["runtime", "weights"],
     4: ["separator"],
-    5: ["fullband", "jobs", "pipes", "report"],
+    5: ["fullband", "jobs", "pipes", "report", "speed"],
     6: ["files"],
     7: ["live", "training"],
     8: ["tui", "tui_live"],
