@@ -105,7 +105,7 @@ def makers(model: str) -> tuple[dict[str, Make], dict[str, str]]:
 
 
 def measure_size(them: dict[str, Make], n: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Time hops of B = n streams, in turns, for about so long each, LEAST_HOPS if that is hopeful."""
+    """Time hops of B = n streams, in turns, for about so long each, LEAST_HOPS at least."""
     calls, times = {name: make(n) for name, make in them.items()}, {name: [] for name in them}
     for call in calls.values():
         for _ in range(WARM_UP):
@@ -127,7 +127,7 @@ def meets(point: dict[str, float]) -> bool:
 
 
 def curves(them: dict[str, Make], sizes: list[int], seconds: float) -> dict[str, dict[int, Any]]:
-    """Return per candidate the figures by B, up to where it is too slow, and closer around there."""
+    """Return per candidate the figures by B, up to where it is too slow, and near there."""
     found: dict[str, dict[int, Any]] = {name: {} for name in them}
     running = dict(them)
     for n in sizes:
