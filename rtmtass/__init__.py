@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 from rtmtass.config import STEMS
 
 if TYPE_CHECKING:
+    from rtmtass.batch import StreamBatch, load_batch
     from rtmtass.separator import Separator, load
 
 __version__ = "0.1.0"
-__all__ = ["STEMS", "Separator", "__version__", "load"]
+__all__ = ["STEMS", "Separator", "StreamBatch", "__version__", "load", "load_batch"]
 
 
 def __getattr__(name: str) -> Any:
@@ -35,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from rtmtass import separator
 
         return getattr(separator, name)
+    if name in ("StreamBatch", "load_batch"):
+        from rtmtass import batch
+
+        return getattr(batch, name)
     raise AttributeError(f"module 'rtmtass' has no attribute {name!r}")

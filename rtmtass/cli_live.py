@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtmtass.cli_separate import add_precision
 from rtmtass.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def register(commands: Commands) -> None:
     add("--duration", type=_positive, metavar="S", help="stop after so many seconds")
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
+    add_precision(parser.add_argument)
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +107,11 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
 
     wishes = wishes_of(arguments)
     separator = rtmtass.load(
-        arguments.model, block=256, channels=arguments.channels, on_compile=say_compiling
+        arguments.model,
+        precision=arguments.precision,
+        block=256,
+        channels=arguments.channels,
+        on_compile=say_compiling,
     )
     mixer = Mixer(
         separator.stems,

@@ -81,6 +81,16 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)s)")  # fmt: skip
     add("--runtime", choices=("numba", "torch"), default="numba", help="default: %(default)s")
     add("--device", default="cpu", help="for --runtime torch: cpu, cuda, cuda:1 … (default: cpu)")
+    add_precision(add)
+
+
+def add_precision(add: Callable[..., object]) -> None:
+    """Add `--precision` by a parser's `add_argument`."""
+    from rtmtass.config import PRECISIONS
+
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="what weights are kept"
+        " in: int8 is fastest, f32 exact; auto: int8, f32 on torch (default: %(default)s)"
+        )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -117,6 +127,7 @@ def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
             arguments.model,
             runtime=arguments.runtime,
             device=arguments.device,
+            precision=arguments.precision,
             on_compile=None if arguments.quiet else say_compiling,
         )
 

@@ -13,6 +13,8 @@ STEMS = ("speech", "music", "noise")
 
 TARGETS = ("complex_ratio_mask", "magnitude_mask", "spectral_mapping")
 BACKBONES = ("recurrent", "multiscale")
+PRECISIONS = ("f32", "bf16", "int8")
+"""What the weights of a runtime's products can be kept in."""
 
 T = TypeVar("T")
 

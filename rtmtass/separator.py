@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtmtass.config import ModelConfig
+from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.base import CHUNK, Runtime
-from rtmtass.weights import DEFAULT, open_model
+from rtmtass.weights import DEFAULT, Model, open_model
 
 Samples = NDArray[np.float32]
 
@@ -42,6 +43,8 @@ class Separator:
         delay: samples the output is late, exactly.
         algorithmic_latency: samples from capture to playback if computing took
             no time: `delay` and the samples a block must wait for.
+        precision: what the runtime keeps the weights in.
+        weight_bytes: bytes of weights that one hop reads.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Separator:
         self.grain = math.gcd(block, self.hop)
         self.delay = config.delay + self.hop - self.grain
         self.algorithmic_latency = config.algorithmic_latency
+        self.precision, self.weight_bytes = runtime.precision, runtime.weight_bytes
         self._runtime = runtime
         chunk = CHUNK if block % self.hop else min(CHUNK, block // self.hop)
         self._stream = runtime.stream(channels, chunk)
@@ -235,6 +239,7 @@ def load(
     *,
     runtime: str = "numba",
     device: str = "cpu",
+    precision: str = "auto",
     block: int = 1,
     channels: int = 1,
     on_compile: Callable[[], None] | None = None,
@@ -245,6 +250,9 @@ def load(
         model: the name of a released model, or a folder with one.
         runtime: "numba", or "torch" (needs the extra `torch`).
         device: "cpu", or "cuda" with the torch runtime.
+        precision: what the weights are kept in: "f32", "bf16" or "int8". "auto" is
+            "int8" on the numba runtime, which costs nothing that can be measured
+            in the released models (see their cards), and "f32" on torch.
         block: the lengths of all blocks will be multiples of this, see `Separator`.
         channels: of the sound; several are linked.
         on_compile: called once if the machine code has to be compiled now, which
@@ -252,35 +260,48 @@ def load(
 
     Raises:
         ModelError: no such model, or its files were altered.
-        UsageError: no such runtime or device.
+        UsageError: no such runtime, device or precision.
         MissingPartError: torch is asked for and not installed.
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
-    if runtime == "numba" and device != "cpu":
-        raise UsageError(f"the numba runtime runs on the cpu, not on {device!r}: add runtime torch")
     opened = open_model(model)
+    with compile_hint(on_compile):
+        engine = open_runtime(opened, runtime, device, precision)
+        separator = Separator(opened.config, engine, block=block, channels=channels)
+        separator.process(np.zeros((separator.hop, channels), np.float32))
+        separator.reset()
+    return separator
+
+
+@contextmanager
+def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
+    """Call `on_compile` if what is done within takes longer than a cached start."""
     hint = threading.Timer(COMPILE_HINT_S, on_compile or (lambda: None))
     hint.daemon = True
     hint.start()
     try:
-        engine = open_runtime(opened.config, opened.weights, runtime, device)
-        separator = Separator(opened.config, engine, block=block, channels=channels)
-        separator.process(np.zeros((separator.hop, channels), np.float32))
-        separator.reset()
+        yield
     finally:
         hint.cancel()
-    return separator
 
 
-def open_runtime(
-    config: ModelConfig, weights: dict[str, Samples], runtime: str, device: str
-) -> Runtime:
-    """Make the runtime of that name; its room is imported only now."""
+def open_runtime(opened: Model, runtime: str, device: str, precision: str = "auto") -> Runtime:
+    """Make the runtime of that name; its room is imported only now.
+
+    Raises:
+        UsageError: no such runtime, device or precision, or not together.
+    """
+    if runtime not in RUNTIMES:
+        raise UsageError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"no precision {precision!r}: there are auto, {', '.join(PRECISIONS)}")
     if runtime == "torch":
         from rtmtass.runtime.torch_runtime import TorchRuntime
 
-        return TorchRuntime(config, weights, device)
+        chosen = "f32" if precision == "auto" else precision
+        return TorchRuntime(opened.config, opened.weights, device, chosen)
+    if device != "cpu":
+        raise UsageError(f"the numba runtime runs on the cpu, not on {device!r}: add runtime torch")
     from rtmtass.runtime.numba_runtime import NumbaRuntime
 
-    return NumbaRuntime(config, weights)
+    chosen = "int8" if precision == "auto" else precision
+    return NumbaRuntime(opened.config, opened.weights, chosen)

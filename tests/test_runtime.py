@@ -9,11 +9,12 @@ from networks import arrays, seasoned, tiny
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
-from rtmtass.config import ModelConfig
+from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime.machine import execute
 from rtmtass.runtime.numba_runtime import NumbaRuntime
-from rtmtass.runtime.plan import Plan, build, pack
+from rtmtass.runtime.pack import pack
+from rtmtass.runtime.plan import Plan, build
 from rtmtass.runtime.torch_runtime import TorchRuntime
 from rtmtass.runtime.vectors import exp, sigmoid, tanh
 
@@ -36,7 +37,7 @@ def run(plan: Plan, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
         for t in range(n):
             at = plan.mixture.at + t * plan.mixture.stride
             work[at : at + 2 * part].reshape(2, part)[:, :bins] = x[start + t]
-        execute(plan.rows, plan.weights, state, work, start, n)
+        execute(plan.rows, plan.weights, state, work, start, n, 0)
         for t in range(n):
             at = plan.stems.at + t * plan.stems.stride
             row = work[at : at + n_stems * 2 * part].reshape(n_stems, 2, part)
@@ -64,17 +65,21 @@ def test_a_thousand_frames_equal_torchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("chunk", [2, 7, 32])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_frame_has_the_same_bits_alone_and_in_a_chunk(name: str, chunk: int) -> None:
+def test_a_frame_has_the_same_bits_alone_and_in_a_chunk(
+    name: str, precision: str, chunk: int
+) -> None:
     net = seasoned(CONFIGS[name])
     x = spectra(net.config, 100)
-    alone = run(build(net.config, arrays(net)), x, 1)
-    np.testing.assert_array_equal(run(build(net.config, arrays(net), chunk), x, chunk), alone)
+    alone = run(build(net.config, arrays(net), 1, precision), x, 1)
+    together = run(build(net.config, arrays(net), chunk, precision), x, chunk)
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_packing_pads_and_keeps_every_weight() -> None:
     weight = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
-    packed = pack(weight)
+    packed = pack(weight).view(np.float32)
     assert packed.size == 80 * 3
     np.testing.assert_array_equal(packed[: 64 * 3].reshape(3, 64).T, weight[:64])
     np.testing.assert_array_equal(packed[64 * 3 :].reshape(3, 16).T[:6], weight[64:])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import rtmtass
 from rtmtass import Separator
+from rtmtass.config import PRECISIONS
 from rtmtass.errors import BlockSizeError, InputError, ModelError, UsageError
 
 Floats = NDArray[np.float32]
@@ -160,14 +161,19 @@ def test_silence_in_silence_out(separator: Separator) -> None:
     assert 20 * np.log10(np.abs(tail).max() + 1e-12) < -80
 
 
-def test_no_denormals_after_sound_fades(separator: Separator) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_denormals_after_sound_fades(precision: str) -> None:
+    separator = rtmtass.load(precision=precision)
     fading = sound(32_000) * np.exp(-np.arange(32_000) / 200).astype(np.float32)
     stream = separator.fork(block=256)
     for at in range(0, 32_000, 256):
         stream.process(fading[at : at + 256])
     stream.process(np.zeros(16_000 * 4 // 256 * 256, np.float32))
     inner = stream._stream  # the arenas are where denormals would live
-    for arena in (inner._state, inner._memory, inner._work):
+    arenas = [inner._state, inner._memory]
+    if precision != "int8":  # its work space also holds bytes, which are no floats
+        arenas.append(inner._work)
+    for arena in arenas:
         small = np.abs(arena[(arena != 0)])
         assert (small < np.finfo(np.float32).tiny).sum() == 0
 
@@ -221,10 +227,19 @@ def test_unknown_names_list_the_known() -> None:
         rtmtass.load(device="cuda")
 
 
-def test_torch_is_an_equal(separator: Separator) -> None:
+def test_torch_is_an_equal() -> None:
     x = sound(30_000)
-    ours, torchs = separator.separate(x), rtmtass.load(runtime="torch").separate(x)
+    ours, torchs = (
+        rtmtass.load(runtime=runtime, precision="f32").separate(x) for runtime in ("numba", "torch")
+    )
     np.testing.assert_allclose(ours, torchs, atol=1e-5)
+
+
+def test_precisions_are_named_and_known(separator: Separator) -> None:
+    assert separator.precision == "int8"
+    assert separator.weight_bytes < 0.3 * rtmtass.load(precision="f32").weight_bytes
+    with pytest.raises(UsageError, match=r"no precision 'fp4': there are auto, f32, bf16, int8"):
+        rtmtass.load(precision="fp4")
 
 
 def test_streams_run_in_threads_without_the_interpreter(separator: Separator) -> None:

@@ -2,7 +2,8 @@
 
 Numba renews a cached function when its own file changes, but not when a file
 it calls into does. Here the folder's name is a digest of every kernel's
-source: code from another version is never found, let alone run.
+source and of the way bytes are multiplied: code from another version, or for
+another way, is never found, let alone run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import NDArray
 
+from rtmtass.dsp.cpu import int8_way
+
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -35,7 +38,7 @@ LOOSE = STRICT | {"reassoc", "arcp"}
 
 def _digest() -> str:
     sources = [*_PACKAGE.glob("dsp/*.py"), *_PACKAGE.glob("runtime/*.py")]
-    total = hashlib.sha256()
+    total = hashlib.sha256(int8_way().encode())  # kernels are compiled for one way
     for path in sorted(sources):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]

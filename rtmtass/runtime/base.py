@@ -30,8 +30,38 @@ class Stream(Protocol):
         """Forget everything heard."""
 
 
+class BatchStream(Protocol):
+    """Many sounds being separated at once, hop by hop."""
+
+    def run(self, samples: Floats, out: Floats, hops: int) -> None:
+        """Separate whole hops of every stream.
+
+        Args:
+            samples: (B, n) float32, C-contiguous, n >= `hops` times the hop.
+            out: (B, S, n) float32, receives the stems, the model's delay late.
+            hops: how many hops to run, `CHUNK` at most.
+        """
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget everything heard in one stream, or in all."""
+
+
 class Runtime(Protocol):
-    """A network ready to run; makes independent streams."""
+    """A network ready to run; makes independent streams.
+
+    Attributes:
+        precision: what the weights of its products are kept in, of `config.PRECISIONS`.
+        weight_bytes: bytes of weights that one hop reads.
+    """
+
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+
+    @property
+    def weight_bytes(self) -> int: ...  # noqa: D102
+
+    def batch(self, streams: int) -> BatchStream:
+        """Return that many new streams, mono, that run in one call."""
 
     def stream(self, channels: int = 1, chunk: int = 1) -> Stream:
         """Return a new stream of `channels` linked channels, up to `chunk` hops a pass."""

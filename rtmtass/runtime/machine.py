@@ -12,22 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.dsp.compiling import LOOSE, kernel
-from rtmtass.runtime.vectors import (
-    PANEL,
-    ROWS,
-    sigmoid,
-    slim_row,
-    slim_rows,
-    tanh,
-    wide_row,
-    wide_rows,
-)
+from rtmtass.runtime.products import BF16, INT8, product, product_bf16, product_int8, quantise_rows
+from rtmtass.runtime.vectors import sigmoid, tanh
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
-FIELDS = 12
+FIELDS = 16
 """Integers in a row of a plan."""
+
+KIND, QUANTISED = 10, 12
+"""Fields of a product's row: its precision; address and stride of quantised inputs."""
 
 AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE = range(11)
 MASK, MAGNITUDE, MAPPING = range(3)
@@ -41,30 +36,31 @@ _ONE = np.float32(1.0)
 
 
 @kernel(fastmath=LOOSE)
-def product(
-    weights: int, m: int, n: int, x: int, x_stride: int, y: int, y_stride: int, frames: int
+def _multiply(
+    op: Longs,
+    weights: Floats,
+    work: Floats,
+    x: int,
+    x_stride: int,
+    m: int,
+    y: int,
+    y_stride: int,
+    n: int,
+    at: int,
+    frames: int,
 ) -> None:
-    """y[t] = W x[t] for packed weights; all arguments addresses or counts, strides in bytes."""
-    start = 0
-    while start < n:
-        wide = n - start >= PANEL
-        t = 0
-        while t < frames:
-            rows = ROWS if frames - t >= ROWS else 1
-            x_at = x + t * x_stride
-            y_at = y + t * y_stride + 4 * start
-            if wide and rows > 1:
-                wide_rows(weights, x_at, x_stride, m, y_at, y_stride)
-            elif wide:
-                wide_row(weights, x_at, x_stride, m, y_at, y_stride)
-            elif rows > 1:
-                slim_rows(weights, x_at, x_stride, m, y_at, y_stride)
-            else:
-                slim_row(weights, x_at, x_stride, m, y_at, y_stride)
-            t += rows
-        done = PANEL if wide else 16
-        weights += 4 * m * done
-        start += done
+    """y[t] = W x[t] in the precision the operation names; `x` and `y` are addresses, bytes."""
+    packed = weights.ctypes.data + 4 * at
+    kind = op[KIND]
+    if kind == INT8:
+        heads = work.ctypes.data + 4 * op[QUANTISED]
+        head_stride = 4 * op[QUANTISED + 1]
+        quantise_rows(x, x_stride, m, heads, head_stride, frames)
+        product_int8(packed, m, n, heads, head_stride, y, y_stride, frames)
+    elif kind == BF16:
+        product_bf16(packed, m, n, x, x_stride, y, y_stride, frames)
+    else:
+        product(packed, m, n, x, x_stride, y, y_stride, frames)
 
 
 @kernel(fastmath=LOOSE)
@@ -75,16 +71,10 @@ def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     )  # fmt: skip
     base = work.ctypes.data
     to, to_stride = (scratch, n) if scratch >= 0 else (target, y_stride)
-    product(
-        weights.ctypes.data + 4 * at,
-        m,
-        n,
-        base + 4 * source,
-        4 * x_stride,
-        base + 4 * to,
-        4 * to_stride,
+    _multiply(
+        op, weights, work, base + 4 * source, 4 * x_stride, m, base + 4 * to, 4 * to_stride, n, at,
         frames,
-    )
+    )  # fmt: skip
     bias = weights[bias_at : bias_at + n]
     slope = weights[bias_at + n : bias_at + 2 * n]
     for t in range(frames):
@@ -101,18 +91,20 @@ def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int) -> None:
+def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int, apart: int) -> None:
     """Remember the frames, and lay each beside the earlier ones a dilated kernel hears."""
     source, stride, width, target, out_stride, size, dilation, ring, mask = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
     )  # fmt: skip
+    passes = 0 if apart else 1
     for t in range(frames):
-        row = ring + ((clock + t) & mask) * width
+        row = ring + t * apart + ((clock + t * passes) & mask) * width
         for i in range(width):
             state[row + i] = work[source + t * stride + i]
     for t in range(frames):
+        now = clock + t * passes
         for tap in range(size):
-            row = ring + ((clock + t - (size - 1 - tap) * dilation) & mask) * width
+            row = ring + t * apart + ((now - (size - 1 - tap) * dilation) & mask) * width
             to = target + t * out_stride + tap * width
             for i in range(width):
                 work[to + i] = state[row + i]
@@ -131,25 +123,24 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
+def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, apart: int) -> None:
     """Step a GRU whose input product is done: the recurrent product, the gates, the state."""
     source, stride, width, target, out_stride, at, bias_at, memory, scratch, padded = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[11],
     )  # fmt: skip
-    h = state[memory : memory + width]
     bias = weights[bias_at : bias_at + 3 * width]
-    heard = work[scratch : scratch + 3 * width]
+    states = state.ctypes.data + 4 * memory
+    base = work.ctypes.data + 4 * scratch
+    if apart:  # rows are streams, not frames: all at once
+        _multiply(op, weights, work, states, 4 * apart, width, base, 4 * padded, padded, at, frames)
     for t in range(frames):
-        product(
-            weights.ctypes.data + 4 * at,
-            width,
-            padded,
-            h.ctypes.data,
-            0,
-            heard.ctypes.data,
-            0,
-            1,
-        )
+        h = state[memory + t * apart : memory + t * apart + width]
+        row = scratch
+        if apart:
+            row += t * padded
+        else:
+            _multiply(op, weights, work, states, 0, width, base, 0, padded, at, 1)
+        heard = work[row : row + 3 * width]
         given = work[source + t * stride : source + t * stride + 3 * width]
         out = work[target + t * out_stride : target + t * out_stride + width]
         for i in range(width):
@@ -176,7 +167,9 @@ def _copy(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _level(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int) -> None:
+def _level(
+    op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, apart: int
+) -> None:
     """The running level of the mixture: a fading mean of its power, as a root."""
     source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
     decay = weights[op[7]]
@@ -188,9 +181,10 @@ def _level(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int)
             power += re[k] * re[k] + im[k] * im[k]
         power = power / np.float32(bins)
         # Silence must not let the sum fade into the denormals.
-        state[memory] = max(decay * state[memory] + power, TINY)
-        state[memory + 1] = decay * state[memory + 1] + _ONE
-        work[target + t] = np.sqrt(state[memory] / state[memory + 1] + LEVEL_FLOOR)
+        at = memory + t * apart
+        state[at] = max(decay * state[at] + power, TINY)
+        state[at + 1] = decay * state[at + 1] + _ONE
+        work[target + t] = np.sqrt(state[at] / state[at + 1] + LEVEL_FLOOR)
 
 
 @kernel(fastmath=LOOSE)
@@ -304,24 +298,39 @@ def _share(op: Longs, work: Floats, frames: int) -> None:
 
 @kernel(fastmath=LOOSE)
 def execute(
-    plan: Longs, weights: Floats, state: Floats, work: Floats, clock: int, frames: int
+    plan: Longs,
+    weights: Floats,
+    state: Floats,
+    work: Floats,
+    clock: int,
+    frames: int,
+    apart: int,
 ) -> None:
-    """Run every operation of `plan` for `frames` frames, the first of which is number `clock`."""
+    """Run every operation of `plan`, for frames of one stream or one frame of many streams.
+
+    Args:
+        plan: (n_operations, FIELDS).
+        weights, state, work: arenas.
+        clock: number of the first frame.
+        frames: rows of the registers in use.
+        apart: 0 if rows are frames of one stream; otherwise rows are streams, at the
+            same frame, whose states lie so many floats apart.
+    """
     for row in range(plan.shape[0]):
         op = plan[row]
         code = op[0]
         if code == AFFINE:
             _affine(op, weights, work, frames)
         elif code == TAPS:
-            _taps(op, state, work, clock, frames)
+            _taps(op, state, work, clock, frames, apart)
         elif code == GATE:
             _gate(op, work, frames)
         elif code == GRU:
-            _gru(op, weights, state, work, frames)
+            _gru(op, weights, state, work, frames, apart)
         elif code in (COPY, ADD):
             _copy(op, work, frames)
         elif code == LEVEL:
-            _level(op, weights, state, work, frames)
+            _level(op, weights, state, work, frames, apart)
         elif code == COMPRESS:
             _compress(op, work, frames)
         elif code == ESTIMATE:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.runtime.base import CHUNK
+from rtmtass.runtime.fold import Weights
 from rtmtass.runtime.machine import execute
-from rtmtass.runtime.plan import Plan, Weights, build
+from rtmtass.runtime.plan import Plan, build
 from rtmtass.runtime.transform import HOP, Frames, analyse, synthesise
 
 Floats = NDArray[np.float32]
@@ -58,7 +60,7 @@ def run_hops(
         now = clock[0]
         first = done * hop
         analyse(samples, first, frames, now, sizes, analysis, tables, memory, scratch, mixture)
-        execute(rows, weights, state, work, now, frames)
+        execute(rows, weights, state, work, now, frames, 0)
         synthesise(
             aligned, stems, out, shares, first, frames, now, sizes, synthesis, product, tables,
             memory, scratch,
@@ -110,22 +112,139 @@ class NumbaStream:
         self._clock[:] = 0
 
 
+@kernel(fastmath=LOOSE)
+def run_batch(
+    samples: Floats,
+    out: Floats,
+    shares: Floats,
+    hops: int,
+    rows: Longs,
+    weights: Floats,
+    places: Longs,
+    sizes: Longs,
+    windows: tuple[Floats, Floats, Floats, Floats],
+    arenas: tuple[Floats, Floats, Floats, Floats],
+    clock: Longs,
+) -> None:
+    """Separate whole hops of many streams, all of them hop by hop; as `run_hops`.
+
+    Args:
+        samples: (B, n, 1), n >= hops * hop.
+        out: (B, S, n, 1).
+        shares: (S, n), overwritten.
+        hops, rows, weights, places, sizes, windows, clock: as `run_hops`.
+        arenas: the streams' network states (B, size) and work space, transform
+            memories (B, size) and scratch.
+    """
+    analysis, synthesis, product, tables = windows
+    state, work, memory, scratch = arenas
+    streams = samples.shape[0]
+    apart = state.size // streams
+    each = memory.size // streams
+    hop = sizes[HOP]
+    for done in range(hops):
+        now = clock[0]
+        for b in range(streams):
+            at = places[0] + b * places[1]
+            mixture = work[at : at + places[1]].reshape((1, places[1]))
+            own = memory[b * each : (b + 1) * each]
+            analyse(samples[b], done * hop, 1, now, sizes, analysis, tables, own, scratch, mixture)
+        execute(rows, weights, state, work, now, streams, apart)
+        for b in range(streams):
+            at = places[2] + b * places[3]
+            aligned = work[at : at + places[3]].reshape((1, places[3]))
+            at = places[4] + b * places[5]
+            stems = work[at : at + places[5]].reshape((1, places[5]))
+            own = memory[b * each : (b + 1) * each]
+            synthesise(
+                aligned, stems, out[b], shares, done * hop, 1, now, sizes, synthesis, product,
+                tables, own, scratch,
+            )  # fmt: skip
+        clock[0] = now + 1
+
+
+class NumbaBatch:
+    """Many streams' memories on the compiled runtime; see `base.BatchStream`."""
+
+    def __init__(self, plan: Plan, streams: int) -> None:
+        self._plan, self._streams = plan, streams
+        self._frames = Frames.of(plan.config, plan.part, 1, 1)
+        places = [*plan.mixture[:2], *plan.aligned[:2], *plan.stems[:2], plan.chunk]
+        self._places = np.array(places, np.int64)
+        self._windows = (
+            self._frames.analysis,
+            self._frames.synthesis,
+            self._frames.product,
+            self._frames.tables,
+        )
+        self._state = np.zeros(streams * plan.state_size, np.float32)
+        self._work = np.zeros(plan.work_size, np.float32)
+        self._memory = np.tile(self._frames.silence(), streams)
+        self._scratch = np.zeros(self._frames.scratch_size, np.float32)
+        n_stems = len(plan.config.stems)
+        self._shares = np.zeros((n_stems, CHUNK * plan.config.stft.hop), np.float32)
+        self._clock = np.zeros(1, np.int64)
+
+    def run(self, samples: Floats, out: Floats, hops: int) -> None:
+        """Separate `hops` hops of every stream, up to `CHUNK` in one compiled call."""
+        run_batch(
+            samples[..., None],
+            out[..., None],
+            self._shares,
+            hops,
+            self._plan.rows,
+            self._plan.weights,
+            self._places,
+            self._frames.sizes,
+            self._windows,
+            (self._state, self._work, self._memory, self._scratch),
+            self._clock,
+        )
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget everything heard in one stream, or in all."""
+        chosen = slice(None) if stream is None else stream
+        self._state.reshape(self._streams, -1)[chosen] = 0
+        self._memory.reshape(self._streams, -1)[chosen] = self._frames.silence()
+
+
 class NumbaRuntime:
-    """A network folded and packed for the machine of this room; streams share its weights."""
+    """A network folded and packed for the machine of this room; streams share its weights.
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
-        self._config, self._weights = config, weights
-        self._plans: dict[int, Plan] = {}
+    Args:
+        config: the model.
+        weights: its arrays by name.
+        precision: what the weights of products are kept in, of `config.PRECISIONS`.
+    """
 
-    def plan(self, chunk: int) -> Plan:
-        """Return the plan for `chunk` hops a pass, made once."""
-        if chunk not in self._plans:
-            plan = build(self._config, self._weights, chunk)
+    def __init__(self, config: ModelConfig, weights: Weights, precision: str = "f32") -> None:
+        self._config, self._weights, self._precision = config, weights, precision
+        self._plans: dict[tuple[int, int], Plan] = {}
+
+    @property
+    def precision(self) -> str:
+        """See `base.Runtime`."""
+        return self._precision
+
+    @property
+    def weight_bytes(self) -> int:
+        """See `base.Runtime`."""
+        return int(self.plan(1).weights.nbytes)
+
+    def plan(self, chunk: int, streams: int = 1) -> Plan:
+        """Return the plan for `chunk` hops or `streams` streams a pass, made once."""
+        key = (chunk, streams)
+        if key not in self._plans:
+            plan = build(self._config, self._weights, chunk, self._precision, streams)
             for known in self._plans.values():
                 plan = dataclasses.replace(plan, weights=known.weights)
-            self._plans[chunk] = plan
-        return self._plans[chunk]
+            self._plans[key] = plan
+        return self._plans[key]
 
     def stream(self, channels: int = 1, chunk: int = 1) -> NumbaStream:
         """Return a new stream; see `base.Runtime`."""
         return NumbaStream(self.plan(chunk), channels)
+
+    def batch(self, streams: int) -> NumbaBatch:
+        """Return many new streams that run in one call; see `base.Runtime`."""
+        return NumbaBatch(self.plan(1, streams), streams)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, UsageError
-from rtmtass.runtime.plan import Weights
+from rtmtass.runtime.fold import Weights
 from rtmtass.runtime.transform import HOP, PART, Frames, analyse, synthesise
 
 if TYPE_CHECKING:
@@ -74,7 +74,13 @@ class TorchRuntime:
         ModelError: the weights are not those of `config`.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, device: str = "cpu") -> None:
+    precision = "f32"
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, device: str = "cpu", precision: str = "f32"
+    ) -> None:
+        if precision != "f32":
+            raise UsageError(f"the torch runtime has no {precision}: use f32")
         try:
             import torch
         except ImportError:
@@ -93,6 +99,7 @@ class TorchRuntime:
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
         self._device = device
         self._net = net.eval().to(device)
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())
 
     def stream(self, channels: int = 1, chunk: int = 1) -> TorchStream:
         """Return a new stream; see `base.Runtime`."""

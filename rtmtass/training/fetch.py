@@ -81,6 +81,7 @@ def fetch(package: Package, downloads: Path) -> Path:
         DataError: the registry isn't known, or hasn't got the package.
         MissingPartError: the registry's client isn't installed.
     """
+    downloads = downloads.absolute()  # the registries' clients run inside it
     by_hand = downloads / package.package
     if by_hand.is_dir():
         return by_hand

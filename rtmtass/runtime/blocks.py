@@ -1,0 +1,147 @@
+"""The network's blocks as operations: each lays out its part of a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import ModelError
+from rtmtass.runtime import machine as op
+from rtmtass.runtime.fold import Layer, Weights, fold
+from rtmtass.runtime.layout import Layout, Register
+from rtmtass.runtime.pack import pack
+from rtmtass.runtime.vectors import LANES
+
+
+def compress(
+    make: Layout, x: Register, n_bins: int, part: int, level: int, parts: int, room: int = 0
+) -> Register:
+    """Lay out a spectrum as the network hears it: over the level, its magnitude square-rooted."""
+    out = make.register(parts * n_bins + room)
+    make.emit(
+        op.COMPRESS, x.at, x.stride, n_bins, part, level, out.at, out.stride, parts
+    )  # fmt: skip
+    return out
+
+
+def estimate(
+    make: Layout,
+    answer: Register,
+    of: Register,
+    out: Register,
+    n_bins: int,
+    part: int,
+    level: int,
+    target: str,
+    constants: int,
+    adds: int,
+) -> None:
+    """Lay out a head's answer becoming a spectrum: written to `out`, or added to it."""
+    kinds = {
+        "complex_ratio_mask": op.MASK,
+        "magnitude_mask": op.MAGNITUDE,
+        "spectral_mapping": op.MAPPING,
+    }
+    make.emit(
+        op.ESTIMATE, answer.at, answer.stride, n_bins, of.at, of.stride, part, level, out.at,
+        out.stride, 2 * kinds[target] + adds, constants + 1,
+    )  # fmt: skip
+
+
+def _gated(
+    make: Layout, weights: Weights, name: str, x: Register, hidden: int, size: int, step: int
+) -> None:
+    """One gated block, added to x."""
+    squeezed = make.affine(x, fold(weights, f"{name}.squeeze", hidden))
+    taps = make.taps(squeezed, size, step)
+    both = make.affine(taps, fold(weights, f"{name}.gate.affine", 2 * hidden))
+    make.affine(make.gate(both), fold(weights, f"{name}.widen", x.width), x, add=True)
+
+
+def _recurrent(make: Layout, weights: Weights, name: str, x: Register, hidden: int) -> None:
+    """One GRU block, added to x."""
+    try:
+        inner = {k: weights[f"{name}.gru.{k}_l0"] for k in (
+            "weight_ih", "weight_hh", "bias_ih", "bias_hh")}  # fmt: skip
+    except KeyError as error:
+        raise ModelError(f"the weights lack {error}: they belong to another network") from None
+    wide, width = inner["weight_hh"].shape
+    if width != hidden:
+        raise ModelError(
+            f"the GRU {name} of the weights is {width} wide where the config says {hidden}:"
+            " config and weights belong to different networks"
+        )
+    ones = np.ones(wide, np.float32)
+    given = make.affine(x, Layer(inner["weight_ih"], inner["bias_ih"], ones))
+    out = make.register(width)
+    padded = -(-wide // LANES) * LANES
+    make.emit(
+        op.GRU, given.at, given.stride, width, out.at, out.stride,
+        make.store(pack(inner["weight_hh"], make.precision)), make.store(inner["bias_hh"]),
+        make.remember(width), make.register(padded, 1).at, make.kind(width), padded,
+    )  # fmt: skip
+    make.affine(out, fold(weights, f"{name}.widen", x.width), x, add=True)
+
+
+def _multiscale(
+    make: Layout, config: ModelConfig, weights: Weights, name: str, x: Register,
+    magnitude: Register, dilation: int,
+) -> None:  # fmt: skip
+    """One multi-scale block, added to x."""
+    net, n_bins = config.net, config.stft.n_bins
+    width, extra = divmod(2 * n_bins, net.bands)
+    widths = [width + (band < extra) for band in range(net.bands)]
+    starts = np.concatenate([[0], np.cumsum(widths)]).tolist()
+    parts = make.register(2 * n_bins)
+    make.affine(x, fold(weights, f"{name}.squeeze", n_bins), parts.part(0, n_bins))
+    make.copy(magnitude, parts.part(n_bins, n_bins))
+    sums = make.register(2 * n_bins)
+    for chain in range(2):
+        order = list(range(net.bands))
+        before: Register | None = None
+        for i, band in enumerate(order if chain == 0 else reversed(order)):
+            heard = make.register(widths[band] + (before.width if before else 0))
+            make.copy(parts.part(starts[band], widths[band]), heard.part(0, widths[band]))
+            if before:
+                make.copy(before, heard.part(widths[band], before.width))
+            taps = make.taps(heard, net.kernel, dilation)
+            conv = f"{name}.chains.{chain}.{i}.affine"
+            before = make.affine(taps, fold(weights, conv, widths[band]))
+            make.copy(before, sums.part(starts[band], widths[band]), add=chain == 1)
+    make.affine(sums, fold(weights, f"{name}.widen", x.width), x, add=True)
+
+
+def trunk(make: Layout, config: ModelConfig, weights: Weights, x: Register) -> Register:
+    """Lay out stage 1 up to its heads."""
+    net = config.net
+    y = make.affine(x, fold(weights, "trunk.enter", net.channels))
+    for i, dilation in enumerate(net.dilations):
+        name = f"trunk.blocks.{i}"
+        if net.backbone == "multiscale":
+            _multiscale(make, config, weights, name, y, x, dilation)
+        else:
+            _gated(make, weights, name, y, net.hidden, net.kernel, dilation)
+    for i in range(net.recurrent_layers):
+        name = f"trunk.blocks.{len(net.dilations) + i}"
+        _recurrent(make, weights, name, y, net.recurrent)
+    return make.affine(y, fold(weights, "trunk.leave", net.channels))
+
+
+def compensation(
+    make: Layout, config: ModelConfig, weights: Weights, stem: int, residual: Register,
+    hidden: Register, level: int, part: int,
+) -> Register:  # fmt: skip
+    """Lay out stage 2 of one stem up to its answer."""
+    net, n_bins = config.net, config.stft.n_bins
+    parts = 2 if net.backbone == "multiscale" else 3
+    room = hidden.width if net.compensation_hears_stage_one else 0
+    x = compress(make, residual, n_bins, part, level, parts, room)
+    if room:
+        make.copy(hidden, x.part(parts * n_bins, room))
+    name = f"compensations.{stem}"
+    y = make.affine(x, fold(weights, f"{name}.enter", net.compensation_channels))
+    for i, dilation in enumerate(net.compensation_dilations):
+        block = f"{name}.blocks.layers.{i}"
+        _gated(make, weights, block, y, net.compensation_hidden, net.kernel, dilation)
+    outputs = 1 if net.compensation_target == "magnitude_mask" else 2
+    return make.affine(y, fold(weights, f"{name}.leave", outputs * n_bins))

@@ -1,0 +1,79 @@
+"""From released weights to plain products: norms folded in, every name accounted for.
+
+Reads plain arrays, so that running a network never imports what trained it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.errors import ModelError
+
+Floats = NDArray[np.float32]
+Weights = Mapping[str, Floats]
+
+NORM_EPSILON = 1e-5
+"""What torch's batch norm adds to a variance."""
+
+
+class Layer(NamedTuple):
+    """One folded product: y = W x + b, then slope * y where y is negative."""
+
+    weight: Floats
+    bias: Floats
+    slope: Floats
+
+
+def fold(weights: Weights, name: str, n: int) -> Layer:
+    """Return the affine layer `name`, `n` outputs wide, with its norm folded in.
+
+    Raises:
+        ModelError: the weights hold no such layer, or one of another width.
+    """
+    try:
+        weight = np.asarray(weights[f"{name}.linear.weight"], np.float64)
+        bias = np.asarray(weights[f"{name}.linear.bias"], np.float64)
+    except KeyError as error:
+        raise ModelError(f"the weights lack {error}: they belong to another network") from None
+    if len(weight) != n:
+        raise ModelError(
+            f"layer {name} of the weights is {len(weight)} wide where the config says {n}:"
+            " config and weights belong to different networks"
+        )
+    if f"{name}.norm.weight" in weights:
+        norm = {k: np.asarray(weights[f"{name}.norm.{k}"], np.float64) for k in (
+            "weight", "bias", "running_mean", "running_var")}  # fmt: skip
+        gain = norm["weight"] / np.sqrt(norm["running_var"] + NORM_EPSILON)
+        weight = weight * gain[:, None]
+        bias = (bias - norm["running_mean"]) * gain + norm["bias"]
+        slope = np.asarray(weights.get(f"{name}.slope", np.zeros_like(bias, np.float32)))
+    else:
+        slope = np.ones_like(bias)
+    return Layer(*(np.ascontiguousarray(a, np.float32) for a in (weight, bias, slope)))
+
+
+class Ledger(dict[str, Floats]):
+    """Weights by name that remember which of them were asked for."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Floats:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return what is there, or the default; either way it was asked for."""
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def left_over(self) -> list[str]:
+        """Return the names nobody asked for; torch's step counters don't count."""
+        return sorted(
+            name for name in set(self) - self.asked if not name.endswith("num_batches_tracked")
+        )

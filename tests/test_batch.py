@@ -1,0 +1,84 @@
+"""Many streams stepped together are many streams: to the bit, each with its own memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from networks import arrays, seasoned, tiny
+from numpy.typing import NDArray
+
+import rtmtass
+from rtmtass.batch import StreamBatch
+from rtmtass.config import PRECISIONS
+from rtmtass.errors import BlockSizeError, InputError, UsageError
+from rtmtass.runtime.numba_runtime import NumbaRuntime
+from rtmtass.separator import Separator
+
+Floats = NDArray[np.float32]
+KINDS = {"recurrent": tiny(), "multiscale": tiny("multiscale"), "lookahead": tiny(lookahead=2)}
+
+
+def sounds(streams: int, n: int) -> Floats:
+    x = np.random.default_rng(3).standard_normal((streams, n)) * 0.1
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("streams", [1, 2, 7])
+def test_a_stream_has_the_same_bits_alone_and_among_others(
+    kind: str, precision: str, streams: int
+) -> None:
+    net = seasoned(KINDS[kind])
+    runtime = NumbaRuntime(net.config, arrays(net), precision)
+    batch = StreamBatch(net.config, runtime, streams)
+    x = sounds(streams, 90 * batch.hop)
+    ours = batch.process(x)
+    for stream in range(streams):
+        alone = Separator(net.config, runtime, block=batch.hop)
+        assert alone.delay == batch.delay
+        np.testing.assert_array_equal(ours[stream], alone.process(x[stream]))
+
+
+def test_one_stream_begins_anew_among_others() -> None:
+    net = seasoned(tiny())
+    runtime = NumbaRuntime(net.config, arrays(net))
+    batch = StreamBatch(net.config, runtime, 3)
+    x = sounds(3, 20 * batch.hop)
+    batch.process(x)
+    batch.reset(1)
+    again = batch.process(x)
+    fresh = Separator(net.config, runtime, block=batch.hop)
+    np.testing.assert_array_equal(again[1], fresh.process(x[1]))
+    gone_on = Separator(net.config, runtime, block=batch.hop)
+    gone_on.process(x[0])
+    np.testing.assert_array_equal(again[0], gone_on.process(x[0]))
+    batch.reset()
+    np.testing.assert_array_equal(batch.process(x)[2], Separator(
+        net.config, runtime, block=batch.hop).process(x[2]))  # fmt: skip
+
+
+def test_stems_sum_to_each_input() -> None:
+    batch = rtmtass.load_batch(streams=2)
+    assert (batch.streams, batch.precision, batch.stems) == (2, "int8", rtmtass.STEMS)
+    x = sounds(2, 40 * batch.hop)
+    out = batch.process(x).sum(axis=1)
+    np.testing.assert_allclose(out[:, batch.delay :], x[:, : -batch.delay], atol=1e-6)
+
+
+def test_what_is_wrong_is_named() -> None:
+    net = seasoned(tiny())
+    runtime = NumbaRuntime(net.config, arrays(net))
+    batch = StreamBatch(net.config, runtime, 2)
+    with pytest.raises(UsageError, match="count from 1, got 0"):
+        StreamBatch(net.config, runtime, 0)
+    with pytest.raises(BlockSizeError, match=r"\(3, 32\) were given, \(2, n\) expected"):
+        batch.process(sounds(3, 32))
+    with pytest.raises(BlockSizeError, match="n a multiple of 32"):
+        batch.process(sounds(2, 33))
+    with pytest.raises(UsageError, match="no stream 2: they count from 0 to 1"):
+        batch.reset(2)
+    x = sounds(2, 32)
+    x[1, 7] = np.nan
+    with pytest.raises(InputError, match="sample 7 of stream 1 is nan"):
+        batch.process(x)

@@ -1,0 +1,188 @@
+"""Fewer bytes, the same sound: every way to multiply bytes gives the same integers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from llvmlite import ir
+from numba import njit
+from numpy.typing import NDArray
+
+from rtmtass.dsp import cpu
+from rtmtass.errors import UsageError
+from rtmtass.runtime.arena import HUGE, LINE, allocate
+from rtmtass.runtime.int8 import GROUP, HEAD, WAYS, panel, quantiser
+from rtmtass.runtime.pack import pack, to_bf16, to_int8
+from rtmtass.runtime.panels import PANEL
+from rtmtass.runtime.products import product_bf16, product_int8, quantise_rows
+from rtmtass.runtime.vectors import LANES
+
+Floats = NDArray[np.float32]
+HEAD_STRIDE = HEAD + 1088
+
+
+def random(*shape: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def expected_bytes(x: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """What quantisation is, in numpy: bytes and scales of each row."""
+    peak = np.abs(x).max(axis=1).astype(np.float32)
+    factor = np.where(peak > 1e-30, np.float32(127) / peak, np.float32(0)).astype(np.float32)
+    scale = np.where(peak > 1e-30, peak / np.float32(127), np.float32(0)).astype(np.float32)
+    return np.rint(x * factor[:, None]).astype(np.int64), scale
+
+
+def expected_product(weight: Floats, x: Floats) -> Floats:
+    """The product of quantised weights and inputs, exact but for three roundings."""
+    w, w_scale = to_int8(weight)
+    q, scale = expected_bytes(x)
+    sums = (q @ w.astype(np.int64).T).astype(np.float32)
+    return sums * w_scale * scale[:, None]
+
+
+@pytest.mark.parametrize("name", cpu.usable_ways())
+@pytest.mark.parametrize("outputs", [LANES, PANEL])
+def test_every_way_gives_the_same_integers(name: str, outputs: int) -> None:
+    way = WAYS[name]
+    rows = way.rows
+    quantise, product = quantiser(way), panel(way, rows, outputs)
+
+    @njit
+    def run(x: Any, heads: Any, weights: Any, y: Any) -> None:
+        m = x.shape[1]
+        for r in range(rows):
+            quantise(x.ctypes.data + r * 4 * m, m, heads.ctypes.data + r * HEAD_STRIDE)
+        groups = (m + GROUP - 1) // GROUP
+        product(weights.ctypes.data, heads.ctypes.data, HEAD_STRIDE, groups, y.ctypes.data, 256)
+
+    for m in (1, 3, 16, 71, 1027):
+        weight = random(outputs, m)
+        x = random(rows, m, seed=1) * np.float32(10.0) ** np.arange(rows, dtype=np.float32)[:, None]
+        x[0, 0] = -np.abs(x[0]).max() * 2  # the largest magnitude is negative
+        heads = np.full(rows * HEAD_STRIDE, 255, np.uint8)  # what was there before
+        y = np.zeros((rows, 64), np.float32)
+        run(x, heads, pack(weight, "int8"), y)
+        np.testing.assert_array_equal(y[:, :outputs], expected_product(weight, x))
+
+
+def test_extremes_dont_overflow() -> None:
+    """All weights and inputs at their largest: sums of 16 bits would wrap or saturate."""
+    weight = np.full((64, 1028), -3.0, np.float32)
+    x = np.full((1, 1028), 5.0, np.float32)
+    np.testing.assert_allclose(multiply(weight, x, "int8"), x @ weight.T, rtol=1e-6)
+
+
+def multiply(weight: Floats, x: Floats, precision: str) -> Floats:
+    """The product as the machine does it."""
+    n, m = weight.shape
+    n_padded = -(-n // LANES) * LANES
+    weights, y = pack(weight, precision), np.zeros((len(x), n_padded), np.float32)
+    x_at, y_at, at = x.ctypes.data, y.ctypes.data, weights.ctypes.data
+    if precision == "int8":
+        heads = np.zeros(len(x) * HEAD_STRIDE, np.uint8)
+        quantise_rows(x_at, 4 * m, m, heads.ctypes.data, HEAD_STRIDE, len(x))
+        product_int8(at, m, n_padded, heads.ctypes.data, HEAD_STRIDE, y_at, 4 * n_padded, len(x))
+    else:
+        product_bf16(at, m, n_padded, x_at, 4 * m, y_at, 4 * n_padded, len(x))
+    return y[:, :n]
+
+
+@pytest.mark.parametrize("rows", [1, 6, 8])
+def test_whole_products_go_through_all_panels(rows: int) -> None:
+    weight, x = random(150, 83), random(rows, 83, seed=1)
+    np.testing.assert_array_equal(multiply(weight, x, "int8"), expected_product(weight, x))
+    rounded = (to_bf16(weight).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(multiply(weight, x, "bf16"), x @ rounded.T, atol=1e-5)
+
+
+def test_silence_is_silence_in_bytes() -> None:
+    weight = random(64, 20)
+    for quiet in (0.0, 1e-38):
+        x = np.full((2, 20), quiet, np.float32)
+        np.testing.assert_array_equal(multiply(weight, x, "int8"), np.zeros((2, 64)))
+
+
+def test_bf16_rounds_to_nearest_even() -> None:
+    values = np.array([1.0, 1.00390625, 1.01171875, -2.5, 3e38], np.float32)
+    back = (to_bf16(values).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(back, [1.0, 1.0, 1.015625, -2.5, 3e38], rtol=1 / 256)
+    assert back[1] == 1.0
+    assert back[2] == 1.015625
+
+
+def test_weights_keep_their_largest_and_their_zeros() -> None:
+    weight = np.array([[0.5, -2.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    values, scales = to_int8(weight)
+    assert values.tolist() == [[32, -127, 0], [0, 0, 0]]
+    np.testing.assert_allclose(scales, [2 / 127, 0])
+
+
+@pytest.mark.parametrize("size", [64, 5000, HUGE, HUGE + 64])
+def test_arenas_are_aligned_and_blank(size: int) -> None:
+    arena = allocate(size)
+    assert arena.size == size
+    assert arena.ctypes.data % (HUGE if size >= HUGE and sys.platform == "linux" else LINE) == 0
+    assert not arena.any()
+    arena[:] = 1
+
+
+def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cpu.VARIABLE, raising=False)
+    for found, way in (
+        ({"avx512f", "avx512bw", "avx512vnni", "avx2"}, "avx512vnni"),
+        ({"avx2", "avxvnni"}, "avxvnni"),
+        ({"avx2"}, "avx2"),
+        ({"neon", "dotprod"}, "neon"),
+        ({"sse2"}, "portable"),
+    ):
+        monkeypatch.setattr(cpu, "features", lambda found=found: frozenset(found))
+        assert cpu.int8_way() == way
+    monkeypatch.setenv(cpu.VARIABLE, "avx2")
+    with pytest.raises(UsageError, match="RTMTASS_INT8=avx2 is set, but this processor has port"):
+        cpu.int8_way()
+
+
+def test_the_environment_forces_a_way() -> None:
+    command = "from rtmtass.runtime.int8 import WAY_NAME; print(WAY_NAME)"
+    told = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**os.environ, cpu.VARIABLE: "portable"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "portable"
+
+
+@pytest.mark.parametrize(
+    ("name", "triple", "features", "instruction"),
+    [
+        ("neon", "aarch64-linux-gnu", "+neon,+dotprod", "sdot"),
+        ("avx512vnni", "x86_64-linux-gnu", "+avx512f,+avx512bw,+avx512vnni", "vpdpbusd"),
+        ("avxvnni", "x86_64-linux-gnu", "+avx2,+avxvnni", "vpdpbusd"),
+        ("avx2", "x86_64-linux-gnu", "+avx2", "vpmaddubsw"),
+        ("portable", "riscv64-linux-gnu", "", "mul"),
+    ],
+)
+def test_each_way_becomes_the_instruction_it_is_meant_to(
+    name: str, triple: str, features: str, instruction: str
+) -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    way = WAYS[name]
+    whole = ir.VectorType(ir.IntType(32), way.lanes)
+    module = ir.Module()
+    kind = ir.FunctionType(whole, [whole, ir.IntType(32), whole])
+    function = ir.Function(module, kind, "dot")
+    builder = ir.IRBuilder(function.append_basic_block())
+    sums, four, weights = function.args
+    builder.ret(way.dot(builder, sums, four, weights))
+    machine = llvm.Target.from_triple(triple).create_target_machine(features=features)
+    assert instruction in machine.emit_assembly(llvm.parse_assembly(str(module)))
