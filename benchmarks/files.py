@@ -33,7 +33,8 @@ from card import machine_card
 from measuring import RESULTS, stay_on_one_core
 from tables import Table, several_axes, show
 
-from rtmtass.speed import PRECISIONS, open_precisions
+from rtmtass import load
+from rtmtass.config import PRECISIONS
 from rtmtass.weights import DEFAULT, demo_clip
 
 LENGTHS = (1.0, 10.0, 60.0)
@@ -92,7 +93,7 @@ def serve(precision: str) -> None:
     """Answer as a rival does, with our own model."""
 
     def opener() -> tuple[int, rivals.Enhance]:
-        separator = open_precisions(DEFAULT, (precision,))[precision]
+        separator = load(DEFAULT, precision=precision)
 
         def enhance(clip: rivals.Samples) -> tuple[rivals.Samples, float]:
             start = time.process_time()
@@ -108,9 +109,9 @@ def serve(precision: str) -> None:
 
 
 def open_ours() -> list[Rival]:
-    """Return our own processes, one per precision."""
-    found = []
-    for precision in open_precisions(DEFAULT, PRECISIONS):
+    """Return our own processes, one per precision, the default's first."""
+    found, default = [], load(DEFAULT).precision
+    for precision in sorted(PRECISIONS, key=lambda p: p != default):
         command = [sys.executable, __file__, "--serve", precision]
         found.append(Rival(f"rtmtass {precision}", sys.executable, command))
     return found

@@ -7,8 +7,6 @@ What isn't installed is left out and named.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rtmtass
-from rtmtass.config import PRESETS
-from rtmtass.speed import PRECISIONS, bytes_of_weights, open_precisions, step_of
-from rtmtass.weights import DEFAULT, save_model
+from rtmtass.config import PRESETS, ModelConfig
+from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
+from rtmtass.separator import Separator
+from rtmtass.speed import open_precisions, step_of
+from rtmtass.weights import DEFAULT, open_model, save_model
 
 Samples = NDArray[np.float32]
 Step = Callable[[Samples], Any]
@@ -62,8 +62,8 @@ def model_of(preset: str, folder: Path) -> str:
 
 def ours(model: str) -> Iterator[Candidate]:
     """The compiled runtime, in every precision."""
-    for precision, separator in open_precisions(model, PRECISIONS).items():
-        yield Candidate("numba", precision, step_of(separator), bytes_of_weights(separator))
+    for precision, separator in open_precisions(model).items():
+        yield Candidate("numba", precision, step_of(separator), separator.weight_bytes)
 
 
 def torch_eager(model: str) -> Iterator[Candidate]:
@@ -79,32 +79,44 @@ def torch_traced(model: str) -> Iterator[Candidate]:
     import torch
 
     from rtmtass.net.mtass import MtassNet
-    from rtmtass.runtime.torch_runtime import TorchStream
-    from rtmtass.weights import open_model
 
     torch.set_num_threads(1)
     opened = open_model(model)
     net = MtassNet(opened.config).eval()
     net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in opened.weights.items()})
-    stream = TorchStream(Traced(net), "cpu", 1, 1)  # type: ignore[arg-type]
-    hop, n_stems = opened.config.stft.hop, len(opened.config.stems)
-    out = np.zeros((n_stems, hop, 1), np.float32)
-    shares = np.zeros((n_stems, hop), np.float32)
+    yield Candidate("torch.jit trace + freeze", "f32", Spectral(opened.config, Traced(net)))
 
-    def step(block: Samples) -> Samples:
-        stream.run(block, out, shares, 1)
-        return out
 
-    yield Candidate("torch.jit trace + freeze", "f32", step)
+class Spectral:
+    """Our transform, compiled, at the edges of somebody's network: spectrum in, stems out."""
+
+    def __init__(self, config: ModelConfig, network: Callable[[Samples], Samples]) -> None:
+        stft, self._network = config.stft, network
+        self._analysis, self._synthesis = windows(stft)
+        self._tables = fft_tables(stft.n_fft)
+        self._work = np.zeros(work_size(stft.n_fft), np.float32)
+        self._history = np.zeros(stft.n_fft, np.float32)
+        self._overlaps = np.zeros((len(config.stems), stft.synthesis), np.float32)
+        self._spec = np.zeros((2, stft.n_bins), np.float32)
+        self._out = np.zeros((len(config.stems), stft.hop), np.float32)
+
+    def __call__(self, block: Samples) -> Samples:
+        """(hop, 1) -> (S, hop)."""
+        tables, work, (re, im) = self._tables, self._work, self._spec
+        analyse_hop(block[:, 0], self._history, self._analysis, tables, work, re, im)
+        stems = self._network(self._spec)
+        for (re, im), overlap, out in zip(stems, self._overlaps, self._out, strict=True):
+            synthesise_hop(re, im, overlap, self._synthesis, tables, work, out)
+        return self._out
 
 
 class Traced:
-    """A network whose step is a frozen trace; its state is a flat tuple of tensors."""
+    """A network whose step is a frozen trace; its state is a flat list of tensors."""
 
     def __init__(self, net: Any) -> None:
         import torch
 
-        self.config = net.config
+        self._inference, self._tensor = torch.inference_mode, torch.from_numpy
         like = net.init_state(1)
 
         class Flat(torch.nn.Module):
@@ -116,20 +128,17 @@ class Traced:
                 y, after = self.net.step(x, rebuild(like, iter(state)))
                 return (y, *flatten(after))
 
-        self._blank = tuple(flatten(like))
+        self._state = flatten(like)
         x = torch.zeros(1, 1, 2, net.config.stft.n_bins)
         with torch.inference_mode():
-            traced = torch.jit.trace(Flat().eval(), (x, *self._blank), check_trace=False)
+            traced = torch.jit.trace(Flat().eval(), (x, *self._state), check_trace=False)
             self._run = torch.jit.freeze(traced.eval())
 
-    def init_state(self, batch: int) -> tuple[Any, ...]:
-        """Return silence."""
-        return tuple(each.clone() for each in self._blank)
-
-    def step(self, x: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """Advance by a frame."""
-        y, *after = self._run(x, *state)
-        return y, tuple(after)
+    def __call__(self, spec: Samples) -> Samples:
+        """Advance by a frame: (2, F) -> (S, 2, F)."""
+        with self._inference():
+            y, *self._state = self._run(self._tensor(spec)[None, None], *self._state)
+            return y[0, 0].numpy()
 
 
 def flatten(state: Any) -> list[Any]:
@@ -149,22 +158,46 @@ def rebuild(like: Any, tensors: Iterator[Any]) -> Any:
 
 def onnx(model: str, folder: Path) -> Iterator[Candidate]:
     """The exported graph in onnxruntime, as it is and with its own dynamic int8."""
-    from rtmtass.export import OnnxStep, export_onnx
+    from rtmtass.export import export_onnx, quantise
+    from rtmtass.runtime.onnx_runtime import OnnxRuntime
 
-    path = folder / "exported.onnx"
-    export_onnx(model, path)
-    yield Candidate("onnxruntime", "f32", columns(OnnxStep(path)))
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.getLogger().setLevel(logging.ERROR)  # it has advice for another kind of graph
-    quantised = folder / "exported-int8.onnx"
-    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
-    yield Candidate("onnxruntime", "int8 dynamic", columns(OnnxStep(quantised)))
+    name = open_model(model).config.name
+    exported, quantised = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
+    export_onnx(model, exported, frames="1")
+    quantise(exported, quantised)
+    for precision, path in (("f32", exported), ("int8 dynamic", quantised)):
+        runtime = OnnxRuntime(path)
+        yield Candidate("onnxruntime", precision, step_of(Separator(runtime.config, runtime)))
 
 
-def columns(step: Callable[[Samples], Any]) -> Step:
-    """Let a step that takes (hop,) take (hop, 1)."""
-    return lambda block: step(block[:, 0])
+def openvino(model: str, folder: Path) -> Iterator[Candidate]:
+    """The exported graph in OpenVINO, on one thread; its default precision and f32."""
+    from openvino import Core
+
+    opened = open_model(model)
+    path = folder / f"{opened.config.name}.onnx"
+    for hint in ("bf16", "f32"):
+        options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY",
+                   "INFERENCE_PRECISION_HINT": hint}  # fmt: skip
+        compiled = Core().compile_model(str(path), "CPU", options)
+        yield Candidate("openvino", hint, Spectral(opened.config, Vino(compiled)))
+
+
+class Vino:
+    """A compiled graph of `rtmtass export`, its memories fed back."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        first, *memories = compiled.inputs
+        self._first = first.any_name
+        self._memories = {each.any_name: np.zeros(each.shape, np.float32) for each in memories}
+
+    def __call__(self, spec: Samples) -> Samples:
+        """Advance by a frame: (2, F) -> (S, 2, F)."""
+        answers = self._request.infer({self._first: spec[None], **self._memories})
+        for name in self._memories:
+            self._memories[name] = answers[name.replace("state.", "next.", 1)].copy()
+        return np.asarray(answers["stems"][0])
 
 
 def candidates(model: str, folder: Path) -> tuple[list[Candidate], dict[str, str]]:
@@ -172,6 +205,7 @@ def candidates(model: str, folder: Path) -> tuple[list[Candidate], dict[str, str
     found, missing = list(ours(model)), {}
     makers: dict[str, Callable[[], Iterator[Candidate]]] = {
         "onnxruntime": lambda: onnx(model, folder),
+        "openvino": lambda: openvino(model, folder),
         "torch eager": lambda: torch_eager(model),
         "torch.jit": lambda: torch_traced(model),
     }
@@ -180,6 +214,4 @@ def candidates(model: str, folder: Path) -> tuple[list[Candidate], dict[str, str
             found += make()
         except (ImportError, rtmtass.errors.MissingPartError) as error:
             missing[name] = str(error)
-    if importlib.util.find_spec("openvino") is None:
-        missing["openvino"] = "not installed"
     return found, missing

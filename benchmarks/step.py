@@ -38,7 +38,6 @@ from tables import Table, show
 import rtmtass
 from rtmtass.speed import (
     Hops,
-    bytes_of_weights,
     file_speed,
     open_precisions,
     pace,
@@ -95,7 +94,7 @@ def measure_preset(preset: str, folder: Path, seconds: float) -> dict[str, Any]:
         "files": file_speed(
             separators, FILE_PARTS[preset] * seconds, sound_s=30 if preset == "small" else 4
         ),
-        "weight_bytes": {name: bytes_of_weights(each) for name, each in separators.items()},
+        "weight_bytes": {name: each.weight_bytes for name, each in separators.items()},
         "not_run": missing,
     }
 

@@ -26,7 +26,8 @@ from measuring import RESULTS, stay_on_one_core
 from tables import Table, one_axes, show
 
 import rtmtass
-from rtmtass.speed import PRECISIONS, open_precisions, sound_of, step_of, summarise
+from rtmtass.config import PRECISIONS
+from rtmtass.speed import open_precisions, sound_of, step_of, summarise
 from rtmtass.weights import DEFAULT
 
 HOP, HOP_S = 256, 0.016
@@ -86,19 +87,17 @@ def batched(model: str, **options: str) -> Make:
 
 def makers(model: str) -> tuple[dict[str, Make], dict[str, str]]:
     """Return who takes part, and why others don't."""
-    found: dict[str, Make] = {}
     missing: dict[str, str] = {}
-    if hasattr(rtmtass, "load_batch"):
-        found = {f"numba {p}, batch": batched(model, precision=p) for p in PRECISIONS}
-        try:
-            import torch
+    found = {f"numba {p}, batch": batched(model, precision=p) for p in PRECISIONS}
+    on_torch = batched(model, precision="f32", runtime="torch")
+    try:
+        import torch
 
-            torch.set_num_threads(1)
-            found["torch f32, batch"] = batched(model, precision="f32", runtime="torch")
-            found["torch f32, batch"](1)()
-        except (ImportError, rtmtass.errors.RtmtassError) as error:
-            found.pop("torch f32, batch", None)
-            missing["torch f32, batch"] = str(error)
+        torch.set_num_threads(1)
+        on_torch(1)()
+        found["torch f32, batch"] = on_torch
+    except (ImportError, rtmtass.errors.RtmtassError) as error:
+        missing["torch f32, batch"] = str(error)
     for precision, separator in open_precisions(model).items():
         found[f"numba {precision}, one by one"] = one_by_one(separator)
     return found, missing

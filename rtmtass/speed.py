@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import platform
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtmtass.config import PRECISIONS
 from rtmtass.separator import Separator, load
 from rtmtass.weights import DEFAULT
 
@@ -20,7 +20,6 @@ Samples = NDArray[np.float32]
 Step = Callable[[Samples], object]
 """Takes the next hop, (hop, 1) float32."""
 
-PRECISIONS = ("f32", "bf16", "int8")
 TURN = 50
 """Hops of one candidate before the next has its turn."""
 _WARM_UP = 100
@@ -193,18 +192,10 @@ def open_precisions(
     Raises:
         ModelError, UsageError: as `load`.
     """
-    if "precision" not in inspect.signature(load).parameters:
-        return {"f32": load(model, block=256, on_compile=on_compile)}
-    options: dict[str, Any] = {"block": 256, "on_compile": on_compile}
-    return {p: load(model, precision=p, **options) for p in precisions}
-
-
-def bytes_of_weights(separator: Separator) -> int:
-    """Return how many bytes of weights a hop reads."""
-    known = getattr(separator, "weight_bytes", None)
-    if known is not None:
-        return int(known)
-    return int(separator._runtime.plan(1).weights.nbytes)  # type: ignore[attr-defined]
+    return {
+        precision: load(model, precision=precision, block=256, on_compile=on_compile)
+        for precision in precisions
+    }
 
 
 def measure(
@@ -241,8 +232,8 @@ def measure(
         "system": platform.platform(),
         "model": first.config.name,
         "deadline_ms": 1000 * hop_s,
-        "auto": getattr(load(model), "precision", "f32"),
-        "weight_bytes": {name: bytes_of_weights(each) for name, each in separators.items()},
+        "auto": load(model).precision,
+        "weight_bytes": {name: each.weight_bytes for name, each in separators.items()},
         "hot": hot,
         "paced": paced,
         "files": file_speed(separators, budget_s / 2, sound_s=sound_s),
