@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.signal import correlate, correlation_lags
 
 import rtmtass
-from rtmtass.weights import open_model
 
 Samples = NDArray[np.float32]
 
@@ -44,9 +43,12 @@ class Candidate(Protocol):
 class Ours:
     """Our model, fed hop by hop as live."""
 
-    def __init__(self, model: str) -> None:
-        self.name = open_model(model).config.name
-        self.separator = rtmtass.load(model, block=256)
+    def __init__(self, model: str, precision: str = "auto") -> None:
+        self.separator = rtmtass.load(model, block=256, precision=precision)
+        self.precision = self.separator.precision
+        self.name = self.separator.config.name
+        if precision != "auto":
+            self.name += f" {precision}"
         self.fed = "16 ms"
 
     @property

