@@ -19,6 +19,10 @@ WHOLE_FILES_MS = {"NSNet2": 20.0}
 """Algorithmic latency of networks that are causal, though their package takes whole clips."""
 
 
+RTFS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+MACS = (20, 50, 100, 200, 500, 1000)
+
+
 def macs_per_s(model: Model) -> float:
     """Return multiply-adds a second: every matrix of the network meets every frame once."""
     stft = model.config.stft
@@ -42,18 +46,18 @@ def cost_of(name: str, counted: float | None) -> dict[str, Any]:
 
 
 def points(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return everyone's place in the pictures; our other precisions, too."""
-    found = [
-        {"name": name, "is_ours": name == result["model"]["name"], **figures}
-        for name, figures in result["speech"].items()
-    ]
-    (ours,) = (point for point in found if point["is_ours"])
-    shown = result["model"]["precision"]
-    ours["name"] = f"{ours['name']} {shown}"
+    """Return everyone's place in the pictures; our other precisions, too, where time counts."""
+    model, found = result["model"], []
+    for name, figures in result["speech"].items():
+        late = figures["latency_ms"]
+        said = f"{name}, {late:.0f} ms" if late else f"{name}, whole files"
+        found.append({"said": said, "is_ours": name == model["name"], **figures})
+    ours = result["speech"][model["name"]]
     for precision, figures in result["precisions"].items():
-        if precision != shown:
-            place = {"name": precision, "si_sdri": figures["si_sdri"]["speech"]}
-            found.append({**ours, **place, "rtf": figures["rtf"]})
+        if precision != model["precision"]:
+            place = {"si_sdri": figures["si_sdri"]["speech"], "rtf": figures["rtf"]}
+            place |= {"said": precision, "is_ours": True, "macs_per_s": None}
+            found.append({**ours, **place})
     return found
 
 
@@ -61,14 +65,17 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Draw SI-SDRi of speech over RTF and over MAC/s: up and to the left is better."""
 
     def into(axes: list[Any]) -> None:
-        for each, key, label in (
-            (axes[0], "rtf", "RTF on one thread (processor time over audio time, median)"),
-            (axes[1], "macs_per_s", "multiply-adds a second of sound"),
+        for each, key, label, ticks in (
+            (axes[0], "rtf", "RTF on one thread (processor time over audio time, median)", RTFS),
+            (axes[1], "macs_per_s", "multiply-adds a second of sound, millions", MACS),
         ):
             scatter(each, points(result), key)
             each.set_xlabel(label)
             each.set_ylabel("SI-SDRi of speech, dB")
             each.set_xscale("log")
+            scale = 1 if key == "rtf" else 1e6
+            each.set_xticks([scale * tick for tick in ticks], [f"{tick:g}" for tick in ticks])
+            each.minorticks_off()
             each.margins(x=0.2, y=0.15)
             each.grid(alpha=0.3, which="major")
         axes[0].set_title(
@@ -91,8 +98,7 @@ def scatter(axes: Any, them: list[dict[str, Any]], key: str) -> None:
         axes.errorbar(x, value["mean"], yerr=error, color=colour, capsize=3, linewidth=1)
         marker = {"s": 4 * late, "marker": "o"} if late else {"s": 120, "marker": "s"}
         axes.scatter(x, value["mean"], color=colour, alpha=0.8, **marker)
-        said = f"{late:.0f} ms" if late else "whole files"
         axes.annotate(
-            f"{point['name']}, {said}", (x, value["high"]), (0, 4), textcoords="offset points",
-            ha="center", fontsize=8, color=colour, weight="bold" if point["is_ours"] else "normal",
+            point["said"], (x, value["high"]), (0, 4), textcoords="offset points", ha="center",
+            fontsize=8, color=colour, weight="bold" if point["is_ours"] else "normal",
         )  # fmt: skip

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,10 @@ def serve(precision: str) -> None:
     rivals.serve("ours", sys.stdin.buffer, own)
 
 
-def open_ours() -> list[Rival]:
+def open_ours(precisions: Sequence[str] = PRECISIONS) -> list[Rival]:
     """Return our own processes, one per precision, the default's first."""
     found, default = [], load(DEFAULT).precision
-    for precision in sorted(PRECISIONS, key=lambda p: p != default):
+    for precision in sorted(precisions, key=lambda p: p != default):
         command = [sys.executable, __file__, "--serve", precision]
         found.append(Rival(f"rtmtass {precision}", sys.executable, command))
     return found

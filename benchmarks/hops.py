@@ -7,6 +7,7 @@ What isn't installed is left out and named.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ class Traced:
 
         self._state = flatten(like)
         x = torch.zeros(1, 1, 2, net.config.stft.n_bins)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it is old, and a rival still
             traced = torch.jit.trace(Flat().eval(), (x, *self._state), check_trace=False)
             self._run = torch.jit.freeze(traced.eval())
 

