@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import rtmtass
 from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
-from rtmtass.separator import Separator
+from rtmtass.runtime.base import Stream
 from rtmtass.speed import open_precisions, step_of
 from rtmtass.weights import DEFAULT, open_model, save_model
 
@@ -160,8 +160,8 @@ def rebuild(like: Any, tensors: Iterator[Any]) -> Any:
 
 def onnx(model: str, folder: Path) -> Iterator[Candidate]:
     """The exported graph in onnxruntime, as it is and with its own dynamic int8."""
-    from rtmtass.export import export_onnx, quantise
-    from rtmtass.runtime.onnx_runtime import OnnxRuntime
+    from rtmtass.export import export_onnx
+    from rtmtass.runtime.onnx_runtime import OnnxRuntime, quantise
 
     name = open_model(model).config.name
     exported, quantised = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
@@ -169,7 +169,19 @@ def onnx(model: str, folder: Path) -> Iterator[Candidate]:
     quantise(exported, quantised)
     for precision, path in (("f32", exported), ("int8 dynamic", quantised)):
         runtime = OnnxRuntime(path)
-        yield Candidate("onnxruntime", precision, step_of(Separator(runtime.config, runtime)))
+        yield Candidate("onnxruntime", precision, through(runtime.config, runtime.stream()))
+
+
+def through(config: ModelConfig, stream: Stream) -> Step:
+    """Return a stream of any runtime as a function that takes hops and returns the stems."""
+    out = np.zeros((len(config.stems), config.stft.hop, 1), np.float32)
+    shares = np.zeros(out.shape[:2], np.float32)
+
+    def step(block: Samples) -> Samples:
+        stream.run(block, out, shares, 1)
+        return out
+
+    return step
 
 
 def openvino(model: str, folder: Path) -> Iterator[Candidate]:
