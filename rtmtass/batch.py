@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.base import CHUNK, Runtime
+from rtmtass.runtime.base import CHUNK, BatchRuntime
 from rtmtass.separator import compile_hint, open_runtime
 from rtmtass.weights import DEFAULT, open_model
 
@@ -33,7 +33,7 @@ class StreamBatch:
         streams: B.
     """
 
-    def __init__(self, config: ModelConfig, runtime: Runtime, streams: int) -> None:
+    def __init__(self, config: ModelConfig, runtime: BatchRuntime, streams: int) -> None:
         if streams < 1:
             raise UsageError(f"streams count from 1, got {streams}")
         self.config, self.streams = config, streams

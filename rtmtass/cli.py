@@ -8,11 +8,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rtmtass import cli_bench, cli_demo, cli_devices, cli_info, cli_live, cli_separate, cli_train
+from rtmtass import (
+    cli_bench,
+    cli_demo,
+    cli_devices,
+    cli_export,
+    cli_info,
+    cli_live,
+    cli_separate,
+    cli_train,
+)
 from rtmtass.errors import RtmtassError
 from rtmtass.interrupt import catch_stops, exit_code
 
-ROOMS = (cli_separate, cli_live, cli_devices, cli_info, cli_demo, cli_bench, cli_train)
+ROOMS = (cli_separate, cli_live, cli_devices, cli_info, cli_demo, cli_bench, cli_export, cli_train)
 """Modules whose `register` adds subcommands; they import their rooms only when they run."""
 
 

@@ -86,10 +86,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_precision(add: Callable[..., object]) -> None:
     """Add `--precision` by a parser's `add_argument`."""
-    from rtmtass.config import PRECISIONS
+    from rtmtass.config import PRECISIONS, TORCH_PRECISIONS
 
-    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="what weights are kept"
-        " in: int8 is fastest, f32 exact; auto: int8, f32 on torch (default: %(default)s)"
+    known = dict.fromkeys(("auto", *PRECISIONS, *TORCH_PRECISIONS))
+    add("--precision", choices=tuple(known), default="auto", help="what weights are kept in: int8"
+        " is fastest, f32 exact; auto: int8, f32 on torch (default: %(default)s)"
         )  # fmt: skip
 
 

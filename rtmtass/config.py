@@ -14,7 +14,9 @@ STEMS = ("speech", "music", "noise")
 TARGETS = ("complex_ratio_mask", "magnitude_mask", "spectral_mapping")
 BACKBONES = ("recurrent", "multiscale")
 PRECISIONS = ("f32", "bf16", "int8")
-"""What the weights of a runtime's products can be kept in."""
+"""What the compiled runtime can keep the weights of its products in."""
+TORCH_PRECISIONS = ("f32", "tf32", "bf16")
+"""What torch can compute products in; tf32 rounds the factors of float32 on GPUs."""
 
 T = TypeVar("T")
 

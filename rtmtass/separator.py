@@ -10,14 +10,15 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtmtass.config import PRECISIONS, ModelConfig
+from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.base import CHUNK, Runtime
+from rtmtass.runtime.base import CHUNK, BatchRuntime, Runtime
 from rtmtass.weights import DEFAULT, Model, open_model
 
 Samples = NDArray[np.float32]
 
-RUNTIMES = ("numba", "torch")
+RUNTIMES = {"numba": PRECISIONS, "torch": TORCH_PRECISIONS}
+"""The runtimes, and the precisions each has."""
 COMPILE_HINT_S = 1.5
 """A cached start is over by then: what still runs is compiling."""
 
@@ -250,9 +251,9 @@ def load(
         model: the name of a released model, or a folder with one.
         runtime: "numba", or "torch" (needs the extra `torch`).
         device: "cpu", or "cuda" with the torch runtime.
-        precision: what the weights are kept in: "f32", "bf16" or "int8". "auto" is
-            "int8" on the numba runtime, which costs nothing that can be measured
-            in the released models (see their cards), and "f32" on torch.
+        precision: what the weights are kept in: "f32", "bf16" or "int8"; on torch
+            "f32", "tf32" or "bf16". "auto" is "int8" on the numba runtime, whose cost
+            in the released models is within a hundredth of a dB, and "f32" on torch.
         block: the lengths of all blocks will be multiples of this, see `Separator`.
         channels: of the sound; several are linked.
         on_compile: called once if the machine code has to be compiled now, which
@@ -284,7 +285,7 @@ def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
         hint.cancel()
 
 
-def open_runtime(opened: Model, runtime: str, device: str, precision: str = "auto") -> Runtime:
+def open_runtime(opened: Model, runtime: str, device: str, precision: str = "auto") -> BatchRuntime:
     """Make the runtime of that name; its room is imported only now.
 
     Raises:
@@ -292,8 +293,11 @@ def open_runtime(opened: Model, runtime: str, device: str, precision: str = "aut
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
-    if precision not in ("auto", *PRECISIONS):
-        raise UsageError(f"no precision {precision!r}: there are auto, {', '.join(PRECISIONS)}")
+    known = RUNTIMES[runtime]
+    if precision not in ("auto", *known):
+        raise UsageError(
+            f"the {runtime} runtime has no precision {precision!r}: it has auto, {', '.join(known)}"
+        )
     if runtime == "torch":
         from rtmtass.runtime.torch_runtime import TorchRuntime
 

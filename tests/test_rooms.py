@@ -17,7 +17,7 @@ ORDER = {
     2: ["dsp", "net", "audio", "riff", "partfile", "sinks", "interrupt"],
     3: ["runtime", "weights"],
     4: ["separator"],
-    5: ["fullband", "jobs", "pipes", "report", "speed"],
+    5: ["fullband", "jobs", "pipes", "report", "export", "speed"],
     6: ["files"],
     7: ["live", "training"],
     8: ["tui", "tui_live"],
@@ -32,6 +32,8 @@ OWNERS = {
     "numba": {"dsp", "runtime"},
     "llvmlite": {"dsp", "runtime"},
     "matplotlib": {"report"},
+    "onnx": {"runtime/onnx_graph"},
+    "onnxruntime": {"runtime/onnx_runtime"},
 }
 
 

@@ -238,7 +238,9 @@ def test_torch_is_an_equal() -> None:
 def test_precisions_are_named_and_known(separator: Separator) -> None:
     assert separator.precision == "int8"
     assert separator.weight_bytes < 0.3 * rtmtass.load(precision="f32").weight_bytes
-    with pytest.raises(UsageError, match=r"no precision 'fp4': there are auto, f32, bf16, int8"):
+    with pytest.raises(
+        UsageError, match=r"numba runtime has no precision 'fp4': it has auto, f32, bf16, int8"
+    ):
         rtmtass.load(precision="fp4")
 
 

@@ -53,7 +53,11 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _folder() -> Path:
-    """Return the cache folder: NUMBA_CACHE_DIR, the package's own, or the user's."""
+    """Return the cache folder: NUMBA_CACHE_DIR, the package's own, or the user's.
+
+    It may be one that can't be written; then nothing is kept. A folder for all
+    users, such as /tmp, is no way out: whoever writes there writes our code.
+    """
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR) / f"rtmtass-{_digest()}"
     here = _PACKAGE / "__pycache__"
@@ -63,7 +67,10 @@ def _folder() -> Path:
             for stale in here.glob("machine-*"):
                 shutil.rmtree(stale, ignore_errors=True)
         return folder
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as containers have them
+        base = here
     return base / "rtmtass" / f"machine-{_digest()}"
 
 
@@ -91,12 +98,13 @@ def kernel(
 
 def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) -> F:
     before = numba.config.CACHE_DIR
+    is_kept = _is_writable(CACHE_FOLDER)
     # Numba decides for a folder here, when it decorates, and only through this setting.
-    numba.config.CACHE_DIR = str(CACHE_FOLDER) if _is_writable(CACHE_FOLDER) else before
+    numba.config.CACHE_DIR = str(CACHE_FOLDER) if is_kept else before
     try:
         compiled = njit(
             nogil=True,
-            cache=True,
+            cache=is_kept,
             boundscheck=False,
             error_model="numpy",
             fastmath=set(fastmath),

@@ -30,27 +30,11 @@ class Stream(Protocol):
         """Forget everything heard."""
 
 
-class BatchStream(Protocol):
-    """Many sounds being separated at once, hop by hop."""
-
-    def run(self, samples: Floats, out: Floats, hops: int) -> None:
-        """Separate whole hops of every stream.
-
-        Args:
-            samples: (B, n) float32, C-contiguous, n >= `hops` times the hop.
-            out: (B, S, n) float32, receives the stems, the model's delay late.
-            hops: how many hops to run, `CHUNK` at most.
-        """
-
-    def reset(self, stream: int | None = None) -> None:
-        """Forget everything heard in one stream, or in all."""
-
-
 class Runtime(Protocol):
     """A network ready to run; makes independent streams.
 
     Attributes:
-        precision: what the weights of its products are kept in, of `config.PRECISIONS`.
+        precision: what products are computed from, of `config.PRECISIONS`.
         weight_bytes: bytes of weights that one hop reads.
     """
 
@@ -60,8 +44,28 @@ class Runtime(Protocol):
     @property
     def weight_bytes(self) -> int: ...  # noqa: D102
 
-    def batch(self, streams: int) -> BatchStream:
-        """Return that many new streams, mono, that run in one call."""
-
     def stream(self, channels: int = 1, chunk: int = 1) -> Stream:
         """Return a new stream of `channels` linked channels, up to `chunk` hops a pass."""
+
+
+class BatchStream(Protocol):
+    """Many mono sounds being separated in step: their memories, and their next hops."""
+
+    def run(self, samples: Floats, out: Floats, hops: int) -> None:
+        """Separate whole hops of every stream.
+
+        Args:
+            samples: (B, n) float32, C-contiguous, n >= `hops` times the hop.
+            out: (B, S, n) float32, C-contiguous, receives the stems, the model's delay late.
+            hops: how many hops to run, `CHUNK` at most; samples beyond them stay untouched.
+        """
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget what stream number `stream` heard, or all of them."""
+
+
+class BatchRuntime(Runtime, Protocol):
+    """A runtime that also steps many streams in one call."""
+
+    def batch(self, streams: int) -> BatchStream:
+        """Return `streams` new mono streams that run in step."""

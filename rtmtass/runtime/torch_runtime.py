@@ -1,72 +1,31 @@
-"""The network in torch behind the same calls: on a GPU, or many frames at a time."""
+"""The network in torch behind the same calls: on a GPU, or many frames or streams at a time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, UsageError
+from rtmtass.runtime.base import CHUNK
 from rtmtass.runtime.fold import Weights
-from rtmtass.runtime.transform import HOP, PART, Frames, analyse, synthesise
+from rtmtass.runtime.spectral import Network, SpectralBatch, SpectralStream
 
 if TYPE_CHECKING:
-    from rtmtass.net.mtass import MtassNet
-
-Floats = NDArray[np.float32]
-
-
-class TorchStream:
-    """One stream's memory on the torch runtime; see `base.Stream`."""
-
-    def __init__(self, net: MtassNet, device: str, channels: int, chunk: int) -> None:
-        self._net, self._device, self._chunk = net, device, chunk
-        config = net.config
-        self._frames = Frames.of(config, config.stft.n_bins, chunk, channels)
-        self._scratch = np.zeros(self._frames.scratch_size, np.float32)
-        bins = config.stft.n_bins
-        self._mixture = np.zeros((chunk, 2 * bins), np.float32)
-        self._waiting = np.zeros((config.net.lookahead + chunk, 2 * bins), np.float32)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything heard."""
-        self._memory = self._frames.silence()
-        self._state = self._net.init_state(1)
-        self._waiting[:] = 0
-        self._clock = 0
-
-    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
-        """Separate `hops` hops, `chunk` frames a step of the network."""
-        import torch
-
-        frames, sizes = self._frames, self._frames.sizes
-        hop, bins = int(sizes[HOP]), int(sizes[PART])
-        lookahead = self._net.config.net.lookahead
-        for done in range(0, hops, self._chunk):
-            n = min(self._chunk, hops - done)
-            analyse(
-                samples, done * hop, n, self._clock, sizes, frames.analysis, frames.tables,
-                self._memory, self._scratch, self._mixture,
-            )  # fmt: skip
-            with torch.inference_mode():
-                x = torch.from_numpy(self._mixture[:n]).to(self._device)
-                y, self._state = self._net.step(x.reshape(1, n, 2, bins), self._state)
-                stems = y[0].reshape(n, -1).cpu().numpy()
-            waiting = self._waiting
-            waiting[lookahead : lookahead + n] = self._mixture[:n]
-            synthesise(
-                waiting[:n], stems, out, shares, done * hop, n, self._clock, sizes,
-                frames.synthesis, frames.product, frames.tables, self._memory, self._scratch,
-            )  # fmt: skip
-            waiting[:lookahead] = waiting[n : n + lookahead].copy()
-            self._clock += n
+    import torch
 
 
 class TorchRuntime:
-    """A network on a torch device; streams share it.
+    """A network on a torch device; streams share its weights.
+
+    On a CUDA device a step is a captured graph; where that fails, a warning
+    says so and the step runs kernel by kernel.
+
+    Args:
+        config, weights: the model's.
+        device: "cpu", "cuda" or "cuda:N".
+        precision: of `config.TORCH_PRECISIONS`.
 
     Raises:
         MissingPartError: torch is not installed.
@@ -74,13 +33,9 @@ class TorchRuntime:
         ModelError: the weights are not those of `config`.
     """
 
-    precision = "f32"
-
     def __init__(
         self, config: ModelConfig, weights: Weights, device: str = "cpu", precision: str = "f32"
     ) -> None:
-        if precision != "f32":
-            raise UsageError(f"the torch runtime has no {precision}: use f32")
         try:
             import torch
         except ImportError:
@@ -88,19 +43,62 @@ class TorchRuntime:
                 "the torch runtime needs torch: pip install 'rtmtass[torch]', or --runtime numba"
             ) from None
         from rtmtass.net.mtass import MtassNet
+        from rtmtass.runtime.torch_steps import build_net
 
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError("torch finds no CUDA device here: use --device cpu")
-        try:
-            torch.device(device)
-        except RuntimeError:
-            raise UsageError(f"torch knows no device {device!r}: use cpu, cuda or cuda:N") from None
+        self._device = find_device(device)
+        self.precision = precision
+        self.config = config
         net = MtassNet(config)
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-        self._device = device
-        self._net = net.eval().to(device)
+        self._net = build_net(net, weights, is_low=precision == "bf16").to(self._device)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())
 
-    def stream(self, channels: int = 1, chunk: int = 1) -> TorchStream:
+    def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
         """Return a new stream; see `base.Runtime`."""
-        return TorchStream(self._net, self._device, channels, chunk)
+        return SpectralStream(self.config, self.network(1, chunk), channels, chunk)
+
+    def batch(self, streams: int) -> SpectralBatch:
+        """Return new mono streams that run in step; see `base.BatchRuntime`."""
+        return SpectralBatch(self.config, self.network(streams, CHUNK), streams)
+
+    def network(self, streams: int, chunk: int = 1) -> Network:
+        """Return the network of new streams alone, spectra in and out.
+
+        On a GPU, steps of one frame and of `chunk` are captured when they first come.
+        """
+        from rtmtass.runtime.torch_steps import PlaceSteps, ValueSteps, cuda_graph
+
+        if self._device.type == "cpu":
+            return ValueSteps(self._net, streams)
+        fixed = frozenset({1, chunk}) if self._device.type == "cuda" else frozenset[int]()
+        return PlaceSteps(
+            self._net, self._device, streams, fixed, cuda_graph, is_tf32=self.precision == "tf32"
+        )
+
+
+def find_device(name: str) -> torch.device:
+    """Return the torch device of that name.
+
+    Raises:
+        UsageError: torch knows no such device, or doesn't find it here; says what torch says.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"torch knows no device {name!r}: use cpu, cuda or cuda:N") from None
+    if device.type != "cuda":
+        return device
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"torch {torch.__version__} can't use CUDA here: {said}; add --device cpu, or install"
+            " a torch with CUDA (pytorch.org/get-started) and see whether nvidia-smi finds the GPU"
+        ) from None
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UsageError(f"torch finds {count} CUDA device(s), not {name!r}: use --device cuda:0")
+    return torch.device("cuda", device.index or 0)

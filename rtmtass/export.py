@@ -1,0 +1,199 @@
+"""A model as an ONNX file that says what it is, and is proved against our own runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import ModelError, OutputError, UsageError
+from rtmtass.partfile import why_unwritable
+from rtmtass.runtime.base import CHUNK, Runtime
+from rtmtass.runtime.fold import Weights
+from rtmtass.weights import open_model
+
+Floats = NDArray[np.float32]
+
+FRAMES = ("any", "1")
+"""How many frames a call the graph takes: any number up to `onnx_graph.MANY`, or one."""
+TOLERANCE = 1e-4
+"""How far from our runtime an exported graph may be, relative to the loudest sample."""
+PROOF_HOPS = 1000
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and how near it is to our own runtime over `hops` hops.
+
+    Attributes:
+        path: the file.
+        n_bytes: its size.
+        opset: version of the operators used.
+        memories: how many state inputs (and outputs) it has.
+        hops: how many were compared.
+        largest: largest difference of a sample, over the largest sample.
+        mean: mean difference of a sample, over the mean sample; both of magnitudes.
+    """
+
+    path: Path
+    n_bytes: int
+    opset: int
+    memories: int
+    hops: int
+    largest: float
+    mean: float
+
+
+def export_onnx(
+    model: str, path: Path | str, *, frames: str = "any", overwrite: bool = False
+) -> Report:
+    """Write a released model as ONNX, and prove it with onnxruntime.
+
+    Args:
+        model: name or folder, as of `rtmtass.load`.
+        path: the file to write.
+        frames: of `FRAMES`.
+        overwrite: replace what is there.
+
+    Raises:
+        MissingPartError: onnx or onnxruntime isn't installed.
+        ModelError: no such model; or the graph and our runtime differ, and nothing was written.
+        OutputError: the file exists, or can't be written.
+        UsageError: no such `frames`.
+    """
+    opened = open_model(model)
+    about = {key: str(opened.about.get(key, "")) for key in ("version", "licence")}
+    return export_network(
+        opened.config, opened.weights, path, frames=frames, overwrite=overwrite, about=about
+    )
+
+
+def export_network(
+    config: ModelConfig,
+    weights: Weights,
+    path: Path | str,
+    *,
+    frames: str = "any",
+    overwrite: bool = False,
+    about: dict[str, str] | None = None,
+) -> Report:
+    """As `export_onnx` for any network; `about` is added to the metadata."""
+    from rtmtass.runtime import onnx_graph
+    from rtmtass.runtime.onnx_runtime import OnnxRuntime
+
+    if frames not in FRAMES:
+        raise UsageError(f"no frames {frames!r}: there are {', '.join(FRAMES)}")
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; add --overwrite to replace it")
+    metadata = {**describe(config), "max_frames": str(1 if frames == "1" else onnx_graph.MANY)}
+    graph = onnx_graph.write_graph(
+        config, weights, {**metadata, **(about or {})}, is_single=frames == "1"
+    )
+    part = path.with_name(f"{path.name}.part")
+    data = graph.SerializeToString()
+    try:
+        part.write_bytes(data)
+        largest, mean = compare(config, weights, OnnxRuntime(part))
+        if not max(largest, mean) <= TOLERANCE:
+            raise ModelError(
+                f"the exported graph differs from our runtime by {largest:.1e} of full scale"
+                f" (mean {mean:.1e}), more than {TOLERANCE:.0e}: {path} was not written"
+            )
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(why_unwritable(path, error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    memories = len(graph.graph.input) - 1
+    return Report(path, len(data), onnx_graph.OPSET, memories, PROOF_HOPS, largest, mean)
+
+
+def describe(config: ModelConfig) -> dict[str, str]:
+    """Return what a program needs to know to use the graph, as the file's metadata."""
+    stft = config.stft
+    return {
+        "name": config.name,
+        "sample_rate": str(stft.sample_rate),
+        "n_fft": str(stft.n_fft),
+        "hop": str(stft.hop),
+        "window": "square root of Hann, periodic"
+        if stft.synthesis == stft.n_fft
+        else f"Mauler and Martin 2007, synthesis over the last {stft.synthesis} samples",
+        "synthesis": str(stft.synthesis),
+        "delay": str(config.delay),
+        "algorithmic_latency": str(config.algorithmic_latency),
+        "stems": ",".join(config.stems),
+        "spectrum": "mixture (frames, 2, F) and stems (frames, S, 2, F): real, imaginary part of"
+        " the unscaled transform of each window",
+        "memory": "state.X in, next.X out; zeros before the first frame",
+        "config": json.dumps(config.to_dict()),
+    }
+
+
+def compare(
+    config: ModelConfig, weights: Weights, other: Runtime, hops: int = PROOF_HOPS
+) -> tuple[float, float]:
+    """Let another runtime and the compiled one separate the same sound, hop by hop and in chunks.
+
+    Returns:
+        the largest difference over the largest sample, the mean difference over
+        the mean sample; magnitudes, all stems, the worse of both ways.
+    """
+    from rtmtass.runtime.numba_runtime import NumbaRuntime
+
+    sound = lively(hops * config.stft.hop, config.stft.sample_rate)[:, None].copy()
+    ours = _separate(config, NumbaRuntime(config, weights), sound, CHUNK)
+    deltas = [
+        np.abs(_separate(config, other, sound, chunk) - ours) / np.abs(ours).max()
+        for chunk in (1, CHUNK)
+    ]
+    scale = np.abs(ours).mean() / np.abs(ours).max()
+    return max(float(d.max()) for d in deltas), max(float(d.mean() / scale) for d in deltas)
+
+
+def _separate(config: ModelConfig, runtime: Runtime, sound: Floats, chunk: int) -> Floats:
+    out = np.zeros((len(config.stems), *sound.shape), np.float32)
+    shares = np.zeros(out.shape[:2], np.float32)
+    runtime.stream(1, chunk).run(sound, out, shares, len(sound) // config.stft.hop)
+    return out
+
+
+def lively(n: int, sample_rate: int) -> Floats:
+    """Return (n,) samples like a day at home: gliding voice, chords, bursts of noise, silence."""
+    rng = np.random.default_rng(0)
+    t = np.arange(n) / sample_rate
+    pitch = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2.1 * t)) / sample_rate
+    voice = sum(np.sin(k * pitch) / k for k in range(1, 9)) * np.maximum(np.sin(9 * t), 0)
+    chord = sum(np.sin(2 * np.pi * f * t) for f in (220, 277.2, 329.6)) * (np.sin(0.7 * t) > 0)
+    bursts = np.repeat(rng.random(n // 4000 + 1) ** 3, 4000)[:n] * rng.standard_normal(n)
+    sound = 0.06 * voice + 0.04 * chord + 0.1 * bursts
+    sound[n // 2 : n // 2 + n // 10] = 0
+    return np.asarray(sound, np.float32)
+
+
+def export_int8(config: ModelConfig, weights: Weights, path: Path | str) -> None:
+    """Write a network, one frame a call, quantised by onnxruntime: for comparisons.
+
+    Weights are int8 with a scale per output channel, activations quantised as
+    they come; GRUs are spelled out as products, which onnxruntime's own aren't
+    quantised. Not proved: how far it is from our runtime is what one compares.
+
+    Raises:
+        MissingPartError: onnx or onnxruntime isn't installed.
+    """
+    from rtmtass.runtime.onnx_graph import write_graph
+    from rtmtass.runtime.onnx_runtime import quantise
+
+    graph = write_graph(config, weights, describe(config), is_single=True, is_apart=True)
+    quantise(graph, Path(path))
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return plain values for JSON."""
+    return {**asdict(report), "path": str(report.path)}

@@ -1,0 +1,396 @@
+"""A network written as an ONNX graph: norms folded, memory explicit, real numbers at its edges.
+
+Written node by node from the released arrays, so that neither torch nor its
+exporter is needed, and so that onnxruntime gets what suits it: few nodes, and
+the stems side by side wherever their arithmetic is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import MissingPartError
+from rtmtass.runtime.fold import Layer, Weights, fold
+from rtmtass.runtime.machine import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, TINY
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError:
+    raise MissingPartError(
+        "an ONNX export needs onnx and onnxruntime: pip install 'rtmtass[export]'"
+    ) from None
+
+Floats = NDArray[np.float32]
+
+OPSET = 17
+"""Version of the operators: one that every onnxruntime since 1.12 (2022) knows."""
+IR_VERSION = 8
+MIXTURE, STEMS = "mixture", "stems"
+STATE, NEXT = "state.", "next."
+"""A memory goes in as `state.X` and comes out as `next.X`; zeros before the first frame."""
+MANY = 512
+"""Frames that a graph for any number of them takes at most a call."""
+_END = np.iinfo(np.int64).max
+
+
+class Nodes:
+    """Collects nodes, constants and memories; values get numbers for names.
+
+    Args:
+        is_apart: write stacked products one by one, as quantisation needs them.
+    """
+
+    def __init__(self, is_apart: bool = False) -> None:
+        self.is_apart = is_apart
+        self.nodes: list[Any] = []
+        self.constants: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def constant(self, values: Any, kind: type = np.float32) -> str:
+        """Return the name of a constant; equal ones are kept once."""
+        array = np.ascontiguousarray(values, kind).reshape(np.shape(values))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
+        return str(self.constants[key].name)
+
+    def put(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
+        """Append a node of one output and return that one's name."""
+        name = to or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
+        """Cut an axis into pieces."""
+        names = [f"v{len(self.nodes)}.{i}" for i in range(len(sizes))]
+        cut = self.constant(sizes, np.int64)
+        self.nodes.append(helper.make_node("Split", [x, cut], names, axis=axis))
+        return names
+
+    def take(self, x: str, start: int, end: int = _END, axis: int = 0, to: str = "") -> str:
+        """Slice an axis."""
+        bounds = [self.constant([value], np.int64) for value in (start, end, axis)]
+        return self.put("Slice", x, *bounds, to=to)
+
+    def reshape(self, x: str, *shape: int) -> str:
+        """Reshape; 0 keeps an axis, -1 takes what is left."""
+        return self.put("Reshape", x, self.constant(shape, np.int64))
+
+    def memory(self, name: str, *shape: int) -> tuple[str, str]:
+        """Declare a memory; return the names it comes in and goes out by."""
+        self.inputs.append(value(STATE + name, shape))
+        self.outputs.append(value(NEXT + name, shape))
+        return STATE + name, NEXT + name
+
+    def linear(self, x: str, weight: Floats, bias: Floats) -> str:
+        """Return x W^T + b for rows of x; with an axis before, for each of its entries."""
+        if weight.ndim == 2:
+            return self.put("Gemm", x, self.constant(weight.T), self.constant(bias))
+        turned = weight.swapaxes(-1, -2)
+        if self.is_apart:
+            rows = zip(self.split(x, [1] * len(turned), 0), turned, strict=True)
+            answers = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
+            y = self.put("Concat", *answers, axis=0)
+        else:
+            y = self.put("MatMul", x, self.constant(turned))
+        return self.put("Add", y, self.constant(bias[:, None]))
+
+    def affine(self, x: str, layer: Layer) -> str:
+        """Return a folded layer's answer: the product, then a slope where it is negative."""
+        y = self.linear(x, layer.weight, layer.bias)
+        if (layer.slope == 1).all():
+            return y
+        if not layer.slope.any():
+            return self.put("Relu", y)
+        slope = layer.slope if layer.weight.ndim == 2 else layer.slope[:, None]
+        return self.put("PRelu", y, self.constant(slope))
+
+
+def value(name: str, shape: tuple[int | str, ...]) -> Any:
+    """Return the declaration of a float32 input or output."""
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
+class _Writer:
+    """Writes one network; its methods are the layers of `net.layers` and `net.mtass`."""
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, is_single: bool, is_apart: bool
+    ) -> None:
+        self.config, self.weights, self.is_single = config, weights, is_single
+        self.nodes = Nodes(is_apart)
+        self.bins, self.stems = config.stft.n_bins, len(config.stems)
+
+    def layer(self, name: str, n: int) -> Layer:
+        """Fold a layer; with a * in its name those of all stems, stacked."""
+        if "*" not in name:
+            return fold(self.weights, name, n)
+        layers = [fold(self.weights, name.replace("*", str(s)), n) for s in range(self.stems)]
+        return Layer(*(np.stack(arrays) for arrays in zip(*layers, strict=True)))
+
+    def network(self) -> None:
+        """Write it, from the mixture's spectrum to the stems'."""
+        g, net, bins, stems = self.nodes, self.config.net, self.bins, self.stems
+        frames = 1 if self.is_single else "frames"
+        g.inputs.append(value(MIXTURE, (frames, 2, bins)))
+        g.outputs.append(value(STEMS, (frames, stems, 2, bins)))
+        mixture = g.reshape(MIXTURE, -1, 1, 2, bins)
+        level = self.level(g.reshape(MIXTURE, -1, 2 * bins))
+        re, im, magnitude = self.compress(mixture, level)
+        if net.backbone == "multiscale":
+            features = g.reshape(magnitude, -1, bins)
+        else:
+            features = g.reshape(g.put("Concat", re, im, magnitude, axis=2), -1, 3 * bins)
+        hidden = self.trunk(features)
+        mixture = self.late(mixture)
+        answer = self.heads(hidden)
+        found = self.estimate(answer, mixture, level, net.target)
+        if net.compensation_target != "none":
+            residual = g.put("Sub", mixture, found)
+            answer = self.compensations(self.compress(residual, level), hidden)
+            more = self.estimate(answer, residual, level, net.compensation_target)
+            found = g.put("Add", found, more)
+        self.share(found, mixture)
+
+    def level(self, rows: str) -> str:
+        """The running level, (T, 1, 1, 1); see `net.layers.RunningLevel`."""
+        g, config = self.nodes, self.config
+        frames = config.net.level_half_life_s * config.stft.sample_rate / config.stft.hop
+        decay = 0.5 ** (1 / frames)
+        before, after = g.memory("level", 1, 2)
+        power = g.put("ReduceSumSquare", rows, axes=[1], keepdims=1)
+        power = g.put("Mul", power, g.constant([1 / self.bins]))
+        both = g.put("Pad", power, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
+        if self.is_single:
+            faded = g.put("Mul", before, g.constant([decay]))
+            total = g.put("Max", g.put("Add", faded, both), g.constant([TINY]), to=after)
+        else:
+            # sum_k a^(t-k) p[k] = a^t sum_k p[k] / a^k; MANY keeps the powers within float32.
+            fade = np.power(decay, np.arange(MANY))[:, None]
+            count = g.put("Shape", rows, start=0, end=1)
+            powers = g.put("Slice", g.constant(fade), g.constant([0], np.int64), count)
+            risen = g.put("CumSum", g.put("Div", both, powers), g.constant(0, np.int64))
+            faded = g.put("Mul", before, g.constant([decay]))
+            total = g.put("Mul", powers, g.put("Add", risen, faded))
+            total = g.put("Max", total, g.constant([TINY]))
+            g.take(total, -1, to=after)
+        power, weight = g.split(total, [1, 1], 1)
+        mean = g.put("Add", g.put("Div", power, weight), g.constant([LEVEL_FLOOR]))
+        return g.reshape(g.put("Sqrt", mean), -1, 1, 1, 1)
+
+    def compress(self, spectrum: str, level: str) -> tuple[str, str, str]:
+        """(T, S, 2, F) over the level, magnitude square-rooted: re, im, magnitude (T, S, 1, F)."""
+        g = self.nodes
+        x = g.put("Div", spectrum, level)
+        power = g.put("ReduceSumSquare", x, axes=[2], keepdims=1)
+        power = g.put("Add", power, g.constant([COMPRESS_FLOOR]))
+        magnitude = g.put("Sqrt", g.put("Sqrt", power))
+        re, im = g.split(g.put("Div", x, magnitude), [1, 1], 2)
+        return re, im, magnitude
+
+    def late(self, mixture: str) -> str:
+        """The mixture's frames that the answers belong to: older by the look-ahead."""
+        g, lookahead = self.nodes, self.config.net.lookahead
+        if not lookahead:
+            return mixture
+        before, after = g.memory("mixture", lookahead, 1, 2, self.bins)
+        waiting = g.put("Concat", before, mixture, axis=0)
+        g.take(waiting, -lookahead, to=after)
+        return g.take(waiting, 0, -lookahead)
+
+    def convolution(self, x: str, name: str, width: int, c_out: int, dilation: int) -> str:
+        """A dilated convolution over time; see `net.layers.DilatedConv`."""
+        g, kernel = self.nodes, self.config.net.kernel
+        size = (kernel - 1) * dilation
+        shape = (self.stems, size, width) if "*" in name else (size, width)
+        time = len(shape) - 2
+        before, after = g.memory(name, *shape)
+        heard = g.put("Concat", before, x, axis=time)
+        g.take(heard, -size, axis=time, to=after)
+        taps = [
+            g.take(heard, i * dilation, (i + 1 - kernel) * dilation, axis=time)
+            for i in range(kernel - 1)
+        ]
+        layer = self.layer(f"{name}.affine", c_out)
+        return g.affine(g.put("Concat", *taps, x, axis=-1), layer)
+
+    def gated(self, x: str, name: str, hidden: int, channels: int, dilation: int) -> str:
+        """A gated block; see `net.layers.GatedBlock`."""
+        g = self.nodes
+        squeezed = g.affine(x, self.layer(f"{name}.squeeze", hidden))
+        both = self.convolution(squeezed, f"{name}.gate", hidden, 2 * hidden, dilation)
+        passed, gate = g.split(both, [hidden, hidden], -1)
+        y = g.put("Mul", passed, g.put("Sigmoid", gate))
+        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
+
+    def recurrent(self, x: str, name: str) -> str:
+        """A GRU block; see `net.layers.RecurrentBlock`."""
+        g, net = self.nodes, self.config.net
+        w_in, w_state, b_in, b_state = (
+            self.weights[f"{name}.gru.{k}_l0"] for k in
+            ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )  # fmt: skip
+        n = net.recurrent
+        before, after = g.memory(f"{name}.gru", 1, n)
+        if self.is_single:
+            given = g.linear(x, w_in, b_in)
+            heard = g.linear(before, w_state, b_state)
+            given_gates, given_new = g.split(given, [2 * n, n], 1)
+            heard_gates, heard_new = g.split(heard, [2 * n, n], 1)
+            gates = g.put("Sigmoid", g.put("Add", given_gates, heard_gates))
+            reset, update = g.split(gates, [n, n], 1)
+            new = g.put("Tanh", g.put("Add", given_new, g.put("Mul", reset, heard_new)))
+            kept = g.put("Mul", update, g.put("Sub", before, new))
+            y = g.put("Add", new, kept, to=after)
+        else:
+            # ONNX has the gates in the order update, reset, new.
+            order = np.r_[n : 2 * n, 0:n, 2 * n : 3 * n]
+            biases = np.concatenate([b_in[order], b_state[order]])[None]
+            state = g.reshape(before, 1, 1, n)
+            out, last = f"{name}.out", f"{name}.last"
+            g.nodes.append(
+                helper.make_node(
+                    "GRU",
+                    [g.reshape(x, -1, 1, net.channels), g.constant(w_in[order][None]),
+                     g.constant(w_state[order][None]), g.constant(biases), "", state],
+                    [out, last],
+                    hidden_size=n, linear_before_reset=1,
+                )
+            )  # fmt: skip
+            g.put("Reshape", last, g.constant([1, n], np.int64), to=after)
+            y = g.reshape(out, -1, n)
+        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", net.channels)))
+
+    def multiscale(self, x: str, magnitude: str, name: str, dilation: int) -> str:
+        """A multi-scale block; see `net.layers.MultiScaleBlock`."""
+        g, net, bins = self.nodes, self.config.net, self.bins
+        width, extra = divmod(2 * bins, net.bands)
+        widths = [width + (band < extra) for band in range(net.bands)]
+        squeezed = g.affine(x, self.layer(f"{name}.squeeze", bins))
+        parts = g.split(g.put("Concat", squeezed, magnitude, axis=1), widths, 1)
+        chains = []
+        for chain in range(2):
+            order = list(range(net.bands))[:: 1 - 2 * chain]
+            answers: dict[int, str] = {}
+            for i, band in enumerate(order):
+                heard, c_in = parts[band], widths[band]
+                if i:
+                    heard = g.put("Concat", heard, answers[order[i - 1]], axis=1)
+                    c_in += widths[order[i - 1]]
+                conv = f"{name}.chains.{chain}.{i}"
+                answers[band] = self.convolution(heard, conv, c_in, widths[band], dilation)
+            chains.append(g.put("Concat", *(answers[b] for b in range(net.bands)), axis=1))
+        widened = g.affine(g.put("Add", *chains), self.layer(f"{name}.widen", net.channels))
+        return g.put("Add", x, widened)
+
+    def trunk(self, features: str) -> str:
+        """Stage 1 up to its heads, (T, channels)."""
+        net = self.config.net
+        y = self.nodes.affine(features, self.layer("trunk.enter", net.channels))
+        for i, dilation in enumerate(net.dilations):
+            name = f"trunk.blocks.{i}"
+            if net.backbone == "multiscale":
+                y = self.multiscale(y, features, name, dilation)
+            else:
+                y = self.gated(y, name, net.hidden, net.channels, dilation)
+        for i in range(net.recurrent_layers):
+            y = self.recurrent(y, f"trunk.blocks.{len(net.dilations) + i}")
+        return self.nodes.affine(y, self.layer("trunk.leave", net.channels))
+
+    def heads(self, hidden: str) -> str:
+        """The answers of all heads, one product, (T, S, 1 or 2, F)."""
+        outputs = 1 if self.config.net.target == "magnitude_mask" else 2
+        layers = [self.layer(f"heads.{s}", outputs * self.bins) for s in range(self.stems)]
+        answer = self.nodes.linear(
+            hidden,
+            np.concatenate([layer.weight for layer in layers]),
+            np.concatenate([layer.bias for layer in layers]),
+        )
+        return self.nodes.reshape(answer, -1, self.stems, outputs, self.bins)
+
+    def compensations(self, left: tuple[str, str, str], hidden: str) -> str:
+        """The answers of stage 2, (T, S, 1 or 2, F)."""
+        g, net, bins = self.nodes, self.config.net, self.bins
+        pieces = left[:2] if net.backbone == "multiscale" else left
+        width = len(pieces) * bins
+        rows = g.reshape(g.put("Concat", *pieces, axis=2), -1, self.stems, width)
+        x = g.put("Transpose", rows, perm=[1, 0, 2])
+        if net.compensation_hears_stage_one:
+            shape = g.constant([self.stems, 1, 1], np.int64)
+            x = g.put("Concat", x, g.put("Expand", hidden, shape), axis=2)
+        channels, hidden_width = net.compensation_channels, net.compensation_hidden
+        y = g.affine(x, self.layer("compensations.*.enter", channels))
+        for i, dilation in enumerate(net.compensation_dilations):
+            name = f"compensations.*.blocks.layers.{i}"
+            y = self.gated(y, name, hidden_width, channels, dilation)
+        outputs = 1 if net.compensation_target == "magnitude_mask" else 2
+        answer = g.affine(y, self.layer("compensations.*.leave", outputs * bins))
+        answer = g.put("Transpose", answer, perm=[1, 0, 2])
+        return g.reshape(answer, -1, self.stems, outputs, bins)
+
+    def estimate(self, answer: str, of: str, level: str, target: str) -> str:
+        """Turn answers into spectra, (T, S, 2, F): masks on `of`, or the thing itself."""
+        g, limit = self.nodes, self.config.net.mask_limit
+        if target == "magnitude_mask":
+            return g.put("Mul", of, g.put("Sigmoid", answer))
+        if target == "spectral_mapping":
+            power = g.put("ReduceSumSquare", answer, axes=[2], keepdims=1)
+            power = g.put("Add", power, g.constant([COMPRESS_FLOOR]))
+            return g.put("Mul", answer, g.put("Mul", g.put("Sqrt", power), level))
+        mask = g.put("Tanh", g.put("Mul", answer, g.constant([1 / limit])))
+        mask = g.put("Mul", mask, g.constant([limit]))
+        a, b = g.split(mask, [1, 1], 2)
+        re, im = g.split(of, [1, 1], 2)
+        turned = g.put("Concat", g.put("Neg", im), re, axis=2)
+        return g.put("Add", g.put("Mul", a, of), g.put("Mul", b, turned))
+
+    def share(self, found: str, mixture: str) -> None:
+        """Make the stems sum to the mixture; see `net.mtass.share_residue`."""
+        g = self.nodes
+        floor = g.put("ReduceSumSquare", mixture, axes=[2], keepdims=1)
+        floor = g.put("Add", g.put("Mul", floor, g.constant([SHARE_FLOOR])), g.constant([TINY]))
+        power = g.put("Add", g.put("ReduceSumSquare", found, axes=[2], keepdims=1), floor)
+        axis = g.constant([1], np.int64)
+        shares = g.put("Div", power, g.put("ReduceSum", power, axis, keepdims=1))
+        residue = g.put("Sub", mixture, g.put("ReduceSum", found, axis, keepdims=1))
+        g.put("Add", found, g.put("Mul", shares, residue), to=STEMS)
+
+
+def write_graph(
+    config: ModelConfig,
+    weights: Weights,
+    about: dict[str, str],
+    *,
+    is_single: bool = False,
+    is_apart: bool = False,
+) -> Any:
+    """Return the network as an ONNX model.
+
+    Inputs: `mixture` (frames, 2, F), real and imaginary parts, and a `state.X`
+    for every memory. Outputs: `stems` (frames, S, 2, F) and the `next.X`.
+
+    Args:
+        config, weights: the model's.
+        about: what stands in the file's metadata.
+        is_single: for one frame a call; otherwise for 1 to `MANY`.
+        is_apart: no stacked products, as quantisation needs them.
+
+    Raises:
+        ModelError: the weights are not those of `config`.
+    """
+    writer = _Writer(config, weights, is_single, is_apart)
+    writer.network()
+    g = writer.nodes
+    graph = helper.make_graph(g.nodes, config.name, g.inputs, g.outputs, list(g.constants.values()))
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(
+        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="rtmtass"
+    )
+    helper.set_model_props(model, about)
+    return model

@@ -1,0 +1,157 @@
+"""An exported graph run by onnxruntime, on one thread, behind the calls of our own runtimes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import MissingPartError, ModelError
+from rtmtass.runtime.onnx_graph import MANY, MIXTURE, NEXT, STATE, STEMS
+from rtmtass.runtime.spectral import SpectralStream
+
+try:
+    import onnxruntime
+except ImportError:
+    raise MissingPartError(
+        "running an exported graph needs onnxruntime: pip install 'rtmtass[export]'"
+    ) from None
+
+Floats = NDArray[np.float32]
+
+
+class OnnxStep:
+    """The exported network of one stream, frame by frame; its memory stays in place.
+
+    Two sets of memories change places at every call, both bound beforehand:
+    onnxruntime then copies nothing and allocates nothing for them.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        inputs = session.get_inputs()
+        self._bins = int(inputs[0].shape[2])
+        self._n_stems = int(session.get_outputs()[0].shape[1])
+        shapes = {i.name.removeprefix(STATE): i.shape for i in inputs if i.name != MIXTURE}
+        self._memories = [
+            {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(2)
+        ]
+        self._bindings: dict[int, list[Any]] = {}
+        self._edges: dict[int, tuple[Floats, Floats]] = {}
+        self._turn = 0
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget everything heard; there is one stream."""
+        for memory in self._memories[self._turn].values():
+            memory[:] = 0
+
+    def step(self, mixture: Floats) -> Floats:
+        """Answer the next frames: (T, 2, F) -> (T, S, 2, F), good until the next call."""
+        frames = len(mixture)
+        if frames not in self._bindings:
+            self._bind(frames)
+        given, answer = self._edges[frames]
+        given[:] = mixture
+        self._session.run_with_iobinding(self._bindings[frames][self._turn])
+        self._turn = 1 - self._turn
+        return answer
+
+    def advance(self, mixture: Floats) -> Floats:
+        """As `step`, in the shapes of `spectral.Network` with one stream."""
+        frames = mixture.shape[1]
+        return self.step(mixture.reshape(frames, 2, -1)).reshape(1, frames, -1)
+
+    def _bind(self, frames: int) -> None:
+        """Bind buffers for `frames` frames a call, for both turns of the memories."""
+        given = np.zeros((frames, 2, self._bins), np.float32)
+        answer = np.zeros((frames, self._n_stems, 2, self._bins), np.float32)
+        self._edges[frames] = given, answer
+        self._bindings[frames] = []
+        for turn in range(2):
+            binding = self._session.io_binding()
+            _bind_input(binding, MIXTURE, given)
+            _bind_output(binding, STEMS, answer)
+            for name, memory in self._memories[turn].items():
+                _bind_input(binding, STATE + name, memory)
+                _bind_output(binding, NEXT + name, self._memories[1 - turn][name])
+            self._bindings[frames].append(binding)
+
+
+def _bind_input(binding: Any, name: str, array: Floats) -> None:
+    binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: Any, name: str, array: Floats) -> None:
+    binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+class OnnxRuntime:
+    """An exported file, ready to run; a `base.Runtime`, so `Separator` takes it.
+
+    Attributes:
+        config: the model's, from the file's metadata.
+        frames: most frames a call: 1, or `onnx_graph.MANY`.
+        precision, weight_bytes: see `base.Runtime`; the bytes are those of the whole file.
+
+    Args:
+        path: a file that `rtmtass export` wrote, or its bytes.
+        threads: of onnxruntime.
+
+    Raises:
+        ModelError: it is no such file.
+    """
+
+    def __init__(self, path: Path | str | bytes, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                path if isinstance(path, bytes) else str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+            about = self.session.get_modelmeta().custom_metadata_map
+            self.config = ModelConfig.from_dict(json.loads(about["config"]))
+        # onnxruntime's own exceptions have no common class but this.
+        except Exception as error:
+            name = "the graph" if isinstance(path, bytes) else str(path)
+            raise ModelError(
+                f"{name} is not a graph written by rtmtass export ({error}); export it again"
+            ) from None
+        self.precision = "f32"
+        self.weight_bytes = len(path) if isinstance(path, bytes) else Path(path).stat().st_size
+        shape = self.session.get_inputs()[0].shape
+        self.frames = 1 if shape[0] == 1 else MANY
+
+    def step(self) -> OnnxStep:
+        """Return the network of a new stream, spectra in and out."""
+        return OnnxStep(self.session)
+
+    def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
+        """Return a new stream, our transform at its edges; see `base.Runtime`."""
+        return SpectralStream(self.config, self.step(), channels, min(chunk, self.frames))
+
+
+def quantise(graph: Any, path: Path) -> None:
+    """Write `graph` with int8 weights by onnxruntime's dynamic quantisation, scaled by channel."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # It advises, through the root logger, to run a preprocessor that has nothing to do here.
+    logging.getLogger().addFilter(_is_no_advice)
+    try:
+        options = {"MatMulConstBOnly": True}
+        quantize_dynamic(
+            graph, path, per_channel=True, weight_type=QuantType.QInt8, extra_options=options
+        )
+    finally:
+        logging.getLogger().removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing before quantization" not in record.getMessage()

@@ -1,0 +1,203 @@
+"""An exported graph is our network: frame by frame, in chunks, and as its metadata says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from networks import arrays, seasoned, tiny
+
+from rtmtass.config import ModelConfig
+from rtmtass.errors import ModelError, OutputError, UsageError
+from rtmtass.export import FRAMES, PROOF_HOPS, TOLERANCE, export_int8, export_network, export_onnx
+from rtmtass.net.mtass import MtassNet
+from rtmtass.runtime import onnx_graph
+from rtmtass.runtime.numba_runtime import NumbaRuntime
+from rtmtass.runtime.onnx_runtime import OnnxRuntime
+from rtmtass.separator import Separator
+
+CONFIGS = {
+    "recurrent": tiny(),
+    "multiscale": tiny("multiscale"),
+    "lookahead": tiny(lookahead=2),
+    "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
+    "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
+}
+
+
+def export(net: MtassNet, path: Path, frames: str = "any") -> OnnxRuntime:
+    export_network(net.config, arrays(net), path, frames=frames)
+    return OnnxRuntime(path)
+
+
+def spectra(config: ModelConfig, frames: int) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((frames, 2, config.stft.n_bins)) * rng.random((frames, 1, 1))
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_graph_equals_torchs_network(name: str, frames: str, tmp_path: Path) -> None:
+    net = seasoned(CONFIGS[name])
+    step = export(net, tmp_path / "net.onnx", frames).step()
+    x = spectra(net.config, 300)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x)[None])[0].numpy()
+    sizes = [1] * 300 if frames == "1" else [1, 2, 7, 1, 90, 199]
+    starts = np.cumsum([0, *sizes[:-1]])
+    ours = [step.step(x[a : a + n]).copy() for a, n in zip(starts, sizes, strict=True)]
+    delta = np.abs(np.concatenate(ours) - expected).max() / np.abs(expected).max()
+    assert delta < 1e-5
+
+
+def test_a_program_that_knows_the_metadata_alone_gets_our_sound(tmp_path: Path) -> None:
+    """Numpy's FFT, the window by its name, states from zeros: what a stranger would write."""
+    net = seasoned(tiny())
+    path = tmp_path / "net.onnx"
+    export(net, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    n_fft, hop, delay = (int(about[k]) for k in ("n_fft", "hop", "delay"))
+    assert about["window"] == "square root of Hann, periodic"
+    window = np.sin(np.pi * np.arange(n_fft) / n_fft)
+    state = {
+        i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs() if "state." in i.name
+    }
+    x = np.random.default_rng(0).standard_normal(40 * hop) * 0.1
+    heard, late = np.zeros(n_fft), np.zeros((3, n_fft))
+    out = []
+    for block in x.reshape(-1, hop):
+        heard = np.concatenate([heard[hop:], block])
+        spec = np.fft.rfft(heard * window)
+        given = np.stack([spec.real, spec.imag])[None].astype(np.float32)
+        answers = session.run(None, {"mixture": given, **state})
+        names = [o.name for o in session.get_outputs()]
+        state = {n.replace("next.", "state."): v for n, v in zip(names, answers, strict=True)}
+        stems = state.pop("stems")[0]
+        late += np.fft.irfft(stems[:, 0] + 1j * stems[:, 1], n_fft) * window
+        out.append(late[:, :hop].copy())
+        late = np.concatenate([late[:, hop:], np.zeros((3, hop))], axis=1)
+    separator = Separator(net.config, NumbaRuntime(net.config, arrays(net)), block=hop)
+    assert delay == separator.delay
+    expected = separator.process(x.astype(np.float32))
+    np.testing.assert_allclose(np.concatenate(out, axis=1), expected, atol=2e-6)
+
+
+def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    report = export_onnx("rtmtass-small", path)
+    print(f"largest {report.largest:.1e}, mean {report.mean:.1e}")
+    assert report.hops == PROOF_HOPS
+    assert 0 < report.largest < TOLERANCE
+    assert 0 < report.mean < TOLERANCE
+    assert [p.name for p in tmp_path.iterdir()] == ["small.onnx"]
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    about = {p.key: p.value for p in model.metadata_props}
+    assert about["stems"] == "speech,music,noise"
+    assert (about["sample_rate"], about["n_fft"], about["hop"]) == ("16000", "512", "256")
+    assert (about["delay"], about["algorithmic_latency"]) == ("256", "512")
+    assert (about["licence"], about["version"] != "") == ("MIT", True)
+    assert model.opset_import[0].version == report.opset == onnx_graph.OPSET
+    states = [i.name for i in model.graph.input if i.name.startswith("state.")]
+    outputs = [o.name for o in model.graph.output]
+    assert len(states) == report.memories > 0
+    assert outputs == ["stems", *(s.replace("state.", "next.") for s in states)]
+
+
+def test_a_separator_runs_on_it(tmp_path: Path) -> None:
+    net = seasoned(tiny(lookahead=1))
+    x = np.random.default_rng(0).standard_normal((5000, 2)).astype(np.float32) * 0.1
+    ours = Separator(net.config, NumbaRuntime(net.config, arrays(net)), channels=2).separate(x)
+    runtime = export(net, tmp_path / "net.onnx")
+    theirs = Separator(runtime.config, runtime, channels=2)
+    np.testing.assert_allclose(theirs.separate(x), ours, atol=2e-6)
+    np.testing.assert_array_equal(theirs.separate(x), theirs.separate(x))
+
+
+def test_reset_is_fresh(tmp_path: Path) -> None:
+    net = seasoned(tiny())
+    step = export(net, tmp_path / "net.onnx").step()
+    x = spectra(net.config, 9)
+    first = [step.step(x).copy(), step.step(x).copy()]
+    step.reset()
+    again = [step.step(x).copy(), step.step(x).copy()]
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first[0] - first[1]).max() > 0
+
+
+def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = seasoned(tiny())
+    monkeypatch.setattr(onnx_graph, "LEVEL_FLOOR", 1e-3)
+    with pytest.raises(ModelError, match=r"differs from our runtime by .* was not written"):
+        export_network(net.config, arrays(net), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_near_and_small(tmp_path: Path) -> None:
+    for name in ("recurrent", "multiscale"):
+        net = seasoned(CONFIGS[name])
+        export_int8(net.config, arrays(net), tmp_path / "int8.onnx")
+        export_network(net.config, arrays(net), tmp_path / "f32.onnx", overwrite=True)
+        coarse, fine = OnnxRuntime(tmp_path / "int8.onnx"), OnnxRuntime(tmp_path / "f32.onnx")
+        x = spectra(net.config, 50)
+        steps = coarse.step(), fine.step()
+        a, b = (np.concatenate([s.step(x[t : t + 1]).copy() for t in range(50)]) for s in steps)
+        delta = np.abs(a - b).max() / np.abs(b).max()
+        assert 1e-6 < delta < 0.1
+        graph = onnx.load(tmp_path / "int8.onnx").graph
+        assert not [n for n in graph.node if n.op_type in ("MatMul", "Gemm", "GRU")]
+
+
+def test_what_cannot_be_is_said(tmp_path: Path) -> None:
+    net = seasoned(tiny())
+    taken = tmp_path / "taken.onnx"
+    taken.write_text("mine")
+    with pytest.raises(OutputError, match="exists; add --overwrite"):
+        export_network(net.config, arrays(net), taken)
+    assert taken.read_text() == "mine"
+    with pytest.raises(UsageError, match="no frames '2'"):
+        export_network(net.config, arrays(net), tmp_path / "x.onnx", frames="2")
+    with pytest.raises(OutputError, match="is no folder"):
+        export_network(net.config, arrays(net), tmp_path / "none" / "x.onnx")
+    with pytest.raises(ModelError, match="not a graph written by rtmtass export"):
+        OnnxRuntime(taken)
+
+
+def run_command(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rtmtass", "export", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_and_reports(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    answer = run_command("rtmtass-small", "--onnx", str(path), "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["largest"] < TOLERANCE
+    assert OnnxRuntime(path).config.name == "rtmtass-small"
+    again = run_command("rtmtass-small", "--onnx", str(path))
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "exists; add --overwrite" in again.stderr
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    for lacking in ("onnx", "onnxruntime"):
+        script = (
+            f"import sys; sys.modules[{lacking!r}] = None\n"
+            "from rtmtass.cli import main\n"
+            f"sys.exit(main(['export', 'rtmtass-small', '--onnx', {str(tmp_path / 'x')!r}]))"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 1
+        assert "pip install 'rtmtass[export]'" in answer.stderr
+        assert answer.stderr.count("\n") == 1
