@@ -32,6 +32,7 @@ import numpy as np
 from candidates import RATE, Candidate, Ours, open_rivals
 from card import machine_card
 from costs import cost_of, draw, latency_ms, macs_per_s
+from measuring import stay_on_one_core
 from numpy.typing import NDArray
 from rivals import RIVALS
 
@@ -264,6 +265,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw SI-SDRi over cost, .png or .svg")
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
     arguments = parser.parse_args()
+    stay_on_one_core()
     result = compare(arguments)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     if arguments.output:

@@ -96,7 +96,7 @@ def makers(model: str) -> tuple[dict[str, Make], dict[str, str]]:
         torch.set_num_threads(1)
         on_torch(1)()
         found["torch f32, batch"] = on_torch
-    except (ImportError, AttributeError, rtmtass.errors.RtmtassError) as error:
+    except (ImportError, rtmtass.errors.RtmtassError) as error:
         missing["torch f32, batch"] = str(error)
     for precision, separator in open_precisions(model).items():
         found[f"numba {precision}, one by one"] = one_by_one(separator)
