@@ -69,49 +69,6 @@ def run_hops(
         done += frames
 
 
-class NumbaStream:
-    """One stream's memory on the compiled runtime; see `base.Stream`."""
-
-    def __init__(self, plan: Plan, channels: int) -> None:
-        self._plan = plan
-        self._frames = Frames.of(plan.config, plan.part, plan.chunk, channels)
-        places = [*plan.mixture[:2], *plan.aligned[:2], *plan.stems[:2], plan.chunk]
-        self._places = np.array(places, np.int64)
-        self._windows = (
-            self._frames.analysis,
-            self._frames.synthesis,
-            self._frames.product,
-            self._frames.tables,
-        )
-        self._state = np.zeros(plan.state_size, np.float32)
-        self._work = np.zeros(plan.work_size, np.float32)
-        self._memory = self._frames.silence()
-        self._scratch = np.zeros(self._frames.scratch_size, np.float32)
-        self._clock = np.zeros(1, np.int64)
-
-    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
-        """Separate `hops` hops in one compiled call."""
-        run_hops(
-            samples,
-            out,
-            shares,
-            hops,
-            self._plan.rows,
-            self._plan.weights,
-            self._places,
-            self._frames.sizes,
-            self._windows,
-            (self._state, self._work, self._memory, self._scratch),
-            self._clock,
-        )
-
-    def reset(self) -> None:
-        """Forget everything heard, without a new allocation of the arenas."""
-        self._state[:] = 0
-        self._memory[:] = self._frames.silence()
-        self._clock[:] = 0
-
-
 @kernel(fastmath=LOOSE)
 def run_batch(
     samples: Floats,
@@ -163,43 +120,56 @@ def run_batch(
         clock[0] = now + 1
 
 
-class NumbaBatch:
+class _Arenas:
+    """What one stream, or many that run together, work in."""
+
+    def __init__(self, plan: Plan, frames: Frames, streams: int = 1) -> None:
+        self._frames, self._streams = frames, streams
+        self._state = np.zeros(streams * plan.state_size, np.float32)
+        self._work = np.zeros(plan.work_size, np.float32)
+        self._memory = np.tile(frames.silence(), streams)
+        self._clock = np.zeros(1, np.int64)
+        places = [*plan.mixture[:2], *plan.aligned[:2], *plan.stems[:2], plan.chunk]
+        scratch = np.zeros(frames.scratch_size, np.float32)
+        self._arguments = (
+            plan.rows,
+            plan.weights,
+            np.array(places, np.int64),
+            frames.sizes,
+            (frames.analysis, frames.synthesis, frames.product, frames.tables),
+            (self._state, self._work, self._memory, scratch),
+            self._clock,
+        )
+
+
+class NumbaStream(_Arenas):
+    """One stream's memory on the compiled runtime; see `base.Stream`."""
+
+    def __init__(self, plan: Plan, channels: int) -> None:
+        super().__init__(plan, Frames.of(plan.config, plan.part, plan.chunk, channels))
+
+    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+        """Separate `hops` hops in one compiled call."""
+        run_hops(samples, out, shares, hops, *self._arguments)
+
+    def reset(self) -> None:
+        """Forget everything heard, without a new allocation of the arenas."""
+        self._state[:] = 0
+        self._memory[:] = self._frames.silence()
+        self._clock[:] = 0
+
+
+class NumbaBatch(_Arenas):
     """Many streams' memories on the compiled runtime; see `base.BatchStream`."""
 
     def __init__(self, plan: Plan, streams: int) -> None:
-        self._plan, self._streams = plan, streams
-        self._frames = Frames.of(plan.config, plan.part, 1, 1)
-        places = [*plan.mixture[:2], *plan.aligned[:2], *plan.stems[:2], plan.chunk]
-        self._places = np.array(places, np.int64)
-        self._windows = (
-            self._frames.analysis,
-            self._frames.synthesis,
-            self._frames.product,
-            self._frames.tables,
-        )
-        self._state = np.zeros(streams * plan.state_size, np.float32)
-        self._work = np.zeros(plan.work_size, np.float32)
-        self._memory = np.tile(self._frames.silence(), streams)
-        self._scratch = np.zeros(self._frames.scratch_size, np.float32)
+        super().__init__(plan, Frames.of(plan.config, plan.part, 1, 1), streams)
         n_stems = len(plan.config.stems)
         self._shares = np.zeros((n_stems, CHUNK * plan.config.stft.hop), np.float32)
-        self._clock = np.zeros(1, np.int64)
 
     def run(self, samples: Floats, out: Floats, hops: int) -> None:
         """Separate `hops` hops of every stream, up to `CHUNK` in one compiled call."""
-        run_batch(
-            samples[..., None],
-            out[..., None],
-            self._shares,
-            hops,
-            self._plan.rows,
-            self._plan.weights,
-            self._places,
-            self._frames.sizes,
-            self._windows,
-            (self._state, self._work, self._memory, self._scratch),
-            self._clock,
-        )
+        run_batch(samples[..., None], out[..., None], self._shares, hops, *self._arguments)
 
     def reset(self, stream: int | None = None) -> None:
         """Forget everything heard in one stream, or in all."""
