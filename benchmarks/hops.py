@@ -132,7 +132,7 @@ class Traced:
         self._state = flatten(like)
         x = torch.zeros(1, 1, 2, net.config.stft.n_bins)
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it is old, and a rival still
+            warnings.simplefilter("ignore")  # it is old, and a rival still
             traced = torch.jit.trace(Flat().eval(), (x, *self._state), check_trace=False)
             self._run = torch.jit.freeze(traced.eval())
 
