@@ -35,7 +35,7 @@ SCRIPTS: dict[str, list[str]] = {
 SMOKE: dict[str, list[str]] = {
     "stft": ["--rounds", "1", "--bulk-rounds", "1", "--seconds", "2"],
     "step": ["--seconds", "2", "--presets", "small"],
-    "streams": ["--seconds", "1", "--sizes", "1", "4"],
+    "streams": ["--seconds", "0.01", "--sizes", "1", "4"],
     "files": ["--minutes", "0.05", "0.1", "--race", "2", "--rounds", "1"],
     "engine": ["--seconds", "1.5", "--rounds", "1", "--blocks", "16"],
     "quality": ["--clips", "2"],
@@ -56,7 +56,7 @@ def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
             return [], f"{wanted} isn't set; see benchmarks/all.py"
         options.append(value)
     if name == "engine":
-        from engine import missing_parts
+        from live_run import missing_parts
 
         return options, missing_parts()
     return options, ""

@@ -12,6 +12,7 @@ import costs
 import engine
 import files
 import hops
+import live_run
 import numpy as np
 import pytest
 import roofline
@@ -224,7 +225,7 @@ def test_files_and_rivals(tmp_path):
 def test_the_lag_of_a_stream_is_found():
     said = sound_of(3)
     heard = np.concatenate([np.zeros(1024, np.float32), said])[: len(said)]
-    assert set(engine.lags(said, heard)) == {1024}
+    assert set(live_run.lags(said, heard)) == {1024}
 
 
 def a_run(**changes):

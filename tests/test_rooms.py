@@ -28,7 +28,7 @@ OWNERS = {
     "sounddevice": {"live"},
     "soundfile": {"audio", "sinks", "formats", "riff", "partfile"},
     "rich": {"tui", "tui_live"},
-    "torch": {"net", "runtime/torch_runtime", "training", "cli_train"},
+    "torch": {"net", "runtime/torch_runtime", "runtime/torch_steps", "training", "cli_train"},
     "numba": {"dsp", "runtime"},
     "llvmlite": {"dsp", "runtime"},
     "matplotlib": {"report"},
