@@ -1,7 +1,7 @@
 # make demo   separates a bundled mixture: the core only, no torch
 # make test   installs everything and runs the whole test suite
 # make check  format, lint, types and tests: what has to pass before a commit
-# make bench  runs the benchmarks and writes benchmarks/README.md
+# make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/all.py
 # make fix    formats and mends what can be mended by itself
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,7 +22,7 @@ check: .venv/dev.done
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: .venv/dev.done
+bench: .venv/bench.done
 	$(BIN)/python benchmarks/all.py
 
 fix: .venv/dev.done
@@ -41,6 +41,10 @@ fix: .venv/dev.done
 
 .venv/dev.done: .venv/made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/bench.done: .venv/dev.done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
 
 clean:

