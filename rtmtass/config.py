@@ -63,6 +63,9 @@ class StftConfig:
 class NetConfig:
     """The network: which backbone, how wide, which training target.
 
+    `level_by_power` lets loud frames count for more in the running level, so
+    that pauses don't: see `net.layers.RunningLevel`.
+
     `recurrent` is the backbone of `small`: dilated gated blocks, then GRUs.
     `multiscale` is the causal twin of the published separator.
     """
@@ -82,6 +85,7 @@ class NetConfig:
     compensation_hears_stage_one: bool = True
     mask_limit: float = 2.0
     level_half_life_s: float = 1.0
+    level_by_power: bool = False
     lookahead: int = 0
     bands: int = 8
     dropout: float = 0.0

@@ -18,6 +18,7 @@ CONFIGS = {
     "multiscale": tiny("multiscale"),
     "lookahead": tiny(lookahead=2),
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
+    "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping"),
 }
 
@@ -47,15 +48,28 @@ def test_streaming_equals_offline(name: str, chunk: int) -> None:
     torch.testing.assert_close(feed(net, x, chunk), net(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("by_power", [False, True])
 @torch.no_grad()
-def test_a_level_spans_chunks_longer_than_its_inner_blocks() -> None:
-    level = RunningLevel(0.99)
+def test_a_level_spans_chunks_longer_than_its_inner_blocks(by_power: bool) -> None:
+    level = RunningLevel(0.99, by_power)
     power = torch.rand(1, 1500, 1, dtype=torch.float64)
     slow, state = [], level.init_state(1).double()
     for t in range(1500):
         y, state = level.step(power[:, t : t + 1], state)
         slow.append(y)
     torch.testing.assert_close(level(power), torch.cat(slow, dim=1), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_level_by_power_begins_anew_after_silence() -> None:
+    level = RunningLevel(0.99, by_power=True)
+    sound = torch.rand(1, 50, 1, dtype=torch.float64) + 0.1
+    _, state = level.step(1e-4 * sound, level.init_state(1).double())
+    held, state = level.step(torch.zeros(1, 200, 1, dtype=torch.float64), state)
+    torch.testing.assert_close(held[:, -1], held[:, 0], rtol=1e-3, atol=0)
+    _, state = level.step(torch.zeros(1, 2000, 1, dtype=torch.float64), state)
+    after, _ = level.step(sound, state)
+    torch.testing.assert_close(after, level(sound), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("frame", [1, 50, 99])

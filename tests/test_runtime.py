@@ -23,6 +23,7 @@ CONFIGS = {
     "multiscale": tiny("multiscale"),
     "lookahead": tiny(lookahead=2),
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
+    "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
 }
 

@@ -10,6 +10,8 @@ from rtmtass.net.streaming import StreamingModule
 
 LEVEL_FLOOR = 1e-9
 """Power per bin below which a level counts as silence (about -115 dBFS)."""
+WEIGHT_TINY = 1e-20
+"""Least sum of a level's weights; it keeps the level of nothing at the floor."""
 
 
 class Affine(nn.Module):
@@ -205,15 +207,18 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
 class RunningLevel(StreamingModule[Tensor]):
     """The level the network hears everything relative to: a fading mean of power.
 
-    level[t] = sqrt(sum_k a^k p[t-k] / sum_k a^k): scaling the input scales it,
-    from the first frame on, and no future or whole-file figure enters.
+    level[t] = sqrt(sum_k a^k w[t-k] p[t-k] / sum_k a^k w[t-k]), w = 1 or, `by_power`,
+    w = p: scaling the input scales it, from the first frame on, and no future or
+    whole-file figure enters. Weighted by power, silence doesn't count: the level
+    stays through a pause, and the first sound after a long one sets it as the
+    first sound of a stream does.
 
     Memory: (B, 2), the two sums.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, by_power: bool = False) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.by_power = decay, by_power
 
     def init_state(self, batch: int) -> Tensor:
         """Return two empty sums."""
@@ -221,7 +226,7 @@ class RunningLevel(StreamingModule[Tensor]):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: powers (B, T, 1) -> levels (B, T, 1)."""
-        both = torch.cat([x, torch.ones_like(x)], dim=-1)
+        both = torch.cat([x * x, x] if self.by_power else [x, torch.ones_like(x)], dim=-1)
         sums = []
         state = state.to(x)
         for part in both.split(512, dim=1):  # type: ignore[no-untyped-call]
@@ -233,7 +238,8 @@ class RunningLevel(StreamingModule[Tensor]):
             sums.append(faded)
             state = faded[:, -1]
         total = torch.cat(sums, dim=1)
-        return torch.sqrt(total[..., :1] / total[..., 1:] + LEVEL_FLOOR), state
+        mean = total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY)
+        return torch.sqrt(mean + LEVEL_FLOOR), state
 
 
 def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -144,7 +144,7 @@ class MtassNet(StreamingModule[NetState]):
         net, n_bins = config.net, config.stft.n_bins
         self.n_stems = len(config.stems)
         frames = net.level_half_life_s * config.stft.sample_rate / config.stft.hop
-        self.level = RunningLevel(0.5 ** (1 / frames))
+        self.level = RunningLevel(0.5 ** (1 / frames), net.level_by_power)
         self.trunk = Trunk(net, n_bins)
         outputs = 1 if net.target == "magnitude_mask" else 2
         self.heads = nn.ModuleList(

@@ -29,6 +29,7 @@ MASK, MAGNITUDE, MAPPING = range(3)
 
 LEVEL_FLOOR = np.float32(1e-9)
 SHARE_FLOOR = np.float32(1e-4)
+SQUARE_TINY = np.float32(1e-34)
 TINY = np.float32(1e-20)
 COMPRESS_FLOOR = np.float32(1e-12)
 _ZERO = np.float32(0.0)
@@ -172,7 +173,7 @@ def _level(
 ) -> None:
     """The running level of the mixture: a fading mean of its power, as a root."""
     source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
-    decay = weights[op[7]]
+    decay, by_power = weights[op[7]], op[8]
     for t in range(frames):
         re = work[source + t * stride : source + t * stride + bins]
         im = work[source + t * stride + part : source + t * stride + part + bins]
@@ -180,10 +181,11 @@ def _level(
         for k in range(bins):
             power += re[k] * re[k] + im[k] * im[k]
         power = power / np.float32(bins)
-        # Silence must not let the sum fade into the denormals.
+        weight = power if by_power else _ONE
+        # Silence must not let the sums fade into the denormals.
         at = memory + t * apart
-        state[at] = max(decay * state[at] + power, TINY)
-        state[at + 1] = decay * state[at + 1] + _ONE
+        state[at] = max(decay * state[at] + weight * power, SQUARE_TINY)
+        state[at + 1] = max(decay * state[at + 1] + weight, TINY)
         work[target + t] = np.sqrt(state[at] / state[at + 1] + LEVEL_FLOOR)
 
 

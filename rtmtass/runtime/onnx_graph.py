@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError
 from rtmtass.runtime.fold import Layer, Weights, fold
-from rtmtass.runtime.machine import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, TINY
+from rtmtass.runtime.machine import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, SQUARE_TINY, TINY
 
 try:
     import onnx
@@ -166,10 +166,14 @@ class _Writer:
         before, after = g.memory("level", 1, 2)
         power = g.put("ReduceSumSquare", rows, axes=[1], keepdims=1)
         power = g.put("Mul", power, g.constant([1 / self.bins]))
-        both = g.put("Pad", power, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
+        floors = g.constant([SQUARE_TINY, TINY])
+        if config.net.level_by_power:
+            both = g.put("Concat", g.put("Mul", power, power), power, axis=1)
+        else:
+            both = g.put("Pad", power, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
         if self.is_single:
             faded = g.put("Mul", before, g.constant([decay]))
-            total = g.put("Max", g.put("Add", faded, both), g.constant([TINY]), to=after)
+            total = g.put("Max", g.put("Add", faded, both), floors, to=after)
         else:
             # sum_k a^(t-k) p[k] = a^t sum_k p[k] / a^k; MANY keeps the powers within float32.
             fade = np.power(decay, np.arange(MANY))[:, None]
@@ -178,7 +182,7 @@ class _Writer:
             risen = g.put("CumSum", g.put("Div", both, powers), g.constant(0, np.int64))
             faded = g.put("Mul", before, g.constant([decay]))
             total = g.put("Mul", powers, g.put("Add", risen, faded))
-            total = g.put("Max", total, g.constant([TINY]))
+            total = g.put("Max", total, floors)
             g.take(total, -1, to=after)
         power, weight = g.split(total, [1, 1], 1)
         mean = g.put("Add", g.put("Div", power, weight), g.constant([LEVEL_FLOOR]))

@@ -72,7 +72,15 @@ def build(
     decay = 0.5 ** (config.stft.hop / (net.level_half_life_s * config.stft.sample_rate))
     constants = make.store(np.array([decay, net.mask_limit], np.float32))
     make.emit(
-        op.LEVEL, mixture.at, mixture.stride, n_bins, part, level, make.remember(2), constants
+        op.LEVEL,
+        mixture.at,
+        mixture.stride,
+        n_bins,
+        part,
+        level,
+        make.remember(2),
+        constants,
+        int(net.level_by_power),
     )
 
     parts = 1 if net.backbone == "multiscale" else 3

@@ -33,7 +33,7 @@ class Recipe:
 
     one_alone: float = 0.08
     one_missing: float = 0.12
-    all_silent: float = 0.01
+    all_silent: float = 0.03
     long_pauses: float = 0.2
     second_speaker: float = 0.08
     revoiced: float = 0.12
