@@ -146,7 +146,7 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 def small() -> ModelConfig:
     """The preset `small`: at most 4 M parameters, a frame in a few hundred microseconds."""
-    return ModelConfig()
+    return ModelConfig(net=NetConfig(level_by_power=True))
 
 
 def paper() -> ModelConfig:
@@ -168,6 +168,7 @@ def paper() -> ModelConfig:
             compensation_hidden=64,
             compensation_dilations=(1, 2, 4, 8, 16, 32, 64, 128) * 5,
             compensation_hears_stage_one=False,
+            level_by_power=True,
             dropout=0.2,
         ),
     )

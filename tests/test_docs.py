@@ -46,7 +46,7 @@ COMMANDS = list(commands())
 WORKSHOP = [
     c for c in COMMANDS if re.match(r"rtmtass (data|train|evaluate|release)", c) or "RUNS" in c
 ]
-ENDLESS = [c for c in COMMANDS if re.match(r"rtmtass (live|doctor|latency|devices)", c)]
+ENDLESS = [c for c in COMMANDS if re.match(r"rtmtass (live|doctor|latency|devices|bench)", c)]
 QUICK = [c for c in COMMANDS if c not in WORKSHOP and c not in ENDLESS]
 
 

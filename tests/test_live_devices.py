@@ -126,7 +126,7 @@ def test_devices_are_listed(card):
 def test_the_doctor_looks_at_everything(card):
     found = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
     assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
-            "machine code", "model", "speed"} <= set(found)  # fmt: skip
+            "int8", "machine code", "model", "speed"} <= set(found)  # fmt: skip
     assert found["PortAudio"]["is_ok"]
     assert all(check["is_ok"] or check["advice"] for check in found.values())
 

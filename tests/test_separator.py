@@ -113,7 +113,8 @@ def test_level_changes_nothing_but_the_level(separator: Separator, db: float) ->
 
 
 def test_the_image_stays_where_it_is() -> None:
-    mono, stereo = rtmtass.load(), rtmtass.load(channels=2)
+    # Rounding to bytes would differ with what the last bits of the mean of the channels are.
+    mono, stereo = (rtmtass.load(precision="f32", channels=n) for n in (1, 2))
     x = sound(20_000)
     panned = stereo.separate(np.stack([0.8 * x, 0.3 * x], axis=1))
     alone = mono.separate(x)

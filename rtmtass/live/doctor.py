@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -29,8 +28,8 @@ _NO_DEVICE = (
     " Windows: ms-settings:privacy-microphone"
 )
 _FEATURES = (
-    "amx_int8", "amx_bf16", "avx512_vnni", "avx512_bf16", "avx512f", "avx_vnni", "avx2", "fma",
-    "sse2", "neon", "asimd", "asimddp", "bf16",
+    "amx-int8", "amx-bf16", "avx512vnni", "avx512bf16", "avx512f", "avxvnni", "avx2", "fma",
+    "sse2", "neon", "dotprod", "bf16",
 )  # fmt: skip
 
 
@@ -100,31 +99,28 @@ def _rights() -> Iterator[Check]:
 
 
 def _processor() -> Iterator[Check]:
+    from rtmtass.dsp import cpu
     from rtmtass.dsp.compiling import CACHE_FOLDER
 
-    features = _features()
+    features = cpu.features()
     fast = [name for name in _FEATURES if name in features]
     said = " ".join(fast) or "no vector units found"
     yield Check(
         "processor", bool(fast), f"{platform.machine()}: {said}",
         "a processor of the last ten years is several times faster", is_needed=False,
     )  # fmt: skip
+    ways, way = cpu.usable_ways(), cpu.int8_way()
+    forced = f", forced by {cpu.VARIABLE}; best: {ways[0]}" if way != ways[0] else ""
+    yield Check(
+        "int8", way != "portable", f"products of bytes by {way}{forced}",
+        "without the instructions int8 saves little: try rtmtass live --precision f32",
+        is_needed=False,
+    )  # fmt: skip
     n_files = sum(1 for _ in CACHE_FOLDER.rglob("*.nbc")) if CACHE_FOLDER.exists() else 0
     yield Check(
         "machine code", n_files > 0, f"{n_files} functions kept in {CACHE_FOLDER}",
         "compiled on first use, which takes some 20 s: rtmtass demo", is_needed=False,
     )  # fmt: skip
-
-
-def _features() -> set[str]:
-    """Return the words Linux has for what the processor can do; elsewhere what its family must."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        is_arm = platform.machine().lower() in ("arm64", "aarch64")
-        return {"neon"} if is_arm else {"sse2"}
-    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    return set(lines[0].partition(":")[2].split()) if lines else set()
 
 
 def _model() -> Iterator[Check]:
@@ -135,7 +131,10 @@ def _model() -> Iterator[Check]:
     except RtmtassError as error:
         yield Check("model", False, "damaged or missing", str(error))
         return
-    yield Check("model", True, f"{separator.config.name}: weights as published")
+    yield Check(
+        "model", True, f"{separator.config.name}: weights as published, run in"
+        f" {separator.precision}",
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     block = rng.uniform(-0.1, 0.1, (256, 1)).astype(np.float32)
     out, shares = np.zeros((3, 256, 1), np.float32), np.zeros((3, 256), np.float32)
@@ -150,7 +149,6 @@ def _model() -> Iterator[Check]:
     yield Check(
         "speed", bool(p99 < _TIGHT * hop_ms),
         f"a step takes {p50:.2f} ms, 99 of 100 less than {p99:.2f}, of {hop_ms:.0f} there are",
-        "close other programs, plug in the power supply, or rtmtass live --precision int8, or"
-        " --slack 10",
+        "close other programs, plug in the power supply, or try rtmtass live --slack 10",
         is_needed=False,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 
 from rtmtass.dsp.callback import DeviceCallback
@@ -11,6 +12,9 @@ from rtmtass.live.portaudio import abandon_portaudio, portaudio
 from rtmtass.live.rights import ordinary_priority
 
 _RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
+
+_PATIENCE_S = 2.0
+"""How long stopping a stream may take."""
 
 
 class DeviceStream:
@@ -103,11 +107,22 @@ class DeviceStream:
         Args:
             is_silent: the device hasn't called for long.
         """
-        if self.is_jack and self._has_started and (is_silent or not self.is_active):
-            abandon_portaudio(self._callback)
-            return
-        self._stream.abort(ignore_errors=True)
+        if self.is_jack and self._has_started:
+            if is_silent or not self.is_active or not self._aborts_in_time():
+                abandon_portaudio(self._callback)
+                return
+        else:
+            self._stream.abort(ignore_errors=True)
         self._stream.close(ignore_errors=True)
+
+    def _aborts_in_time(self) -> bool:
+        """Stop a JACK stream; after its process slept, PortAudio would wait for ten minutes."""
+        stopping = threading.Thread(
+            target=self._stream.abort, kwargs={"ignore_errors": True}, daemon=True
+        )
+        stopping.start()
+        stopping.join(_PATIENCE_S)
+        return not stopping.is_alive()
 
 
 def _direction(

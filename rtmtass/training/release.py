@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.report import write_report
-from rtmtass.separator import Separator
+from rtmtass.separator import Separator, load
 from rtmtass.training import perceptual
 from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.evaluate import Progress, describe_set, evaluate, read_set
@@ -58,7 +58,7 @@ def release(
         corpus: what it was trained on, for the card's table of sources.
         out: the model's folder, models/NAME.
         version: of the weights.
-        separator: `load(trained)`.
+        separator: `load(trained)`, as people get it: the figures are its.
         progress: see `evaluate`.
         extras: what else goes into figures and card.
 
@@ -82,7 +82,7 @@ def release(
         figures["singing"] = compare_sets(separator, evaluation_set, extras.singing, progress)
     save_model(out, model.config, (trained / "model.safetensors").read_bytes(), about)
     (out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    write_golden(separator, out / "golden.npz")
+    write_golden(load(str(trained), precision="f32"), out / "golden.npz")
     draw(separator, out / PICTURE)
     facts = CardFacts(
         model.config, about, model.n_parameters, figures, index, experiments, PICTURE
@@ -100,7 +100,7 @@ def _record(about: Mapping[str, Any], extras: Extras) -> dict[str, Any]:
 
 
 def write_golden(separator: Separator, path: Path) -> None:
-    """Keep what the model makes of a second of the demo clip."""
+    """Keep what the model, in f32, makes of a second of the demo clip."""
     clip = decode(demo_clip())
     start = round(GOLDEN_START_S * separator.sample_rate)
     mixture = clip[start : start + round(GOLDEN_S * separator.sample_rate)]
