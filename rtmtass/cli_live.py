@@ -95,6 +95,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
+    from rtmtass.live.portaudio import end_with_abandoned
     from rtmtass.live.rights import no_collection
 
     if arguments.plain and arguments.json:
@@ -113,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         # That is the way out of a program without an end: no error.
         with contextlib.suppress(KeyboardInterrupt):
             _run(arguments, stack)
+    end_with_abandoned()
     return 0
 
 

@@ -93,6 +93,18 @@ def abandon_portaudio(memory: object) -> None:
         sd._lib = sd._ffi.dlopen(copy)
 
 
+def end_with_abandoned() -> None:
+    """End the process, with 0, if a PortAudio was abandoned; otherwise return.
+
+    Its JACK client may still be called, and Python, taken down in order, would free
+    what is called before the thread that calls it is gone.
+    """
+    if _ABANDONED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 @functools.cache
 def _library_file() -> Path:
     """Return where PortAudio was loaded from; asked first when no copy is loaded yet."""
