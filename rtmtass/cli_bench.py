@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from rtmtass import cli_values
+
 if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -22,8 +24,8 @@ def register(commands: Commands) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seconds", type=_positive, default=40.0, metavar="S", help="how long to"
-        " measure, about (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--seconds", type=cli_values.seconds, default=40.0, metavar="S",
+        help="how long to measure, about (default: %(default)g)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -63,10 +65,3 @@ def _row(result: dict[str, Any], name: str) -> tuple[str, ...]:
         f"{paced['late']:.0f} of {paced['n']:.0f}",
         f"{files['p50']:.0f}x real time",
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} s is no time; give more than 0")
-    return value
