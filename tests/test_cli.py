@@ -412,4 +412,5 @@ def test_the_real_separator_through_every_door(talk):
     prompt = FullBandSeparator(rtmtass.load(), 44100, 2, prompt=True)
     late = np.concatenate([prompt.process(x), prompt.flush()], axis=1)
     np.testing.assert_allclose(got, late[1, prompt.delay :], atol=1e-6)
-    assert rms_db(got - stems[1]) < rms_db(stems[1]) - 20
+    # Of noise the music stem is only what leaks: how near pipe and file are counts against x.
+    assert rms_db(got - stems[1]) < rms_db(x) - 30
