@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -57,21 +58,32 @@ def write_recording(path: Path, minutes: float) -> None:
             left -= len(stereo)
 
 
+# A process begins with the peak memory of the one it was spawned from, which here has
+# held recordings; so a small one stands between.
+GO_BETWEEN = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run(sys.argv[1:]).returncode
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 def separate(path: Path) -> dict[str, float]:
     """Run the command on a file; seconds, times real time, peak memory."""
     duration = soundfile.info(path).duration
     command = [sys.executable, "-m", "rtmtass", "separate", str(path), "--quiet"]
-    start = time.perf_counter()
-    child = os.posix_spawn(sys.executable, command, os.environ)
-    _, status, usage = os.wait4(child, 0)
-    elapsed = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed with status {status}")
+    told = subprocess.run(
+        [sys.executable, "-c", GO_BETWEEN, *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if told.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with status {told.returncode}")
+    elapsed, peak_kb = map(float, told.stdout.split())
     return {
         "minutes": duration / 60,
         "seconds": elapsed,
         "times_real_time": duration / elapsed,
-        "peak_rss_mb": usage.ru_maxrss / 1024,
+        "peak_rss_mb": peak_kb / 1024,
     }
 
 
