@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from card import machine_card
 from live_run import RATE, missing_parts, run_once
 from measuring import RESULTS
-from tables import Table, several_axes, show
+from tables import Table, give_out, several_axes
 
 from rtmtass.speed import summarise
 
@@ -186,11 +185,7 @@ def main() -> None:
         raise SystemExit(why)
     result = measure(arguments.blocks, arguments.seconds, arguments.rounds)
     draw(result, arguments.plot)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(result["machine"])
-    show(tables(result))
+    give_out(result, tables(result), is_json=arguments.json)
 
 
 if __name__ == "__main__":

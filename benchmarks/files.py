@@ -13,7 +13,6 @@ recordings get ten minutes, too. They make speech; ours makes all three stems.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ import soxr
 from candidates import RATE, Rival, open_rivals
 from card import machine_card
 from measuring import RESULTS, stay_on_one_core
-from tables import Table, several_axes, show
+from tables import Table, give_out, several_axes
 
 from rtmtass import load
 from rtmtass.config import PRECISIONS
@@ -265,11 +264,7 @@ def main() -> None:
         "against": against,
     }
     draw(result, arguments.plot)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(result["machine"])
-    show(tables(result))
+    give_out(result, tables(result), is_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ its sound isn't.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from card import machine_card
 from hops import Candidate, candidates, model_of
 from measuring import stay_on_one_core
 from roofline import Floor
-from tables import Table, show
+from tables import Table, give_out
 
 import rtmtass
 from rtmtass.speed import (
@@ -218,11 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stay_on_one_core()
     result = measure(arguments.presets, arguments.seconds)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(result["machine"])
-    show(tables(result))
+    give_out(result, tables(result), is_json=arguments.json)
 
 
 if __name__ == "__main__":

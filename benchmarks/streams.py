@@ -10,7 +10,6 @@ candidate meets the deadline while the 99th percentile stays below 16 ms.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
 import numpy as np
 from card import machine_card
 from measuring import RESULTS, stay_on_one_core
-from tables import Table, one_axes, show
+from tables import Table, give_out, one_axes
 
 import rtmtass
 from rtmtass.config import PRECISIONS
@@ -221,11 +220,7 @@ def main() -> None:
     stay_on_one_core()
     result = measure(arguments.model, arguments.sizes, arguments.seconds)
     draw(result, arguments.plot)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(result["machine"])
-    show(tables(result))
+    give_out(result, tables(result), is_json=arguments.json)
 
 
 if __name__ == "__main__":

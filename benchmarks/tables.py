@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,14 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]] = ()
 
 
-def show(tables: list[Table]) -> None:
-    """Print tables for people."""
+def give_out(result: dict[str, Any], tables: list[Table], *, is_json: bool) -> None:
+    """Print a result: as JSON, or the machine and its tables for people."""
     from rtmtass.tui import print_table
 
+    if is_json:
+        print(json.dumps(result, indent=2))
+        return
+    print(result["machine"])
     for table in tables:
         print(table.title)
         if table.rows:
