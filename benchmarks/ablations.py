@@ -78,13 +78,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "multi-scale backbone": SHRUNK,
     "look-ahead 1": {"lookahead": 1},
     "look-ahead 2": {"lookahead": 2},
+    "no GRU": {"recurrent": 0, "recurrent_layers": 0, "dilations": [1, 2, 4, 8, 16, 32, 1, 2]},
+    "two GRUs": {"recurrent": 128, "recurrent_layers": 2},
+    "deeper": {"channels": 112, "hidden": 56, "dilations": [1, 2, 4, 1, 2, 4]},
+    "masks up to 1": {"mask_limit": 1.0},
+    "masks up to 10": {"mask_limit": 10.0},
+    "deaf compensation": {"compensation_hears_stage_one": False, "compensation_channels": 72},
+    "Muon": {},
 }
 """What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
+OPTIMISERS = {"Muon": "muon"}
+"""Of the variants that learn another way; the others learn by AdamW."""
 QUESTIONS: dict[str, list[str]] = {
     "target": [BASE, "magnitude mask", "spectral mapping"],
     "compensation": [BASE, "no compensation"],
     "backbone": [BASE, "multi-scale backbone"],
     "look-ahead": [BASE, "look-ahead 1", "look-ahead 2"],
+    "memory": [BASE, "no GRU", "two GRUs", "deeper"],
+    "mask range (ours: 2)": [BASE, "masks up to 1", "masks up to 10"],
+    "what compensation hears": [BASE, "deaf compensation"],
+    "optimiser": [BASE, "Muon"],
 }
 FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}
 NEVER_MINUTES = 1e9
@@ -100,6 +113,8 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
         seed=arguments.seed,
         threads=arguments.threads,
         compile=arguments.compile,
+        bf16=arguments.bf16,
+        optimiser=OPTIMISERS.get(variant, "adamw"),
         device=arguments.device,
         dev_clips=4,  # only for the log: what counts is measured after training
         dev_minutes=NEVER_MINUTES,
@@ -170,6 +185,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": arguments.seed,
         "dev_clips": arguments.clips,
         "device": arguments.device,
+        "bf16": arguments.bf16,
         "data": ExampleMaker(corpus, "train").fingerprint,
     }
 
@@ -267,6 +283,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "ablations.json")

@@ -26,6 +26,7 @@ from rtmtass.training.log import Log, Progress
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.memory import Memories
 from rtmtass.training.mixing import dev_mixtures
+from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.sources import Corpus
 from rtmtass.training.team import Team
 from rtmtass.training.train_config import TrainConfig
@@ -62,9 +63,8 @@ class Trainer:
         self.loss = SeparationLoss(self.stft, self.model_config.net.lookahead)
         self.average = Average(self.net, config.ema)
         self.memories = Memories(self.net, config.carry, config.seed)
-        self.optimiser = torch.optim.AdamW(
-            self._groups(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
-        )
+        rates = (config.learning_rate, config.weight_decay)
+        self.optimiser = Optimisers(self.net, config.optimiser, *rates)
         self.step, self.batches, self.elapsed_s = 0, 0, 0.0
         self.best, self.skipped, self._in_a_row = -math.inf, 0, 0
         self.bank_sizes: dict[str, int] | None = None
@@ -72,14 +72,6 @@ class Trainer:
         self.stop_asked = False
         compute = torch.compile(self._forward) if config.compile else self._forward
         self._compute = self.team.wrap(self.net, compute)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        decayed = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim <= 1]
-        return [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
 
     # ---- one step
     def _forward(self, stems: Tensor, memory: NetState | None) -> tuple[Tensor, NetState | None]:
@@ -128,11 +120,9 @@ class Trainer:
         loss, after = self._compute(stems, memory)
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip))
-        rate, value = self.learning_rate(), float(self.team.mean(loss.detach()))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        value = float(self.team.mean(loss.detach()))
         if math.isfinite(norm) and math.isfinite(value):
-            self.optimiser.step()
+            self.optimiser.step(self.learning_rate())
             self.average.update(self.net, self.step)
             self._in_a_row = 0
             if after is not None:
@@ -141,7 +131,7 @@ class Trainer:
             for buffer, old in before:
                 buffer.copy_(old)
             self._skip(value, norm)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         self.step += 1
         self.batches += self.team.size
         return value, norm

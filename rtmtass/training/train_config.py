@@ -21,8 +21,9 @@ class TrainConfig:
         preset: of `rtmtass.config.PRESETS`; `net` and `stft` change it.
         seconds, batch: length and number of the examples in a batch; where several
             processes train together, of each one's batch.
-        learning_rate, weight_decay, warmup_steps, clip: AdamW's; `clip` limits the
-            gradient's norm.
+        optimiser: "adamw", or "muon" for the matrices.
+        learning_rate, weight_decay, warmup_steps, clip: the optimiser's; `clip` limits
+            the gradient's norm.
         minutes, steps: whichever is reached first ends the run; 0 is no bound.
         ema: decay of the averaged weights, which are the ones judged and kept.
         threads: of torch; 0 leaves it the choice.
@@ -46,6 +47,7 @@ class TrainConfig:
     preset: str = "small"
     seconds: float = 4.0
     batch: int = 16
+    optimiser: str = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_steps: int = 200
