@@ -53,8 +53,9 @@ def compressed_distance(estimate: Tensor, target: Tensor, level: Tensor) -> Tens
     for spec in (estimate, target):
         re, im = spec[..., 0, :] / level, spec[..., 1, :] / level
         power = re * re + im * im + 1e-8
-        gain = power ** ((COMPRESSION - 1) / 2)
-        sides.append((re * gain, im * gain, power ** (COMPRESSION / 2)))
+        magnitude = torch.exp(COMPRESSION / 2 * torch.log(power))  # in half the time of two powers
+        gain = magnitude * torch.rsqrt(power)
+        sides.append((re * gain, im * gain, magnitude))
     (a, b, m), (c, d, n) = sides
     return (0.5 * ((a - c) ** 2 + (b - d) ** 2) + 0.5 * (m - n) ** 2).mean(dim=(1, 3))
 

@@ -2,34 +2,109 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from rtmtass.errors import UsageError
 
 OPTIMISERS = ("adamw", "muon")
 BETAS = (0.9, 0.98)
+QUINTIC = (3.4445, -4.775, 2.0315)
+"""Of the Newton-Schulz step: steepest at zero, so that small directions grow fast."""
+STEPS = 5
+LIKE_ADAMW = 0.2
+"""Root mean square of AdamW's steps over its rate, as measured by Liu et al."""
+
+
+@torch.no_grad()
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return about the nearest orthogonal matrix to each: singular values become 0.7 to 1.2.
+
+    Args:
+        matrices: (K, M, N), any real dtype; products are in bf16 on a GPU, which is
+            exact enough, else as they come.
+
+    Returns:
+        (K, M, N).
+
+    Source: Jordan et al., "Muon: an optimizer for hidden layers", 2024.
+    """
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if x.is_cuda:
+        x = x.bfloat16()
+    a, b, c = QUINTIC
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+class Muon(Optimizer):
+    """Moves every matrix by the orthogonal matrix next to its averaged gradient.
+
+    torch's own, since 2.9, works in bf16 one matrix at a time; on a CPU that
+    takes a fifth of a training step of `small`, this a tenth.
+
+    Args:
+        matrices: parameters of two axes.
+        lr, weight_decay: as AdamW's; a step has the size that AdamW's would have.
+        momentum: of the averaged gradient, Nesterov's.
+
+    Source: Jordan et al., "Muon: an optimizer for hidden layers", 2024; the scale
+    is eq. 4 of Liu et al., arXiv 2502.16982.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Move once."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    alike[matrix.shape].append(matrix)
+            for shape, matrices in alike.items():
+                aims = []
+                for matrix in matrices:
+                    gradient: Tensor = matrix.grad  # type: ignore[assignment]
+                    state = self.state[matrix]
+                    if not state:
+                        state["average"] = torch.zeros_like(matrix)
+                    average = state["average"].lerp_(gradient, 1 - momentum)
+                    aims.append(gradient.lerp(average, momentum))
+                size = rate * LIKE_ADAMW * max(shape) ** 0.5
+                for matrix, way in zip(matrices, orthogonal(torch.stack(aims)), strict=True):
+                    matrix.mul_(1 - rate * group["weight_decay"]).sub_(way, alpha=size)
 
 
 class Optimisers:
     """One optimiser to the trainer, whichever and however many it is made of.
 
-    `muon`: every matrix moves by the nearest orthogonal matrix to its averaged
-    gradient, scaled to the size AdamW's steps have, so that one learning rate
-    serves both; biases, norms and slopes are AdamW's.
-
     Args:
         net: whose parameters learn.
-        kind: of `OPTIMISERS`.
-        learning_rate, weight_decay: of both; vectors don't decay.
+        kind: of `OPTIMISERS`; "muon" leaves biases, norms and slopes to AdamW.
+        learning_rate, weight_decay: of all; vectors don't decay.
 
     Raises:
         UsageError: there is no optimiser of that name.
 
-    Source: Loshchilov and Hutter, arXiv 1711.05101; Jordan et al., "Muon", 2024,
-    with the scale of Liu et al., arXiv 2502.16982.
+    Source: AdamW, Loshchilov and Hutter, arXiv 1711.05101.
     """
 
     def __init__(
@@ -42,10 +117,7 @@ class Optimisers:
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
         self.parts: list[Optimizer] = []
         if kind == "muon":
-            scale = "match_rms_adamw"
-            self.parts.append(
-                Muon(matrices, learning_rate, weight_decay=weight_decay, adjust_lr_fn=scale)
-            )
+            self.parts.append(Muon(matrices, learning_rate, weight_decay))
         else:
             groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
         self.parts.append(AdamW(groups, lr=learning_rate, betas=BETAS, fused=True))
