@@ -1,24 +1,27 @@
-"""Do the paper's claims hold for the causal net? Four questions, each on one fixed small budget.
+"""Do the paper's claims hold for the causal net, and what would help it? One small budget each.
 
 1. complex ratio mask, magnitude mask or spectral mapping (in both stages);
 2. with and without the compensation stage, at equal parameters;
 3. the published multi-scale backbone, shrunk, or ours: blocks and a GRU;
-4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency).
+4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency);
+5. memory by a GRU, by none, by two narrower ones, or more blocks;
+6. how far masks reach, and whether the compensation hears stage 1;
+7. AdamW or Muon, and the targets again by Muon.
 
-Seven networks of 1.0 M parameters (3 % apart at most) are trained through the
-public door (`rtmtass.training.train`) on the same batches in the same order: same
-seed, same steps, crops of 3 s, batches of 8, bf16, averaged weights (EMA 0.995),
-the rate falling to a hundredth. Then each is heard through
-`Separator` on the same dev mixtures by the paper's rule. Intervals are 95 %
-bootstrap intervals; differences are taken clip by clip. One seed each: a
-difference says what this run of this budget gave, not that another seed would.
+Networks of 1.0 M parameters (3 % apart at most) are trained through the public door
+(`rtmtass.training.train`) on the same batches in the same order: same seed, same
+steps, crops of 3 s, batches of 8, averaged weights (EMA 0.995), the rate falling to
+a hundredth. Then each is heard through `Separator` on the same dev mixtures by the
+paper's rule. Intervals are 95 % bootstrap intervals; differences are taken clip by
+clip. One seed each: a difference says what this run of this budget gave, not that
+another seed would.
 
     python benchmarks/ablations.py CORPUS --cache CACHE
 
-On one core of an AMD EPYC a variant takes about 7 minutes for its 1500 steps, 10
-hours of mixtures. Prepare the cache's banks before (`rtmtass data synthesise`).
-Variants that are done are kept in the output file and skipped; an interrupted one
-goes on where it stopped.
+On one core a variant takes about 7 minutes for its 1000 steps, 6.7 hours of
+mixtures; `--no-bf16` is faster where the processor has no AMX units. Prepare the
+cache's banks before (`rtmtass data synthesise`). Variants that are done are kept in
+the output file and skipped; an interrupted one goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -85,9 +88,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "masks up to 10": {"mask_limit": 10.0},
     "deaf compensation": {"compensation_hears_stage_one": False, "compensation_channels": 72},
     "Muon": {},
+    "Muon, spectral mapping": MAPPING,
 }
 """What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
-OPTIMISERS = {"Muon": "muon"}
+OPTIMISERS = {"Muon": "muon", "Muon, spectral mapping": "muon"}
 """Of the variants that learn another way; the others learn by AdamW."""
 QUESTIONS: dict[str, list[str]] = {
     "target": [BASE, "magnitude mask", "spectral mapping"],
@@ -97,7 +101,7 @@ QUESTIONS: dict[str, list[str]] = {
     "memory": [BASE, "no GRU", "two GRUs", "deeper"],
     "mask range (ours: 2)": [BASE, "masks up to 1", "masks up to 10"],
     "what compensation hears": [BASE, "deaf compensation"],
-    "optimiser": [BASE, "Muon"],
+    "optimiser": [BASE, "Muon", "Muon, spectral mapping"],
 }
 FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}
 NEVER_MINUTES = 1e9
@@ -277,7 +281,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="of `rtmtass data build`")
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=100, help="dev mixtures of 10 s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
