@@ -10,7 +10,7 @@ import torch
 from runs import buzzing_corpus, config
 from torch import nn
 
-from rtmtass.errors import UsageError
+from rtmtass.errors import DataError, UsageError
 from rtmtass.training.optimisers import Muon, Optimisers, orthogonal
 from rtmtass.training.train import train
 
@@ -86,6 +86,13 @@ def test_checkpoints_of_before_there_was_a_choice_are_read() -> None:
     descend(net, optimiser, 3)
     old = optimiser.state_dict()["parts"][0]
     Optimisers(net, "adamw", 1e-2, 0.01).load_state_dict(old)
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused() -> None:
+    net = layers()
+    state = Optimisers(net, "adamw", 1e-2, 0.01).state_dict()
+    with pytest.raises(DataError, match="another optimiser"):
+        Optimisers(net, "muon", 1e-2, 0.01).load_state_dict(state)
 
 
 def test_an_unknown_optimiser_is_named_with_the_known() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from rtmtass.errors import UsageError
+from rtmtass.errors import DataError, UsageError
 
 OPTIMISERS = ("adamw", "muon")
 BETAS = (0.9, 0.98)
@@ -139,7 +139,12 @@ class Optimisers:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; a DataError where it is of another kind."""
         parts = state.get("parts", [state])  # before 0.4: AdamW's alone
+        if len(parts) != len(self.parts):
+            raise DataError(
+                "the checkpoint was made by another optimiser than this config names;"
+                f" change optimiser (one of: {', '.join(OPTIMISERS)}) or use another runs folder"
+            )
         for part, values in zip(self.parts, parts, strict=True):
             part.load_state_dict(values)
