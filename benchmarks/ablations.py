@@ -4,7 +4,7 @@
 2. with and without the compensation stage, at equal parameters;
 3. the published multi-scale backbone, shrunk, or ours: blocks and a GRU;
 4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency);
-5. memory by a GRU, by none, by two narrower ones, or more blocks;
+5. memory by a GRU or by dilated blocks alone;
 6. how far masks reach, and whether the compensation hears stage 1;
 7. AdamW or Muon, and the targets again by Muon.
 
@@ -82,10 +82,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "look-ahead 1": {"lookahead": 1},
     "look-ahead 2": {"lookahead": 2},
     "no GRU": {"recurrent": 0, "recurrent_layers": 0, "dilations": [1, 2, 4, 8, 16, 32, 1, 2]},
-    "two GRUs": {"recurrent": 128, "recurrent_layers": 2},
-    "deeper": {"channels": 112, "hidden": 56, "dilations": [1, 2, 4, 1, 2, 4]},
     "masks up to 1": {"mask_limit": 1.0},
-    "masks up to 10": {"mask_limit": 10.0},
     "deaf compensation": {"compensation_hears_stage_one": False, "compensation_channels": 72},
     "Muon": {},
     "Muon, spectral mapping": MAPPING,
@@ -98,8 +95,8 @@ QUESTIONS: dict[str, list[str]] = {
     "compensation": [BASE, "no compensation"],
     "backbone": [BASE, "multi-scale backbone"],
     "look-ahead": [BASE, "look-ahead 1", "look-ahead 2"],
-    "memory": [BASE, "no GRU", "two GRUs", "deeper"],
-    "mask range (ours: 2)": [BASE, "masks up to 1", "masks up to 10"],
+    "memory": [BASE, "no GRU"],
+    "mask range (ours: 2)": [BASE, "masks up to 1"],
     "what compensation hears": [BASE, "deaf compensation"],
     "optimiser": [BASE, "Muon", "Muon, spectral mapping"],
 }
