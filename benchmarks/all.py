@@ -211,8 +211,9 @@ def ablations(result: dict[str, Any]) -> str:
     from ablations import tables
 
     budget = result["budget"]
+    numbers = "bf16" if budget["bf16"] else "float32"
     parts = [
-        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s,"
+        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s, {numbers},"
         f" {budget['dev_clips']} dev mixtures; in brackets 95 % intervals, differences clip by"
         " clip. One seed each."
     ]

@@ -21,6 +21,7 @@ Italian, Czech and others; no tonal language from real speakers.
 - Music is mostly instrumental game music; reverberant speech was rare.
 - Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise.
 - The model hears up to 8 kHz; what lies above follows its highest band."""
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,11 @@ def _singing(figures: dict[str, Any]) -> list[str]:
 def _trained(training: dict[str, Any]) -> list[str]:
     runs = runs_of(training, "this version")
     total = totals(training)
+    machines = {_machine(run) for run in runs}
+    where = machines.pop() if len(machines) == 1 else "the machines below"
     said = (
         f"{total['mixture_hours']:g} hours of mixtures, made on the fly, in {total['steps']:g}"
-        f" steps: {total['machine_hours']:g} hours on {_machine(training)}"
+        f" steps: {total['machine_hours']:g} hours on {where}"
     )
     if len(runs) > 1:
         said += f", over {len(runs)} runs, each begun from the weights of the one before"
@@ -190,10 +193,12 @@ def _trained(training: dict[str, Any]) -> list[str]:
             f"{run.get('mixture_hours', 0):g}",
             f"{run.get('steps', 0)}",
             f"{run.get('machine_hours', 0):g} on {_machine(run)}",
+            _OPTIMISERS[run.get("optimiser", "adamw")],
         ]
         for run in runs
     ]
-    return [said, _table(["run", "hours of mixtures", "steps", "machine-hours"], rows)]
+    columns = ["run", "hours of mixtures", "steps", "machine-hours", "optimiser"]
+    return [said, _table(columns, rows)]
 
 
 def _machine(run: dict[str, Any]) -> str:

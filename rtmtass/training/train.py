@@ -212,6 +212,7 @@ class Trainer:
             "machine_hours": round(self.elapsed_s / 3600, 2),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "optimiser": self.config.optimiser,
             "dev": {k: round(v, 3) for k, v in figures.items()},
             "earlier": self.earlier,
         }
