@@ -13,6 +13,7 @@ from rtmtass.config import ModelConfig
 from rtmtass.errors import InputError
 from rtmtass.training.history import runs_of, totals
 from rtmtass.training.sources import IndexRow
+from rtmtass.training.train_config import OPTIMISERS
 
 LIMITS = """\
 - Little real singing was heard in training: sung vocals may come out as speech.
@@ -21,7 +22,6 @@ Italian, Czech and others; no tonal language from real speakers.
 - Music is mostly instrumental game music; reverberant speech was rare.
 - Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise.
 - The model hears up to 8 kHz; what lies above follows its highest band."""
-_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _trained(training: dict[str, Any]) -> list[str]:
             f"{run.get('mixture_hours', 0):g}",
             f"{run.get('steps', 0)}",
             f"{run.get('machine_hours', 0):g} on {_machine(run)}",
-            _OPTIMISERS[run.get("optimiser", "adamw")],
+            OPTIMISERS[run.get("optimiser", "adamw")],
         ]
         for run in runs
     ]

@@ -11,6 +11,9 @@ from typing import Any
 from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig
 from rtmtass.errors import UsageError
 
+OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
+"""What a config may name, and what people call it."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -21,7 +24,7 @@ class TrainConfig:
         preset: of `rtmtass.config.PRESETS`; `net` and `stft` change it.
         seconds, batch: length and number of the examples in a batch; where several
             processes train together, of each one's batch.
-        optimiser: "adamw", or "muon" for the matrices.
+        optimiser: of `OPTIMISERS`; "muon" moves the matrices, AdamW the rest.
         learning_rate, weight_decay, warmup_steps, clip: the optimiser's; `clip` limits
             the gradient's norm.
         minutes, steps: whichever is reached first ends the run; 0 is no bound.
