@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -148,11 +147,6 @@ class Loudspeaker:
         self._folder.cleanup()
 
 
-def _cores():
-    """Return the cores we may run on."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-
-
 def main(given, heard, seconds, n_speakers):
     import jack
 
@@ -206,25 +200,13 @@ def main(given, heard, seconds, n_speakers):
         time.sleep(0.1)
         state["running"] = True
         print("playing", flush=True)
-        stalls = []
-
-        def watch(core):
-            with contextlib.suppress(OSError, AttributeError):
-                os.sched_setaffinity(0, {core})  # of this thread
-            while state["at"] + client.blocksize <= len(out):
-                slept = time.monotonic()
-                time.sleep(_NAP_S)
-                if time.monotonic() - slept > _NAP_S + _STALL_S:
-                    stalls.append(core)
-
-        # A virtual machine's cores stand still one by one.
-        watchers = [threading.Thread(target=watch, args=(core,)) for core in _cores()]
-        for watcher in watchers:
-            watcher.start()
-        for watcher in watchers:
-            watcher.join()
+        stalls = 0
+        while state["at"] + client.blocksize <= len(out):
+            slept = time.monotonic()
+            time.sleep(_NAP_S)
+            stalls += time.monotonic() - slept > _NAP_S + _STALL_S
     np.save(heard, out)
-    print("stalls", len(stalls), "xruns", state["xruns"])
+    print("stalls", stalls, "xruns", state["xruns"])
 
 
 if __name__ == "__main__":
