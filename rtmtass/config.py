@@ -68,6 +68,9 @@ class NetConfig:
 
     `recurrent` is the backbone of `small`: dilated gated blocks, then GRUs.
     `multiscale` is the causal twin of the published separator.
+
+    `subband_bins` above 0 adds sub-bands of so many bins that correct stage 1's
+    answers: see `net.subbands.SubBands`.
     """
 
     backbone: str = "recurrent"
@@ -88,6 +91,10 @@ class NetConfig:
     level_by_power: bool = False
     lookahead: int = 0
     bands: int = 8
+    subband_bins: int = 0
+    subband_overlap: int = 4
+    subband_told: int = 16
+    subband_channels: int = 64
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -98,6 +105,8 @@ class NetConfig:
         ):
             if value not in allowed:
                 raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        if self.subband_bins and self.backbone != "recurrent":
+            raise ModelError("sub-bands go with the recurrent backbone only: set subband_bins to 0")
 
 
 @dataclass(frozen=True)

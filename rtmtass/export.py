@@ -83,7 +83,7 @@ def export_network(
     about: dict[str, str] | None = None,
 ) -> Report:
     """As `export_onnx` for any network; `about` is added to the metadata."""
-    from rtmtass.runtime import onnx_graph
+    from rtmtass.runtime import onnx_graph, onnx_nodes
     from rtmtass.runtime.onnx_runtime import OnnxRuntime
 
     if frames not in FRAMES:
@@ -111,7 +111,7 @@ def export_network(
     finally:
         part.unlink(missing_ok=True)
     memories = len(graph.graph.input) - 1
-    return Report(path, len(data), onnx_graph.OPSET, memories, PROOF_HOPS, largest, mean)
+    return Report(path, len(data), onnx_nodes.OPSET, memories, PROOF_HOPS, largest, mean)
 
 
 def describe(config: ModelConfig) -> dict[str, str]:

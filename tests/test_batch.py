@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import arrays, seasoned, tiny
+from networks import SUBBANDS, arrays, seasoned, tiny
 from numpy.typing import NDArray
 
 import rtmtass
@@ -15,7 +15,12 @@ from rtmtass.runtime.numba_runtime import NumbaRuntime
 from rtmtass.separator import Separator
 
 Floats = NDArray[np.float32]
-KINDS = {"recurrent": tiny(), "multiscale": tiny("multiscale"), "lookahead": tiny(lookahead=2)}
+KINDS = {
+    "recurrent": tiny(),
+    "multiscale": tiny("multiscale"),
+    "lookahead": tiny(lookahead=2),
+    "subbands": tiny(**SUBBANDS),
+}
 
 
 def sounds(streams: int, n: int) -> Floats:

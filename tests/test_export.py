@@ -12,13 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import arrays, seasoned, tiny
+from networks import SUBBANDS, arrays, seasoned, tiny
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
 from rtmtass.export import FRAMES, PROOF_HOPS, TOLERANCE, export_int8, export_network, export_onnx
 from rtmtass.net.mtass import MtassNet
-from rtmtass.runtime import onnx_graph
+from rtmtass.runtime import onnx_graph, onnx_nodes
 from rtmtass.runtime.numba_runtime import NumbaRuntime
 from rtmtass.runtime.onnx_runtime import OnnxRuntime
 from rtmtass.separator import Separator
@@ -30,6 +30,7 @@ CONFIGS = {
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
+    "subbands": tiny(**SUBBANDS),
 }
 
 
@@ -107,7 +108,7 @@ def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> Non
     assert (about["sample_rate"], about["n_fft"], about["hop"]) == ("16000", "512", "256")
     assert (about["delay"], about["algorithmic_latency"]) == ("256", "512")
     assert (about["licence"], about["version"] != "") == ("MIT", True)
-    assert model.opset_import[0].version == report.opset == onnx_graph.OPSET
+    assert model.opset_import[0].version == report.opset == onnx_nodes.OPSET
     states = [i.name for i in model.graph.input if i.name.startswith("state.")]
     outputs = [o.name for o in model.graph.output]
     assert len(states) == report.memories > 0
@@ -144,7 +145,7 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_int8_is_near_and_small(tmp_path: Path) -> None:
-    for name in ("recurrent", "multiscale"):
+    for name in ("recurrent", "multiscale", "subbands"):
         net = seasoned(CONFIGS[name])
         export_int8(net.config, arrays(net), tmp_path / "int8.onnx")
         export_network(net.config, arrays(net), tmp_path / "f32.onnx", overwrite=True)

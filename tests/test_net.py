@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from networks import seasoned, tiny
+from networks import SUBBANDS, seasoned, tiny
 
 from rtmtass.config import ModelConfig, paper, small
 from rtmtass.net.gru import gru_scan
@@ -20,6 +20,7 @@ CONFIGS = {
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping"),
+    "subbands": tiny(**SUBBANDS),
 }
 
 

@@ -32,7 +32,7 @@ OWNERS = {
     "numba": {"dsp", "runtime"},
     "llvmlite": {"dsp", "runtime"},
     "matplotlib": {"report"},
-    "onnx": {"runtime/onnx_graph"},
+    "onnx": {"runtime/onnx_nodes"},
     "onnxruntime": {"runtime/onnx_runtime"},
 }
 

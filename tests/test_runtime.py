@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import arrays, seasoned, tiny
+from networks import SUBBANDS, arrays, seasoned, tiny
 from numba.core.runtime import _nrt_python, rtsys
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ CONFIGS = {
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
+    "subbands": tiny(**SUBBANDS),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import arrays, seasoned, tiny
+from networks import SUBBANDS, arrays, seasoned, tiny
 
 import rtmtass
 from rtmtass.config import ModelConfig
@@ -24,6 +24,7 @@ CONFIGS = {
     "multiscale": tiny("multiscale"),
     "lookahead": tiny(lookahead=2),
     "spectral_mapping": tiny(target="spectral_mapping"),
+    "subbands": tiny(**SUBBANDS),
 }
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -95,7 +96,7 @@ def test_steps_in_place_equal_steps_by_value() -> None:
         captured.append(body)
         return body
 
-    for name in ("recurrent", "multiscale", "lookahead"):
+    for name in ("recurrent", "multiscale", "lookahead", "subbands"):
         config = CONFIGS[name]
         net = seasoned(config)
         value = TorchRuntime(config, arrays(net)).network(2)
@@ -111,7 +112,7 @@ def test_steps_in_place_equal_steps_by_value() -> None:
             at += frames
         assert at == 60
         assert place.trouble == ""
-    assert len(captured) == 6  # lengths 1 and 8 of three networks, each once
+    assert len(captured) == 8  # lengths 1 and 8 of four networks, each once
 
 
 def test_where_nothing_can_be_captured_it_says_so_and_runs() -> None:

@@ -82,7 +82,8 @@ def gru_scan(x: Tensor, state: Tensor, gru: torch.nn.GRU) -> tuple[Tensor, Tenso
     low = torch.is_autocast_enabled(x.device.type)
     w_ih, w_hh, b_ih, b_hh = gru.parameters()
     dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh.dtype
-    gi = torch.nn.functional.linear(x, w_ih, b_ih).transpose(0, 1).to(w_hh.dtype).contiguous()
+    frames = x.transpose(0, 1).contiguous()
+    gi = torch.nn.functional.linear(frames, w_ih, b_ih).to(w_hh.dtype)
     with torch.autocast(x.device.type, enabled=False):
         out: Tensor = _Scan.apply(gi, w_hh, b_hh, state.to(gi.dtype), dtype)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1), out[-1]

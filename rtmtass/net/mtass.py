@@ -18,6 +18,7 @@ from rtmtass.net.layers import (
     expand,
 )
 from rtmtass.net.streaming import Chain, StreamingModule
+from rtmtass.net.subbands import SubBands
 
 SHARE_FLOOR = 1e-4
 """Part of the mixture's power each stem counts with when the residue is shared out."""
@@ -31,6 +32,8 @@ class NetState(NamedTuple):
     past: Tensor
     """(B, lookahead, 2, F): mixture frames still waiting for their masks."""
     trunk: tuple[Any, ...]
+    subbands: tuple[Tensor, ...]
+    """Of the sub-bands; empty without any."""
     compensation: tuple[tuple[Any, ...], ...]
 
 
@@ -150,6 +153,9 @@ class MtassNet(StreamingModule[NetState]):
         self.heads = nn.ModuleList(
             Affine(net.channels, outputs * n_bins, "none") for _ in config.stems
         )
+        self.subbands = None
+        if net.subband_bins:
+            self.subbands = SubBands(net, n_bins, outputs * self.n_stems)
         self.compensations = nn.ModuleList(
             Compensation(net, n_bins) for _ in config.stems if net.compensation_target != "none"
         )
@@ -161,7 +167,11 @@ class MtassNet(StreamingModule[NetState]):
         )
         parts = tuple(part.init_state(batch) for part in self.compensations)  # type: ignore[operator]
         return NetState(
-            self.level.init_state(batch).to(blank), blank, self.trunk.init_state(batch), parts
+            self.level.init_state(batch).to(blank),
+            blank,
+            self.trunk.init_state(batch),
+            (self.subbands.init_state(batch),) if self.subbands else (),
+            parts,
         )
 
     def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
@@ -179,11 +189,19 @@ class MtassNet(StreamingModule[NetState]):
         features = heard[2] if net.backbone == "multiscale" else torch.cat(heard, dim=-1)
         hidden, trunk_state = self.trunk.step(features, state.trunk)
 
+        answers = [head(hidden) for head in self.heads]
+        subband_state: tuple[Tensor, ...] = ()
+        if self.subbands is not None:
+            whole = torch.cat(answers, dim=-1).unflatten(-1, (-1, x.shape[-1]))
+            whole, memory = self.subbands.correct(heard, hidden, whole, *state.subbands)
+            subband_state = (memory,)
+            answers = list(whole.flatten(2).chunk(self.n_stems, dim=-1))
+
         waiting = torch.cat([state.past, x], dim=1)
         mixture = waiting[:, : x.shape[1]]
         first, final, memories = [], [], []
-        for stem, head in enumerate(self.heads):
-            estimate = self._estimate(head(hidden), mixture, level, net.target)
+        for stem, answer in enumerate(answers):
+            estimate = self._estimate(answer, mixture, level, net.target)
             first.append(estimate)
             if self.compensations:
                 part = self.compensations[stem]
@@ -204,7 +222,7 @@ class MtassNet(StreamingModule[NetState]):
             torch.stack(first, dim=2), share_residue(torch.stack(final, dim=2), mixture)
         )
         past = waiting[:, x.shape[1] :]
-        return stages, NetState(level_state, past, trunk_state, tuple(memories))
+        return stages, NetState(level_state, past, trunk_state, subband_state, tuple(memories))
 
     def _estimate(self, answer: Tensor, of: Tensor, level: Tensor, target: str) -> Tensor:
         """Turn a head's answer into a spectrum (B, T, 2, F), reading `of` where it is a mask."""

@@ -73,12 +73,13 @@ def _recurrent(make: Layout, weights: Weights, name: str, x: Register, hidden: i
         )
     ones = np.ones(wide, np.float32)
     given = make.affine(x, Layer(inner["weight_ih"], inner["bias_ih"], ones))
-    out = make.register(width)
-    padded = -(-wide // LANES) * LANES
+    out = make.register(width, rows=x.rows)
+    padded, held = (-(-size // LANES) * LANES for size in (wide, width))
     make.emit(
         op.GRU, given.at, given.stride, width, out.at, out.stride,
         make.store(pack(inner["weight_hh"], make.precision)), make.store(inner["bias_hh"]),
-        make.remember(width), make.register(padded, 1).at, make.kind(width), padded,
+        make.remember(held * x.rows), make.register(padded, 1, x.rows).at, make.kind(width),
+        x.rows, 0, 0, padded, held,
     )  # fmt: skip
     make.affine(out, fold(weights, f"{name}.widen", x.width), x, add=True)
 
@@ -109,6 +110,31 @@ def _multiscale(
             before = make.affine(taps, fold(weights, conv, widths[band]))
             make.copy(before, sums.part(starts[band], widths[band]), add=chain == 1)
     make.affine(sums, fold(weights, f"{name}.widen", x.width), x, add=True)
+
+
+def subbands(
+    make: Layout, config: ModelConfig, weights: Weights, heard: Register, hidden: Register,
+    answers: list[Register],
+) -> None:  # fmt: skip
+    """Lay out the sub-bands that correct stage 1's answers."""
+    net, n_bins = config.net, config.stft.n_bins
+    bins, told, width = net.subband_bins, net.subband_told, net.subband_channels
+    bands, outputs = -(-n_bins // bins), answers[0].width // n_bins
+    halves = [answer.part(n_bins * part, n_bins) for answer in answers for part in range(outputs)]
+    broad = bins + 2 * net.subband_overlap
+    x = make.register(3 * broad + len(halves) * bins + told, rows=bands)
+    for part in range(3):
+        to = x.part(part * broad, broad)
+        make.cut(heard.part(part * n_bins, n_bins), to, bins, -net.subband_overlap)
+    for i, half in enumerate(halves):
+        make.cut(half, x.part(3 * broad + i * bins, bins), bins)
+    said = make.affine(hidden, fold(weights, "subbands.tell", bands * told))
+    make.cut(said, x.part(x.width - told, told), told)
+    y = make.affine(x, fold(weights, "subbands.enter", width))
+    _recurrent(make, weights, "subbands.memory", y, width)
+    change = make.affine(y, fold(weights, "subbands.leave", len(halves) * bins))
+    for i, half in enumerate(halves):
+        make.join(change.part(i * bins, bins), half)
 
 
 def trunk(make: Layout, config: ModelConfig, weights: Weights, x: Register) -> Register:

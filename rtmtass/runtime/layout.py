@@ -22,15 +22,16 @@ Bytes = NDArray[np.uint8]
 
 
 class Register(NamedTuple):
-    """A place in the work arena: `width` floats for each frame of a chunk."""
+    """A place in the work arena: `width` floats for each row, one or more rows a frame."""
 
     at: int
     stride: int
     width: int
+    rows: int = 1
 
     def part(self, start: int, width: int) -> Register:
-        """Return a slice of every frame."""
-        return Register(self.at + start, self.stride, width)
+        """Return a slice of every row."""
+        return Register(self.at + start, self.stride, width, self.rows)
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Layout:
     """Hands out addresses and collects operations."""
 
     chunk: int
-    """Rows of every register: frames of one stream, or streams."""
+    """Frames of every register: of one stream, or one each of as many streams."""
     precision: str = "f32"
     frames: int = 1
     """Frames of one stream that run together."""
@@ -49,6 +50,8 @@ class Layout:
     work: int = 0
     widest: int = 0
     """Inputs of the widest product that quantises them."""
+    most_rows: int = 1
+    """Rows a frame of the register that has most."""
 
     def store(self, values: Floats | Bytes) -> int:
         """Put constants into the weights' arena, on a cache line; return their address."""
@@ -77,7 +80,7 @@ class Layout:
         stride = (HEAD + -(-self.widest // LINE) * LINE) // 4
         at = self.work
         if self.precision == "int8":
-            self.work += stride * self.chunk
+            self.work += stride * self.chunk * self.most_rows
         for row in self.rows:
             if row[0] in (op.AFFINE, op.GRU):
                 row[op.QUANTISED : op.QUANTISED + 2] = [at, stride]
@@ -88,12 +91,13 @@ class Layout:
         self.state += -(-size // LANES) * LANES
         return at
 
-    def register(self, width: int, slack: int = LANES) -> Register:
-        """Reserve work space for `width` floats a frame, and for a product's padding."""
+    def register(self, width: int, slack: int = LANES, rows: int = 1) -> Register:
+        """Reserve work space for `width` floats a row, and for a product's padding."""
         stride = -(-(width + slack - 1) // LANES) * LANES
         at = self.work
-        self.work += stride * self.chunk
-        return Register(at, stride, width)
+        self.work += stride * self.chunk * rows
+        self.most_rows = max(self.most_rows, rows)
+        return Register(at, stride, width, rows)
 
     def emit(self, code: int, *fields: int) -> None:
         """Append an operation."""
@@ -111,15 +115,15 @@ class Layout:
             )
         n_padded = -(-n // LANES) * LANES
         if out is None:
-            out = self.register(n)
+            out = self.register(n, rows=x.rows)
         at = self.store(pack(layer.weight, self.precision))
         both = np.zeros(2 * n_padded, np.float32)
         both[:n], both[n_padded : n_padded + n] = layer.bias, layer.slope
         bias = self.store(both)
-        scratch = self.register(n_padded, 1).at if add else -1
+        scratch = self.register(n_padded, 1, x.rows).at if add else -1
         self.emit(
             op.AFFINE, x.at, x.stride, m, out.at, out.stride, n_padded, at, bias, scratch,
-            self.kind(m),
+            self.kind(m), x.rows,
         )  # fmt: skip
         return out
 
@@ -136,6 +140,19 @@ class Layout:
     def copy(self, x: Register, out: Register, add: bool = False) -> None:
         """Copy x to out, or add it."""
         self.emit(op.ADD if add else op.COPY, x.at, x.stride, x.width, out.at, out.stride)
+
+    def cut(self, x: Register, out: Register, step: int, first: int = 0) -> None:
+        """Lay pieces of x, `step` apart and the first at `first`, into the rows of a frame of out.
+
+        What lies before or beyond x is silence.
+        """
+        self.emit(
+            op.CUT, x.at, x.stride, x.width, out.at, out.stride, out.width, out.rows, step, first
+        )  # fmt: skip
+
+    def join(self, x: Register, out: Register) -> None:
+        """Add the rows of a frame of x, side by side, to out, as far as out reaches."""
+        self.emit(op.JOIN, x.at, x.stride, x.width, out.at, out.stride, out.width, x.rows)
 
     def gate(self, x: Register) -> Register:
         """Let the second half pass the first."""

@@ -21,10 +21,12 @@ Longs = NDArray[np.int64]
 FIELDS = 16
 """Integers in a row of a plan."""
 
-KIND, QUANTISED = 10, 12
-"""Fields of a product's row: its precision; address and stride of quantised inputs."""
+KIND, ROWS, QUANTISED = 10, 11, 12
+"""Fields of a product's row: precision; rows a frame; address, stride of quantised inputs."""
 
-AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE = range(11)
+AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE, CUT, JOIN = range(
+    13
+)
 MASK, MAGNITUDE, MAPPING = range(3)
 
 LEVEL_FLOOR = np.float32(1e-9)
@@ -65,7 +67,7 @@ def _multiply(
 
 
 @kernel(fastmath=LOOSE)
-def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
+def _affine(op: Longs, weights: Floats, work: Floats, rows: int) -> None:
     """Y = W x + b, then slope * y where negative; stored, or added to what is there."""
     source, x_stride, m, target, y_stride, n, at, bias_at, scratch = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
@@ -74,11 +76,11 @@ def _affine(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     to, to_stride = (scratch, n) if scratch >= 0 else (target, y_stride)
     _multiply(
         op, weights, work, base + 4 * source, 4 * x_stride, m, base + 4 * to, 4 * to_stride, n, at,
-        frames,
+        rows,
     )  # fmt: skip
     bias = weights[bias_at : bias_at + n]
     slope = weights[bias_at + n : bias_at + 2 * n]
-    for t in range(frames):
+    for t in range(rows):
         y = work[to + t * to_stride : to + t * to_stride + n]
         if scratch >= 0:
             out = work[target + t * y_stride : target + t * y_stride + n]
@@ -125,31 +127,40 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
 
 @kernel(fastmath=LOOSE)
 def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, apart: int) -> None:
-    """Step a GRU whose input product is done: the recurrent product, the gates, the state."""
-    source, stride, width, target, out_stride, at, bias_at, memory, scratch, padded = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[11],
+    """Step a GRU whose input product is done: the recurrent product, the gates, the state.
+
+    A frame may have many rows, each with a state of its own, `held` floats apart.
+    """
+    source, stride, width, target, out_stride, at, bias_at, memory, scratch, rows = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[ROWS],
     )  # fmt: skip
+    padded, held = op[14], op[15]
     bias = weights[bias_at : bias_at + 3 * width]
     states = state.ctypes.data + 4 * memory
     base = work.ctypes.data + 4 * scratch
-    if apart:  # rows are streams, not frames: all at once
+    at_once = apart > 0 and rows == 1
+    if at_once:  # rows are streams, not frames
         _multiply(op, weights, work, states, 4 * apart, width, base, 4 * padded, padded, at, frames)
     for t in range(frames):
-        h = state[memory + t * apart : memory + t * apart + width]
-        row = scratch
-        if apart:
-            row += t * padded
-        else:
-            _multiply(op, weights, work, states, 0, width, base, 0, padded, at, 1)
-        heard = work[row : row + 3 * width]
-        given = work[source + t * stride : source + t * stride + 3 * width]
-        out = work[target + t * out_stride : target + t * out_stride + width]
-        for i in range(width):
-            reset = sigmoid(given[i] + heard[i] + bias[i])
-            update = sigmoid(given[width + i] + heard[width + i] + bias[width + i])
-            new = tanh(given[2 * width + i] + reset * (heard[2 * width + i] + bias[2 * width + i]))
-            h[i] = new + update * (h[i] - new)
-            out[i] = h[i]
+        if not at_once:
+            now = states + 4 * t * apart
+            _multiply(op, weights, work, now, 4 * held, width, base, 4 * padded, padded, at, rows)
+        for k in range(rows):
+            own = memory + t * apart + k * held
+            h = state[own : own + width]
+            row = scratch + (t if at_once else k) * padded
+            heard = work[row : row + 3 * width]
+            given_at = source + (t * rows + k) * stride
+            given = work[given_at : given_at + 3 * width]
+            to = target + (t * rows + k) * out_stride
+            out = work[to : to + width]
+            for i in range(width):
+                reset = sigmoid(given[i] + heard[i] + bias[i])
+                update = sigmoid(given[width + i] + heard[width + i] + bias[width + i])
+                shaped = reset * (heard[2 * width + i] + bias[2 * width + i])
+                new = tanh(given[2 * width + i] + shaped)
+                h[i] = new + update * (h[i] - new)
+                out[i] = h[i]
 
 
 @kernel(fastmath=LOOSE)
@@ -299,6 +310,41 @@ def _share(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
+def _cut(op: Longs, work: Floats, frames: int) -> None:
+    """Lay pieces of a frame, evenly apart, into its rows; silence beyond its ends."""
+    source, stride, bins, target, out_stride, width, rows, step, first = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
+    )  # fmt: skip
+    for t in range(frames):
+        x = work[source + t * stride : source + t * stride + bins]
+        for k in range(rows):
+            start = first + k * step
+            to = target + (t * rows + k) * out_stride
+            out = work[to : to + width]
+            for i in range(width):
+                out[i] = _ZERO
+            low, high = max(0, -start), min(width, bins - start)
+            for i in range(low, high):
+                out[i] = x[start + i]
+
+
+@kernel(fastmath=LOOSE)
+def _join(op: Longs, work: Floats, frames: int) -> None:
+    """Add the rows of a frame, side by side, to a register."""
+    source, stride, width, target, out_stride, bins, rows = (
+        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
+    )  # fmt: skip
+    for t in range(frames):
+        out = work[target + t * out_stride : target + t * out_stride + bins]
+        for k in range(rows):
+            given_at = source + (t * rows + k) * stride
+            given = work[given_at : given_at + width]
+            start = k * width
+            for i in range(min(width, bins - start)):
+                out[start + i] += given[i]
+
+
+@kernel(fastmath=LOOSE)
 def execute(
     plan: Longs,
     weights: Floats,
@@ -322,7 +368,7 @@ def execute(
         op = plan[row]
         code = op[0]
         if code == AFFINE:
-            _affine(op, weights, work, frames)
+            _affine(op, weights, work, frames * op[ROWS])
         elif code == TAPS:
             _taps(op, state, work, clock, frames, apart)
         elif code == GATE:
@@ -341,3 +387,7 @@ def execute(
             _subtract(op, work, frames)
         elif code == SHARE:
             _share(op, work, frames)
+        elif code == CUT:
+            _cut(op, work, frames)
+        elif code == JOIN:
+            _join(op, work, frames)

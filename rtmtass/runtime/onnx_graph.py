@@ -10,111 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
-from rtmtass.errors import MissingPartError
 from rtmtass.runtime.fold import Layer, Weights, fold
 from rtmtass.runtime.machine import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, SQUARE_TINY, TINY
+from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
 
-try:
-    import onnx
-    from onnx import helper, numpy_helper
-except ImportError:
-    raise MissingPartError(
-        "an ONNX export needs onnx and onnxruntime: pip install 'rtmtass[export]'"
-    ) from None
-
-Floats = NDArray[np.float32]
-
-OPSET = 17
-"""Version of the operators: one that every onnxruntime since 1.12 (2022) knows."""
-IR_VERSION = 8
 MIXTURE, STEMS = "mixture", "stems"
-STATE, NEXT = "state.", "next."
-"""A memory goes in as `state.X` and comes out as `next.X`; zeros before the first frame."""
 MANY = 512
 """Frames that a graph for any number of them takes at most a call."""
-_END = np.iinfo(np.int64).max
-
-
-class Nodes:
-    """Collects nodes, constants and memories; values get numbers for names.
-
-    Args:
-        is_apart: write stacked products one by one, as quantisation needs them.
-    """
-
-    def __init__(self, is_apart: bool = False) -> None:
-        self.is_apart = is_apart
-        self.nodes: list[Any] = []
-        self.constants: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
-
-    def constant(self, values: Any, kind: type = np.float32) -> str:
-        """Return the name of a constant; equal ones are kept once."""
-        array = np.ascontiguousarray(values, kind).reshape(np.shape(values))
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
-        return str(self.constants[key].name)
-
-    def put(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """Append a node of one output and return that one's name."""
-        name = to or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
-    def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
-        """Cut an axis into pieces."""
-        names = [f"v{len(self.nodes)}.{i}" for i in range(len(sizes))]
-        cut = self.constant(sizes, np.int64)
-        self.nodes.append(helper.make_node("Split", [x, cut], names, axis=axis))
-        return names
-
-    def take(self, x: str, start: int, end: int = _END, axis: int = 0, to: str = "") -> str:
-        """Slice an axis."""
-        bounds = [self.constant([value], np.int64) for value in (start, end, axis)]
-        return self.put("Slice", x, *bounds, to=to)
-
-    def reshape(self, x: str, *shape: int) -> str:
-        """Reshape; 0 keeps an axis, -1 takes what is left."""
-        return self.put("Reshape", x, self.constant(shape, np.int64))
-
-    def memory(self, name: str, *shape: int) -> tuple[str, str]:
-        """Declare a memory; return the names it comes in and goes out by."""
-        self.inputs.append(value(STATE + name, shape))
-        self.outputs.append(value(NEXT + name, shape))
-        return STATE + name, NEXT + name
-
-    def linear(self, x: str, weight: Floats, bias: Floats) -> str:
-        """Return x W^T + b for rows of x; with an axis before, for each of its entries."""
-        if weight.ndim == 2:
-            return self.put("Gemm", x, self.constant(weight.T), self.constant(bias))
-        turned = weight.swapaxes(-1, -2)
-        if self.is_apart:
-            rows = zip(self.split(x, [1] * len(turned), 0), turned, strict=True)
-            answers = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
-            y = self.put("Concat", *answers, axis=0)
-        else:
-            y = self.put("MatMul", x, self.constant(turned))
-        return self.put("Add", y, self.constant(bias[:, None]))
-
-    def affine(self, x: str, layer: Layer) -> str:
-        """Return a folded layer's answer: the product, then a slope where it is negative."""
-        y = self.linear(x, layer.weight, layer.bias)
-        if (layer.slope == 1).all():
-            return y
-        if not layer.slope.any():
-            return self.put("Relu", y)
-        slope = layer.slope if layer.weight.ndim == 2 else layer.slope[:, None]
-        return self.put("PRelu", y, self.constant(slope))
-
-
-def value(name: str, shape: tuple[int | str, ...]) -> Any:
-    """Return the declaration of a float32 input or output."""
-    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
 class _Writer:
@@ -150,6 +54,8 @@ class _Writer:
         hidden = self.trunk(features)
         mixture = self.late(mixture)
         answer = self.heads(hidden)
+        if net.subband_bins:
+            answer = self.subbands(features, hidden, answer)
         found = self.estimate(answer, mixture, level, net.target)
         if net.compensation_target != "none":
             residual = g.put("Sub", mixture, found)
@@ -233,15 +139,14 @@ class _Writer:
         y = g.put("Mul", passed, g.put("Sigmoid", gate))
         return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
 
-    def recurrent(self, x: str, name: str) -> str:
-        """A GRU block; see `net.layers.RecurrentBlock`."""
-        g, net = self.nodes, self.config.net
+    def recurrent(self, x: str, name: str, n: int, channels: int, rows: int = 1) -> str:
+        """A GRU block of (T * rows, channels); see `net.layers.RecurrentBlock`."""
+        g = self.nodes
         w_in, w_state, b_in, b_state = (
             self.weights[f"{name}.gru.{k}_l0"] for k in
             ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )  # fmt: skip
-        n = net.recurrent
-        before, after = g.memory(f"{name}.gru", 1, n)
+        before, after = g.memory(f"{name}.gru", rows, n)
         if self.is_single:
             given = g.linear(x, w_in, b_in)
             heard = g.linear(before, w_state, b_state)
@@ -256,20 +161,46 @@ class _Writer:
             # ONNX has the gates in the order update, reset, new.
             order = np.r_[n : 2 * n, 0:n, 2 * n : 3 * n]
             biases = np.concatenate([b_in[order], b_state[order]])[None]
-            state = g.reshape(before, 1, 1, n)
+            state = g.reshape(before, 1, rows, n)
             out, last = f"{name}.out", f"{name}.last"
-            g.nodes.append(
-                helper.make_node(
-                    "GRU",
-                    [g.reshape(x, -1, 1, net.channels), g.constant(w_in[order][None]),
-                     g.constant(w_state[order][None]), g.constant(biases), "", state],
-                    [out, last],
-                    hidden_size=n, linear_before_reset=1,
-                )
-            )  # fmt: skip
-            g.put("Reshape", last, g.constant([1, n], np.int64), to=after)
+            given = [g.reshape(x, -1, rows, channels), g.constant(w_in[order][None])]
+            given += [g.constant(w_state[order][None]), g.constant(biases), "", state]
+            g.put_many("GRU", given, [out, last], hidden_size=n, linear_before_reset=1)
+            g.put("Reshape", last, g.constant([rows, n], np.int64), to=after)
             y = g.reshape(out, -1, n)
-        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", net.channels)))
+        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
+
+    def subbands(self, features: str, hidden: str, answer: str) -> str:
+        """Stage 1's answers (T, S, 1 or 2, F), corrected; see `net.subbands.SubBands`."""
+        g, net, n_bins = self.nodes, self.config.net, self.bins
+        bins, overlap, told = net.subband_bins, net.subband_overlap, net.subband_told
+        width, bands = net.subband_channels, -(-n_bins // net.subband_bins)
+        missing, broad = bands * bins - n_bins, bins + 2 * overlap
+        outputs = 1 if net.target == "magnitude_mask" else 2
+        answers = self.stems * outputs
+
+        def padded(x: str, parts: int, before: int, after: int) -> str:
+            ends = g.constant([0, 0, before, 0, 0, after], np.int64)
+            return g.put("Pad", g.reshape(x, -1, parts, n_bins), ends)
+
+        starts = np.arange(bands)[:, None] * bins + np.arange(broad)
+        heard = padded(features, 3, overlap, overlap + missing)
+        heard = g.put("Gather", heard, g.constant(starts, np.int64), axis=2)
+        own = g.reshape(padded(answer, answers, 0, missing), -1, answers, bands, bins)
+        pieces = [
+            g.reshape(g.put("Transpose", x, perm=[0, 2, 1, 3]), -1, bands, parts * size)
+            for x, parts, size in ((heard, 3, broad), (own, answers, bins))
+        ]
+        said = g.affine(hidden, self.layer("subbands.tell", bands * told))
+        x = g.put("Concat", *pieces, g.reshape(said, -1, bands, told), axis=2)
+        x = g.reshape(x, -1, 3 * broad + answers * bins + told)
+        y = g.affine(x, self.layer("subbands.enter", width))
+        y = self.recurrent(y, "subbands.memory", width, width, bands)
+        y = g.affine(y, self.layer("subbands.leave", answers * bins))
+        change = g.put("Transpose", g.reshape(y, -1, bands, answers, bins), perm=[0, 2, 1, 3])
+        change = g.take(g.reshape(change, -1, answers, bands * bins), 0, n_bins, axis=2)
+        change = g.reshape(change, -1, self.stems, outputs, n_bins)
+        return g.put("Add", answer, change)
 
     def multiscale(self, x: str, magnitude: str, name: str, dilation: int) -> str:
         """A multi-scale block; see `net.layers.MultiScaleBlock`."""
@@ -304,7 +235,8 @@ class _Writer:
             else:
                 y = self.gated(y, name, net.hidden, net.channels, dilation)
         for i in range(net.recurrent_layers):
-            y = self.recurrent(y, f"trunk.blocks.{len(net.dilations) + i}")
+            name = f"trunk.blocks.{len(net.dilations) + i}"
+            y = self.recurrent(y, name, net.recurrent, net.channels)
         return self.nodes.affine(y, self.layer("trunk.leave", net.channels))
 
     def heads(self, hidden: str) -> str:
@@ -390,11 +322,4 @@ def write_graph(
     """
     writer = _Writer(config, weights, is_single, is_apart)
     writer.network()
-    g = writer.nodes
-    graph = helper.make_graph(g.nodes, config.name, g.inputs, g.outputs, list(g.constants.values()))
-    opset = helper.make_opsetid("", OPSET)
-    model = helper.make_model(
-        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="rtmtass"
-    )
-    helper.set_model_props(model, about)
-    return model
+    return write_model(writer.nodes, config.name, about)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
-from rtmtass.runtime.onnx_graph import MANY, MIXTURE, NEXT, STATE, STEMS
+from rtmtass.runtime.onnx_graph import MANY, MIXTURE, STEMS
+from rtmtass.runtime.onnx_nodes import NEXT, STATE
 from rtmtass.runtime.spectral import SpectralStream
 
 try:

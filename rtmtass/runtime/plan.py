@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime import machine as op
-from rtmtass.runtime.blocks import compensation, compress, estimate, trunk
+from rtmtass.runtime.blocks import compensation, compress, estimate, subbands, trunk
 from rtmtass.runtime.fold import Ledger, Weights, fold
 from rtmtass.runtime.layout import Layout, Register
 from rtmtass.runtime.vectors import LANES
@@ -93,9 +93,13 @@ def build(
         aligned = both.part(0, mixture.width)
     stems = make.register(2 * part * n_stems, 1)
     outputs = 1 if net.target == "magnitude_mask" else 2
-    for s in range(n_stems):
+    answers = [
+        make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins)) for s in range(n_stems)
+    ]
+    if net.subband_bins:
+        subbands(make, config, weights, features, hidden, answers)
+    for s, answer in enumerate(answers):
         stem = stems.part(2 * part * s, 2 * part)
-        answer = make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins))
         estimate(make, answer, aligned, stem, n_bins, part, level, net.target, constants, 0)
         if net.compensation_target == "none":
             continue

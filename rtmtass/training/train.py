@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 import time
@@ -261,9 +262,14 @@ class Trainer:
     def _start_from(self, path: str) -> None:
         opened = open_model(path)
         self.earlier = runs_behind(path)
-        if opened.config.net != self.model_config.net:
-            raise DataError(f"{path} holds another network than this config; change [net]")
         values = {k: torch.from_numpy(v) for k, v in opened.weights.items()}
+        given, here = opened.config.net, self.model_config.net
+        if not given.subband_bins and here.subband_bins:  # sub-bands correct nothing at first
+            new = {k: v for k, v in vars(here).items() if k.startswith("subband_")}
+            given = dataclasses.replace(given, **new)
+            values |= {k: v for k, v in self.net.state_dict().items() if k.startswith("subbands.")}
+        if given != here:
+            raise DataError(f"{path} holds another network than this config; change [net]")
         self.net.load_state_dict(values)
         self.average = Average(self.net, self.config.ema)
 

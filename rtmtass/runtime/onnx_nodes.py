@@ -1,0 +1,126 @@
+"""The nodes of an ONNX graph: collected, named, and equal constants kept once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtmtass.errors import MissingPartError
+from rtmtass.runtime.fold import Layer
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError:
+    raise MissingPartError(
+        "an ONNX export needs onnx and onnxruntime: pip install 'rtmtass[export]'"
+    ) from None
+
+Floats = NDArray[np.float32]
+
+OPSET = 17
+"""Version of the operators: one that every onnxruntime since 1.12 (2022) knows."""
+IR_VERSION = 8
+STATE, NEXT = "state.", "next."
+"""A memory goes in as `state.X` and comes out as `next.X`; zeros before the first frame."""
+_END = np.iinfo(np.int64).max
+
+
+class Nodes:
+    """Collects nodes, constants and memories; values get numbers for names.
+
+    Args:
+        is_apart: write stacked products one by one, as quantisation needs them.
+    """
+
+    def __init__(self, is_apart: bool = False) -> None:
+        self.is_apart = is_apart
+        self.nodes: list[Any] = []
+        self.constants: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def constant(self, values: Any, kind: type = np.float32) -> str:
+        """Return the name of a constant; equal ones are kept once."""
+        array = np.ascontiguousarray(values, kind).reshape(np.shape(values))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
+        return str(self.constants[key].name)
+
+    def put(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
+        """Append a node of one output and return that one's name."""
+        name = to or f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        return name
+
+    def put_many(
+        self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any
+    ) -> None:
+        """Append a node whose outputs have names already."""
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+
+    def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
+        """Cut an axis into pieces."""
+        names = [f"v{len(self.nodes)}.{i}" for i in range(len(sizes))]
+        cut = self.constant(sizes, np.int64)
+        self.put_many("Split", [x, cut], names, axis=axis)
+        return names
+
+    def take(self, x: str, start: int, end: int = _END, axis: int = 0, to: str = "") -> str:
+        """Slice an axis."""
+        bounds = [self.constant([value], np.int64) for value in (start, end, axis)]
+        return self.put("Slice", x, *bounds, to=to)
+
+    def reshape(self, x: str, *shape: int) -> str:
+        """Reshape; 0 keeps an axis, -1 takes what is left."""
+        return self.put("Reshape", x, self.constant(shape, np.int64))
+
+    def memory(self, name: str, *shape: int) -> tuple[str, str]:
+        """Declare a memory; return the names it comes in and goes out by."""
+        self.inputs.append(value(STATE + name, shape))
+        self.outputs.append(value(NEXT + name, shape))
+        return STATE + name, NEXT + name
+
+    def linear(self, x: str, weight: Floats, bias: Floats) -> str:
+        """Return x W^T + b for rows of x; with an axis before, for each of its entries."""
+        if weight.ndim == 2:
+            return self.put("Gemm", x, self.constant(weight.T), self.constant(bias))
+        turned = weight.swapaxes(-1, -2)
+        if self.is_apart:
+            rows = zip(self.split(x, [1] * len(turned), 0), turned, strict=True)
+            answers = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
+            y = self.put("Concat", *answers, axis=0)
+        else:
+            y = self.put("MatMul", x, self.constant(turned))
+        return self.put("Add", y, self.constant(bias[:, None]))
+
+    def affine(self, x: str, layer: Layer) -> str:
+        """Return a folded layer's answer: the product, then a slope where it is negative."""
+        y = self.linear(x, layer.weight, layer.bias)
+        if (layer.slope == 1).all():
+            return y
+        if not layer.slope.any():
+            return self.put("Relu", y)
+        slope = layer.slope if layer.weight.ndim == 2 else layer.slope[:, None]
+        return self.put("PRelu", y, self.constant(slope))
+
+
+def value(name: str, shape: tuple[int | str, ...]) -> Any:
+    """Return the declaration of a float32 input or output."""
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+
+def write_model(nodes: Nodes, name: str, about: dict[str, str]) -> Any:
+    """Return collected nodes as an ONNX model, with `about` in its metadata."""
+    graph = helper.make_graph(
+        nodes.nodes, name, nodes.inputs, nodes.outputs, list(nodes.constants.values())
+    )
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(
+        graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="rtmtass"
+    )
+    helper.set_model_props(model, about)
+    return model
