@@ -6,15 +6,17 @@
 4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency);
 5. memory by a GRU or by dilated blocks alone;
 6. how far masks reach, and whether the compensation hears stage 1;
-7. AdamW or Muon, and the targets again by Muon.
+7. AdamW or Muon, and the targets again by Muon;
+8. by Muon: sub-bands that share their weights, of 8 or 16 bins;
+9. by Muon: batches of half the size, twice the steps; and 2.5 times the rate.
 
 Networks of 1.0 M parameters (3 % apart at most) are trained through the public door
 (`rtmtass.training.train`) on the same batches in the same order: same seed, same
-steps, crops of 3 s, batches of 8, averaged weights (EMA 0.995), the rate falling to
-a hundredth. Then each is heard through `Separator` on the same dev mixtures by the
-paper's rule. Intervals are 95 % bootstrap intervals; differences are taken clip by
-clip. One seed each: a difference says what this run of this budget gave, not that
-another seed would.
+steps, crops of 3 s, batches of 8 (but for question 9), averaged weights (EMA 0.995),
+the rate falling to a hundredth. Then each is heard through `Separator` on the same
+dev mixtures by the paper's rule. Intervals are 95 % bootstrap intervals; differences
+are taken clip by clip. One seed each: a difference says what this run of this budget
+gave, not that another seed would.
 
     python benchmarks/ablations.py CORPUS --cache CACHE
 
@@ -86,10 +88,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "deaf compensation": {"compensation_hears_stage_one": False, "compensation_channels": 72},
     "Muon": {},
     "Muon, spectral mapping": MAPPING,
+    "Muon, sub-bands": {"subband_bins": 8, "recurrent": 128},
+    "Muon, sub-bands of 16": {"subband_bins": 16, "recurrent": 144},
+    "Muon, batches of 4": {},
+    "Muon, rate 5e-3": {},
 }
 """What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
-OPTIMISERS = {"Muon": "muon", "Muon, spectral mapping": "muon"}
-"""Of the variants that learn another way; the others learn by AdamW."""
+LEARNING: dict[str, dict[str, Any]] = {
+    "Muon, batches of 4": {"batch": 4},
+    "Muon, rate 5e-3": {"learning_rate": 5e-3},
+}
+"""What changes in how a variant learns; with smaller batches it takes more steps."""
 QUESTIONS: dict[str, list[str]] = {
     "target": [BASE, "magnitude mask", "spectral mapping"],
     "compensation": [BASE, "no compensation"],
@@ -99,44 +108,53 @@ QUESTIONS: dict[str, list[str]] = {
     "mask range (ours: 2)": [BASE, "masks up to 1"],
     "what compensation hears": [BASE, "deaf compensation"],
     "optimiser": [BASE, "Muon", "Muon, spectral mapping"],
+    "sub-bands": ["Muon", "Muon, sub-bands", "Muon, sub-bands of 16"],
+    "steps": ["Muon", "Muon, batches of 4", "Muon, rate 5e-3"],
 }
+"""The first of each is what the others are compared with."""
 FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}
 NEVER_MINUTES = 1e9
 
 
 def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
     """Return how a variant is trained; only [net] and the folder differ."""
+    learning = {**FIXED, **LEARNING.get(variant, {})}
     return TrainConfig(
         corpus=str(arguments.corpus),
         cache=str(arguments.cache),
         runs=str(arguments.runs / variant.replace(" ", "-")),
-        steps=arguments.steps,
+        steps=arguments.steps * FIXED["batch"] // learning["batch"],
         seed=arguments.seed,
         threads=arguments.threads,
         compile=arguments.compile,
         bf16=arguments.bf16,
-        optimiser=OPTIMISERS.get(variant, "adamw"),
+        optimiser="muon" if variant.startswith("Muon") else "adamw",
         device=arguments.device,
         dev_clips=4,  # only for the log: what counts is measured after training
         dev_minutes=NEVER_MINUTES,
         snapshots=0,
         net={**SHAPE, **VARIANTS[variant]},
-        **FIXED,
+        **learning,
     )
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
     """Return size and cost of a network.
 
-    Every matrix is used once a frame, so its entries are the multiplications of a frame.
+    Every matrix is used once a frame, those that sub-bands share once a sub-band; so
+    often its entries are the multiplications of a frame.
     """
     from rtmtass.net.mtass import MtassNet
 
-    parameters = list(MtassNet(config).parameters())
-    frames_a_second = config.stft.sample_rate / config.stft.hop
+    net = MtassNet(config)
+    macs = sum(p.numel() for p in net.parameters() if p.ndim > 1)
+    if net.subbands is not None:
+        each = sum(p.numel() for p in net.subbands.parameters() if p.ndim > 1)
+        told = net.subbands.tell.linear.weight.numel()  # to all of them at once
+        macs += (each - told) * (net.subbands.bands - 1)
     return {
-        "parameters": sum(p.numel() for p in parameters),
-        "mac_per_s": sum(p.numel() for p in parameters if p.ndim > 1) * frames_a_second,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "mac_per_s": macs * config.stft.sample_rate / config.stft.hop,
         "algorithmic_latency_ms": 1000 * config.algorithmic_latency / config.stft.sample_rate,
     }
 
@@ -192,7 +210,7 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(variants: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each variant's means with intervals, and its differences from ours clip by clip."""
+    """Return each variant's means with intervals."""
     found: dict[str, Any] = {}
     for name, result in variants.items():
         row: dict[str, Any] = {}
@@ -202,15 +220,21 @@ def summary(variants: Mapping[str, Any]) -> dict[str, Any]:
                 **{stem: with_interval(values[:, i]) for i, stem in enumerate(rtmtass.STEMS)},
                 "average": with_interval(values.mean(axis=1)),
             }
-            if name != BASE and BASE in variants:
-                difference = (values - np.array(variants[BASE]["clips"][kind])).mean(axis=1)
-                row[f"{kind}_over_ours"] = with_interval(difference)
         found[name] = row
     return found
 
 
+def over(variants: Mapping[str, Any], name: str, first: str) -> dict[str, float] | None:
+    """Return how far a variant's SI-SDRi is above another's, clip by clip; None over itself."""
+    if name == first or first not in variants:
+        return None
+    clips, others = (np.array(variants[k]["clips"]["si_sdri"]) for k in (name, first))
+    difference: dict[str, float] = with_interval((clips - others).mean(axis=1))
+    return difference
+
+
 def verdict(difference: Mapping[str, float] | None) -> str:
-    """Say in a word what a difference from ours means."""
+    """Say in a word what a difference means."""
     if difference is None:
         return ""
     if difference["low"] > 0:
@@ -225,7 +249,7 @@ def words(value: Mapping[str, float] | None) -> str:
 
 def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Return columns and rows per question, of the variants that are done."""
-    head = ["variant", "SI-SDRi, dB", "over ours, dB", "", "SDRi, dB"]
+    head = ["variant", "SI-SDRi, dB", "over the first, dB", "", "SDRi, dB"]
     head += ["parameters, M", "M MAC/s", "latency, ms", "steps", "hours heard"]
     found = {}
     for question, names in QUESTIONS.items():
@@ -234,12 +258,12 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
             if name not in result["variants"]:
                 continue
             facts, figures = result["variants"][name], result["summary"][name]
-            over = figures.get("si_sdri_over_ours")
+            difference = over(result["variants"], name, names[0])
             rows.append([
                 name,
                 words(figures["si_sdri"]["average"]),
-                words(over),
-                verdict(over),
+                words(difference),
+                verdict(difference),
                 words(figures["sdri"]["average"]),
                 f"{facts['parameters'] / 1e6:.3f}",
                 f"{facts['mac_per_s'] / 1e6:.1f}",

@@ -29,7 +29,15 @@ def test_all_variants_are_of_one_size() -> None:
 
 def test_every_variant_answers_a_question() -> None:
     assert set(VARIANTS) == {name for names in QUESTIONS.values() for name in names}
-    assert all(names[0] == BASE for names in QUESTIONS.values())
+    assert all(names[0] in (BASE, "Muon") for names in QUESTIONS.values())
+
+
+def test_variants_hear_equally_many_hours(tmp_path: Path) -> None:
+    arguments = ablations.parse([str(tmp_path), "--cache", str(tmp_path)])
+    for name in VARIANTS:
+        config = ablations.config_of(name, arguments)
+        assert config.steps * config.batch == arguments.steps * ablations.FIXED["batch"], name
+    assert ablations.config_of("Muon, batches of 4", arguments).batch == 4
 
 
 def test_variants_are_trained_once_and_compared_clip_by_clip(
@@ -51,8 +59,10 @@ def test_variants_are_trained_once_and_compared_clip_by_clip(
     ours, other = (
         np.array(result["variants"][k]["clips"]["si_sdri"]) for k in (BASE, "look-ahead 2")
     )
-    over = result["summary"]["look-ahead 2"]["si_sdri_over_ours"]["mean"]
-    assert over == pytest.approx((other - ours).mean(), abs=1e-3)
+    over = ablations.over(result["variants"], "look-ahead 2", BASE)
+    assert over is not None
+    assert over["mean"] == pytest.approx((other - ours).mean(), abs=1e-3)
+    assert ablations.over(result["variants"], BASE, BASE) is None
     assert (ours != other).any()
     with pytest.raises(SystemExit, match=r"another budget \(steps differ\)"):
         ablations.main([*words, "--steps", "3"])

@@ -22,13 +22,14 @@ import rtmtass
 from rtmtass.cli import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, UsageError
+from rtmtass.net.mtass import MtassNet
 from rtmtass.training.evaluate import Clip, evaluate
 from rtmtass.training.history import totals
 from rtmtass.training.log import Log
 from rtmtass.training.memory import Memories, mapped, tensors
 from rtmtass.training.metrics import si_sdr
 from rtmtass.training.train import TrainConfig, Trainer, train
-from rtmtass.weights import describe
+from rtmtass.weights import describe, open_model
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,23 @@ def test_a_run_remembers_what_it_started_from(corpus: Path, tmp_path: Path) -> N
     record = describe(tmp_path / "b" / "best")[1]["training"]
     assert record["steps"] == 4
     assert totals(record)["steps"] == 10
+
+
+def test_sub_bands_may_join_weights_that_have_none(corpus: Path, tmp_path: Path) -> None:
+    first = train(config(corpus, tmp_path / "a", steps=2), lambda _: None)
+    more = config(corpus, tmp_path / "b", net={**NET, "subband_bins": 8}, start_from=str(first))
+    trainer = Trainer(more, lambda _: None)
+    assert not trainer.resume()
+    before = open_model(first)
+    x = torch.randn(1, 20, 2, 257)
+    old = MtassNet(before.config)
+    old.load_state_dict({k: torch.from_numpy(v) for k, v in before.weights.items()})
+    with torch.no_grad():
+        expected, now = old.eval()(x), trainer.net.eval()(x)
+    torch.testing.assert_close(now, expected)  # they correct nothing yet
+    wider = config(corpus, tmp_path / "c", net={**NET, "channels": 8}, start_from=str(first))
+    with pytest.raises(DataError, match="another network"):
+        Trainer(wider, lambda _: None).resume()
 
 
 @pytest.mark.parametrize(

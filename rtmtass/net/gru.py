@@ -1,7 +1,7 @@
 """Backpropagation through a GRU on a CPU, faster than torch's own.
 
 torch's gradient forms the recurrent weight's gradient once per frame; here it
-is one product at the end, and what a frame needs is worked out beforehand.
+is one product at the end.
 Only training on a CPU takes this path; a test pins it to torch.nn.GRU.
 """
 
@@ -44,23 +44,26 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, news, inner, out = ctx.saved_tensors
         grad, hidden = grads[0], news.shape[2]
-        r, z = gates[..., :hidden], gates[..., hidden:]
-        to_new = (1 - z) * (1 - news * news)
-        to_reset = to_new * inner * r * (1 - r)
-        to_update = (out[:-1] - news) * z * (1 - z)
-        slopes = torch.stack([to_reset, to_update, to_new * r], dim=2)
         low = weight.to(ctx.dtype)
-        d_gh = torch.empty_like(slopes)
-        d_h = torch.empty_like(news)
+        d_gi = torch.empty(*news.shape[:2], 3 * hidden, dtype=news.dtype)
+        d_gh = torch.empty_like(d_gi)
         flow = torch.zeros_like(news[0])
+        # Frame by frame, so that what a frame needs stays in the cache.
         for t in range(len(news) - 1, -1, -1):
-            now = torch.add(flow, grad[t], out=d_h[t])
-            step = torch.mul(now[:, None], slopes[t], out=d_gh[t])
-            back = torch.mm(step.flatten(1).to(ctx.dtype), low)
-            flow = torch.addcmul(back.to(now.dtype), now, z[t])
-        flat = d_gh.flatten(2)
-        d_gi = torch.cat([flat[..., : 2 * hidden], d_h * to_new], dim=-1)
-        rows = flat.flatten(0, 1)
+            new, reset, update = news[t], gates[t, :, :hidden], gates[t, :, hidden:]
+            to_reset, to_update, to_new = d_gi[t].split(hidden, dim=1)  # type: ignore[no-untyped-call]
+            now = flow + grad[t]
+            kept = now * update
+            left = now - kept
+            torch.addcmul(left, left * new, new, value=-1, out=to_new)
+            slope = (to_new * inner[t]).mul_(reset)
+            torch.addcmul(slope, slope, reset, value=-1, out=to_reset)
+            slope = (out[t] - new).mul_(kept)
+            torch.addcmul(slope, slope, update, value=-1, out=to_update)
+            d_gh[t, :, : 2 * hidden] = d_gi[t, :, : 2 * hidden]
+            torch.mul(to_new, reset, out=d_gh[t, :, 2 * hidden :])
+            flow = kept.add_(torch.mm(d_gh[t].to(ctx.dtype), low))
+        rows = d_gh.flatten(0, 1)
         d_weight = torch.mm(rows.to(ctx.dtype).t(), out[:-1].flatten(0, 1).to(ctx.dtype))
         return d_gi, d_weight.to(weight.dtype), rows.sum(0), flow, None
 
