@@ -116,6 +116,11 @@ FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps
 NEVER_MINUTES = 1e9
 
 
+def net_of(variant: str) -> dict[str, Any]:
+    """Return what a variant's network differs in from the preset."""
+    return {"subband_bins": 0, **SHAPE, **VARIANTS[variant]}
+
+
 def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
     """Return how a variant is trained; only [net] and the folder differ."""
     learning = {**FIXED, **LEARNING.get(variant, {})}
@@ -133,7 +138,7 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
         dev_clips=4,  # only for the log: what counts is measured after training
         dev_minutes=NEVER_MINUTES,
         snapshots=0,
-        net={**SHAPE, **VARIANTS[variant]},
+        net=net_of(variant),
         **learning,
     )
 

@@ -20,8 +20,8 @@ from rtmtass.training.train import TrainConfig
 
 def test_all_variants_are_of_one_size() -> None:
     sizes = {}
-    for name, changes in VARIANTS.items():
-        config = TrainConfig(net={**ablations.SHAPE, **changes}).model()
+    for name in VARIANTS:
+        config = TrainConfig(net=ablations.net_of(name)).model()
         sizes[name] = ablations.describe(config)["parameters"]
     for name, size in sizes.items():
         assert abs(size / sizes[BASE] - 1) < 0.03, name
