@@ -8,7 +8,8 @@
 6. how far masks reach, and whether the compensation hears stage 1;
 7. AdamW or Muon, and the targets again by Muon;
 8. by Muon: sub-bands that share their weights, of 8 or 16 bins;
-9. by Muon: batches of half the size, twice the steps; and 2.5 times the rate.
+9. by Muon: batches of half the size, twice the steps, also with sub-bands; 2.5 times the rate;
+10. by Muon: wider and shallower, or narrower and deeper.
 
 Networks of 1.0 M parameters (3 % apart at most) are trained through the public door
 (`rtmtass.training.train`) on the same batches in the same order: same seed, same
@@ -92,10 +93,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon, sub-bands of 16": {"subband_bins": 16, "recurrent": 144},
     "Muon, batches of 4": {},
     "Muon, rate 5e-3": {},
+    "Muon, sub-bands, batches of 4": {"subband_bins": 8, "recurrent": 128},
+    "Muon, wider": {"channels": 160, "dilations": [1, 2], "recurrent": 144},
+    "Muon, deeper": {"channels": 112, "dilations": [1, 2, 4, 8, 1, 2, 4, 8], "recurrent": 96},
 }
 """What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
 LEARNING: dict[str, dict[str, Any]] = {
     "Muon, batches of 4": {"batch": 4},
+    "Muon, sub-bands, batches of 4": {"batch": 4},
     "Muon, rate 5e-3": {"learning_rate": 5e-3},
 }
 """What changes in how a variant learns; with smaller batches it takes more steps."""
@@ -109,7 +114,13 @@ QUESTIONS: dict[str, list[str]] = {
     "what compensation hears": [BASE, "deaf compensation"],
     "optimiser": [BASE, "Muon", "Muon, spectral mapping"],
     "sub-bands": ["Muon", "Muon, sub-bands", "Muon, sub-bands of 16"],
-    "steps": ["Muon", "Muon, batches of 4", "Muon, rate 5e-3"],
+    "steps": [
+        "Muon",
+        "Muon, batches of 4",
+        "Muon, sub-bands, batches of 4",
+        "Muon, rate 5e-3",
+    ],
+    "shape": ["Muon", "Muon, wider", "Muon, deeper"],
 }
 """The first of each is what the others are compared with."""
 FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}

@@ -155,7 +155,7 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 def small() -> ModelConfig:
     """The preset `small`: at most 4 M parameters, a frame in a few hundred microseconds."""
-    return ModelConfig(net=NetConfig(level_by_power=True, subband_bins=8))
+    return ModelConfig(net=NetConfig(level_by_power=True))
 
 
 def paper() -> ModelConfig:
