@@ -64,7 +64,7 @@ class TrainConfig:
     bf16: bool = True
     compile: bool = True
     workers: int = 1
-    dev_clips: int = 40
+    dev_clips: int = 100
     dev_minutes: float = 10.0
     save_minutes: float = 2.0
     start_from: str = ""
