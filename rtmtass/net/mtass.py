@@ -192,10 +192,10 @@ class MtassNet(StreamingModule[NetState]):
         answers = [head(hidden) for head in self.heads]
         subband_state: tuple[Tensor, ...] = ()
         if self.subbands is not None:
-            whole = torch.cat(answers, dim=-1).unflatten(-1, (-1, x.shape[-1]))
+            whole = torch.cat(answers, dim=-1)
             whole, memory = self.subbands.correct(heard, hidden, whole, *state.subbands)
             subband_state = (memory,)
-            answers = list(whole.flatten(2).chunk(self.n_stems, dim=-1))
+            answers = list(whole.chunk(self.n_stems, dim=-1))
 
         waiting = torch.cat([state.past, x], dim=1)
         mixture = waiting[:, : x.shape[1]]

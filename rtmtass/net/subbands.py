@@ -20,7 +20,7 @@ class SubBands(StreamingModule[Tensor]):
     Corrections are zero at first.
 
     Shape: the mixture as the net hears it, 3 of (B, T, F); hidden (B, T, channels);
-    answers (B, T, A, F) -> answers (B, T, A, F).
+    answers (B, T, A * F) -> answers (B, T, A * F).
 
     Memory: (B, K * subband_channels), K bands.
 
@@ -59,11 +59,12 @@ class SubBands(StreamingModule[Tensor]):
         batch = len(hidden)
         pieces = [self.cut(part, self.overlap) for part in heard]
         kind = pieces[0].dtype
-        pieces.append(self.cut(answers.to(kind)).transpose(2, 3).flatten(3))
+        apart = answers.reshape(*answers.shape[:2], self.answers, self.n_bins)
+        pieces.append(self.cut(apart.to(kind)).transpose(2, 3).flatten(3))
         pieces.append(self.tell(hidden).unflatten(-1, (self.bands, self.told)).to(kind))
         rows = self.enter(torch.cat(pieces, dim=-1).transpose(1, 2)).flatten(0, 1)
         rows, now = self.memory.step(rows, state.reshape(len(rows), self.width))
         change = self.leave(rows).unflatten(0, (batch, self.bands)).transpose(1, 2)
         change = change.unflatten(-1, (self.answers, self.bins)).transpose(2, 3)
-        corrected = answers + change.flatten(3)[..., : self.n_bins].to(answers.dtype)
-        return corrected, now.reshape(batch, -1)
+        corrected = apart + change.flatten(3)[..., : self.n_bins].to(answers.dtype)
+        return corrected.flatten(2), now.reshape(batch, -1)

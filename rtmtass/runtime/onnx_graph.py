@@ -163,9 +163,9 @@ class _Writer:
             biases = np.concatenate([b_in[order], b_state[order]])[None]
             state = g.reshape(before, 1, rows, n)
             out, last = f"{name}.out", f"{name}.last"
-            given = [g.reshape(x, -1, rows, channels), g.constant(w_in[order][None])]
-            given += [g.constant(w_state[order][None]), g.constant(biases), "", state]
-            g.put_many("GRU", given, [out, last], hidden_size=n, linear_before_reset=1)
+            inputs = [g.reshape(x, -1, rows, channels), g.constant(w_in[order][None])]
+            inputs += [g.constant(w_state[order][None]), g.constant(biases), "", state]
+            g.put_many("GRU", inputs, [out, last], hidden_size=n, linear_before_reset=1)
             g.put("Reshape", last, g.constant([rows, n], np.int64), to=after)
             y = g.reshape(out, -1, n)
         return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
