@@ -98,10 +98,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon, deeper": {"channels": 112, "dilations": [1, 2, 4, 8, 1, 2, 4, 8], "recurrent": 96},
 }
 """What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
+MUON = {"optimiser": "muon"}
 LEARNING: dict[str, dict[str, Any]] = {
-    "Muon, batches of 4": {"batch": 4},
-    "Muon, sub-bands, batches of 4": {"batch": 4},
-    "Muon, rate 5e-3": {"learning_rate": 5e-3},
+    "Muon": MUON,
+    "Muon, spectral mapping": MUON,
+    "Muon, sub-bands": MUON,
+    "Muon, sub-bands of 16": MUON,
+    "Muon, batches of 4": {**MUON, "batch": 4},
+    "Muon, rate 5e-3": {**MUON, "learning_rate": 5e-3},
+    "Muon, sub-bands, batches of 4": {**MUON, "batch": 4},
+    "Muon, wider": MUON,
+    "Muon, deeper": MUON,
 }
 """What changes in how a variant learns; with smaller batches it takes more steps."""
 QUESTIONS: dict[str, list[str]] = {
@@ -129,11 +136,11 @@ NEVER_MINUTES = 1e9
 
 def net_of(variant: str) -> dict[str, Any]:
     """Return what a variant's network differs in from the preset."""
-    return {"subband_bins": 0, **SHAPE, **VARIANTS[variant]}
+    return {**SHAPE, **VARIANTS[variant]}
 
 
 def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
-    """Return how a variant is trained; only [net] and the folder differ."""
+    """Return how a variant is trained; only [net], the folder and `LEARNING` differ."""
     learning = {**FIXED, **LEARNING.get(variant, {})}
     return TrainConfig(
         corpus=str(arguments.corpus),
@@ -144,7 +151,6 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
         threads=arguments.threads,
         compile=arguments.compile,
         bf16=arguments.bf16,
-        optimiser="muon" if variant.startswith("Muon") else "adamw",
         device=arguments.device,
         dev_clips=4,  # only for the log: what counts is measured after training
         dev_minutes=NEVER_MINUTES,

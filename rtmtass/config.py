@@ -108,6 +108,10 @@ class NetConfig:
         if self.subband_bins and self.backbone != "recurrent":
             raise ModelError("sub-bands go with the recurrent backbone only: set subband_bins to 0")
 
+    def n_subbands(self, n_bins: int) -> int:
+        """Return how many sub-bands cover `n_bins` bins; the last may be short."""
+        return -(-n_bins // self.subband_bins)
+
 
 @dataclass(frozen=True)
 class ModelConfig:

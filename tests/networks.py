@@ -27,7 +27,6 @@ def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
         "compensation_hidden": 8,
         "compensation_dilations": (1, 2),
         "bands": 4,
-        "subband_bins": 0,
         "dropout": 0.0,
     }
     if backbone == "recurrent":

@@ -33,7 +33,7 @@ class SubBands(StreamingModule[Tensor]):
         self.n_bins, self.answers = n_bins, answers
         self.bins, self.overlap = config.subband_bins, config.subband_overlap
         self.told, self.width = config.subband_told, config.subband_channels
-        self.bands = -(-n_bins // self.bins)
+        self.bands = config.n_subbands(n_bins)
         c_in = 3 * (self.bins + 2 * self.overlap) + answers * self.bins + self.told
         self.tell = Affine(config.channels, self.bands * self.told, "none")
         self.enter = Affine(c_in, self.width)

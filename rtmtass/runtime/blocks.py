@@ -119,7 +119,7 @@ def subbands(
     """Lay out the sub-bands that correct stage 1's answers."""
     net, n_bins = config.net, config.stft.n_bins
     bins, told, width = net.subband_bins, net.subband_told, net.subband_channels
-    bands, outputs = -(-n_bins // bins), answers[0].width // n_bins
+    bands, outputs = net.n_subbands(n_bins), answers[0].width // n_bins
     halves = [answer.part(n_bins * part, n_bins) for answer in answers for part in range(outputs)]
     broad = bins + 2 * net.subband_overlap
     x = make.register(3 * broad + len(halves) * bins + told, rows=bands)

@@ -174,7 +174,7 @@ class _Writer:
         """Stage 1's answers (T, S, 1 or 2, F), corrected; see `net.subbands.SubBands`."""
         g, net, n_bins = self.nodes, self.config.net, self.bins
         bins, overlap, told = net.subband_bins, net.subband_overlap, net.subband_told
-        width, bands = net.subband_channels, -(-n_bins // net.subband_bins)
+        width, bands = net.subband_channels, net.n_subbands(n_bins)
         missing, broad = bands * bins - n_bins, bins + 2 * overlap
         outputs = 1 if net.target == "magnitude_mask" else 2
         answers = self.stems * outputs
