@@ -1,7 +1,7 @@
 """Backpropagation through a GRU on a CPU, faster than torch's own.
 
 torch's gradient forms the recurrent weight's gradient once per frame; here it
-is one product at the end.
+is one product at the end, and what is done number by number is one compiled loop.
 Only training on a CPU takes this path; a test pins it to torch.nn.GRU.
 """
 
@@ -9,8 +9,46 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rtmtass.dsp.compiling import kernel_apart
+
+Numbers = np.ndarray[Any, Any]
+
+
+@kernel_apart
+def _back(
+    now: Numbers,
+    new: Numbers,
+    gates: Numbers,
+    inner: Numbers,
+    before: Numbers,
+    d_gi: Numbers,
+    d_gh: Numbers,
+) -> None:
+    """Go back through one frame's gates.
+
+    `now` (B, H) is the gradient of the frame's output and becomes that of the state
+    `before`, but for what came through the gates: d_gi and d_gh, (B, 3 H) each.
+    """
+    hidden = now.shape[1]
+    for row in range(len(now)):
+        for i in range(hidden):
+            reset, update = gates[row, i], gates[row, hidden + i]
+            kept = now[row, i] * update
+            left = now[row, i] - kept
+            to_new = left - left * new[row, i] * new[row, i]  # a 1 - x would be a double
+            slope = to_new * inner[row, i] * reset
+            to_reset = slope - slope * reset
+            slope = (before[row, i] - new[row, i]) * kept
+            to_update = slope - slope * update
+            d_gi[row, i] = d_gh[row, i] = to_reset
+            d_gi[row, hidden + i] = d_gh[row, hidden + i] = to_update
+            d_gi[row, 2 * hidden + i] = to_new
+            d_gh[row, 2 * hidden + i] = to_new * reset
+            now[row, i] = kept
 
 
 class _Scan(torch.autograd.Function):
@@ -48,21 +86,12 @@ class _Scan(torch.autograd.Function):
         d_gi = torch.empty(*news.shape[:2], 3 * hidden, dtype=news.dtype)
         d_gh = torch.empty_like(d_gi)
         flow = torch.zeros_like(news[0])
+        parts = [part.numpy() for part in (news, gates, inner, out, d_gi, d_gh)]
         # Frame by frame, so that what a frame needs stays in the cache.
         for t in range(len(news) - 1, -1, -1):
-            new, reset, update = news[t], gates[t, :, :hidden], gates[t, :, hidden:]
-            to_reset, to_update, to_new = d_gi[t].split(hidden, dim=1)  # type: ignore[no-untyped-call]
             now = flow + grad[t]
-            kept = now * update
-            left = now - kept
-            torch.addcmul(left, left * new, new, value=-1, out=to_new)
-            slope = (to_new * inner[t]).mul_(reset)
-            torch.addcmul(slope, slope, reset, value=-1, out=to_reset)
-            slope = (out[t] - new).mul_(kept)
-            torch.addcmul(slope, slope, update, value=-1, out=to_update)
-            d_gh[t, :, : 2 * hidden] = d_gi[t, :, : 2 * hidden]
-            torch.mul(to_new, reset, out=d_gh[t, :, 2 * hidden :])
-            flow = kept.add_(torch.mm(d_gh[t].to(ctx.dtype), low))
+            _back(now.numpy(), *(part[t] for part in parts))
+            flow = now.add_(torch.mm(d_gh[t].to(ctx.dtype), low))
         rows = d_gh.flatten(0, 1)
         d_weight = torch.mm(rows.to(ctx.dtype).t(), out[:-1].flatten(0, 1).to(ctx.dtype))
         return d_gi, d_weight.to(weight.dtype), rows.sum(0), flow, None
