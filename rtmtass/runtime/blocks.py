@@ -10,6 +10,7 @@ from rtmtass.runtime import machine as op
 from rtmtass.runtime.fold import Layer, Weights, fold
 from rtmtass.runtime.layout import Layout, Register
 from rtmtass.runtime.pack import pack
+from rtmtass.runtime.spectra import MAGNITUDE, MAPPING, MASK
 from rtmtass.runtime.vectors import LANES
 
 
@@ -38,9 +39,9 @@ def estimate(
 ) -> None:
     """Lay out a head's answer becoming a spectrum: written to `out`, or added to it."""
     kinds = {
-        "complex_ratio_mask": op.MASK,
-        "magnitude_mask": op.MAGNITUDE,
-        "spectral_mapping": op.MAPPING,
+        "complex_ratio_mask": MASK,
+        "magnitude_mask": MAGNITUDE,
+        "spectral_mapping": MAPPING,
     }
     make.emit(
         op.ESTIMATE, answer.at, answer.stride, n_bins, of.at, of.stride, part, level, out.at,

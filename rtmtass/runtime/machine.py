@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rtmtass.dsp.compiling import LOOSE, kernel
 from rtmtass.runtime.products import BF16, INT8, product, product_bf16, product_int8, quantise_rows
+from rtmtass.runtime.spectra import compress, estimate, level, share
 from rtmtass.runtime.vectors import sigmoid, tanh
 
 Floats = NDArray[np.float32]
@@ -27,15 +28,8 @@ KIND, ROWS, QUANTISED = 10, 11, 12
 AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE, CUT, JOIN = range(
     13
 )
-MASK, MAGNITUDE, MAPPING = range(3)
 
-LEVEL_FLOOR = np.float32(1e-9)
-SHARE_FLOOR = np.float32(1e-4)
-SQUARE_TINY = np.float32(1e-34)
-TINY = np.float32(1e-20)
-COMPRESS_FLOOR = np.float32(1e-12)
 _ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
 
 
 @kernel(fastmath=LOOSE)
@@ -179,92 +173,6 @@ def _copy(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _level(
-    op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, apart: int
-) -> None:
-    """The running level of the mixture: a fading mean of its power, as a root."""
-    source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
-    decay, by_power = weights[op[7]], op[8]
-    for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
-        power = _ZERO
-        for k in range(bins):
-            power += re[k] * re[k] + im[k] * im[k]
-        power = power / np.float32(bins)
-        weight = power if by_power else _ONE
-        # Silence must not let the sums fade into the denormals.
-        at = memory + t * apart
-        state[at] = max(decay * state[at] + weight * power, SQUARE_TINY)
-        state[at + 1] = max(decay * state[at + 1] + weight, TINY)
-        work[target + t] = np.sqrt(state[at] / state[at + 1] + LEVEL_FLOOR)
-
-
-@kernel(fastmath=LOOSE)
-def _compress(op: Longs, work: Floats, frames: int) -> None:
-    """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
-    source, stride, bins, part, level, target, out_stride, parts = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8],
-    )  # fmt: skip
-    for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
-        out = work[target + t * out_stride : target + t * out_stride + parts * bins]
-        scale = _ONE / work[level + t]
-        for k in range(bins):
-            a = re[k] * scale
-            b = im[k] * scale
-            magnitude = np.sqrt(np.sqrt(a * a + b * b + COMPRESS_FLOOR))
-            if parts == 1:
-                out[k] = magnitude
-            else:
-                out[k] = a / magnitude
-                out[bins + k] = b / magnitude
-                if parts == 3:
-                    out[2 * bins + k] = magnitude
-
-
-@kernel(fastmath=LOOSE)
-def _estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
-    """Turn a head's answer into a spectrum: a mask on what it heard, or the thing itself."""
-    answer, stride, bins, source, in_stride, part, level, target, out_stride, packed = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
-    )  # fmt: skip
-    target_kind, adds = packed // 2, packed % 2
-    limit = weights[op[11]]
-    for t in range(frames):
-        a = work[answer + t * stride : answer + t * stride + bins]
-        re = work[source + t * in_stride : source + t * in_stride + bins]
-        im = work[source + t * in_stride + part : source + t * in_stride + part + bins]
-        to = target + t * out_stride
-        out_re = work[to : to + bins]
-        out_im = work[to + part : to + part + bins]
-        if not adds:
-            for k in range(bins):
-                out_re[k] = _ZERO
-                out_im[k] = _ZERO
-        if target_kind == MAGNITUDE:
-            for k in range(bins):
-                gain = sigmoid(a[k])
-                out_re[k] += gain * re[k]
-                out_im[k] += gain * im[k]
-            continue
-        b = work[answer + t * stride + bins : answer + t * stride + 2 * bins]
-        if target_kind == MAPPING:
-            loud = work[level + t]
-            for k in range(bins):
-                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + COMPRESS_FLOOR) * loud
-                out_re[k] += a[k] * magnitude
-                out_im[k] += b[k] * magnitude
-        else:
-            for k in range(bins):
-                mask_re = limit * tanh(a[k] / limit)
-                mask_im = limit * tanh(b[k] / limit)
-                out_re[k] += mask_re * re[k] - mask_im * im[k]
-                out_im[k] += mask_re * im[k] + mask_im * re[k]
-
-
-@kernel(fastmath=LOOSE)
 def _subtract(op: Longs, work: Floats, frames: int) -> None:
     """Out = minuend - subtrahend, whole registers."""
     source, stride, other, other_stride, target, out_stride, width = (
@@ -276,37 +184,6 @@ def _subtract(op: Longs, work: Floats, frames: int) -> None:
         out = work[target + t * out_stride : target + t * out_stride + width]
         for i in range(width):
             out[i] = minuend[i] - taken[i]
-
-
-@kernel(fastmath=LOOSE)
-def _share(op: Longs, work: Floats, frames: int) -> None:
-    """Make the stems sum to the mixture; see net.mtass.share_residue."""
-    source, stride, bins, part, stems_at, stems_stride, n_stems = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
-    )  # fmt: skip
-    for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
-        first = stems_at + t * stems_stride
-        for k in range(bins):
-            left_re = re[k]
-            left_im = im[k]
-            floor = SHARE_FLOOR * (left_re * left_re + left_im * left_im) + TINY
-            total = _ZERO
-            for s in range(n_stems):
-                a = work[first + 2 * s * part + k]
-                b = work[first + (2 * s + 1) * part + k]
-                left_re -= a
-                left_im -= b
-                total += a * a + b * b + floor
-            scale = _ONE / total
-            for s in range(n_stems):
-                at = first + 2 * s * part + k
-                a = work[at]
-                b = work[at + part]
-                share = (a * a + b * b + floor) * scale
-                work[at] = a + share * left_re
-                work[at + part] = b + share * left_im
 
 
 @kernel(fastmath=LOOSE)
@@ -378,15 +255,15 @@ def execute(
         elif code in (COPY, ADD):
             _copy(op, work, frames)
         elif code == LEVEL:
-            _level(op, weights, state, work, frames, apart)
+            level(op, weights, state, work, frames, apart)
         elif code == COMPRESS:
-            _compress(op, work, frames)
+            compress(op, work, frames)
         elif code == ESTIMATE:
-            _estimate(op, weights, work, frames)
+            estimate(op, weights, work, frames)
         elif code == SUBTRACT:
             _subtract(op, work, frames)
         elif code == SHARE:
-            _share(op, work, frames)
+            share(op, work, frames)
         elif code == CUT:
             _cut(op, work, frames)
         elif code == JOIN:

@@ -13,8 +13,8 @@ import numpy as np
 
 from rtmtass.config import ModelConfig
 from rtmtass.runtime.fold import Layer, Weights, fold
-from rtmtass.runtime.machine import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, SQUARE_TINY, TINY
 from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
+from rtmtass.runtime.spectra import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, SQUARE_TINY, TINY
 
 MIXTURE, STEMS = "mixture", "stems"
 MANY = 512
