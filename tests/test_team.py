@@ -76,6 +76,46 @@ with Team("cpu") as team:
 """
 
 
+def test_two_processes_share_the_work_of_muon(tmp_path: Path) -> None:
+    script = tmp_path / "muon.py"
+    script.write_text(MUON)
+    run(str(script), str(tmp_path))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert sorted(found["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
+        for ours, alone in zip(found["shared"], found["alone"], strict=True):
+            assert torch.equal(ours, alone)
+
+
+MUON = """
+import sys
+import torch
+from torch import nn
+from rtmtass.training import optimisers
+from rtmtass.training.team import Team
+made = []
+orthogonal = optimisers.orthogonal
+def spy(matrices):
+    made.extend(tuple(matrix.shape) for matrix in matrices)
+    return orthogonal(matrices)
+def learn(team):
+    torch.manual_seed(3)
+    matrices = [nn.Parameter(torch.randn(shape)) for shape in [(4, 9), (6, 3), (4, 9), (4, 9)]]
+    muon = optimisers.Muon(matrices, 1e-2, team=team)
+    for matrix in matrices:
+        matrix.grad = torch.randn_like(matrix)
+    muon.step()
+    return [matrix.detach() for matrix in matrices]
+with Team("cpu") as team:
+    one = Team("cpu")
+    one.rank, one.size = 0, 1
+    alone = learn(one)
+    optimisers.orthogonal = spy
+    shared = learn(team)
+    torch.save({"alone": alone, "shared": shared, "made": made}, f"{sys.argv[1]}/{team.rank}.pt")
+"""
+
+
 def test_one_process_is_a_team_of_its_own() -> None:
     team = Team("cpu")
     compute = lambda x: x + 1  # noqa: E731

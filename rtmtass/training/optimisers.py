@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from rtmtass.errors import DataError, UsageError
+from rtmtass.training.team import Team
 from rtmtass.training.train_config import OPTIMISERS
 
 BETAS = (0.9, 0.98)
@@ -56,6 +57,7 @@ class Muon(Optimizer):
         matrices: parameters of two axes.
         lr, weight_decay: as AdamW's; a step has the size that AdamW's would have.
         momentum: of the averaged gradient, Nesterov's.
+        team: processes that step alike; each makes its share of the orthogonal matrices.
 
     Source: Jordan et al., "Muon: an optimizer for hidden layers", 2024; the scale
     is eq. 4 of Liu et al., arXiv 2502.16982.
@@ -67,30 +69,49 @@ class Muon(Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        team: Team | None = None,
     ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.team = team or Team("cpu")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move once."""
         for group in self.param_groups:
-            rate, momentum = group["lr"], group["momentum"]
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    alike[matrix.shape].append(matrix)
-            for shape, matrices in alike.items():
-                aims = []
-                for matrix in matrices:
-                    gradient: Tensor = matrix.grad  # type: ignore[assignment]
-                    state = self.state[matrix]
-                    if not state:
-                        state["average"] = torch.zeros_like(matrix)
-                    average = state["average"].lerp_(gradient, 1 - momentum)
-                    aims.append(gradient.lerp(average, momentum))
-                size = rate * LIKE_ADAMW * max(shape) ** 0.5
-                for matrix, way in zip(matrices, orthogonal(torch.stack(aims)), strict=True):
-                    matrix.mul_(1 - rate * group["weight_decay"]).sub_(way, alpha=size)
+            rate = group["lr"]
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            ways = self._ways([self._aim(matrix, group["momentum"]) for matrix in matrices])
+            for matrix, way in zip(matrices, ways, strict=True):
+                size = rate * LIKE_ADAMW * max(matrix.shape) ** 0.5
+                matrix.mul_(1 - rate * group["weight_decay"]).sub_(way, alpha=size)
+
+    def _aim(self, matrix: Tensor, momentum: float) -> Tensor:
+        """Return the averaged gradient, with this step's a little ahead."""
+        gradient: Tensor = matrix.grad  # type: ignore[assignment]
+        state = self.state[matrix]
+        if not state:
+            state["average"] = torch.zeros_like(matrix)
+        average = state["average"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
+
+    def _ways(self, aims: list[Tensor]) -> list[Tensor]:
+        """Return the orthogonal matrices next to `aims`."""
+        whole = aims[0].new_zeros(sum(aim.numel() for aim in aims))
+        parts = torch.split(whole, [aim.numel() for aim in aims])
+        ways = [part.view_as(aim) for part, aim in zip(parts, aims, strict=True)]
+        # Dealt out large to small, alike to alike: all have about as much to do.
+        order = sorted(range(len(aims)), key=lambda i: (aims[i].numel(), aims[i].shape))[::-1]
+        alike: dict[torch.Size, list[int]] = defaultdict(list)
+        for i in order[self.team.rank :: self.team.size]:
+            alike[aims[i].shape].append(i)
+        for mine in alike.values():
+            found = orthogonal(torch.stack([aims[i] for i in mine]))
+            for i, way in zip(mine, found, strict=True):
+                ways[i].copy_(way)
+        self.team.add_up(whole)
+        return ways
 
 
 class Optimisers:
@@ -100,6 +121,7 @@ class Optimisers:
         net: whose parameters learn.
         kind: of `OPTIMISERS`; "muon" leaves biases, norms and slopes to AdamW.
         learning_rate, weight_decay: of all; vectors don't decay.
+        team: processes that step alike.
 
     Raises:
         UsageError: there is no optimiser of that name.
@@ -108,7 +130,12 @@ class Optimisers:
     """
 
     def __init__(
-        self, net: nn.Module, kind: str, learning_rate: float, weight_decay: float
+        self,
+        net: nn.Module,
+        kind: str,
+        learning_rate: float,
+        weight_decay: float,
+        team: Team | None = None,
     ) -> None:
         if kind not in OPTIMISERS:
             raise UsageError(f"no optimiser {kind!r}; there are: {', '.join(OPTIMISERS)}")
@@ -117,7 +144,7 @@ class Optimisers:
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
         self.parts: list[Optimizer] = []
         if kind == "muon":
-            self.parts.append(Muon(matrices, learning_rate, weight_decay))
+            self.parts.append(Muon(matrices, learning_rate, weight_decay, team=team))
         else:
             groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
         self.parts.append(AdamW(groups, lr=learning_rate, betas=BETAS, fused=True))

@@ -87,6 +87,11 @@ class Team:
         ddp: Compute = nn.parallel.DistributedDataParallel(_Objective(net, compute))
         return ddp
 
+    def add_up(self, value: Tensor) -> None:
+        """Make a tensor the sum of all processes' ones."""
+        if self.size > 1:
+            dist.all_reduce(value)
+
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over all processes of a tensor."""
         if self.size > 1:

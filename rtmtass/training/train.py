@@ -65,7 +65,7 @@ class Trainer:
         self.average = Average(self.net, config.ema)
         self.memories = Memories(self.net, config.carry, config.seed)
         rates = (config.learning_rate, config.weight_decay)
-        self.optimiser = Optimisers(self.net, config.optimiser, *rates)
+        self.optimiser = Optimisers(self.net, config.optimiser, *rates, self.team)
         self.step, self.batches, self.elapsed_s = 0, 0, 0.0
         self.best, self.skipped, self._in_a_row = -math.inf, 0, 0
         self.bank_sizes: dict[str, int] | None = None
