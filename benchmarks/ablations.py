@@ -136,7 +136,7 @@ NEVER_MINUTES = 1e9
 
 def net_of(variant: str) -> dict[str, Any]:
     """Return what a variant's network differs in from the preset."""
-    return {**SHAPE, **VARIANTS[variant]}
+    return {"subband_bins": 0, **SHAPE, **VARIANTS[variant]}
 
 
 def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:

@@ -159,7 +159,7 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 def small() -> ModelConfig:
     """The preset `small`: at most 4 M parameters, a frame in a few hundred microseconds."""
-    return ModelConfig(net=NetConfig(level_by_power=True))
+    return ModelConfig(net=NetConfig(level_by_power=True, subband_bins=8))
 
 
 def paper() -> ModelConfig:

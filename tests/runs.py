@@ -15,6 +15,7 @@ from rtmtass.config import STEMS
 from rtmtass.training.train import TrainConfig
 
 NET = {
+    "subband_bins": 0,
     "channels": 16,
     "hidden": 8,
     "dilations": [1, 2],
