@@ -212,7 +212,7 @@ class Trainer:
             "mixture_hours": round(heard_s / 3600, 1),
             "machine_hours": round(self.elapsed_s / 3600, 2),
             "device": str(self.device),
-            "threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads() * self.team.size,
             "optimiser": self.config.optimiser,
             "dev": {k: round(v, 3) for k, v in figures.items()},
             "earlier": self.earlier,
