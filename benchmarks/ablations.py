@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 from card import machine_card
+from costs import macs_per_s
 
 import rtmtass
 from rtmtass.config import ModelConfig
@@ -161,22 +162,14 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
-    """Return size and cost of a network.
-
-    Every matrix is used once a frame, those that sub-bands share once a sub-band; so
-    often its entries are the multiplications of a frame.
-    """
+    """Return size and cost of a network."""
     from rtmtass.net.mtass import MtassNet
 
     net = MtassNet(config)
-    macs = sum(p.numel() for p in net.parameters() if p.ndim > 1)
-    if net.subbands is not None:
-        each = sum(p.numel() for p in net.subbands.parameters() if p.ndim > 1)
-        told = net.subbands.tell.linear.weight.numel()  # to all of them at once
-        macs += (each - told) * (net.subbands.bands - 1)
+    matrices = {name: p.numel() for name, p in net.named_parameters() if p.ndim > 1}
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "mac_per_s": macs * config.stft.sample_rate / config.stft.hop,
+        "mac_per_s": macs_per_s(matrices, config),
         "algorithmic_latency_ms": 1000 * config.algorithmic_latency / config.stft.sample_rate,
     }
 

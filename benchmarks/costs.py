@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tables import several_axes
 
-from rtmtass.weights import Model
+from rtmtass.config import ModelConfig
 
 PUBLISHED_MACS_PER_S = {
     "GTCRN": (33.0e6, "Rong et al., ICASSP 2024"),
@@ -23,10 +24,24 @@ RTFS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 MACS = (20, 50, 100, 200, 500, 1000)
 
 
-def macs_per_s(model: Model) -> float:
-    """Return multiply-adds a second: every matrix of the network meets every frame once."""
-    stft = model.config.stft
-    return sum(w.size for w in model.weights.values() if w.ndim > 1) * stft.sample_rate / stft.hop
+def macs_per_s(matrices: Mapping[str, int], config: ModelConfig) -> float:
+    """Return multiply-adds a second of a network of ours.
+
+    Every matrix meets every frame once, those that sub-bands share once a sub-band; so
+    often its entries are the multiplications of a frame.
+
+    Args:
+        matrices: how many entries each has, by its name in the weights.
+        config: of the network.
+    """
+    stft, net = config.stft, config.net
+    again = net.n_subbands(stft.n_bins) - 1 if net.subband_bins else 0
+    macs = sum(matrices.values())
+    for name, size in matrices.items():
+        # What the trunk tells the sub-bands is worked out for all of them at once.
+        if name.startswith("subbands.") and not name.startswith("subbands.tell."):
+            macs += again * size
+    return macs * stft.sample_rate / stft.hop
 
 
 def latency_ms(name: str, delay_ms: float, fed: str) -> float | None:

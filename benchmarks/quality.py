@@ -113,7 +113,9 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     for rival in rivals:
         rival.close()
     costs = {rival.name: cost_of(rival.name, rival.hello["macs_per_s"]) for rival in rivals}
-    costs[ours.name] = {"macs_per_s": macs_per_s(open_model(arguments.model))}
+    model = open_model(arguments.model)
+    matrices = {name: w.size for name, w in model.weights.items() if w.ndim > 1}
+    costs[ours.name] = {"macs_per_s": macs_per_s(matrices, model.config)}
     return {
         "benchmark": "quality",
         "machine": machine_card(),

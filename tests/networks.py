@@ -17,7 +17,7 @@ TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
 
 
 def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
-    """A model of a few thousand parameters with the preset's every layer, sub-bands if asked for."""
+    """A few thousand parameters with the preset's every layer; sub-bands if asked for."""
     base = small() if backbone == "recurrent" else paper()
     shape: dict[str, object] = {
         "channels": 24,

@@ -22,7 +22,7 @@ from candidates import open_rivals
 from tables import markdown
 
 from rtmtass.cli_bench import run as run_bench
-from rtmtass.config import PRECISIONS
+from rtmtass.config import PRECISIONS, ModelConfig, NetConfig, small
 from rtmtass.speed import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.weights import DEFAULT, open_model
 
@@ -295,14 +295,21 @@ def test_quality_over_cost(tmp_path):
     assert "lost: average, dB" in text
 
 
+def test_what_sub_bands_share_counts_once_for_each():
+    sizes = {"trunk.x": 10, "subbands.tell.x": 5, "subbands.enter.x": 7}
+    assert costs.macs_per_s(sizes, small()) == (10 + 5 + 33 * 7) * 62.5
+    model, without = open_model(DEFAULT), ModelConfig(net=NetConfig(subband_bins=0))
+    sizes = {name: w.size for name, w in model.weights.items() if w.ndim > 1}
+    once = costs.macs_per_s(sizes, without) * HOP_S
+    assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes multiply no frame
+    assert 1.3 * once < costs.macs_per_s(sizes, model.config) * HOP_S < 1.4 * once
+
+
 def test_what_a_rival_costs():
     assert costs.latency_ms("GTCRN", 16.0, "16 ms") == 32
     assert costs.latency_ms("Spleeter", 0.0, "whole clips") is None
     assert costs.cost_of("GTCRN", None)["macs_per_s"] == 33e6
     assert costs.cost_of("DTLN", 1.2e8)["macs_source"].startswith("counted")
-    model = open_model(DEFAULT)
-    per_frame = costs.macs_per_s(model) * HOP_S
-    assert 0.95 < per_frame / model.n_parameters < 1  # biases, norms and slopes multiply no frame
 
 
 # --- all of them
