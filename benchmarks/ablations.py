@@ -166,10 +166,10 @@ def describe(config: ModelConfig) -> dict[str, Any]:
     from rtmtass.net.mtass import MtassNet
 
     net = MtassNet(config)
-    matrices = {name: p.numel() for name, p in net.named_parameters() if p.ndim > 1}
+    shapes = {name: p.shape for name, p in net.named_parameters()}
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
-        "mac_per_s": macs_per_s(matrices, config),
+        "mac_per_s": macs_per_s(shapes, config),
         "algorithmic_latency_ms": 1000 * config.algorithmic_latency / config.stft.sample_rate,
     }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,24 @@ RTFS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 MACS = (20, 50, 100, 200, 500, 1000)
 
 
-def macs_per_s(matrices: Mapping[str, int], config: ModelConfig) -> float:
+def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> float:
     """Return multiply-adds a second of a network of ours.
 
     Every matrix meets every frame once, those that sub-bands share once a sub-band; so
     often its entries are the multiplications of a frame.
 
     Args:
-        matrices: how many entries each has, by its name in the weights.
+        shapes: of all its weights, by name; only matrices multiply.
         config: of the network.
     """
     stft, net = config.stft, config.net
     again = net.n_subbands(stft.n_bins) - 1 if net.subband_bins else 0
-    macs = sum(matrices.values())
-    for name, size in matrices.items():
+    macs = 0
+    for name, shape in shapes.items():
         # What the trunk tells the sub-bands is worked out for all of them at once.
-        if name.startswith("subbands.") and not name.startswith("subbands.tell."):
-            macs += again * size
+        is_shared = name.startswith("subbands.") and not name.startswith("subbands.tell.")
+        if len(shape) > 1:
+            macs += prod(shape) * (1 + again if is_shared else 1)
     return macs * stft.sample_rate / stft.hop
 
 

@@ -114,8 +114,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         rival.close()
     costs = {rival.name: cost_of(rival.name, rival.hello["macs_per_s"]) for rival in rivals}
     model = open_model(arguments.model)
-    matrices = {name: w.size for name, w in model.weights.items() if w.ndim > 1}
-    costs[ours.name] = {"macs_per_s": macs_per_s(matrices, model.config)}
+    shapes = {name: w.shape for name, w in model.weights.items()}
+    costs[ours.name] = {"macs_per_s": macs_per_s(shapes, model.config)}
     return {
         "benchmark": "quality",
         "machine": machine_card(),

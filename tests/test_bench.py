@@ -296,13 +296,18 @@ def test_quality_over_cost(tmp_path):
 
 
 def test_what_sub_bands_share_counts_once_for_each():
-    sizes = {"trunk.x": 10, "subbands.tell.x": 5, "subbands.enter.x": 7}
-    assert costs.macs_per_s(sizes, small()) == (10 + 5 + 33 * 7) * 62.5
+    shapes = {
+        "trunk.x": (2, 5),
+        "subbands.tell.x": (5, 1),
+        "subbands.enter.x": (1, 7),
+        "bias": (9,),
+    }
+    assert costs.macs_per_s(shapes, small()) == (10 + 5 + 33 * 7) * 62.5
     model, without = open_model(DEFAULT), ModelConfig(net=NetConfig(subband_bins=0))
-    sizes = {name: w.size for name, w in model.weights.items() if w.ndim > 1}
-    once = costs.macs_per_s(sizes, without) * HOP_S
+    shapes = {name: w.shape for name, w in model.weights.items()}
+    once = costs.macs_per_s(shapes, without) * HOP_S
     assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes multiply no frame
-    assert 1.3 * once < costs.macs_per_s(sizes, model.config) * HOP_S < 1.4 * once
+    assert 1.3 * once < costs.macs_per_s(shapes, model.config) * HOP_S < 1.4 * once
 
 
 def test_what_a_rival_costs():

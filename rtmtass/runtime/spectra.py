@@ -137,6 +137,6 @@ def share(op: Longs, work: Floats, frames: int) -> None:
                 at = first + 2 * s * part + k
                 a = work[at]
                 b = work[at + part]
-                share = (a * a + b * b + floor) * scale
-                work[at] = a + share * left_re
-                work[at + part] = b + share * left_im
+                portion = (a * a + b * b + floor) * scale
+                work[at] = a + portion * left_re
+                work[at + part] = b + portion * left_im

@@ -94,10 +94,8 @@ class Team:
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over all processes of a tensor."""
-        if self.size > 1:
-            dist.all_reduce(value)
-            value = value / self.size
-        return value
+        self.add_up(value)
+        return value / self.size
 
     def largest(self, *values: float) -> list[float]:
         """Return the largest of each value over all processes: what they agree upon."""
