@@ -259,6 +259,7 @@ def test_sub_bands_may_join_weights_that_have_none(corpus: Path, tmp_path: Path)
     [
         ("[train]\nspeed = 3\nminutes = 1", "keys rtmtass doesn't know: speed"),
         ("[train]\nbatch = 3", "neither minutes nor steps; add --minutes"),
+        ("[train]\nsteps = 3\nteacher_share = 2", "teacher_share = 2; give 0 to 1"),
         ("[train", "not valid TOML"),
     ],
 )

@@ -193,12 +193,18 @@ def _trained(training: dict[str, Any]) -> list[str]:
             f"{run.get('mixture_hours', 0):g}",
             f"{run.get('steps', 0)}",
             f"{run.get('machine_hours', 0):g} on {_machine(run)}",
-            OPTIMISERS[run.get("optimiser", "adamw")],
+            _learning(run),
         ]
         for run in runs
     ]
     columns = ["run", "hours of mixtures", "steps", "machine-hours", "optimiser"]
     return [said, _table(columns, rows)]
+
+
+def _learning(run: dict[str, Any]) -> str:
+    """Say how a run learnt: its optimiser and, where there was one, its teacher."""
+    optimiser = OPTIMISERS[run.get("optimiser", "adamw")]
+    return f"{optimiser}, taught by {run['teacher']}" if "teacher" in run else optimiser
 
 
 def _machine(run: dict[str, Any]) -> str:

@@ -31,8 +31,8 @@ BANKS = ("singing", "generated", "rooms", "revoiced")
 class Recipe:
     """How often what happens to a training example, as shares of the examples."""
 
-    one_alone: float = 0.08
-    one_missing: float = 0.12
+    one_alone: float = 0.12
+    one_missing: float = 0.2
     all_silent: float = 0.03
     long_pauses: float = 0.2
     second_speaker: float = 0.08

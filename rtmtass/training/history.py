@@ -6,7 +6,7 @@ from typing import Any
 
 from rtmtass.weights import describe, find
 
-KEPT = ("steps", "mixture_hours", "machine_hours", "device", "threads", "optimiser")
+KEPT = ("steps", "mixture_hours", "machine_hours", "device", "threads", "optimiser", "teacher")
 """What is remembered of a run; figures of its own judgement are left behind."""
 
 

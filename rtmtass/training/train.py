@@ -29,6 +29,7 @@ from rtmtass.training.memory import Memories
 from rtmtass.training.mixing import dev_mixtures
 from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.sources import Corpus
+from rtmtass.training.teacher import Teacher
 from rtmtass.training.team import Team
 from rtmtass.training.train_config import TrainConfig
 from rtmtass.weights import open_model
@@ -62,6 +63,9 @@ class Trainer:
         self.net = MtassNet(self.model_config).to(self.device)
         self.stft = Stft(self.model_config.stft).to(self.device)
         self.loss = SeparationLoss(self.stft, self.model_config.net.lookahead)
+        self.teacher: Teacher | None = None
+        if config.teacher:
+            self.teacher = Teacher(config.teacher, self.model_config, self.device)
         self.average = Average(self.net, config.ema)
         self.memories = Memories(self.net, config.carry, config.seed)
         rates = (config.learning_rate, config.weight_decay)
@@ -82,7 +86,13 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             begun = self.net.init_state(mixture.shape[0]) if memory is None else memory
             stages, after = self.net.stages(mixture, begun)
-        return self.loss(stages, stems, spec), None if memory is None else after
+            told = self.teacher.stems(mixture) if self.teacher else None
+        loss = self.loss(stages, stems, spec)
+        if self.teacher and told is not None:
+            share = self.config.teacher_share
+            taught = self.teacher.loss(stages.final, told, stems.sum(dim=1))
+            loss = (1 - share) * loss + share * taught
+        return loss, None if memory is None else after
 
     def progress_fraction(self) -> float:
         """Return how much of the run is done, 0..1, by whichever bound is set."""
@@ -214,6 +224,7 @@ class Trainer:
             "device": str(self.device),
             "threads": torch.get_num_threads() * self.team.size,
             "optimiser": self.config.optimiser,
+            **({"teacher": self.teacher.name} if self.teacher else {}),
             "dev": {k: round(v, 3) for k, v in figures.items()},
             "earlier": self.earlier,
         }

@@ -36,6 +36,8 @@ class TrainConfig:
         dev_clips, dev_minutes: how many dev mixtures are judged, and how often.
         save_minutes: how often a checkpoint is written.
         start_from: a model whose weights to begin with.
+        teacher: a model, of any size, whose stems are learnt from beside the true ones.
+        teacher_share: how much of the loss asks for the teacher's stems, 0..1.
         pin_banks: go on with the banks as large as they were when the run began.
         carry: share of the examples that begin with a memory left by another example,
             so that long streams are learnt from short crops; 0 begins all blank.
@@ -68,6 +70,8 @@ class TrainConfig:
     dev_minutes: float = 10.0
     save_minutes: float = 2.0
     start_from: str = ""
+    teacher: str = ""
+    teacher_share: float = 0.5
     pin_banks: bool = True
     carry: float = 0.0
     snapshots: int = 3
@@ -93,6 +97,8 @@ class TrainConfig:
         config = cls(**flat)
         if not config.minutes and not config.steps:
             raise UsageError(f"{path} sets neither minutes nor steps; add --minutes 60")
+        if not 0 <= config.teacher_share <= 1:
+            raise UsageError(f"{path} has teacher_share = {config.teacher_share:g}; give 0 to 1")
         return config
 
     def model(self) -> ModelConfig:
