@@ -31,6 +31,7 @@ def register(commands: Commands) -> None:
     evaluate.add_argument("model", metavar="MODEL", help="a released model's name, or a folder")
     evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
+    cli_values.add_passes(evaluate.add_argument)
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
     evaluate.add_argument(
@@ -83,7 +84,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if page and not page.absolute().parent.is_dir():
         raise OutputError(f"{page} can't be written: no folder {page.parent}; make it first")
     names = set_names(arguments.set)[: arguments.clips]
-    separator = load(arguments.model, runtime=arguments.runtime)
+    separator = load(arguments.model, runtime=arguments.runtime, passes=arguments.passes)
     with Steps(quiet=arguments.json) as steps:
         clips = read_set(arguments.set, separator.stems, first=arguments.clips)
         figures = evaluate(separator, clips, len(names), steps, measures)

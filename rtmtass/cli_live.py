@@ -73,6 +73,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
     cli_values.add_precision(parser.add_argument)
+    cli_values.add_passes(parser.add_argument)
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +133,7 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     separator = rtmtass.load(
         arguments.model,
         precision=arguments.precision,
+        passes=arguments.passes,
         block=256,
         channels=arguments.channels,
         on_compile=say_compiling,

@@ -86,6 +86,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--runtime", choices=("numba", "torch"), default="numba", help="default: %(default)s")
     add("--device", default="cpu", help="for --runtime torch: cpu, cuda, cuda:1 … (default: cpu)")
     cli_values.add_precision(add)
+    cli_values.add_passes(add)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -123,6 +124,7 @@ def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
             runtime=arguments.runtime,
             device=arguments.device,
             precision=arguments.precision,
+            passes=arguments.passes,
             on_compile=None if arguments.quiet else say_compiling,
         )
 

@@ -1,7 +1,7 @@
 """Words of the command line turned into values; a word that is none is answered in one line.
 
 Each function is a `type` of argparse, which puts the option's name before the message;
-but for `add_precision`, the one option that several commands share.
+but for the options that several commands share.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from rtmtass.config import PRECISIONS, TORCH_PRECISIONS
+from rtmtass.config import PASSES, PRECISIONS, TORCH_PRECISIONS
 
 _LOUDEST_DB = 200.0
 
@@ -87,4 +87,11 @@ def add_precision(add: Callable[..., object]) -> None:
     known = dict.fromkeys(("auto", *PRECISIONS, *TORCH_PRECISIONS))
     add("--precision", choices=tuple(known), default="auto", help="what weights are kept in: int8"
         " is fastest, f32 exact; auto: int8, f32 on torch (default: %(default)s)"
+        )  # fmt: skip
+
+
+def add_passes(add: Callable[..., object]) -> None:
+    """Add `--passes` by a parser's `add_argument`."""
+    add("--passes", type=int, choices=PASSES, default=1, help="hear everything 2 or 4 times and"
+        " average: better stems for as much more work; 4 is 8 ms later (default: %(default)s)"
         )  # fmt: skip

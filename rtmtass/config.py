@@ -17,6 +17,8 @@ PRECISIONS = ("f32", "bf16", "int8")
 """What the compiled runtime can keep the weights of its products in."""
 TORCH_PRECISIONS = ("f32", "tf32", "bf16")
 """What torch can compute products in; tf32 rounds the factors of float32 on GPUs."""
+PASSES = (1, 2, 4)
+"""How often a stream can be heard: as it is, also upside down, both also half a hop later."""
 
 T = TypeVar("T")
 

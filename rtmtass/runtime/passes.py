@@ -1,0 +1,99 @@
+"""Hearing a stream several times in ways that shouldn't matter, and averaging what is heard."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtmtass.config import PASSES, ModelConfig
+from rtmtass.errors import UsageError
+from rtmtass.runtime.base import CHUNK, Floats, Runtime
+
+
+def extra_delay(passes: int, hop: int) -> int:
+    """Return how many samples later stems come for being heard `passes` times.
+
+    Raises:
+        UsageError: there is no such number of passes.
+    """
+    if passes not in PASSES:
+        raise UsageError(f"no {passes} passes: there are {', '.join(map(str, PASSES))}")
+    return hop // 2 if passes > 2 else 0
+
+
+class PassStream:
+    """A stream that is heard upside down, too, and with frames half a hop later.
+
+    Neither changes what is said in it, but a network doesn't know; its errors
+    differ from pass to pass and partly cancel. The stems of each pass sum to what
+    it was given, so their mean does.
+
+    Args:
+        config: the model's.
+        runtime: what runs it.
+        channels, chunk: as `Runtime.stream`.
+        passes: 2, or 4 for which the stems come `extra_delay` later.
+    """
+
+    def __init__(
+        self, config: ModelConfig, runtime: Runtime, channels: int, chunk: int, passes: int
+    ) -> None:
+        self.hop, self.passes = config.stft.hop, passes
+        self.later, self._weight = extra_delay(passes, self.hop), np.float32(1 / passes)
+        n_stems, capacity = len(config.stems), CHUNK * self.hop
+        self._streams = [runtime.stream(channels, chunk) for _ in range(passes)]
+        self._turned = np.zeros((capacity, channels), np.float32)
+        self._stems = np.zeros((n_stems, capacity, channels), np.float32)
+        self._shares = np.zeros((n_stems, capacity), np.float32)
+        room = capacity + self.later
+        self._late = np.zeros((room, channels), np.float32)
+        self._early_stems = np.zeros((n_stems, room, channels), np.float32)
+        self._early_shares = np.zeros((n_stems, room), np.float32)
+        self.reset()
+
+    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+        """Separate whole hops; see `base.Stream.run`."""
+        n, later = hops * self.hop, self.later
+        out, shares = out[:, :n], shares[:, :n]
+        if not later:
+            self._both_ways(0, samples, out, shares, hops)
+        else:
+            early, early_shares = self._early_stems, self._early_shares
+            self._both_ways(0, samples, early[:, later:], early_shares[:, later:], hops)
+            self._late[later : later + n] = samples[:n]
+            self._both_ways(2, self._late, out, shares, hops)
+            self._late[:later] = self._late[n : n + later]
+            _add(out, early[:, :n])
+            _add(shares, early_shares[:, :n])
+            early[:, :later] = early[:, n : n + later]
+            early_shares[:, :later] = early_shares[:, n : n + later]
+        for total in (out, shares):
+            for stem in total:
+                stem *= self._weight
+
+    def _both_ways(
+        self, first: int, samples: Floats, out: Floats, shares: Floats, hops: int
+    ) -> None:
+        """Put the sums of a pass and its twin, who hears `samples` upside down, into `out`."""
+        n = hops * self.hop
+        np.negative(samples[:n], out=self._turned[:n])
+        self._streams[first + 1].run(self._turned, self._stems, self._shares, hops)
+        for turned, stem in zip(out, self._stems, strict=True):
+            np.negative(stem[:n], out=turned[:n])
+        shares[:, :n] = self._shares[:, :n]
+        self._streams[first].run(samples, self._stems, self._shares, hops)
+        _add(out[:, :n], self._stems[:, :n])
+        _add(shares[:, :n], self._shares[:, :n])
+
+    def reset(self) -> None:
+        """Forget everything heard."""
+        for stream in self._streams:
+            stream.reset()
+        self._late[:] = 0
+        self._early_stems[:] = 0
+        self._early_shares[:] = 2 / len(self._early_shares)
+
+
+def _add(total: Floats, part: Floats) -> None:
+    """Add stem by stem: for arrays with gaps between their stems numpy asks for buffers."""
+    for one, other in zip(total, part, strict=True):
+        one += other
