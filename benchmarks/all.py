@@ -152,12 +152,13 @@ def engine(result: dict[str, Any]) -> str:
 
 def quality(result: dict[str, Any]) -> str:
     """Separation of the dev mixtures, and speech beside enhancers that live in packages."""
-    from quality import precision_table, remarks, speech_table, stems_table
+    from quality import pass_table, precision_table, remarks, speech_table, stems_table
 
     model = result["model"]
     figures = f"{model['name']} {model['precision']}, {result['set']['clips']} clips."
     parts = [figures, table(*stems_table(result)), table(*precision_table(result))]
     parts += [
+        table(*pass_table(result)),
         table(*speech_table(result)),
         "\n".join(f"- {line}" for line in remarks(result)),
         "![SI-SDRi over cost](results/quality.png)",

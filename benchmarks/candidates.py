@@ -43,12 +43,14 @@ class Candidate(Protocol):
 class Ours:
     """Our model, fed hop by hop as live."""
 
-    def __init__(self, model: str, precision: str = "auto") -> None:
-        self.separator = rtmtass.load(model, block=256, precision=precision)
-        self.precision = self.separator.precision
+    def __init__(self, model: str, precision: str = "auto", passes: int = 1) -> None:
+        self.separator = rtmtass.load(model, block=256, precision=precision, passes=passes)
+        self.precision, self.passes = self.separator.precision, passes
         self.name = self.separator.config.name
         if precision != "auto":
             self.name += f" {precision}"
+        if passes != 1:
+            self.name += f", {passes} passes"
         self.fed = "16 ms"
 
     @property

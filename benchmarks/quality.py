@@ -5,8 +5,8 @@ hop and, in the same round, through each rival, on one thread. A rival's constan
 delay is found by cross-correlation and taken out; rates are converted by soxr,
 which isn't timed. The measures are those of `rtmtass evaluate`. RTF is processor
 time over audio time, so the ratio between two of them holds even on a busy machine.
-Our model runs in its default precision; what the others cost is the difference to f32,
-clip by clip.
+Our model runs in its default precision and in one pass; what the other precisions cost
+is the difference to f32, what more passes gain that to one, clip by clip.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python benchmarks/quality.py SET --python RIVALS/bin/python --output quality.json
@@ -36,7 +36,7 @@ from measuring import stay_on_one_core
 from numpy.typing import NDArray
 from rivals import RIVALS
 
-from rtmtass.config import PRECISIONS
+from rtmtass.config import PASSES, PRECISIONS
 from rtmtass.training.evaluate import (
     Clip,
     describe_set,
@@ -98,6 +98,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     names = set_names(arguments.set)[: arguments.clips]
     ours = Ours(arguments.model)
     precise = [Ours(arguments.model, precision) for precision in PRECISIONS]
+    often = [Ours(arguments.model, passes=passes) for passes in PASSES if passes > 1]
     stems = ours.separator.stems
     rivals, missing = open_rivals(arguments.rivals, arguments.python)
     with Steps() as steps:
@@ -105,11 +106,11 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             first = read_set(arguments.set, stems, first=CALIBRATION)
             rival.calibrate(clip.mixture for clip in first)
             steps("delays", number + 1, len(rivals))
-        for each in (ours, *precise):
+        for each in (ours, *precise, *often):
             each(np.zeros(RATE, np.float32))
         clips = read_set(arguments.set, stems, first=arguments.clips)
         everyone: list[Candidate] = [ours, *rivals]
-        values = listen(everyone, [*precise], clips, len(names), steps)
+        values = listen(everyone, [*precise, *often], clips, len(names), steps)
     for rival in rivals:
         rival.close()
     costs = {rival.name: cost_of(rival.name, rival.hello["macs_per_s"]) for rival in rivals}
@@ -151,6 +152,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             each.precision: precision_figures(stems, values[each.name], values[precise[0].name])
             for each in precise
         },
+        "passes": {
+            str(each.passes): pass_figures(each, stems, values[each.name], values[ours.name])
+            for each in (ours, *often)
+        },
         "packages": {r.name: r.hello["package"] for r in rivals},
         "not_run": missing,
     }
@@ -179,6 +184,35 @@ def precision_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]
         for name, v in result["precisions"].items()
     ]  # fmt: skip
     return ["precision", "SI-SDRi, dB", *(f"lost: {stem}, dB" for stem in stems), "RTF"], rows
+
+
+def pass_figures(
+    ours: Ours, stems: tuple[str, ...], values: dict[str, Any], once: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the SI-SDRi of several passes, what they gain on one, and what they take."""
+    gained = values["si_sdri"] - once["si_sdri"]
+    found: dict[str, Any] = {
+        "si_sdri": {s: with_interval(values["si_sdri"][:, i]) for i, s in enumerate(stems)},
+        "gained_db": {s: with_interval(gained[:, i]) for i, s in enumerate(stems)},
+        "latency_ms": 1000 * ours.separator.algorithmic_latency / RATE,
+        "rtf": rtf(values["rtf"]),
+        "rtf_to_one": float(np.median(values["rtf"] / once["rtf"])),
+    }
+    found["si_sdri"]["average"] = with_interval(np.nanmean(values["si_sdri"], axis=1))
+    found["gained_db"]["average"] = with_interval(np.nanmean(gained, axis=1))
+    return found
+
+
+def pass_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: what hearing everything several times gains, clip by clip."""
+    stems = [*result["stems"], "average"]
+    rows = [
+        [passes, words(v["si_sdri"]["average"], 2), *(words(v["gained_db"][s], 3) for s in stems),
+         f"{v['latency_ms']:g}", f"{v['rtf']['p50']:.4f} ({v['rtf_to_one']:.2f}x)"]
+        for passes, v in result["passes"].items()
+    ]  # fmt: skip
+    gained = [f"gained: {stem}, dB" for stem in stems]
+    return ["passes", "SI-SDRi, dB", *gained, "latency, ms", "RTF (over one)"], rows
 
 
 def describe_model(model: str) -> dict[str, Any]:
@@ -250,6 +284,8 @@ def show(result: dict[str, Any]) -> None:
     print_table(*stems_table(result))
     print()
     print_table(*precision_table(result))
+    print()
+    print_table(*pass_table(result))
     print()
     print_table(*speech_table(result))
     print("\n".join(remarks(result)))

@@ -268,11 +268,19 @@ def quality_result():
     precisions = {
         p: {"si_sdri": by_stem, "cost_db": by_stem, "rtf": {"p50": 0.005}} for p in PRECISIONS
     }
+    passes = {
+        n: {
+            "si_sdri": by_stem, "gained_db": by_stem, "rtf": {"p50": 0.01 * int(n)},
+            "rtf_to_one": float(n), "latency_ms": 32.0,
+        }
+        for n in ("1", "2", "4")
+    }  # fmt: skip
     ours = {"fed": "16 ms", "latency_ms": 32.0, "macs_per_s": 2e8}
     rival = {"fed": "whole clips", "latency_ms": None, **costs.cost_of("Spleeter", None)}
     return {
         "model": {"name": "rtmtass-small", "precision": "int8"},
         "set": {"clips": 2}, "stems": stems, "precisions": precisions,
+        "passes": passes,
         "mixture": {"pesq": interval(1.0), "stoi": interval(1.0)},
         "speech": {"rtmtass-small": {**shared, **ours}, "Spleeter": {**shared, **rival}},
         "ahead_db": {"Spleeter": interval(0.0)}, "not_run": {},
@@ -288,11 +296,13 @@ def test_quality_over_cost(tmp_path):
     costs.draw(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").exists()
     assert [p["said"] for p in costs.points(result)] == [
-        "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16",
+        "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16", "2 passes",
+        "4 passes",
     ]  # fmt: skip
     text = every.quality(result)
     assert "| whole clip | whole clips | – |" in text
     assert "lost: average, dB" in text
+    assert "gained: average, dB" in text
 
 
 def test_what_sub_bands_share_counts_once_for_each():
