@@ -83,13 +83,14 @@ def run(separator, source, **options):
     return sink.samples(), engine
 
 
+@pytest.mark.parametrize("passes", [1, 4])
 @pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 12345])
-def test_what_comes_out_is_what_the_separator_gives(n):
-    x, separator = sound(n), rtmtass.load(block=HOP)
+def test_what_comes_out_is_what_the_separator_gives(n, passes):
+    x, separator = sound(n), rtmtass.load(block=HOP, passes=passes)
     mixer = Mixer(separator.stems, RATE, is_split=True)
     out, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
     assert out.shape == (3, n + separator.delay, 1)
-    assert engine.delay == separator.delay == 256
+    assert engine.delay == separator.delay == {1: 256, 4: 384}[passes]
     expected = separator.fork(block=1).separate(x[:, 0])
     np.testing.assert_allclose(out[:, engine.delay :, 0], expected, atol=1e-6)
     assert engine.stats().deadline_misses == 0
