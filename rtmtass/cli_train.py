@@ -1,4 +1,4 @@
-"""`rtmtass train`: from a config to weights."""
+"""`rtmtass train`: from a config to weights; `average`: from two models' weights to one's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(commands: Commands) -> None:
-    """Add the command `train`."""
+    """Add the commands `train` and `average`."""
     train = commands.add_parser(
         "train", help="train a separator on your own data", description="Trains a separator."
     )
@@ -29,6 +29,17 @@ def register(commands: Commands) -> None:
     train.add_argument("--device", help="cpu (default) or cuda")
     train.add_argument("--json", action="store_true", help="one JSON object a report")
     train.set_defaults(run=run_train)
+
+    average = commands.add_parser(
+        "average",
+        help="the mean of two models, one of which began from the other",
+        description="Writes a model whose weights are the mean of two others'.",
+    )
+    average.add_argument("model", metavar="MODEL", help="a name or a folder, such as RUNS/best")
+    average.add_argument("other", metavar="OTHER", help="likewise; what MODEL began from")
+    average.add_argument("--share", type=float, default=0.5, help="of OTHER (default: %(default)s)")
+    average.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    average.set_defaults(run=run_average)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -46,6 +57,15 @@ def run_train(arguments: argparse.Namespace) -> int:
         best = train(config, watch)
     if not int(os.environ.get("RANK", "0")):  # one of torchrun's processes speaks for all
         print(best)
+    return 0
+
+
+def run_average(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass average`."""
+    from rtmtass.training.blend import blend
+
+    blend(arguments.model, arguments.other, arguments.share, arguments.output)
+    print(arguments.output)
     return 0
 
 

@@ -180,6 +180,9 @@ def _trained(training: dict[str, Any]) -> list[str]:
     )
     if len(runs) > 1:
         said += f", over {len(runs)} runs, each begun from the weights of the one before"
+    if shares := training.get("averaged_with"):
+        of = ", ".join(f"{share:.0%} those of {version}" for version, share in shares.items())
+        said += f"; the weights are a mean of the last run's and {of}"
     said += (
         ". Loss: level-aware SNR and compressed spectra, both stages. Besides the recordings"
         " below: generated noise, synthetic rooms, and speech re-synthesised as singing, which"

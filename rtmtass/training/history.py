@@ -6,7 +6,16 @@ from typing import Any
 
 from rtmtass.weights import describe, find
 
-KEPT = ("steps", "mixture_hours", "machine_hours", "device", "threads", "optimiser", "teacher")
+KEPT = (
+    "steps",
+    "mixture_hours",
+    "machine_hours",
+    "device",
+    "threads",
+    "optimiser",
+    "teacher",
+    "averaged_with",
+)
 """What is remembered of a run; figures of its own judgement are left behind."""
 
 
