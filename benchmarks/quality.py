@@ -166,13 +166,17 @@ def precision_figures(
 ) -> dict[str, Any]:
     """Return a precision's SI-SDRi and what it loses against f32, stems and their average."""
     mine, theirs = values["si_sdri"], exact["si_sdri"]
-    found: dict[str, Any] = {"si_sdri": {}, "cost_db": {}, "rtf": rtf(values["rtf"])}
-    for i, stem in enumerate(stems):
-        found["si_sdri"][stem] = with_interval(mine[:, i])
-        found["cost_db"][stem] = with_interval(theirs[:, i] - mine[:, i])
-    found["si_sdri"]["average"] = with_interval(np.nanmean(mine, axis=1))
-    found["cost_db"]["average"] = with_interval(np.nanmean(theirs - mine, axis=1))
-    return found
+    return {
+        "si_sdri": by_stem(stems, mine),
+        "cost_db": by_stem(stems, theirs - mine),
+        "rtf": rtf(values["rtf"]),
+    }
+
+
+def by_stem(stems: tuple[str, ...], values: NDArray[np.floating]) -> dict[str, Any]:
+    """Return the means of (clips, S) values with intervals, stems and their average."""
+    found: dict[str, Any] = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
+    return {**found, "average": with_interval(np.nanmean(values, axis=1))}
 
 
 def precision_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -190,17 +194,13 @@ def pass_figures(
     ours: Ours, stems: tuple[str, ...], values: dict[str, Any], once: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the SI-SDRi of several passes, what they gain on one, and what they take."""
-    gained = values["si_sdri"] - once["si_sdri"]
-    found: dict[str, Any] = {
-        "si_sdri": {s: with_interval(values["si_sdri"][:, i]) for i, s in enumerate(stems)},
-        "gained_db": {s: with_interval(gained[:, i]) for i, s in enumerate(stems)},
+    return {
+        "si_sdri": by_stem(stems, values["si_sdri"]),
+        "gained_db": by_stem(stems, values["si_sdri"] - once["si_sdri"]),
         "latency_ms": 1000 * ours.separator.algorithmic_latency / RATE,
         "rtf": rtf(values["rtf"]),
         "rtf_to_one": float(np.median(values["rtf"] / once["rtf"])),
     }
-    found["si_sdri"]["average"] = with_interval(np.nanmean(values["si_sdri"], axis=1))
-    found["gained_db"]["average"] = with_interval(np.nanmean(gained, axis=1))
-    return found
 
 
 def pass_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

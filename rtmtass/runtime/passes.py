@@ -37,7 +37,7 @@ class PassStream:
     def __init__(
         self, config: ModelConfig, runtime: Runtime, channels: int, chunk: int, passes: int
     ) -> None:
-        self.hop, self.passes = config.stft.hop, passes
+        self.hop = config.stft.hop
         self.later, self._weight = extra_delay(passes, self.hop), np.float32(1 / passes)
         n_stems, capacity = len(config.stems), CHUNK * self.hop
         self._streams = [runtime.stream(channels, chunk) for _ in range(passes)]
