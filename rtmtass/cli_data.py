@@ -21,7 +21,7 @@ def register(commands: Commands) -> None:
     build = kinds.add_parser("build", help="make or extend a 16 kHz corpus")
     build.add_argument("corpus", type=Path, metavar="CORPUS")
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--folders", type=Path, help="holds speech/, music/ and noise/")
+    source.add_argument("--folders", type=Path, help="holds speech/, music/, noise/ (and singing/)")
     source.add_argument("--list", type=Path, help="CSV of packages to fetch sound from")
     source.add_argument("--mtass", type=Path, help="holds AISHELL-1, DiDi, DSD100, DNS noise")
     build.add_argument("--manifest", type=Path, help="picks files of the packages, and the split")

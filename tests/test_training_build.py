@@ -103,6 +103,25 @@ def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
     assert sum(len(ready.recordings("noise", split)) for split in ("train", "dev")) == 4
 
 
+def test_sung_voices_alone_may_lie_in_a_fourth_folder(folders: Path, tmp_path: Path) -> None:
+    plain = build_from_folders(folders, tmp_path / "plain")
+    assert not any("singing" in line for line in plain.lines())
+    for seed, name in enumerate(("choir/eva/1.wav", "choir/eva/2.wav", "choir/tom/1.wav")):
+        write(folders / "singing" / name, voice(36.0, 200 + 70 * seed, 20 + seed))
+    report = build_from_folders(folders, tmp_path / "corpus")
+    rows = [row for row in read_index(tmp_path / "corpus" / "index.csv") if row.role == "singing"]
+    assert {(r.source, r.group) for r in rows} == {
+        ("choir", "choir/eva"),
+        ("choir", "choir/tom"),
+    }
+    assert len({(r.group, r.split) for r in rows}) == 2  # no singer is in both splits
+    eva = next(row.split for row in rows if row.group == "choir/eva")
+    said = {"train": "0.02 h train, 0.01 h dev", "dev": "0.01 h train, 0.02 h dev"}[eva]
+    assert report.lines()[:4][3] == f"singing: {said}"
+    assert report.lines()[:3] == plain.lines()[:3]
+    assert len(Corpus(tmp_path / "corpus", tmp_path / "cache").recordings("singing", eva)) == 2
+
+
 def test_what_is_wrong_is_told(folders: Path, tmp_path: Path) -> None:
     report = build_from_folders(folders, tmp_path / "corpus")
     found = problems(tmp_path / "corpus")

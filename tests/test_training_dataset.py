@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import TONES_HZ, hiss, level_db, make_corpus, share_at, tone, tones
+import soundfile
+from corpora import TONES_HZ, hiss, level_db, make_corpus, share_at, tone, tones, write_index
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
@@ -17,7 +18,7 @@ from rtmtass.training import synthesis
 from rtmtass.training.dataset import MixtureStream, Recipe
 from rtmtass.training.examples import ExampleMaker
 from rtmtass.training.mixing import PEAK
-from rtmtass.training.recordings import Found, Recordings, Sampler, Samples, store
+from rtmtass.training.recordings import SAMPLE_RATE, Found, Recordings, Sampler, Samples, store
 from rtmtass.training.sources import Corpus
 from rtmtass.training.synthesis import BankPlan, prepare_banks
 
@@ -142,7 +143,7 @@ def test_stems_are_absent_as_often_as_the_recipe_says(corpus: Corpus) -> None:
 
 
 def test_levels_and_snrs_are_as_wide_as_the_recipe_says(corpus: Corpus) -> None:
-    stems = statistics(corpus)
+    stems = statistics(corpus, recipe=replace(Recipe(), pop=0.0))
     mixtures = stems.sum(axis=1)
     assert np.abs(mixtures).max() <= PEAK + 1e-6
     levels = np.array([level_db(m) for m in mixtures if m.any()])
@@ -157,6 +158,57 @@ def test_levels_and_snrs_are_as_wide_as_the_recipe_says(corpus: Corpus) -> None:
     # 55 % from U(-5, 5), the others from N(0, 7).
     assert (np.abs(snrs) <= 5).mean() == pytest.approx(0.55 + 0.45 * 0.525, abs=0.04)
     assert np.mean(snrs) == pytest.approx(0.0, abs=0.6)
+
+
+def pops(corpus: Corpus, **changes: object) -> tuple[Samples, Samples]:
+    """Return the same examples without pops and with them, as loud as the former."""
+    recipe = changed(level_db=(-70.0, -60.0), **changes)  # too soft for the limit at full scale
+    calm, popping = (
+        statistics(corpus, 150, replace(recipe, pop=share)).astype(np.float64)
+        for share in (0.0, recipe.pop)
+    )
+    return calm, popping
+
+
+def test_pops_are_noise_at_their_share_and_loudness(corpus: Corpus) -> None:
+    calm, popping = pops(corpus, pop=0.3)
+    pop = popping - calm
+    np.testing.assert_allclose(pop[:, :2], 0.0, atol=1e-9)
+    # The pop's own draws are the last: nothing else differs, in level neither.
+    has_pop = np.abs(pop[:, 2]).max(axis=1) > 0
+    assert has_pop.mean() == pytest.approx(0.3, abs=0.11)
+    rms = np.sqrt(np.mean(calm.sum(axis=1) ** 2, axis=1))
+    peaks_db = 20 * np.log10(np.abs(pop[has_pop, 2]).max(axis=1) / rms[has_pop])
+    assert 15.0 - 0.01 <= peaks_db.min() < 18.0
+    assert 37.0 < peaks_db.max() <= 40.0 + 0.01
+    assert np.mean(peaks_db) == pytest.approx(27.5, abs=3 * 25 / 12**0.5 / has_pop.sum() ** 0.5)
+
+
+def test_a_pop_is_short_and_decays(corpus: Corpus) -> None:
+    calm, popping = pops(corpus, pop=1.0)
+    lengths, tails = [], []
+    for pop in (popping - calm)[:, 2]:
+        (place,) = np.nonzero(pop)
+        burst = pop[place[0] : place[-1] + 1]
+        lengths.append(len(burst) / SAMPLE_RATE)
+        tails.append(level_db(burst[-len(burst) // 4 :]) - level_db(burst))
+    assert 0.018 < min(lengths) < 0.03
+    assert max(lengths) == pytest.approx(0.25, abs=0.01)  # an example has no more
+    assert np.median(tails) < -30
+
+
+def test_a_pop_is_where_there_is_no_other_noise_but_never_in_silence(corpus: Corpus) -> None:
+    _, alone = pops(corpus, pop=1.0, one_missing=1.0)
+    assert (np.abs(alone[:, 2]).max(axis=1) > 0).all()
+    _, silent = pops(corpus, pop=1.0, all_silent=1.0)
+    assert not silent.any()
+
+
+def test_a_pop_never_exceeds_full_scale(corpus: Corpus) -> None:
+    stems = statistics(corpus, 60, changed(pop=1.0, level_db=(-12.0, -10.0)))
+    peaks = np.abs(stems.sum(axis=1)).max(axis=1)
+    assert peaks.max() <= PEAK + 1e-6
+    assert np.median(peaks) == pytest.approx(PEAK, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +255,74 @@ def test_a_bank_is_heard_in_its_own_stem(pitched: Corpus, name: str, share: str,
     for stems in statistics(pitched, 5, changed(**{share: 1.0})):
         heard = [share_at(s, 3001, 60) > 0.4 for s in stems]
         assert heard == [place == stem for place in range(3)]
+
+
+def with_singers(folder: Path, *splits: str) -> Path:
+    """Write a corpus of tones whose recorded singers sing at 2300 Hz."""
+    lines = (make_corpus(folder, tones) / "index.csv").read_text().splitlines()[1:]
+    rows: list[list[object]] = [[*line.split(",")] for line in lines]
+    for split in splits:
+        sound = tone(2300.0, 1.5) + hiss(1.5, 0, 0.002)
+        soundfile.write(folder / f"song-{split}.wav", sound, SAMPLE_RATE)
+        rows.append(["singing", "s", "a", split, f"song-{split}.wav", 1.5, "CC0", "A"])
+    write_index(folder, rows)
+    return folder
+
+
+def sung_shares(corpus: Corpus, recipe: Recipe, n: int = 200) -> tuple[float, float]:
+    """Return the shares of examples with synthetic and with recorded singing."""
+    heard = np.array(
+        [
+            # A recorded singer is heard at any speed from 0.8 to 1.25.
+            [share_at(music, 3050.0, 60.0), share_at(music, 2360.0, 530.0)]
+            for music in statistics(corpus, n, recipe)[:, 1]
+        ]
+    )
+    synthetic, recorded = (heard > 0.4).mean(axis=0)
+    return float(synthetic), float(recorded)
+
+
+def test_recorded_singing_has_its_share_and_its_own_cache(tmp_path: Path) -> None:
+    corpus = Corpus(with_singers(tmp_path / "corpus", "train"), tmp_path / "cache")
+    bank(corpus, "singing", 3)
+    before = (corpus.cache / "singing-train.i16").read_bytes()
+    recipe = changed(singing=0.6, recorded_singing=0.4)
+    synthetic, recorded = sung_shares(corpus, recipe)
+    assert synthetic == pytest.approx(0.6 * 0.6, abs=0.1)
+    assert recorded == pytest.approx(0.6 * 0.4, abs=0.09)
+    assert (corpus.cache / "singing-train.i16").read_bytes() == before
+    assert Recordings(corpus.cache / "recorded-singing-train").rows[0].source == "s"
+    assert ExampleMaker(corpus, "train", recipe).bank_sizes["singing"] == 3
+
+
+def test_recorded_singing_alone_is_all_of_the_singing(tmp_path: Path) -> None:
+    corpus = Corpus(with_singers(tmp_path / "corpus", "train"), tmp_path / "cache")
+    synthetic, recorded = sung_shares(corpus, changed(singing=0.5, recorded_singing=0.1), 120)
+    assert synthetic == 0.0
+    assert recorded == pytest.approx(0.5, abs=0.14)
+
+
+def test_a_corpus_without_recorded_singing_sings_as_before(tmp_path: Path) -> None:
+    corpus = Corpus(with_singers(tmp_path / "corpus", "dev"), tmp_path / "cache")
+    assert corpus.has("singing", "dev")
+    assert not corpus.has("singing", "train")
+    recipe = changed(singing=0.5, recorded_singing=0.9)
+    assert sung_shares(corpus, recipe, 20) == (0.0, 0.0)
+    bank(corpus, "singing", 3)
+    synthetic, recorded = sung_shares(corpus, recipe, 120)
+    assert synthetic == pytest.approx(0.5, abs=0.14)
+    assert recorded == 0.0
+    assert not (corpus.cache / "recorded-singing-train.i16").exists()
+
+
+def test_recorded_singing_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    prints = {
+        inline(
+            Corpus(with_singers(tmp_path / name, *splits), tmp_path / f"{name} cache")
+        ).fingerprint
+        for name, splits in (("without", ()), ("with", ("train",)))
+    }
+    assert len(prints) == 2
 
 
 def test_bank_sizes_pin_what_a_stream_uses(fresh: Corpus) -> None:

@@ -103,6 +103,24 @@ def start_or_stop(samples: Samples, rng: np.random.Generator) -> Samples:
     return samples
 
 
+def make_pop(n: int, rng: np.random.Generator) -> Samples:
+    """Return a clap, a knock or a plosive somewhere in `n` samples of silence, (n,) float32.
+
+    Noise below a random corner, between 100 Hz and 7 kHz, that sets in as fast as its
+    corner lets it and decays by 60 dB over 20 to 300 ms; its peak is 1.
+    """
+    length = min(n, int(SAMPLE_RATE * 0.02 * 15.0 ** rng.random()))
+    corner_hz = 100.0 * 70.0 ** rng.random()
+    low_pass = signal.butter(2, corner_hz, fs=SAMPLE_RATE)
+    burst = signal.lfilter(*low_pass, rng.standard_normal(length))
+    burst *= 10 ** (-3 * np.arange(length) / length)  # by 60 dB
+    burst /= np.abs(burst).max() + 1e-9
+    pop = np.zeros(n, np.float32)
+    at = int(rng.integers(0, n - length + 1))
+    pop[at : at + length] = burst
+    return pop
+
+
 def _shelf(corner_hz: float, gain_db: float) -> Sections:
     """Return a first-order tilt: +gain/2 below the corner, -gain/2 above."""
     root, w = 10 ** (gain_db / 40), np.tan(np.pi * corner_hz / SAMPLE_RATE)

@@ -20,6 +20,9 @@ from rtmtass.training.recordings import SAMPLE_RATE, Progress, Samples, is_muffl
 from rtmtass.training.sources import FLAC, INDEX_COLUMNS, IndexRow, decode, encode
 from rtmtass.training.splits import assign_splits
 
+SINGING = "singing"
+"""The role of sung voices alone: no stem of its own, but sung over music while training."""
+
 LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
 """Findings for which a recording is left out; `clipped` and `muffled` are only told."""
 
@@ -41,7 +44,8 @@ class BuildReport:
         said = [
             f"{role}: {self.hours.get((role, 'train'), 0.0):.2f} h train,"
             f" {self.hours.get((role, 'dev'), 0.0):.2f} h dev"
-            for role in STEMS
+            for role in (*STEMS, SINGING)
+            if role in STEMS or any(of == role for of, _ in self.hours)
         ]
         counts: dict[str, int] = {}
         for finding in self.findings:
@@ -56,12 +60,13 @@ def build_from_folders(
 ) -> BuildReport:
     """Add the sound under `folders/speech`, `folders/music` and `folders/noise` to a corpus.
 
-    Speech is grouped by the folder a file lies in (a speaker), music and noise by
-    file; whole groups go to train or dev. The folder directly under the role's is
-    the source. A later call adds what is new or has changed.
+    A fourth folder, `folders/singing`, is optional: sung voices alone. Speech and
+    singing are grouped by the folder a file lies in (a speaker, a singer), music and
+    noise by file; whole groups go to train or dev. The folder directly under the
+    role's is the source. A later call adds what is new or has changed.
 
     Args:
-        folders: holds the three folders; any format, any rate, any depth.
+        folders: holds the three or four folders; any format, any rate, any depth.
         corpus: folder of the corpus, made if need be.
         dev_share: share of the groups kept for dev.
         progress: called with a recording's name, how many are done, of how many.
@@ -79,6 +84,7 @@ def build_from_folders(
                 " each with recordings in it"
             )
         candidates += found
+    candidates += _from_folder(folders / SINGING, SINGING)
     return build(candidates, corpus, dev_share=dev_share, progress=progress)
 
 
@@ -270,7 +276,7 @@ def _from_folder(folder: Path, role: str) -> Iterator[Candidate]:
     for path in sound_files(folder):
         name = path.relative_to(folder)
         source = name.parts[0] if len(name.parts) > 1 else "own"
-        by_folder = role == "speech" and len(name.parts) > 1
+        by_folder = role in ("speech", SINGING) and len(name.parts) > 1
         group = name.parent.as_posix() if by_folder else name.as_posix()
         yield Candidate(role, source, group, path, name.as_posix())
 

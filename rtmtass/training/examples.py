@@ -29,7 +29,13 @@ BANKS = ("singing", "generated", "rooms", "revoiced")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How often what happens to a training example, as shares of the examples."""
+    """How often what happens to a training example, as shares of the examples.
+
+    `recorded_singing` is the share of the singing that is drawn from recordings of
+    voices (the corpus's role "singing"), where there are any, instead of synthetic.
+    A `pop` peaks `pop_db` above the root mean square of the rest; it is noise, also
+    where there is no other.
+    """
 
     one_alone: float = 0.12
     one_missing: float = 0.2
@@ -42,6 +48,7 @@ class Recipe:
     second_piece: float = 0.15
     music_speed: float = 0.4
     singing: float = 0.23
+    recorded_singing: float = 0.4
     a_cappella: float = 0.1
     other_room: float = 0.05
     generated_noise: float = 0.3
@@ -52,6 +59,8 @@ class Recipe:
     compand: float = 0.01
     coded: float = 0.015
     start_or_stop: float = 0.12
+    pop: float = 0.05
+    pop_db: tuple[float, float] = (15.0, 40.0)
     band_limit: float = 0.06
     paper_snr: float = 0.55
     snr_spread_db: float = 7.0
@@ -74,11 +83,14 @@ class ExampleMaker:
         music, noise = (corpus.recordings(role, split) for role in ("music", "noise"))
         sizes = bank_sizes or {}
         banks = {name: corpus.bank(name, split, sizes.get(name)) for name in BANKS}
+        sung = corpus.recordings("singing", split) if corpus.has("singing", split) else None
+        self._sung = None if sung is None else Sampler(sung)
         self._speech_of, self._music_of = Sampler(speech), Sampler(music)
         self._noise_of = NoiseSamplers.of(noise)
         self._banks = {name: Sampler(bank) for name, bank in banks.items() if bank is not None}
         self.bank_sizes = {name: 0 if bank is None else len(bank) for name, bank in banks.items()}
-        prints = [r.fingerprint for r in (speech, music, noise, *banks.values()) if r is not None]
+        used = (speech, music, noise, sung, *banks.values())
+        prints = [recordings.fingerprint for recordings in used if recordings is not None]
         text = "|".join([*prints, repr(asdict(self.recipe))])
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -126,20 +138,29 @@ class ExampleMaker:
         piece = self._piece(n, rng)
         if rng.random() < r.second_piece:
             piece = piece + scale_to_snr(self._piece(n, rng), piece, rng.uniform(-6.0, 6.0))
-        voices = self._bank("singing", r.singing, rng)
-        if voices is not None:
-            sung = music_track(voices, n, rng)
+        sung = self._singing(n, rng) if rng.random() < r.singing else None
+        if sung is not None:
             if rng.random() < r.a_cappella:
                 piece = sung
             else:
                 piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
         return self._maybe_room(piece, r.other_room, rng)
 
+    def _singing(self, n: int, rng: np.random.Generator) -> Samples | None:
+        """Return voices that sing, recorded or synthetic; None where there are none."""
+        voices = self._banks.get("singing")
+        if self._sung and (voices is None or rng.random() < self.recipe.recorded_singing):
+            return self._at_some_speed(self._sung, n, rng)
+        return None if voices is None else music_track(voices, n, rng)
+
     def _piece(self, n: int, rng: np.random.Generator) -> Samples:
         if rng.random() >= self.recipe.music_speed:
             return music_track(self._music_of, n, rng)
+        return self._at_some_speed(self._music_of, n, rng)
+
+    def _at_some_speed(self, sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
         speed = float(np.exp(rng.uniform(np.log(0.8), np.log(1.25))))
-        raw = music_track(self._music_of, augment.n_before_speed(n, speed), rng)
+        raw = music_track(sampler, augment.n_before_speed(n, speed), rng)
         return augment.change_speed(raw, speed, n)
 
     def _noise(self, n: int, rng: np.random.Generator) -> Samples:
@@ -197,6 +218,11 @@ class ExampleMaker:
         here = energy(mixture)
         if here == 0.0:
             return np.zeros_like(stems)
+        if rng.random() < self.recipe.pop:
+            pop_db = rng.uniform(*self.recipe.pop_db)
+            pop = augment.make_pop(stems.shape[1], rng) * np.float32(np.sqrt(here))
+            stems[2] += pop * np.float32(10 ** (pop_db / 20))
+            mixture = stems.sum(axis=0)
         gain = 10 ** (level_db / 20) / np.sqrt(here)
         peak = float(np.abs(mixture).max())
         stems *= np.float32(min(gain, PEAK / peak))

@@ -76,15 +76,20 @@ class Corpus:
                 f"{self.folder / 'index.csv'} has no {role} for {split};"
                 f" add recordings with: rtmtass data build"
             )
-        stem_path = self.cache / f"{role}-{split}"
+        name = "recorded-singing" if role == "singing" else role  # apart from the synthetic bank
+        stem_path = self.cache / f"{name}-{split}"
         store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
         return Recordings(stem_path, keep_muffled=keep_muffled)
+
+    def has(self, role: str, split: str) -> bool:
+        """Say whether there are recordings of a role and split."""
+        return any(row.role == role and row.split == split for row in self.rows)
 
     def bank(self, name: str, split: str, first: int | None = None) -> Recordings | None:
         """Return a bank of synthetic sound, or None while it has not been made.
 
         Args:
-            name: "singing", "generated" or "rooms".
+            name: "singing", "revoiced", "generated" or "rooms".
             split: "train" or "dev".
             first: use only so many of its recordings; 0 is no bank.
         """
