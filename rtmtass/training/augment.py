@@ -9,6 +9,17 @@ import soxr
 from numpy.typing import NDArray
 from scipy import signal
 
+from rtmtass.training.recipe import (
+    BELL_HZ,
+    BELL_Q,
+    COMPAND_BITS,
+    EDGE_AT,
+    EDGE_FADE_S,
+    POP_HZ,
+    POP_S,
+    SHELF_HZ,
+    TILT_DB,
+)
 from rtmtass.training.recordings import SAMPLE_RATE, Samples
 
 Sections = NDArray[np.float32]
@@ -46,10 +57,10 @@ def add_room(samples: Samples, response: Samples) -> Samples:
     return np.asarray(wet * gain, dtype=np.float32)
 
 
-def random_tilt(samples: Samples, rng: np.random.Generator, *, most_db: float = 8.0) -> Samples:
+def random_tilt(samples: Samples, rng: np.random.Generator) -> Samples:
     """Return `samples` through a shelf and a bell of random place and gain, (N,) float32."""
-    shelf = _shelf(rng.uniform(300.0, 3500.0), rng.uniform(-most_db, most_db))
-    bell = _bell(200.0 * 35.0 ** rng.random(), rng.uniform(-most_db, most_db), rng.uniform(0.5, 2))
+    shelf = _shelf(rng.uniform(*SHELF_HZ), rng.uniform(*TILT_DB))
+    bell = _bell(_log_uniform(BELL_HZ, rng), rng.uniform(*TILT_DB), rng.uniform(*BELL_Q))
     return np.asarray(signal.sosfilt(np.stack([shelf, bell]), samples), dtype=np.float32)
 
 
@@ -73,7 +84,7 @@ def soft_clip(samples: Samples, drive_db: float) -> Samples:
     return np.asarray(np.tanh(samples * drive) / drive, dtype=np.float32)
 
 
-def compand(samples: Samples, *, bits: int = 8) -> Samples:
+def compand(samples: Samples, *, bits: int = COMPAND_BITS) -> Samples:
     """Return `samples` as a telephone's codec leaves them: mu-law and back.
 
     Source: ITU-T G.711, with the continuous law instead of its segments.
@@ -91,8 +102,8 @@ def compand(samples: Samples, *, bits: int = 8) -> Samples:
 def start_or_stop(samples: Samples, rng: np.random.Generator) -> Samples:
     """Return `samples` silent before or after a random moment, faded over 5 to 300 ms."""
     n = len(samples)
-    fade = min(int(rng.uniform(0.005, 0.3) * SAMPLE_RATE), n // 4)
-    at = int(rng.uniform(0.1, 0.9) * (n - fade))
+    fade = min(int(rng.uniform(*EDGE_FADE_S) * SAMPLE_RATE), n // 4)
+    at = int(rng.uniform(*EDGE_AT) * (n - fade))
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     if rng.random() < 0.5:
         samples[:at] = 0.0
@@ -109,8 +120,8 @@ def make_pop(n: int, rng: np.random.Generator) -> Samples:
     Noise below a random corner, between 100 Hz and 7 kHz, that sets in as fast as its
     corner lets it and decays by 60 dB over 20 to 300 ms; its peak is 1.
     """
-    length = min(n, int(SAMPLE_RATE * 0.02 * 15.0 ** rng.random()))
-    corner_hz = 100.0 * 70.0 ** rng.random()
+    length = min(n, int(SAMPLE_RATE * _log_uniform(POP_S, rng)))
+    corner_hz = _log_uniform(POP_HZ, rng)
     low_pass = signal.butter(2, corner_hz, fs=SAMPLE_RATE)
     burst = signal.lfilter(*low_pass, rng.standard_normal(length))
     burst *= 10 ** (-3 * np.arange(length) / length)  # by 60 dB
@@ -119,6 +130,11 @@ def make_pop(n: int, rng: np.random.Generator) -> Samples:
     at = int(rng.integers(0, n - length + 1))
     pop[at : at + length] = burst
     return pop
+
+
+def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:
+    low, high = between
+    return float(low * (high / low) ** rng.random())
 
 
 def _shelf(corner_hz: float, gain_db: float) -> Sections:

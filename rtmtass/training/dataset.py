@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import STEMS
-from rtmtass.training.examples import ExampleMaker, Recipe
+from rtmtass.training.examples import ExampleMaker
+from rtmtass.training.recipe import Recipe
 from rtmtass.training.recordings import SAMPLE_RATE, Samples
 from rtmtass.training.sources import Corpus
 

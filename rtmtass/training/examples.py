@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -12,7 +10,6 @@ from rtmtass.config import STEMS
 from rtmtass.training import augment
 from rtmtass.training.codecs import random_codec
 from rtmtass.training.mixing import (
-    PEAK,
     NoiseSamplers,
     energy,
     music_track,
@@ -20,52 +17,28 @@ from rtmtass.training.mixing import (
     scale_to_snr,
     speech_track,
 )
+from rtmtass.training.recipe import (
+    AUDIBLE,
+    DRIVE_DB,
+    GAP_S,
+    HIGH_EDGE_HZ,
+    LATEST_WORD,
+    LONG_GAP_S,
+    LOW_EDGE_HZ,
+    MUSIC_SPEED,
+    NOISE_SPEED,
+    PEAK,
+    PIECE_UNDER_SINGING_DB,
+    RECORDED_UNDER_GENERATED_DB,
+    SECOND_PIECE_DB,
+    SECOND_SPEAKER_DB,
+    SNR_DB,
+    SPEECH_SPEED,
+    Ingredients,
+    Recipe,
+)
 from rtmtass.training.recordings import Sampler, Samples
 from rtmtass.training.sources import Corpus
-
-BANKS = ("singing", "generated", "rooms", "revoiced")
-"""Synthetic sound that is used where it has been made: see `synthesis`."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How often what happens to a training example, as shares of the examples.
-
-    `recorded_singing` is the share of the singing that is drawn from recordings of
-    voices (the corpus's role "singing"), where there are any, instead of synthetic.
-    A `pop` peaks `pop_db` above the root mean square of the rest; it is noise, also
-    where there is no other.
-    """
-
-    one_alone: float = 0.12
-    one_missing: float = 0.2
-    all_silent: float = 0.03
-    long_pauses: float = 0.2
-    second_speaker: float = 0.08
-    revoiced: float = 0.12
-    speech_speed: float = 0.25
-    speech_room: float = 0.2
-    second_piece: float = 0.15
-    music_speed: float = 0.4
-    singing: float = 0.23
-    recorded_singing: float = 0.4
-    a_cappella: float = 0.1
-    other_room: float = 0.05
-    generated_noise: float = 0.3
-    generated_and_recorded: float = 0.3
-    noise_speed: float = 0.3
-    tilt: float = 0.4
-    soft_clip: float = 0.05
-    compand: float = 0.01
-    coded: float = 0.015
-    start_or_stop: float = 0.12
-    pop: float = 0.05
-    pop_db: tuple[float, float] = (15.0, 40.0)
-    band_limit: float = 0.06
-    paper_snr: float = 0.55
-    snr_spread_db: float = 7.0
-    widest_snr_db: float = 20.0
-    level_db: tuple[float, float] = (-45.0, -10.0)
 
 
 class ExampleMaker:
@@ -79,20 +52,13 @@ class ExampleMaker:
         bank_sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.recipe = recipe or Recipe()
-        speech = corpus.recordings("speech", split, keep_muffled=False)
-        music, noise = (corpus.recordings(role, split) for role in ("music", "noise"))
-        sizes = bank_sizes or {}
-        banks = {name: corpus.bank(name, split, sizes.get(name)) for name in BANKS}
-        sung = corpus.recordings("singing", split) if corpus.has("singing", split) else None
-        self._sung = None if sung is None else Sampler(sung)
-        self._speech_of, self._music_of = Sampler(speech), Sampler(music)
-        self._noise_of = NoiseSamplers.of(noise)
-        self._banks = {name: Sampler(bank) for name, bank in banks.items() if bank is not None}
-        self.bank_sizes = {name: 0 if bank is None else len(bank) for name, bank in banks.items()}
-        used = (speech, music, noise, sung, *banks.values())
-        prints = [recordings.fingerprint for recordings in used if recordings is not None]
-        text = "|".join([*prints, repr(asdict(self.recipe))])
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        given = Ingredients.of(corpus, split, bank_sizes)
+        self._sung = None if given.singing is None else Sampler(given.singing)
+        self._speech_of, self._music_of = Sampler(given.speech), Sampler(given.music)
+        self._noise_of = NoiseSamplers.of(given.noise)
+        self._banks = {name: Sampler(bank) for name, bank in given.banks.items()}
+        self.bank_sizes = given.bank_sizes
+        self.fingerprint = given.fingerprint(self.recipe)
 
     def make(self, n: int, rng: np.random.Generator) -> Samples:
         """Return the stems of one example, (3, n) float32; they sum to the mixture."""
@@ -102,7 +68,7 @@ class ExampleMaker:
             if present[stem]:
                 stems[stem] = self._finish(draw(n, rng), rng, is_speech=stem == 0)
         if rng.random() < self.recipe.band_limit:
-            stems = augment.band_limit(stems, rng.uniform(30.0, 300.0), rng.uniform(3000.0, 7500.0))
+            stems = augment.band_limit(stems, rng.uniform(*LOW_EDGE_HZ), rng.uniform(*HIGH_EDGE_HZ))
         return self._level(stems, rng)
 
     def _present(self, rng: np.random.Generator) -> tuple[bool, ...]:
@@ -117,19 +83,21 @@ class ExampleMaker:
 
     def _speech(self, n: int, rng: np.random.Generator) -> Samples:
         r = self.recipe
-        speed = rng.uniform(0.88, 1.14) if rng.random() < r.speech_speed else 1.0
+        speed = rng.uniform(*SPEECH_SPEED) if rng.random() < r.speech_speed else 1.0
         n_raw = n if speed == 1.0 else augment.n_before_speed(n, speed)
         voice = self._voice(n_raw, rng)
         if rng.random() < r.second_speaker:
-            voice = voice + scale_to_snr(self._voice(n_raw, rng), voice, rng.uniform(0.0, 10.0))
+            voice = voice + scale_to_snr(
+                self._voice(n_raw, rng), voice, rng.uniform(*SECOND_SPEAKER_DB)
+            )
         if speed != 1.0:
             voice = augment.change_speed(voice, speed, n)
         return self._maybe_room(voice, r.speech_room, rng)
 
     def _voice(self, n: int, rng: np.random.Generator) -> Samples:
         has_pauses = rng.random() < self.recipe.long_pauses
-        offset = int(rng.uniform(0.0, 0.5) * n) if has_pauses else 0
-        gap_s = (0.3, 3.0) if has_pauses else (0.05, 0.6)
+        offset = int(rng.uniform(0.0, LATEST_WORD) * n) if has_pauses else 0
+        gap_s = LONG_GAP_S if has_pauses else GAP_S
         bank = self._bank("revoiced", self.recipe.revoiced, rng)
         return speech_track(bank or self._speech_of, n, rng, gap_s=gap_s, offset=offset)
 
@@ -137,13 +105,13 @@ class ExampleMaker:
         r = self.recipe
         piece = self._piece(n, rng)
         if rng.random() < r.second_piece:
-            piece = piece + scale_to_snr(self._piece(n, rng), piece, rng.uniform(-6.0, 6.0))
+            piece = piece + scale_to_snr(self._piece(n, rng), piece, rng.uniform(*SECOND_PIECE_DB))
         sung = self._singing(n, rng) if rng.random() < r.singing else None
         if sung is not None:
             if rng.random() < r.a_cappella:
                 piece = sung
             else:
-                piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
+                piece = piece + scale_to_snr(sung, piece, -rng.uniform(*PIECE_UNDER_SINGING_DB))
         return self._maybe_room(piece, r.other_room, rng)
 
     def _singing(self, n: int, rng: np.random.Generator) -> Samples | None:
@@ -159,20 +127,20 @@ class ExampleMaker:
         return self._at_some_speed(self._music_of, n, rng)
 
     def _at_some_speed(self, sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
-        speed = float(np.exp(rng.uniform(np.log(0.8), np.log(1.25))))
+        speed = float(np.exp(rng.uniform(*np.log(MUSIC_SPEED))))
         raw = music_track(sampler, augment.n_before_speed(n, speed), rng)
         return augment.change_speed(raw, speed, n)
 
     def _noise(self, n: int, rng: np.random.Generator) -> Samples:
         r = self.recipe
-        speed = rng.uniform(0.7, 1.4) if rng.random() < r.noise_speed else 1.0
+        speed = rng.uniform(*NOISE_SPEED) if rng.random() < r.noise_speed else 1.0
         n_raw = n if speed == 1.0 else augment.n_before_speed(n, speed)
         generated = self._bank("generated", r.generated_noise, rng)
         if generated is not None:
             noise = music_track(generated, n_raw, rng)
             if rng.random() < r.generated_and_recorded:
                 more = noise_track(self._noise_of, n_raw, rng)
-                noise = noise + scale_to_snr(more, noise, rng.uniform(-10.0, 10.0))
+                noise = noise + scale_to_snr(more, noise, rng.uniform(*RECORDED_UNDER_GENERATED_DB))
         else:
             noise = noise_track(self._noise_of, n_raw, rng)
         if speed != 1.0:
@@ -197,7 +165,7 @@ class ExampleMaker:
         if tilt < r.tilt:
             samples = augment.random_tilt(samples, rng)
         if clip < r.soft_clip:
-            samples = augment.soft_clip(samples, rng.uniform(0.0, 15.0))
+            samples = augment.soft_clip(samples, rng.uniform(*DRIVE_DB))
         if code < r.compand:
             samples = augment.compand(samples)
         elif code < r.compand + r.coded:
@@ -213,7 +181,9 @@ class ExampleMaker:
         for stem, snr_db in enumerate((0.0, music_db, noise_db)):
             here = energy(stems[stem])
             # A crop of all but silence is left out: turned up it would only be hiss.
-            stems[stem] *= np.float32(10 ** (-snr_db / 20) / np.sqrt(here) if here > 1e-7 else 0.0)
+            stems[stem] *= np.float32(
+                10 ** (-snr_db / 20) / np.sqrt(here) if here > AUDIBLE else 0.0
+            )
         mixture = stems.sum(axis=0)
         here = energy(mixture)
         if here == 0.0:
@@ -231,7 +201,7 @@ class ExampleMaker:
     def _snr(self, rng: np.random.Generator) -> float:
         r = self.recipe
         if rng.random() < r.paper_snr:
-            return float(rng.uniform(-5.0, 5.0))
+            return float(rng.uniform(*SNR_DB))
         return float(
             np.clip(r.snr_spread_db * rng.standard_normal(), -r.widest_snr_db, r.widest_snr_db)
         )

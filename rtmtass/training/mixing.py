@@ -13,14 +13,25 @@ import numpy as np
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
+from rtmtass.training.recipe import (
+    AMBIENCE_DB,
+    EFFECT_DB,
+    FADE,
+    LATEST_EFFECT,
+    LONG_ALONE,
+    LONGEST_EFFECT_GAP_S,
+    MOST_EFFECTS,
+    NOT_EFFECTS_ALONE,
+    PEAK,
+    PIECE_UNDER_SINGING_DB,
+    REPEAT_DB,
+    SHORTEST_EFFECT_GAP_S,
+    SNR_DB,
+    long_and_short,
+)
 from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
 from rtmtass.training.sources import WAV, Corpus, encode
 
-SNR_DB = (-5.0, 5.0)
-PEAK = 0.99
-
-_LONG_S = 5.0
-_FADE = int(0.02 * SAMPLE_RATE)
 _TRIES = 100
 
 
@@ -75,8 +86,7 @@ class NoiseSamplers:
     @classmethod
     def of(cls, recordings: Recordings) -> NoiseSamplers:
         """Part recordings at five seconds."""
-        is_long = recordings.lengths >= _LONG_S * SAMPLE_RATE
-        kinds = [np.flatnonzero(is_long).tolist(), np.flatnonzero(~is_long).tolist()]
+        kinds = long_and_short(recordings)
         return cls(*(Sampler(recordings, kind) if kind else None for kind in kinds))
 
 
@@ -124,17 +134,17 @@ def music_track(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
 def noise_track(noise: NoiseSamplers, n: int, rng: np.random.Generator) -> Samples:
     """Return noise, (n,) float32: a long recording, repeated effects, or both in layers."""
     kind = rng.random()
-    if noise.short is None or (noise.long is not None and kind < 0.55):
+    if noise.short is None or (noise.long is not None and kind < LONG_ALONE):
         if noise.long is None:
             raise DataError("there are no noise recordings to draw from")
         return _crop_or_loop(noise.long, n, rng)
     effects = np.zeros(n, np.float32)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(1, MOST_EFFECTS + 1))):
         _repeat_effect(noise.short, effects, rng)
-    if noise.long is None or kind > 0.85:
+    if noise.long is None or kind > NOT_EFFECTS_ALONE:
         return effects
     ambience = _crop_or_loop(noise.long, n, rng)
-    return effects + scale_to_snr(ambience, effects, rng.uniform(0.0, 15.0))
+    return effects + scale_to_snr(ambience, effects, rng.uniform(*AMBIENCE_DB))
 
 
 def _crop_or_loop(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
@@ -143,7 +153,7 @@ def _crop_or_loop(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples
     if length >= n:
         return sampler.recordings.crop(index, int(rng.integers(0, length - n + 1)), n)
     piece = sampler.recordings.crop(index, 0, length)
-    fade = min(_FADE, length // 2)
+    fade = min(FADE, length // 2)
     ramp = np.linspace(0.0, 1.0, fade, dtype=np.float32)
     piece[:fade] *= ramp
     piece[length - fade :] *= ramp[::-1]
@@ -161,13 +171,13 @@ def _repeat_effect(sampler: Sampler, track: Samples, rng: np.random.Generator) -
     level = energy(effect)
     if level == 0.0:
         return
-    effect *= np.float32(0.1 / np.sqrt(level) * 10 ** (rng.uniform(-9.0, 0.0) / 20))
-    longest_gap_s = rng.uniform(0.05, 2.5)
-    at = int(rng.uniform(0.0, 0.5) * len(effect))
+    effect *= np.float32(0.1 / np.sqrt(level) * 10 ** (rng.uniform(*EFFECT_DB) / 20))
+    longest_gap_s = rng.uniform(*LONGEST_EFFECT_GAP_S)
+    at = int(rng.uniform(0.0, LATEST_EFFECT) * len(effect))
     while at < len(track):
         part = effect[: len(track) - at]
-        track[at : at + len(part)] += part * np.float32(10 ** (rng.uniform(-6.0, 0.0) / 20))
-        at += len(effect) + int(rng.uniform(0.02, longest_gap_s) * SAMPLE_RATE)
+        track[at : at + len(part)] += part * np.float32(10 ** (rng.uniform(*REPEAT_DB) / 20))
+        at += len(effect) + int(rng.uniform(SHORTEST_EFFECT_GAP_S, longest_gap_s) * SAMPLE_RATE)
 
 
 def dev_mixtures(
@@ -209,7 +219,7 @@ def dev_mixtures(
         piece = _until_audible(partial(music_track, music, samples, rng))
         if voices is not None:
             sung = _until_audible(partial(music_track, voices, samples, rng))
-            piece = piece + scale_to_snr(sung, piece, -rng.uniform(0.0, 8.0))
+            piece = piece + scale_to_snr(sung, piece, -rng.uniform(*PIECE_UNDER_SINGING_DB))
         rest = _until_audible(partial(noise_track, noise, samples, rng))
         yield mix_paper(voice, piece, rest, rng)
 

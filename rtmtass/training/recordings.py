@@ -115,6 +115,13 @@ class Recordings:
         crop: Samples = np.multiply(stored, np.float32(1 / _FULL_SCALE), dtype=np.float32)
         return crop
 
+    def stored(self, first: int, last: int) -> NDArray[np.int16]:
+        """Return samples `first : last` of the file as they are stored, (last - first,) int16.
+
+        A recording's own begin at its row's `start`; times 1 / 32767 they fill full scale.
+        """
+        return np.asarray(self._samples[first:last])
+
     def whole(self, index: int) -> Samples:
         """Return recording `index`, (length,) float32, as loud as it was recorded."""
         return self.crop(index, 0, int(self.lengths[index])) * np.float32(self.rows[index].scale)
@@ -126,6 +133,11 @@ class Sampler:
     A group (speaker, piece, recording) weighs the square root of its seconds; a
     source weighs the sum of its groups to the power 0.7. Within a group every
     second is equally likely.
+
+    Attributes:
+        groups: indices of the recordings of each group.
+        edges: right edges of the groups' shares of [0, 1); the last is beyond reach.
+        inner_edges: for each group, right edges of its recordings' shares.
     """
 
     def __init__(self, recordings: Recordings, among: Sequence[int] | None = None) -> None:
@@ -142,16 +154,16 @@ class Sampler:
         for (source, _), weight in zip(self.names, weights, strict=True):
             by_source[source] = by_source.get(source, 0.0) + weight
         share = np.array([by_source[source] ** -0.3 for source, _ in self.names])
-        self._edges = _edges(weights * share)
-        self._inner = [_edges(s) for s in seconds]
+        self.edges = _edges(weights * share)
+        self.inner_edges = [_edges(s) for s in seconds]
 
     def draw_group(self, rng: np.random.Generator) -> int:
         """Return the number of a group."""
-        return int(np.searchsorted(self._edges, rng.random(), side="right"))
+        return int(np.searchsorted(self.edges, rng.random(), side="right"))
 
     def draw_in_group(self, group: int, rng: np.random.Generator) -> int:
         """Return the index of one of the group's recordings."""
-        place = np.searchsorted(self._inner[group], rng.random(), side="right")
+        place = np.searchsorted(self.inner_edges[group], rng.random(), side="right")
         return int(self.groups[group][place])
 
     def draw(self, rng: np.random.Generator) -> int:
