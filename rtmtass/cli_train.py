@@ -21,13 +21,25 @@ if TYPE_CHECKING:
 def register(commands: Commands) -> None:
     """Add the commands `train` and `average`."""
     train = commands.add_parser(
-        "train", help="train a separator on your own data", description="Trains a separator."
+        "train",
+        help="train a separator on your own data",
+        description="Trains a separator, or goes on where its last checkpoint stands.",
     )
-    train.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file; see the README")
-    train.add_argument("--minutes", type=float, help="stop after so long, whatever the file says")
-    train.add_argument("--steps", type=int, help="stop after so many steps")
-    train.add_argument("--device", help="cpu (default) or cuda")
-    train.add_argument("--json", action="store_true", help="one JSON object a report")
+    add = train.add_argument
+    add("config", type=Path, metavar="CONFIG", help="a TOML file; see the README")
+    add("--minutes", type=float, help="length of the run, whatever the file says, all sittings"
+        " together; of a trunk (wsd with decay = 0): minutes more from where it stands; with"
+        " --branch: length of the branch"
+        )  # fmt: skip
+    add("--steps", type=int, help="the same in steps; whichever is reached first")
+    add("--runs", type=Path, metavar="DIR", help="the run's folder, whatever the file says; with"
+        " --branch: the branch's (default: the trunk's with -decay-STEP after it)"
+        )  # fmt: skip
+    add("--branch", choices=("decay",), help="bring a copy of the last checkpoint to a finish:"
+        " its learning rate falls to 1 % within --minutes; the run itself stays as it is"
+        )  # fmt: skip
+    add("--device", help="cpu (default) or cuda")
+    add("--json", action="store_true", help="one JSON object a report")
     train.set_defaults(run=run_train)
 
     average = commands.add_parser(
@@ -45,16 +57,19 @@ def register(commands: Commands) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train`."""
     need_workshop()
-    from rtmtass.training.train import TrainConfig, train
+    from rtmtass.training.train import BranchOrder, TrainConfig, train
 
-    config = TrainConfig.read(
-        arguments.config,
-        minutes=arguments.minutes,
-        steps=arguments.steps,
-        device=arguments.device,
-    )
+    length = {"minutes": arguments.minutes, "steps": arguments.steps}
+    runs = None if arguments.runs is None else str(arguments.runs)
+    branch = None
+    if arguments.branch:
+        branch = BranchOrder(arguments.minutes or 0.0, arguments.steps or 0, runs or "")
+        overrides = {}  # the file's are the trunk's, which its learning rate depends on
+    else:
+        overrides = {**length, "runs": runs}
+    config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
     with _watching(arguments) as watch:
-        best = train(config, watch)
+        best = train(config, watch, branch)
     if not int(os.environ.get("RANK", "0")):  # one of torchrun's processes speaks for all
         print(best)
     return 0
@@ -108,8 +123,10 @@ def _print_report(report: dict[str, Any]) -> None:
             flush=True,
         )
     else:
+        left = minutes_left(report)
+        end = "    no end set" if math.isinf(left) else f"{left:6.0f} min left"
         print(
-            f"{head}  {minutes_left(report):6.0f} min left  loss {report['loss']:7.3f}"
+            f"{head}  {end}  loss {report['loss']:7.3f}"
             f"  {report['speed']:5.0f}x real time  rate {report['rate']:.1e}",
             flush=True,
         )

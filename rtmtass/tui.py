@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -204,7 +205,7 @@ class TrainingTable:
         if r:
             rows = [
                 ("done", f"{r['done']:.1%}, step {r['step']}"),
-                ("time", f"{_clock(r['minutes'])}, {_clock(minutes_left(r))} left"),
+                ("time", f"{_clock(r['minutes'])}, {time_left(r)}"),
                 ("loss", f"{r['loss']:.3f}"),
                 ("gradient", f"{r['gradient']:.2f}"),
                 ("learning rate", f"{r['rate']:.2e}"),
@@ -230,8 +231,19 @@ class TrainingTable:
 
 
 def minutes_left(report: dict[str, Any]) -> float:
-    """Return how many minutes a run that is `done` so far after `minutes` still takes."""
+    """Return how many minutes are left, of a run that is `done` so far after `minutes`.
+
+    A report may say so itself, as those of a trunk do; infinite where nothing ends it.
+    """
+    if "minutes_left" in report:
+        return float(report["minutes_left"])
     return float(report["minutes"] * (1 / max(report["done"], 1e-9) - 1))
+
+
+def time_left(report: dict[str, Any]) -> str:
+    """Return the same in words."""
+    minutes = minutes_left(report)
+    return "no end set" if math.isinf(minutes) else f"{_clock(minutes)} left"
 
 
 def _clock(minutes: float) -> str:

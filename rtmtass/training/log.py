@@ -34,8 +34,8 @@ class Log:
         self._folder, self._progress = folder, progress
         self._events = _events(folder / "tensorboard") if tensorboard else None
 
-    def note(self, kind: str, done: float, row: dict[str, Any]) -> None:
-        """Keep a row of figures, all of one kind with the same keys, and pass it on."""
+    def note(self, kind: str, done: float, row: dict[str, Any], **more: Any) -> None:
+        """Keep a row of figures, all of one kind with the same keys; pass it and `more` on."""
         path = self._folder / f"{kind}.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ class Log:
                 if name != "step":
                     self._events.add_scalar(f"{kind}/{name}", value, row["step"])
             self._events.flush()
-        self.tell(kind, done, row)
+        self.tell(kind, done, {**row, **more})
 
     def tell(self, kind: str, done: float, row: dict[str, Any]) -> None:
         """Pass something on that is not kept."""

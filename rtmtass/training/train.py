@@ -19,6 +19,7 @@ from rtmtass.errors import DataError
 from rtmtass.net.mtass import MtassNet, NetState
 from rtmtass.net.stft import Stft
 from rtmtass.training.average import Average
+from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.checkpoints import BEST, publish, read_last, write_last
 from rtmtass.training.dataset import MixtureStream
 from rtmtass.training.history import runs_behind
@@ -28,13 +29,14 @@ from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.memory import Memories
 from rtmtass.training.mixing import dev_mixtures
 from rtmtass.training.optimisers import Optimisers
+from rtmtass.training.schedule import Branch, schedule_of
 from rtmtass.training.sources import Corpus
 from rtmtass.training.teacher import Teacher
 from rtmtass.training.team import Team
 from rtmtass.training.train_config import TrainConfig
 from rtmtass.weights import open_model
 
-__all__ = ["TrainConfig", "Trainer", "train"]
+__all__ = ["BranchOrder", "TrainConfig", "Trainer", "train"]
 
 Samples = np.ndarray[Any, Any]
 
@@ -70,12 +72,14 @@ class Trainer:
         self.memories = Memories(self.net, config.carry, config.seed)
         rates = (config.learning_rate, config.weight_decay)
         self.optimiser = Optimisers(self.net, config.optimiser, *rates, self.team)
-        self.step, self.batches, self.elapsed_s = 0, 0, 0.0
+        self.step, self.batches, self.elapsed_s, self.mixture_s = 0, 0, 0.0, 0.0
+        self.branch: Branch | None = None
+        self.schedule = schedule_of(config)
         self.best, self.skipped, self._in_a_row = -math.inf, 0, 0
         self.bank_sizes: dict[str, int] | None = None
         self.earlier: list[dict[str, Any]] = []
         self.stop_asked = False
-        compute = torch.compile(self._forward) if config.compile else self._forward
+        compute = torch.compile(self._forward) if config.uses_compile else self._forward
         self._compute = self.team.wrap(self.net, compute)
 
     # ---- one step
@@ -95,19 +99,12 @@ class Trainer:
         return loss, None if memory is None else after
 
     def progress_fraction(self) -> float:
-        """Return how much of the run is done, 0..1, by whichever bound is set."""
-        done = 0.0
-        if self.config.minutes:
-            done = max(done, self.elapsed_s / 60 / self.config.minutes)
-        if self.config.steps:
-            done = max(done, self.step / self.config.steps)
-        return min(done, 1.0)
+        """Return how much is done, 0..1: of the run, of a trunk's sitting, or of a branch."""
+        return self.schedule.span.done(self.step, self.elapsed_s)
 
     def learning_rate(self) -> float:
-        """Return the present rate: linear warm-up, then a cosine to a hundredth."""
-        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
-        fall = 0.5 * (1 + math.cos(math.pi * self.progress_fraction()))
-        return self.config.learning_rate * warm * (0.01 + 0.99 * fall)
+        """Return the present rate; see `Schedule`."""
+        return self.schedule.learning_rate(self.step, self.elapsed_s)
 
     def train_step(self, batch: Samples) -> tuple[float, float]:
         """Learn from one batch (B, S, N); return (loss, gradient norm).
@@ -145,6 +142,7 @@ class Trainer:
         self.optimiser.zero_grad()
         self.step += 1
         self.batches += self.team.size
+        self.mixture_s += self.config.batch * self.config.seconds * self.team.size
         return value, norm
 
     def _skip(self, loss: float, norm: float) -> None:
@@ -197,7 +195,8 @@ class Trainer:
             "skipped": self.skipped,
             **{k: round(v, 4) for k, v in figures.items()},
         }
-        self.log.note(kind, self.progress_fraction(), row)
+        left = self.schedule.span.minutes_left(self.step, self.elapsed_s)
+        self.log.note(kind, self.progress_fraction(), row, minutes_left=round(left, 2))
 
     def judge(self, dev: Sequence[Mixed]) -> None:
         """Measure the averaged weights on the dev mixtures; keep them if they are the best."""
@@ -216,14 +215,14 @@ class Trainer:
 
     def _record(self, figures: dict[str, float]) -> dict[str, Any]:
         """Return how the present weights came about."""
-        heard_s = self.batches * self.config.batch * self.config.seconds
         return {
             "steps": self.step,
-            "mixture_hours": round(heard_s / 3600, 1),
+            "mixture_hours": round(self.mixture_s / 3600, 1),
             "machine_hours": round(self.elapsed_s / 3600, 2),
             "device": str(self.device),
             "threads": torch.get_num_threads() * self.team.size,
             "optimiser": self.config.optimiser,
+            **({"branch": dataclasses.asdict(self.branch)} if self.branch else {}),
             **({"teacher": self.teacher.name} if self.teacher else {}),
             "dev": {k: round(v, 3) for k, v in figures.items()},
             "earlier": self.earlier,
@@ -245,6 +244,8 @@ class Trainer:
             "bank_sizes": self.bank_sizes,
             "earlier": self.earlier,
             "memories": self.memories.to_list(),
+            "mixture_s": self.mixture_s,
+            **({"branch": dataclasses.asdict(self.branch)} if self.branch else {}),
         }
         write_last(self.folder, self.model_config, state)
 
@@ -261,11 +262,16 @@ class Trainer:
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
         self.batches = saved.get("batches", self.step)
         self.best, self.skipped = saved["best"], saved["skipped"]
+        before = self.batches * self.config.batch * self.config.seconds  # before there was a sum
+        self.mixture_s = saved.get("mixture_s", before)
         self.bank_sizes = saved["bank_sizes"]
         self.memories.from_list(saved.get("memories", []))
         self.earlier = saved.get("earlier", [])
         if "earlier" not in saved and self.config.start_from:  # a checkpoint of before 0.3
             self.earlier = runs_behind(self.config.start_from)
+        if saved.get("branch"):
+            self.branch = Branch(**saved["branch"])
+        self.schedule = schedule_of(self.config, self.step, self.elapsed_s, self.branch)
         if self.log is not None:
             self.log.rewind(self.step)
         return True
@@ -285,12 +291,19 @@ class Trainer:
         self.average = Average(self.net, self.config.ema)
 
 
-def train(config: TrainConfig, progress: Progress) -> Path:
+def train(config: TrainConfig, progress: Progress, branch: BranchOrder | None = None) -> Path:
     """Run, or go on with, the training `config` describes; return the best model's folder.
 
-    Under `torchrun` every process calls this; the first one judges, tells and writes.
+    Under `torchrun` every process calls this; the first one validates, reports and writes.
+
+    Args:
+        config: the run's or the trunk's.
+        progress: called with every report; see `rtmtass.training.log`.
+        branch: train a branch of the trunk, in its own folder, and not the trunk.
     """
     with Team(config.device) as team:
+        if branch is not None:
+            config = branch_off(config, branch, team)
         corpus = Corpus(Path(config.corpus), Path(config.cache))
         trainer = Trainer(config, progress, team)
         trainer.resume()
