@@ -20,7 +20,7 @@ from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
 from rtmtass.runtime.base import Stream
 from rtmtass.speed import open_precisions, step_of
-from rtmtass.weights import DEFAULT, open_model, save_model
+from rtmtass.weights import DEFAULT, as_safetensors, open_model, save_model
 
 Samples = NDArray[np.float32]
 Step = Callable[[Samples], Any]
@@ -50,14 +50,13 @@ def model_of(preset: str, folder: Path) -> str:
     if preset == "small":
         return DEFAULT
     import torch
-    from safetensors.torch import save
 
     from rtmtass.net.mtass import MtassNet
 
     torch.manual_seed(0)
     state = MtassNet(config).state_dict()
-    kept = {k: v.contiguous() for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    save_model(folder / config.name, config, save(kept), {"version": "random"})
+    kept = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    save_model(folder / config.name, config, as_safetensors(kept), {"version": "random"})
     return str(folder / config.name)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +80,6 @@ def open_model(name: str = DEFAULT) -> Model:
     Raises:
         ModelError: no such model; a file is missing or altered.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     folder = find(name)
     config, about = describe(folder)
     path = folder / "model.safetensors"
@@ -95,10 +94,56 @@ def open_model(name: str = DEFAULT) -> Model:
             f" {str(about.get('sha256'))[:16]}…: the file was altered; install rtmtass again"
         )
     try:
-        weights = load(data)
-    except SafetensorError as error:
+        weights = from_safetensors(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
     return Model(folder, config, weights, about)
+
+
+def as_safetensors(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Return float32 arrays as the bytes of a safetensors file.
+
+    The format is small enough to need no package: the length of a header, the header,
+    which is JSON, and the numbers. The bytes are those that the package gives.
+
+    Source: https://github.com/huggingface/safetensors, Format.
+    """
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+    end = 0
+    for name in sorted(weights):
+        parts.append(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
+        start, end = end, end + len(parts[-1])
+        shape = list(np.shape(weights[name]))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+def from_safetensors(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of a safetensors file of float32 numbers, writable copies.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is none.
+    """
+    if len(data) < 8:
+        raise ValueError("it has no header")
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    if start > len(data):
+        raise ValueError("its header is longer than the file")
+    header = json.loads(data[8:start])
+    weights: dict[str, NDArray[np.float32]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] != "F32":
+            raise ValueError(f"{name} has the type {entry['dtype']}, not F32")
+        first, last = (start + int(offset) for offset in entry["data_offsets"])
+        if not start <= first <= last <= len(data):
+            raise ValueError(f"{name} lies outside the file")
+        weights[name] = np.frombuffer(data[first:last], "<f4").reshape(entry["shape"]).copy()
+    return weights
 
 
 def demo_clip() -> Path:

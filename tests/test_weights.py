@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ import torch
 import rtmtass
 from rtmtass.errors import ModelError
 from rtmtass.net.mtass import MtassNet
-from rtmtass.weights import DEFAULT, demo_clip, find, open_model, released
+from rtmtass.weights import (
+    DEFAULT,
+    as_safetensors,
+    demo_clip,
+    find,
+    from_safetensors,
+    open_model,
+    released,
+)
 
 FOLDERS = released()
 
@@ -101,6 +110,39 @@ def test_what_is_no_safetensors_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="not a safetensors file"):
         open_model(str(copy))
+
+
+def test_the_file_is_what_the_package_safetensors_writes() -> None:
+    package = pytest.importorskip("safetensors.numpy")
+    rng = np.random.default_rng(0)
+    shapes = {"b.bias": (3,), "a.weight": (2, 5), "empty": (0, 4), "number": (), "größe": (1, 2, 3)}
+    weights = {k: np.asarray(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    data = as_safetensors(weights)
+    assert data == package.save(weights)
+    for found in (from_safetensors(data), package.load(data)):
+        assert set(found) == set(weights)
+        for name, value in weights.items():
+            np.testing.assert_array_equal(found[name], value)
+            assert found[name].shape == value.shape
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}, "type F16, not F32"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, "outside the file"),
+        ({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "reshape"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, "data_offsets"),
+        (["a"], "items"),
+    ],
+)
+def test_a_header_that_lies_is_refused(header: object, told: str) -> None:
+    text = json.dumps(header).encode()
+    data = struct.pack("<Q", len(text)) + text + bytes(8)
+    with pytest.raises((ValueError, KeyError, AttributeError), match=told):
+        from_safetensors(data)
+    with pytest.raises(ValueError, match="longer than the file"):
+        from_safetensors(data[:10])
 
 
 def test_missing_parts_are_named(copy: Path) -> None:

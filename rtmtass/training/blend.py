@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.errors import DataError, UsageError
-from rtmtass.weights import open_model, save_model
+from rtmtass.weights import as_safetensors, open_model, save_model
 
 
 def blend(model: str, other: str, share: float, out: Path) -> dict[str, Any]:
@@ -30,8 +30,6 @@ def blend(model: str, other: str, share: float, out: Path) -> dict[str, Any]:
 
     Source: Wortsman et al., "Model soups", arXiv 2203.05482.
     """
-    from safetensors.numpy import save
-
     if not 0 <= share <= 1:
         raise UsageError(f"the share is {share:g}; give 0 to 1")
     one, two = open_model(model), open_model(other)
@@ -45,5 +43,5 @@ def blend(model: str, other: str, share: float, out: Path) -> dict[str, Any]:
     }
     training = {k: v for k, v in one.about.get("training", {}).items() if k != "dev"}
     training["averaged_with"] = {str(two.about.get("version", two.folder.name)): share}
-    save_model(out, one.config, save(mean), {"licence": "MIT", "training": training})
+    save_model(out, one.config, as_safetensors(mean), {"licence": "MIT", "training": training})
     return training
