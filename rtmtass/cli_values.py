@@ -53,6 +53,14 @@ def milliseconds(text: str) -> float:
     return value
 
 
+def opus_bitrate(text: str) -> float:
+    """Read a bit rate for Opus in kbit/s: 8 to 128."""
+    value = _number(text)
+    if not 8 <= value <= 128:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bit rate in kbit/s; give 8 to 128")
+    return value
+
+
 def decibels(text: str) -> float:
     """Read how far apart levels may be in dB: 0 to infinity."""
     value = _number(text)

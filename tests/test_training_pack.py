@@ -1,19 +1,28 @@
-"""Packing a corpus: shards no larger than allowed, and the same corpus again from them."""
+"""Packing a corpus: balanced shards no larger than allowed, checksums, and all of it again."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import subprocess
+import sys
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from corpora import hiss, make_corpus, voice, write_index
 
+from rtmtass.cli import main
 from rtmtass.errors import DataError
-from rtmtass.training.pack import pack, unpack
+from rtmtass.training.codecs import as_flac, as_opus, from_bytes
+from rtmtass.training.pack import MOST_BYTES, pack
+from rtmtass.training.pack_format import describe, read_banks, read_sums
+from rtmtass.training.recordings import Found, Recordings, store
 from rtmtass.training.sources import OPUS, Corpus, decode, encode, read_index
 
 MOST = 25_000
@@ -27,25 +36,56 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: object) -> list[Path]:
+    return pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
+
+
+def untar(packs: Path, corpus: Path) -> Path:
+    """Make a corpus again as anybody would, without rtmtass."""
+    corpus.mkdir()
+    for shard in packs.glob("shard-*.tar"):
+        with tarfile.open(shard) as tar:
+            tar.extractall(corpus, filter="data")
+    (corpus / "index.csv").write_bytes((packs / "index.csv").read_bytes())
+    return corpus
+
+
+def fill_bank(cache: Path, name: str, count: int) -> Recordings:
+    """Store a bank of short sounds of many levels; one is silent."""
+    rng = np.random.default_rng(len(name))
+
+    def sound(number: int) -> np.ndarray:
+        loud = 0.0 if number == 1 else 3.0 ** -(number % 5)
+        return (loud * rng.standard_normal(3200 + 100 * number)).astype(np.float32)
+
+    found = [
+        Found(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
+        for number in range(count)
+    ]
+    store(cache / f"{name}-train", found, "a stamp")
+    return Recordings(cache / f"{name}-train")
+
+
 def test_a_corpus_comes_back_from_its_shards(corpus: Path, tmp_path: Path) -> None:
-    shards = pack(corpus, tmp_path / "packed", most_bytes=MOST)
+    shards = packed(corpus, tmp_path / "packed")
     assert len(shards) > 1
     assert [path.name for path in shards] == [f"shard-{k:03d}.tar" for k in range(len(shards))]
     assert all(path.stat().st_size <= MOST for path in shards)
-    unpack(tmp_path / "packed", tmp_path / "again")
-    before, after = (read_index(f / "index.csv") for f in (corpus, tmp_path / "again"))
+    assert MOST_BYTES == 56_000_000
+    again = untar(tmp_path / "packed", tmp_path / "again")
+    before, after = (read_index(folder / "index.csv") for folder in (corpus, again))
     assert [replace(row, path="") for row in after] == [replace(row, path="") for row in before]
     for old, new in zip(before, after, strict=True):
-        was, now = decode(corpus / old.path), decode(tmp_path / "again" / new.path)
+        was, now = decode(corpus / old.path), decode(again / new.path)
         assert len(now) == len(was)
-        # Opus keeps what is heard, and in its place.
+        # Opus keeps what can be heard, and in its place.
         assert np.corrcoef(was, now)[0, 1] > 0.8
-    ready = Corpus(tmp_path / "again", tmp_path / "cache").recordings("speech", "train")
+    ready = Corpus(again, tmp_path / "cache").recordings("speech", "train")
     assert len(ready) == 2
 
 
 def test_the_shards_are_as_full_as_they_may_be(corpus: Path, tmp_path: Path) -> None:
-    shards = pack(corpus, tmp_path, most_bytes=MOST)
+    shards = packed(corpus, tmp_path)
     sizes: list[list[int]] = []
     for shard in shards:
         with tarfile.open(shard) as tar:
@@ -56,32 +96,67 @@ def test_the_shards_are_as_full_as_they_may_be(corpus: Path, tmp_path: Path) -> 
 
 def test_the_same_corpus_gives_the_same_shards(corpus: Path, tmp_path: Path) -> None:
     contents: list[object] = []
-    for name in ("one", "two"):
-        shards = pack(corpus, tmp_path / name, most_bytes=MOST)
+    for name, workers in (("one", 1), ("two", 2)):
+        shards = pack(corpus, tmp_path / name, most_bytes=MOST, workers=workers)
         contents.append((tmp_path / name / "index.csv").read_bytes())
         contents.append([path.stat().st_size for path in shards])
     assert contents[:2] == contents[2:]
 
 
+def test_the_sums_are_those_of_the_files(corpus: Path, tmp_path: Path) -> None:
+    shards = packed(corpus, tmp_path)
+    text = (tmp_path / "SHA256SUMS").read_text()
+    for path in (tmp_path / "index.csv", *shards):
+        assert f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" in text
+    assert len(text.splitlines()) == 1 + len(shards)
+    assert set(read_sums(tmp_path)) == {"index.csv", *(path.name for path in shards)}
+
+
 def test_old_shards_go_and_others_files_stay(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "shard-099.tar").touch()
-    (tmp_path / "notes.txt").touch()
+    for name in ("shard-099.tar", "notes.txt", "banks.csv"):
+        (tmp_path / name).touch()
     told: list[tuple[str, int, int]] = []
-    shards = pack(corpus, tmp_path, progress=lambda *a: told.append(a))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.csv", "notes.txt", "shard-000.tar"]
+    shards = pack(corpus, tmp_path, workers=1, progress=lambda *a: told.append(a))
+    names = ["SHA256SUMS", "index.csv", "notes.txt", "shard-000.tar"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert shards == [tmp_path / "shard-000.tar"]
     assert [number for _, number, _ in told] == list(range(1, 13))
 
 
-def test_a_recording_that_is_opus_is_kept_to_the_byte(tmp_path: Path) -> None:
+def test_a_pack_that_broke_off_is_none(corpus: Path, tmp_path: Path) -> None:
+    packed(corpus, tmp_path)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packed(corpus, tmp_path, progress=stop)
+    with pytest.raises(DataError, match=r"no whole pack: it has no SHA256SUMS; .*data pack"):
+        read_sums(tmp_path)
+
+
+def test_opus_is_copied_unless_it_is_far_too_large(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    encode(folder / "a.opus", hiss(0.5).astype(np.float32), OPUS)
-    write_index(folder, [["noise", "s", "g", "train", "a.opus", 0.5, "", ""]])
-    pack(folder, tmp_path / "packed")
-    unpack(tmp_path / "packed", tmp_path / "again")
-    again = (tmp_path / "again" / "a.opus").read_bytes()
-    assert again == (folder / "a.opus").read_bytes()
+    sound = hiss(2.0).astype(np.float32)
+    (folder / "small.opus").write_bytes(as_opus(sound, 24))
+    (folder / "large.opus").write_bytes(as_opus(sound, 120))
+    soundfile.write(folder / "quick.opus", hiss(3.0), 48000, "OPUS", format="OGG")
+    names = ("small", "large", "quick")
+    write_index(folder, [["noise", "s", n, "train", f"{n}.opus", 4.0, "", ""] for n in names])
+    packed(folder, tmp_path / "packed", 1_000_000)
+    again = untar(tmp_path / "packed", tmp_path / "again")
+    data = {n: [(place / f"{n}.opus").read_bytes() for place in (folder, again)] for n in names}
+    assert data["small"][0] == data["small"][1]
+    assert len(data["large"][1]) < len(data["large"][0]) / 2
+    assert len(from_bytes(data["quick"][1])) == 16_000  # 16 kHz, as unpacking expects
+
+
+@pytest.mark.parametrize("kbits", [16, 24, 32])
+def test_opus_has_the_bit_rate_asked_for(kbits: float) -> None:
+    sound = voice(6.0).astype(np.float32)
+    found = len(as_opus(sound, kbits)) * 8 / 1000 / 6.0
+    assert found == pytest.approx(kbits, rel=0.25)
 
 
 def test_names_that_differ_in_their_suffix_stay_apart(tmp_path: Path) -> None:
@@ -90,38 +165,113 @@ def test_names_that_differ_in_their_suffix_stay_apart(tmp_path: Path) -> None:
     row = ["noise", "s", "g", "train"]
     names = ("noise-train-0.wav", "noise-train-0.flac")
     write_index(folder, [[*row, name, 1.0, "", ""] for name in names])
-    pack(folder, tmp_path / "packed")
-    unpack(tmp_path / "packed", tmp_path / "again")
-    rows = read_index(tmp_path / "again" / "index.csv")
-    lengths = [len(decode(tmp_path / "again" / row.path)) for row in rows]
+    packed(folder, tmp_path / "packed")
+    again = untar(tmp_path / "packed", tmp_path / "again")
+    rows = read_index(again / "index.csv")
+    lengths = [len(decode(again / row.path)) for row in rows]
     assert lengths == [len(decode(folder / name)) for name in names]
+
+
+def test_banks_come_along_and_rooms_to_the_bit(corpus: Path, tmp_path: Path) -> None:
+    banks = {name: fill_bank(tmp_path / "cache", name, 8) for name in ("rooms", "singing")}
+    packed(corpus, tmp_path / "packed", 200_000, cache=tmp_path / "cache")
+    entries = read_banks(tmp_path / "packed")
+    assert [e.bank for e in entries] == ["singing"] * 7 + ["rooms"] * 7  # without the silent one
+    folder = untar(tmp_path / "packed", tmp_path / "again")
+    for name, bank in banks.items():
+        mine = [e for e in entries if e.bank == name]
+        for number, (entry, row) in enumerate(zip(mine, bank.rows, strict=True)):
+            assert (entry.group, entry.source, entry.scale) == (row.group, name, row.scale)
+            sound = from_bytes((folder / entry.path).read_bytes())
+            stored = bank.crop(number, 0, row.length)
+            if name == "rooms":
+                np.testing.assert_array_equal(sound * 32768, np.round(stored * 32767))
+            else:
+                assert len(sound) == len(stored)
+    assert "bank rooms: 0.00 h train, 0.00 h dev" in describe(tmp_path / "packed")
+
+
+def test_a_cache_without_banks_is_told(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no banks to train from; .*data synthesise"):
+        packed(corpus, tmp_path / "packed", cache=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus with 10 speakers, one of whom talks as much as all others, and 40 noises."""
+    folder = tmp_path_factory.mktemp("lopsided")
+    rows: list[list[object]] = []
+    for number in range(18):
+        speaker = "chatterbox" if number < 9 else f"speaker{number}"
+        rows.append(["speech", "s", speaker, "train", f"s{number}.opus", 0.8, "", ""])
+    rows += [["noise", "n", f"n{k}", "train", f"n{k}.opus", 0.4, "", ""] for k in range(40)]
+    rows += [["music", "m", "m", "dev", f"m{k}.opus", 0.4, "", ""] for k in range(3)]
+    for row in rows:
+        seconds = float(str(row[5]))
+        (folder / str(row[4])).write_bytes(as_opus(hiss(seconds).astype(np.float32), 24))
+    write_index(folder, rows)
+    return folder
+
+
+def test_a_part_keeps_the_dev_split_and_the_balance(lopsided: Path, tmp_path: Path) -> None:
+    whole = packed(lopsided, tmp_path / "whole", 32_000)
+    assert len(whole) > 4
+    part = packed(lopsided, tmp_path / "part", 32_000, most_shards=2)
+    assert [path.name for path in part] == ["shard-000.tar", "shard-001.tar"]
+    rows = read_index(tmp_path / "part" / "index.csv")
+    all_rows = read_index(tmp_path / "whole" / "index.csv")
+    assert rows == [row for row in all_rows if row in rows]  # in the corpus's order
+    assert sum(row.split == "dev" for row in rows) == 3
+    seconds = Counter({"speech": 0.0, "noise": 0.0})
+    for row in rows:
+        if row.split == "train":
+            seconds[row.role] += row.seconds
+    assert seconds["speech"] / seconds["noise"] == pytest.approx(36 / 40, rel=0.35)
+    # Everybody before anybody a second time.
+    speakers = Counter(row.group for row in rows if row.role == "speech")
+    assert max(speakers.values()) == 1 or len(speakers) == 10
+    with (tmp_path / "whole" / "index.csv").open(newline="") as file:
+        first = [line["path"] for line in csv.DictReader(file) if line["shard"] < "shard-002"]
+    assert [row.path for row in rows] == first
+
+
+def test_a_part_too_small_for_the_dev_split_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the dev split alone fills 1 shards of 25000 bytes; allow"):
+        packed(corpus, tmp_path, most_shards=1)
 
 
 def test_a_recording_larger_than_a_shard_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"opus alone has \d+ bytes, a shard at most 12000; cut"):
-        pack(corpus, tmp_path, most_bytes=12_000)
+        packed(corpus, tmp_path, 12_000)
 
 
 def test_no_corpus_no_shards(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no corpus: it has no index\.csv"):
         pack(tmp_path, tmp_path / "out")
-    with pytest.raises(DataError, match=r"is no corpus: it has no index\.csv"):
-        unpack(tmp_path, tmp_path / "out")
 
 
-def test_shards_that_are_missing_or_damaged_are_named(corpus: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    shards = pack(corpus, packed, most_bytes=MOST)
-    shards[0].write_bytes(shards[0].read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"shard-000\.tar is damaged: .*; fetch it again"):
-        unpack(packed, tmp_path / "again")
-    shards[0].unlink()
-    with pytest.raises(DataError, match=r"lacks 'shard-000\.tar', which its index names; fetch"):
-        unpack(packed, tmp_path / "again")
+def test_the_command_says_what_it_packed(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_bank(tmp_path / "cache", "rooms", 3)
+    options = ["--cache", str(tmp_path / "cache"), "--bitrate", "16", "--shards", "1"]
+    assert main(["data", "pack", str(corpus), str(tmp_path / "out"), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(tmp_path / "out" / "shard-000.tar")
+    assert lines[1].startswith("speech: 0.00 h train, ")
+    assert lines[-1].startswith("3 files, 0.")
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "pack", str(corpus), str(tmp_path / "out"), "--bitrate", "3"])
+    assert "no bit rate in kbit/s; give 8 to 128" in capsys.readouterr().err
 
 
-def test_a_corpus_isnt_a_packed_one(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"names no shards: .*rtmtass data pack"):
-        unpack(corpus, tmp_path)
-    with (corpus / "index.csv").open(newline="") as file:
-        assert "shard" not in next(csv.reader(file))
+@pytest.mark.skipif(sys.platform == "win32", reason="no sha256sum")
+def test_anybody_can_check_the_sums(corpus: Path, tmp_path: Path) -> None:
+    packed(corpus, tmp_path)
+    command = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+
+
+def test_flac_keeps_every_step() -> None:
+    steps = np.array([-32112, -1, 0, 1, 2, 16056, 32112], np.float32)
+    np.testing.assert_array_equal(from_bytes(as_flac(steps / np.float32(32767))) * 32768, steps)

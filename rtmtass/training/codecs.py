@@ -1,12 +1,14 @@
-"""Sound as it comes out of the codecs it may have gone through before anybody separates it."""
+"""Sound through codecs: coded and back as an augmentation, and in memory as packs hold it."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from rtmtass.errors import InputError
 from rtmtass.training.recordings import SAMPLE_RATE, Samples
 
 CODECS: dict[str, tuple[str, str, tuple[float, float]]] = {
@@ -47,3 +49,46 @@ def random_codec(samples: Samples, rng: np.random.Generator) -> Samples:
     """Return `samples` through one of `CODECS`, at a compression one hears or nearly so."""
     codec = str(rng.choice(list(CODECS)))
     return through_codec(samples, codec, float(rng.uniform(*CODECS[codec][2])))
+
+
+def as_opus(samples: Samples, kbits: float) -> bytes:
+    """Return (N,) float32 at 16 kHz as an Opus file of about `kbits` kbit/s."""
+    # libsndfile takes no bit rate but a level; this undoes its rule, 256 kbit/s at 0 to 6 at 1.
+    level = float(np.clip((256.0 - kbits) / 250.0, 0.0, 1.0))
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, "OPUS", format="OGG", compression_level=level)
+    return file.getvalue()
+
+
+def as_flac(samples: Samples) -> bytes:
+    """Return (N,) float32 at 16 kHz, within full scale, as a FLAC file of 16 bits."""
+    file = io.BytesIO()
+    steps = np.round(samples * np.float32(32767.0)).astype(np.int16)
+    soundfile.write(file, steps, SAMPLE_RATE, "PCM_16", format="FLAC")
+    return file.getvalue()
+
+
+def from_bytes(data: bytes) -> Samples:
+    """Return the sound of a 16 kHz mono file that is in memory, (N,) float32.
+
+    Raises:
+        InputError: it can't be read, or has another rate or more channels.
+    """
+    try:
+        samples, sample_rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise InputError(f"no audio that libsndfile reads ({error})") from None
+    if sample_rate != SAMPLE_RATE or samples.ndim != 1:
+        raise InputError(f"{sample_rate} Hz, shape {samples.shape}, instead of 16 kHz mono")
+    return np.asarray(samples, dtype=np.float32)
+
+
+def kbits_of_opus(path: Path) -> float | None:
+    """Return the bit rate of a 16 kHz mono Opus file in kbit/s; None if it is anything else."""
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.SoundFileError:
+        return None
+    if (info.subtype, info.samplerate, info.channels) != ("OPUS", SAMPLE_RATE, 1):
+        return None
+    return float(path.stat().st_size * 8 / 1000 / max(info.duration, 1e-3))

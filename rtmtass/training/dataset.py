@@ -28,6 +28,7 @@ __all__ = ["MixtureStream", "Recipe"]
 class _Job:
     """All a worker needs to make the same batches as the stream itself would."""
 
+    kind: type[Corpus]
     folder: Path
     cache: Path
     split: str
@@ -43,7 +44,7 @@ class _Job:
 
     def maker(self) -> ExampleMaker:
         return ExampleMaker(
-            Corpus(self.folder, self.cache), self.split, self.recipe, self.bank_sizes
+            self.kind(self.folder, self.cache), self.split, self.recipe, self.bank_sizes
         )
 
     def fill(self, maker: ExampleMaker, step: int, out: Samples) -> None:
@@ -96,6 +97,7 @@ class MixtureStream:
         self.bank_sizes = maker.bank_sizes
         self.seconds = seconds
         self._job = _Job(
+            type(corpus),
             corpus.folder,
             corpus.cache,
             split,

@@ -1,125 +1,273 @@
-"""`rtmtass data pack`: a corpus as Opus shards, for a machine that has no network."""
+"""`rtmtass data pack`: a corpus and its banks as small tar files, for a machine that has nothing.
+
+What a folder of packs consists of is in `pack_format`; `unpack` reads it.
+"""
 
 from __future__ import annotations
 
 import csv
-import shutil
+import hashlib
+import io
 import tarfile
-import tempfile
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from rtmtass.errors import DataError
-from rtmtass.training.recordings import Progress
-from rtmtass.training.sources import INDEX_COLUMNS, OPUS, IndexRow, decode, encode, read_index
+from rtmtass.errors import DataError, OutputError
+from rtmtass.partfile import why_unwritable
+from rtmtass.training.codecs import as_flac, as_opus, kbits_of_opus
+from rtmtass.training.pack_format import BANK_COLUMNS, BANKS, INDEX, SUMS, BankRow, write_sums
+from rtmtass.training.pool import in_order
+from rtmtass.training.recipe import BANKS as BANK_NAMES
+from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, has_recordings
+from rtmtass.training.sources import INDEX_COLUMNS, IndexRow, decode, read_index
 
-MOST_BYTES = 60_000_000
+MOST_BYTES = 56_000_000
+KBITS = 24.0
+"""Of Opus at 16 kHz mono: 5.2 hours in 56 MB, the files' and the tar's own bytes aside."""
 
 _BLOCK = 512
 _END = 10240  # tar fills its last record up to this
+_LOSSLESS = ("rooms",)  # banks that no lossy codec may touch: impulse responses
+_MUCH = 2.0  # Opus of more than this times the bit rate is coded again, else copied
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What becomes one file of a shard: a recording, or entry `entry` of a bank at `origin`."""
+
+    kind: str
+    split: str
+    group: str
+    path: str
+    seconds: float
+    origin: Path
+    entry: int = -1
 
 
 def pack(
-    corpus: Path, out: Path, *, most_bytes: int = MOST_BYTES, progress: Progress | None = None
+    corpus: Path,
+    out: Path,
+    *,
+    cache: Path | None = None,
+    kbits: float = KBITS,
+    most_bytes: int = MOST_BYTES,
+    most_shards: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
-    """Write a corpus as tar files of Opus recordings, with an index beside them.
+    """Write a corpus as tar files of Opus recordings, with an index and checksums beside them.
 
-    The index has the corpus's columns and `shard`; unpacked with plain `tar`, the
-    shards and `index.csv` in one folder are a corpus again. The same corpus gives
-    the same sound in the same shards; only Ogg's serial numbers are drawn each time.
+    Unpacked with plain `tar`, the shards and `index.csv` in one folder are a corpus
+    again. The dev split is always whole and comes first, so that dev figures can be
+    compared; after it every beginning of the shards holds all roles and banks in
+    proportion, and of each role as many groups as possible. The same corpus gives the
+    same sound in the same shards; only Ogg's serial numbers are drawn each time.
 
     Args:
         corpus: folder with an `index.csv`.
-        out: folder for `shard-000.tar` … and `index.csv`; made if need be.
+        out: folder for `shard-000.tar` … and the rest; made if need be.
+        cache: folder with the corpus's banks; those for training are packed, too.
+        kbits: kbit/s of Opus. Opus of 16 kHz mono is copied unless it has twice as many.
         most_bytes: no shard is larger.
+        most_shards: pack only what fits into so many.
+        workers: processes that encode; all cores by default.
         progress: called with a recording's path, how many are done, of how many.
 
     Returns:
         The shards' paths.
 
     Raises:
-        DataError: no corpus, or one recording alone is larger than a shard.
+        DataError: no corpus, no banks in `cache`, one recording alone is larger than a
+            shard, or the dev split larger than all.
+        InputError: a recording can't be read.
         OutputError: the shards can't be written.
     """
     rows = read_index(corpus / "index.csv")
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("shard-*.tar"):
-        old.unlink()
-    packed: list[tuple[IndexRow, str]] = []
-    names: set[str] = set()
-    writer = _Shards(out, most_bytes)
-    with tempfile.TemporaryDirectory() as folder:
-        for number, row in enumerate(rows):
-            small = _as_opus(corpus / row.path, Path(folder) / "recording.opus")
-            path = str(Path(row.path).with_suffix(".opus").as_posix())
-            if path in names:  # two recordings that differed in their suffix alone
-                path = f"{row.path}.opus"
-            names.add(path)
-            packed.append((replace(row, path=path), writer.add(small, path)))
-            if progress is not None:
-                progress(row.path, number + 1, len(rows))
-    writer.close()
-    with open(out / "index.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow((*INDEX_COLUMNS, "shard"))
-        for row, shard in packed:
-            table.writerow([*(getattr(row, column) for column in INDEX_COLUMNS), shard])
+    pieces = [*_recordings(corpus, rows), *(_banks(cache) if cache else ())]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for old in (*out.glob("shard-*.tar"), out / SUMS, out / BANKS):
+            old.unlink(missing_ok=True)
+        writer = _Shards(out, most_bytes, most_shards)
+        shards = _write_shards(writer, pieces, kbits, workers, progress)
+        _write_tables(out, rows, pieces, shards)
+        names = [INDEX, *([BANKS] if cache else []), *(path.name for path in writer.paths)]
+        write_sums(out, names)
+    except OSError as error:
+        raise OutputError(why_unwritable(out, error)) from error
     return writer.paths
 
 
-def unpack(packed: Path, corpus: Path) -> None:
-    """Make a corpus of a folder of shards again.
+def _recordings(corpus: Path, rows: Sequence[IndexRow]) -> Iterator[_Piece]:
+    names: set[str] = set()
+    for row in rows:
+        path = Path(row.path).with_suffix(".opus").as_posix()
+        if path in names:  # two recordings that differed in their suffix alone
+            path = f"{row.path}.opus"
+        names.add(path)
+        group = f"{row.source}/{row.group}"
+        yield _Piece(row.role, row.split, group, path, row.seconds, corpus / row.path)
 
-    Raises:
-        DataError: no index there, or a shard it names is missing or damaged.
-    """
-    read_index(packed / "index.csv")
-    with open(packed / "index.csv", newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if "shard" not in (table.fieldnames or ()):
-            raise DataError(
-                f"{packed / 'index.csv'} names no shards: it is no packed corpus;"
-                " make one with: rtmtass data pack"
+
+def _banks(cache: Path) -> list[_Piece]:
+    """Return the entries of the banks for training; those for dev serve no training run."""
+    pieces: list[_Piece] = []
+    for name in BANK_NAMES:
+        stem_path = cache / f"{name}-train"
+        if not has_recordings(stem_path):
+            continue
+        suffix = "flac" if name in _LOSSLESS else "opus"
+        for number, row in enumerate(_bank(stem_path).rows):
+            path = f"banks/{stem_path.name}/{number:06d}.{suffix}"
+            seconds = row.length / SAMPLE_RATE
+            pieces.append(
+                _Piece(f"bank {name}", "train", row.group, path, seconds, stem_path, number)
             )
-        shards = sorted({line["shard"] for line in table})
-    corpus.mkdir(parents=True, exist_ok=True)
-    for shard in shards:
-        if not (packed / shard).is_file():
-            raise DataError(f"{packed} lacks {shard!r}, which its index names; fetch it again")
-        try:
-            with tarfile.open(packed / shard) as tar:
-                tar.extractall(corpus, filter="data")
-        except tarfile.TarError as error:
-            raise DataError(f"{packed / shard} is damaged: {error}; fetch it again") from None
-    shutil.copyfile(packed / "index.csv", corpus / "index.csv")
+    if not pieces:
+        raise DataError(
+            f"{cache} holds no banks to train from; make them with:"
+            f" rtmtass data synthesise CORPUS --cache {cache}"
+        )
+    return pieces
+
+
+@lru_cache
+def _bank(stem_path: Path) -> Recordings:
+    return Recordings(stem_path)
+
+
+def balanced(pieces: Sequence[_Piece]) -> list[int]:
+    """Return the order in which pieces are packed, as indices: see `pack`.
+
+    Within a kind, every group gives its first recording before any gives its second;
+    groups, and the recordings of each, come in the order of their names' hashes.
+    """
+    kinds: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, piece in enumerate(pieces):
+        kinds[piece.split, piece.kind][piece.group].append(index)
+    keys: dict[int, tuple[bool, float, str]] = {}
+    for (split, kind), groups in kinds.items():
+        turns = {
+            index: (turn, _hash(group), _hash(pieces[index].path))
+            for group, members in groups.items()
+            for turn, index in enumerate(sorted(members, key=lambda k: _hash(pieces[k].path)))
+        }
+        total_s = sum(pieces[index].seconds for index in turns)
+        before_s = 0.0
+        for index in sorted(turns, key=lambda k: turns[k]):
+            middle_s = before_s + pieces[index].seconds / 2
+            keys[index] = (split == "train", middle_s / max(total_s, 1e-9), kind)
+            before_s += pieces[index].seconds
+    return sorted(keys, key=lambda k: keys[k])
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _write_shards(
+    writer: _Shards,
+    pieces: Sequence[_Piece],
+    kbits: float,
+    workers: int | None,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Return the shard of every piece that was packed."""
+    order = balanced(pieces)
+    shards: dict[int, str] = {}
+    tasks = ((pieces[k], kbits) for k in order)
+    with closing(writer), closing(in_order(_encode, tasks, workers)) as encoded:
+        for index, data in zip(order, encoded, strict=True):
+            shard = writer.add(data, pieces[index].path)
+            if shard is None:
+                break
+            shards[index] = shard
+            if progress is not None:
+                progress(pieces[index].path, len(shards), len(pieces))
+    n_dev = sum(piece.split == "dev" for piece in pieces)
+    if len(shards) <= n_dev and len(shards) < len(pieces):
+        raise DataError(
+            f"the dev split alone fills {len(writer.paths)} shards of {writer.most_bytes} bytes;"
+            " allow more shards"
+        )
+    return shards
+
+
+def _encode(task: tuple[_Piece, float]) -> bytes:
+    """Return the file that a piece becomes."""
+    piece, kbits = task
+    if piece.entry >= 0:
+        bank = _bank(piece.origin)
+        samples = bank.crop(piece.entry, 0, int(bank.lengths[piece.entry]))
+        return as_flac(samples) if piece.path.endswith(".flac") else as_opus(samples, kbits)
+    has = kbits_of_opus(piece.origin)
+    if has is not None and has <= _MUCH * kbits:
+        return piece.origin.read_bytes()
+    return as_opus(decode(piece.origin), kbits)
+
+
+def _write_tables(
+    out: Path, rows: Sequence[IndexRow], pieces: Sequence[_Piece], shards: dict[int, str]
+) -> None:
+    """Write index and banks, in the order they had before they were packed."""
+    with open(out / INDEX, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow((*INDEX_COLUMNS, "shard"))
+        for index, row in enumerate(rows):
+            if index in shards:
+                packed = replace(row, path=pieces[index].path)
+                values = [getattr(packed, column) for column in INDEX_COLUMNS]
+                table.writerow([*values, shards[index]])
+    if len(pieces) == len(rows):
+        return
+    with open(out / BANKS, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(BANK_COLUMNS)
+        for index in range(len(rows), len(pieces)):
+            if index in shards:
+                entry = _bank_row(pieces[index], shards[index])
+                table.writerow([getattr(entry, column) for column in BANK_COLUMNS])
+
+
+def _bank_row(piece: _Piece, shard: str) -> BankRow:
+    stored = _bank(piece.origin).rows[piece.entry]
+    name = piece.kind.removeprefix("bank ")
+    split, seconds, scale = piece.split, round(piece.seconds, 4), stored.scale
+    return BankRow(name, split, stored.source, stored.group, piece.path, seconds, scale, shard)
 
 
 class _Shards:
     """Tar files, one after the other, each closed before it would grow too large."""
 
-    def __init__(self, out: Path, most_bytes: int) -> None:
+    def __init__(self, out: Path, most_bytes: int, most_shards: int | None) -> None:
         self.paths: list[Path] = []
-        self._out, self._most = out, most_bytes
+        self.most_bytes = most_bytes
+        self._out, self._most_shards = out, most_shards
         self._tar: tarfile.TarFile | None = None
         self._size = 0
 
-    def add(self, file: Path, name: str) -> str:
-        """Add a file under a name; return the name of its shard."""
+    def add(self, data: bytes, name: str) -> str | None:
+        """Add a file under a name; return the name of its shard, None where all are full."""
         info = tarfile.TarInfo(name)
-        info.size = file.stat().st_size
+        info.size = len(data)
         size = len(info.tobuf(tarfile.PAX_FORMAT)) + -(-info.size // _BLOCK) * _BLOCK
-        if size + _END > self._most:
+        if size + _END > self.most_bytes:
             raise DataError(
-                f"{name} alone has {info.size} bytes, a shard at most {self._most}; cut the"
+                f"{name} alone has {info.size} bytes, a shard at most {self.most_bytes}; cut the"
                 " recording, or allow larger shards"
             )
-        if self._tar is None or self._size + size + _END > self._most:
+        if self._tar is None or self._size + size + _END > self.most_bytes:
+            if len(self.paths) == self._most_shards:
+                return None
             self.close()
             self.paths.append(self._out / f"shard-{len(self.paths):03d}.tar")
             self._tar = tarfile.open(self.paths[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
             self._size = 0
-        with open(file, "rb") as data:
-            self._tar.addfile(info, data)
+        self._tar.addfile(info, io.BytesIO(data))
         self._size += size
         return self.paths[-1].name
 
@@ -128,11 +276,3 @@ class _Shards:
         if self._tar is not None:
             self._tar.close()
             self._tar = None
-
-
-def _as_opus(path: Path, place: Path) -> Path:
-    """Return a file that is Opus: the recording's own, or one made of it."""
-    if path.suffix == ".opus":
-        return path
-    encode(place, decode(path), OPUS)
-    return place

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.errors import DataError, RtmtassError
+from rtmtass.errors import DataError, MissingPartError, RtmtassError
 
 Samples = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
@@ -186,7 +186,7 @@ def store(
     with length 0 and not tried again.
     """
     stem_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{stem_path}.i16", "ab") as sound, _alone(sound):
+    with open(f"{stem_path}.i16", "ab") as sound, alone(sound):
         old_stamp, rows = _read_table(stem_path)
         if old_stamp != stamp:
             rows = []
@@ -202,7 +202,7 @@ def store(
             for number, item in enumerate(found):
                 if item.path in done:
                     continue
-                row, data = _quantise(item, end)
+                row, data = quantise(item, end)
                 sound.write(data)
                 sound.flush()
                 table.write(json.dumps(asdict(row)) + "\n")
@@ -213,8 +213,8 @@ def store(
 
 
 @contextlib.contextmanager
-def _alone(file: BinaryIO) -> Iterator[None]:
-    """Wait until no other process stores into the same file; Windows has no such lock."""
+def alone(file: BinaryIO) -> Iterator[None]:
+    """Lock an open file against other processes that lock it; Windows has no such lock."""
     try:
         import fcntl
     except ImportError:
@@ -227,9 +227,18 @@ def _alone(file: BinaryIO) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _quantise(item: Found, start: int) -> tuple[Recording, bytes]:
+def quantise(item: Found, start: int) -> tuple[Recording, bytes]:
+    """Return a recording's row, were it stored from sample `start` on, and its int16 samples.
+
+    What can't be read, is silent or shorter than 0.1 s has length 0.
+
+    Raises:
+        MissingPartError: a package that reads or makes it isn't installed.
+    """
     try:
         samples = np.nan_to_num(item.load(), posinf=0.0, neginf=0.0)
+    except MissingPartError:
+        raise
     except RtmtassError:
         samples = np.zeros(0, np.float32)
     peak = float(np.abs(samples).max(initial=0.0))
@@ -246,6 +255,16 @@ def _quantise(item: Found, start: int) -> tuple[Recording, bytes]:
 def has_recordings(stem_path: Path) -> bool:
     """Say whether anything usable is stored under this path."""
     return any(row.length for row in _read_table(stem_path)[1])
+
+
+def stored_stamp(stem_path: Path) -> str:
+    """Return the stamp of what is stored under this path; empty where nothing is."""
+    try:
+        with open(f"{stem_path}.jsonl", encoding="utf-8") as table:
+            line = table.readline()
+    except FileNotFoundError:
+        return ""
+    return str(json.loads(line)["stamp"]) if line.endswith("\n") else ""
 
 
 def is_muffled(samples: Samples) -> bool:

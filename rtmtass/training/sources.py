@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from rtmtass.audio import FileSink, FileSource
-from rtmtass.errors import DataError, InputError
+from rtmtass.errors import DataError, InputError, MissingPartError
 from rtmtass.formats import Encoding
 from rtmtass.training.recordings import (
     SAMPLE_RATE,
@@ -76,9 +75,8 @@ class Corpus:
                 f"{self.folder / 'index.csv'} has no {role} for {split};"
                 f" add recordings with: rtmtass data build"
             )
-        name = "recorded-singing" if role == "singing" else role  # apart from the synthetic bank
-        stem_path = self.cache / f"{name}-{split}"
-        store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
+        stem_path = self.cache / place_of(role, split)
+        self._prepare(stem_path, rows)
         return Recordings(stem_path, keep_muffled=keep_muffled)
 
     def has(self, role: str, split: str) -> bool:
@@ -98,6 +96,10 @@ class Corpus:
             return None
         return Recordings(stem_path, first=first)
 
+    def _prepare(self, stem_path: Path, rows: Sequence[IndexRow]) -> None:
+        """Decode what the cache doesn't hold yet."""
+        store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
+
     def _found(self, rows: Sequence[IndexRow]) -> Iterator[Found]:
         for row in rows:
             load = partial(decode, self.folder / row.path)
@@ -116,6 +118,12 @@ class Corpus:
             line = f"{row.source}|{row.group}|{row.path}|{status.st_size}|{int(status.st_mtime)}\n"
             digest.update(line.encode())
         return digest.hexdigest()
+
+
+def place_of(role: str, split: str) -> str:
+    """Return the name, in a cache folder, of the recordings of a role and split."""
+    name = "recorded-singing" if role == "singing" else role  # apart from the synthetic bank
+    return f"{name}-{split}"
 
 
 def read_index(path: Path) -> list[IndexRow]:
@@ -163,6 +171,7 @@ def decode(path: Path) -> Samples:
 
     Raises:
         InputError: the file can't be read as sound.
+        MissingPartError: soxr isn't installed.
     """
     try:
         source = FileSource(path, allow_truncated=True)
@@ -170,6 +179,11 @@ def decode(path: Path) -> Samples:
         if shutil.which("ffmpeg") is None or not path.is_file():
             raise
         return _ask_ffmpeg(path)
+    try:
+        import soxr
+    except ImportError:
+        source.close()
+        raise MissingPartError(f"reading {path} needs soxr: pip install rtmtass") from None
     resampler = soxr.ResampleStream(source.sample_rate, SAMPLE_RATE, 1)
     parts: list[Samples] = []
     block = np.empty((_BLOCK, source.channels), np.float32)

@@ -1,0 +1,56 @@
+"""Work spread over all cores by processes, with the results in the order of the tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_AHEAD = 3
+"""Tasks per process that may be under way; more would only fill the memory with results."""
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_order(
+    function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
+) -> Generator[Result]:
+    """Yield `function(task)` for every task, in their order.
+
+    Args:
+        function: importable by name; what it raises is raised here.
+        tasks: each can be pickled.
+        workers: processes; all cores by default. With one or none, the work is done here.
+    """
+    n = n_cores() if workers is None else workers
+    if n <= 1:
+        yield from map(function, tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
+    pool = ProcessPoolExecutor(n, mp_context=context, initializer=_leave_stopping_to_the_parent)
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            ahead.append(pool.submit(function, task))
+            if len(ahead) >= _AHEAD * n:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_stopping_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
