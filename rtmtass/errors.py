@@ -7,7 +7,7 @@
     ├── OutputError              what should be written can't be: disk, rights, name taken
     ├── ModelError               weights missing, altered, or not of this network
     ├── DataError                training or evaluation data unusable
-    ├── DeviceError              no such device, ambiguous, unplugged, wrong rate
+    ├── DeviceError              no such device, ambiguous, unplugged, wrong rate, out of memory
     └── MissingPartError         an optional package or system library is not installed
 
 Each message says what was given, what was expected or found, and what to type
@@ -48,7 +48,7 @@ class DataError(RtmtassError):
 
 
 class DeviceError(RtmtassError):
-    """A sound device is missing, ambiguous, gone, or can't do what was asked."""
+    """A device, for sound or for computing, is missing, ambiguous, gone or too small."""
 
 
 class MissingPartError(RtmtassError):

@@ -63,7 +63,8 @@ def descend(net: nn.Module, optimiser: Optimisers, steps: int) -> float:
     for _ in range(steps):
         loss = ((net(x) - x[:, :2] * x[:, 2:]) ** 2).mean()
         loss.backward()
-        optimiser.step(1e-2)
+        optimiser.set_rate(1e-2)
+        optimiser.step()
         optimiser.zero_grad()
     return float(loss.detach())
 

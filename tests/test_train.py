@@ -173,29 +173,36 @@ def test_dropout_depends_on_the_step_alone(corpus: Path, tmp_path: Path) -> None
     assert losses[0] == losses[1]
 
 
-def test_memories_are_handed_on_by_the_seed() -> None:
+def begun(memories: Memories, batch: int, number: int) -> list[torch.Tensor]:
+    memories.draw(batch, number)
+    return tensors(memories.begin())
+
+
+def test_state_is_carried_over_by_the_seed() -> None:
     net = seasoned(tiny(lookahead=1))
-    memories = Memories(net, 0.5, seed=3)
-    blank = memories.begin(8, 0)
-    assert all(not t.any() for t in tensors(blank))
-    _, after = net.stages(torch.randn(8, 20, 2, 33), blank)
-    memories.end(after)
-    first, again = memories.begin(8, 1), memories.begin(8, 1)
-    for a, b, end in zip(tensors(first), tensors(again), tensors(after), strict=True):
+    memories, good, bad = Memories(net, 0.5, seed=3), torch.tensor(True), torch.tensor(False)
+    blank = begun(memories, 8, 0)
+    assert all(not t.any() for t in blank)
+    assert [t.shape for t in blank] == [t.shape for t in tensors(net.init_state(8))]
+    _, after = net.stages(torch.randn(8, 20, 2, 33), memories.begin())
+    memories.end(after, good)
+    first, again = begun(memories, 8, 1), begun(memories, 8, 1)
+    for a, b, end in zip(first, again, tensors(after), strict=True):
         assert torch.equal(a, b)
         assert not a.requires_grad
-        for example in a:  # each is blank or the end of some example
+        for example in a:  # each is silence or the end of some example
             assert not example.any() or any(torch.equal(example, e) for e in end)
-    kept = [bool(level.any()) for level in first.level]
+    kept = [bool(level.any()) for level in first[0]]
     assert 0 < sum(kept) < 8
     other = Memories(net, 0.5, seed=3)
     other.from_list(memories.to_list())
-    assert all(
-        torch.equal(a, b) for a, b in zip(tensors(other.begin(8, 1)), tensors(first), strict=True)
-    )
-    assert all(not t.any() for t in tensors(memories.begin(5, 1)))  # of another size: blank
-    memories.end(mapped(lambda t: t * np.nan, after))
-    assert memories.last is None
+    assert all(torch.equal(a, b) for a, b in zip(begun(other, 8, 1), first, strict=True))
+    memories.end(mapped(lambda t: t * np.nan, after), bad)  # a batch that was skipped
+    assert all(torch.equal(a, b) for a, b in zip(begun(memories, 8, 1), first, strict=True))
+    memories.end(mapped(lambda t: t * np.nan, after), good)
+    assert all(not t.any() for t in begun(memories, 8, 1))
+    memories.end(after, good)
+    assert all(not t.any() for t in begun(memories, 5, 1))  # of another size: silence
 
 
 def test_a_resumed_run_remembers_its_streams(corpus: Path, tmp_path: Path) -> None:

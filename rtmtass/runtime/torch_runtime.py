@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.errors import MissingPartError, UsageError
+from rtmtass.errors import MissingPartError
 from rtmtass.runtime.base import CHUNK
 from rtmtass.runtime.fold import Weights
 from rtmtass.runtime.spectral import Network, SpectralBatch, SpectralStream
-
-if TYPE_CHECKING:
-    import torch
+from rtmtass.runtime.torch_device import find_device
 
 
 class TorchRuntime:
@@ -74,31 +70,3 @@ class TorchRuntime:
         return PlaceSteps(
             self._net, self._device, streams, fixed, cuda_graph, is_tf32=self.precision == "tf32"
         )
-
-
-def find_device(name: str) -> torch.device:
-    """Return the torch device of that name.
-
-    Raises:
-        UsageError: torch knows no such device, or doesn't find it here; says what torch says.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"torch knows no device {name!r}: use cpu, cuda or cuda:N") from None
-    if device.type != "cuda":
-        return device
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(
-            f"torch {torch.__version__} can't use CUDA here: {said}; add --device cpu, or install"
-            " a torch with CUDA (pytorch.org/get-started) and see whether nvidia-smi finds the GPU"
-        ) from None
-    count = torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise UsageError(f"torch finds {count} CUDA device(s), not {name!r}: use --device cuda:0")
-    return torch.device("cuda", device.index or 0)

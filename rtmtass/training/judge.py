@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
-from rtmtass.report import write_report
 from rtmtass.training.metrics import sdr, si_sdr
 from rtmtass.training.sources import FLAC, encode
 
@@ -77,6 +76,8 @@ def write_snapshots(
 def _write(
     folder: Path, heard: dict[str, Samples], seen: dict[str, Samples], picture: str, rate: int
 ) -> None:
+    from rtmtass.report import write_report  # needs matplotlib, and only snapshots do
+
     folder.mkdir(parents=True, exist_ok=True)
     for name, samples in heard.items():
         encode(folder / f"{name}.flac", np.clip(samples, -1.0, 1.0), FLAC)

@@ -50,11 +50,14 @@ class Teacher:
         self.net = MtassNet(opened.config).to(device).eval().requires_grad_(False)
         self.net.load_state_dict({k: torch.from_numpy(v) for k, v in opened.weights.items()})
         self.stft = Stft(student.stft).to(device)
+        self._begin = self.net.init_state(0)
 
     def stems(self, spec: Tensor) -> Tensor:
         """Return what the teacher makes of mixtures (B, T, 2, F): (B, T, S, 2, F)."""
         with torch.no_grad():
-            told: Tensor = self.net(spec)
+            if len(self._begin.past) != len(spec):  # made once: no CUDA graph could hold it
+                self._begin = self.net.init_state(len(spec))
+            told, _ = self.net.step(spec, self._begin)
         return told
 
     def loss(self, final: Tensor, told: Tensor, mixture: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rtmtass.errors import UsageError
+from rtmtass.runtime.torch_device import find_device
 
 Compute = Callable[..., Any]
 """Works out something from tensors, the loss first."""
@@ -39,14 +40,14 @@ class Team:
         device: "cpu" or "cuda"; with CUDA each process takes the GPU of its number.
 
     Raises:
-        UsageError: there are fewer GPUs than processes.
+        UsageError: torch finds no such device, or fewer GPUs than processes.
     """
 
     def __init__(self, device: str) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device(device)
+        self.device = find_device(device)
         if self.size > 1 and self.device.type == "cuda":
             if local >= torch.cuda.device_count():
                 raise UsageError(
@@ -60,6 +61,13 @@ class Team:
     def is_first(self) -> bool:
         """Whether this process writes, judges and tells for all."""
         return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """What the device is called: "cpu", or the GPU's name."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return str(self.device)
 
     def __enter__(self) -> Self:
         """Meet the others."""
