@@ -2,18 +2,33 @@
 
 torch's gradient forms the recurrent weight's gradient once per frame; here it
 is one product at the end, and what is done number by number is one compiled loop.
-Only training on a CPU takes this path; a test pins it to torch.nn.GRU.
+Only training on a CPU takes this path; a test pins it to torch.nn.GRU. Without numba
+torch's own gradient serves.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtmtass.dsp.compiling import kernel_apart
+F = TypeVar("F", bound=Callable[..., object])
+
+try:
+    from rtmtass.dsp.compiling import kernel_apart
+except ModuleNotFoundError as missing:
+    if missing.name not in ("numba", "llvmlite"):
+        raise
+    HAS_KERNEL = False
+
+    def kernel_apart(function: F) -> F:
+        """Leave the loop as it is; nothing calls it."""
+        return function
+else:
+    HAS_KERNEL = True
 
 Numbers = np.ndarray[Any, Any]
 
@@ -111,6 +126,11 @@ def gru_scan(x: Tensor, state: Tensor, gru: torch.nn.GRU) -> tuple[Tensor, Tenso
 
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
+    if not HAS_KERNEL:
+        with torch.autocast(x.device.type, enabled=False):
+            wide = next(gru.parameters()).dtype
+            y, last = gru(x.to(wide), state[None].to(wide).contiguous())
+        return y, last[0]
     low = torch.is_autocast_enabled(x.device.type)
     w_ih, w_hh, b_ih, b_hh = gru.parameters()
     dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh.dtype
