@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -12,9 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtmtass import cli_values
 from rtmtass.cli_data import need_workshop
+from rtmtass.cli_steps import open_steps
 
 if TYPE_CHECKING:
+    from rtmtass.training.sources import Corpus
+    from rtmtass.training.train_config import TrainConfig
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -39,6 +45,9 @@ def register(commands: Commands) -> None:
         " its learning rate falls to 1 % within --minutes; the run itself stays as it is"
         )  # fmt: skip
     add("--device", help="cpu (default) or cuda")
+    add("--profile", type=cli_values.count, metavar="N", help="instead of training, time N steps"
+        " of a fresh network and print where a step's time goes"
+        )  # fmt: skip
     add("--json", action="store_true", help="one JSON object a report")
     train.set_defaults(run=run_train)
 
@@ -56,9 +65,12 @@ def register(commands: Commands) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train`."""
-    need_workshop()
+    need_workshop("torch")
+    from rtmtass.training.equipment import fitted
     from rtmtass.training.train import BranchOrder, TrainConfig, train
 
+    if arguments.profile:
+        return _run_profile(arguments)
     length = {"minutes": arguments.minutes, "steps": arguments.steps}
     runs = None if arguments.runs is None else str(arguments.runs)
     branch = None
@@ -68,11 +80,69 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         overrides = {**length, "runs": runs}
     config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
+    config, goes_without = fitted(config)
+    if _is_first():
+        for line in goes_without:
+            print(f"rtmtass: {line}", file=sys.stderr)
+    corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
     with _watching(arguments) as watch:
-        best = train(config, watch, branch)
-    if not int(os.environ.get("RANK", "0")):  # one of torchrun's processes speaks for all
+        best = train(config, watch, branch, corpus)
+    if _is_first():
         print(best)
     return 0
+
+
+def _run_profile(arguments: argparse.Namespace) -> int:
+    """Run `rtmtass train --profile`."""
+    from rtmtass.training.step_profile import profile
+    from rtmtass.training.train_config import TrainConfig
+
+    steps = arguments.profile
+    config = TrainConfig.read(arguments.config, device=arguments.device, steps=steps)
+    corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
+    found = profile(config, steps, corpus)
+    if _is_first():
+        _print_profile(dataclasses.asdict(found), arguments.json)
+    return 0
+
+
+def _print_profile(found: dict[str, Any], is_json: bool) -> None:
+    if is_json:
+        print(json.dumps(found))
+        return
+    from rtmtass.tui import print_table
+
+    for title, parts in (
+        ("part of a step", found["parts_ms"]),
+        ("without the CUDA graph", found["parts_without_graph_ms"]),
+    ):
+        whole = sum(parts.values())
+        rows = [[part, f"{took:.2f}", f"{took / whole:.1%}"] for part, took in parts.items()]
+        if rows:
+            print_table([title, "ms", "share"], [*rows, ["all", f"{whole:.2f}", ""]])
+            print()
+    how = "as a CUDA graph" if found["is_captured"] else "kernel by kernel"
+    print(
+        f"{found['device']}, {found['steps']} steps of {found['batch']} x {found['seconds']:g} s"
+        f" {how}: {found['steps_per_s']:.2f} steps a second, {found['x_real_time']:.0f}x real"
+        f" time, {found['peak_memory_mb']:.0f} MB at most"
+    )
+
+
+def _is_first() -> bool:
+    """Whether this is the one of torchrun's processes that speaks for all; usually it is alone."""
+    return not int(os.environ.get("RANK", "0"))
+
+
+def _unpacked(config: TrainConfig, arguments: argparse.Namespace) -> Corpus:
+    """Return what lies in the packs, with a bar as long as they are unpacked.
+
+    torchrun's other processes wait meanwhile for this one to join them.
+    """
+    from rtmtass.training.feed import corpus_of
+
+    with open_steps(quiet=arguments.json) as bar:
+        return corpus_of(config, bar)
 
 
 def run_average(arguments: argparse.Namespace) -> int:
@@ -90,10 +160,13 @@ def _watching(
     """Return who shows the reports: a table on a terminal, lines elsewhere, or JSON."""
     if arguments.json:
         return contextlib.nullcontext(_print_json)
-    if not (sys.stdout.isatty() and sys.stderr.isatty()) or int(os.environ.get("RANK", "0")):
+    if not (sys.stdout.isatty() and sys.stderr.isatty()) or not _is_first():
         return contextlib.nullcontext(_print_report)
-    from rtmtass.tui import TrainingTable
-
+    try:
+        from rtmtass.tui import TrainingTable
+    except ModuleNotFoundError:
+        print("rtmtass: rich isn't installed: lines instead of a table", file=sys.stderr)
+        return contextlib.nullcontext(_print_report)
     return TrainingTable()
 
 
@@ -106,7 +179,7 @@ def _print_json(report: dict[str, Any]) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from rtmtass.tui import minutes_left
+    from rtmtass.training.log import minutes_left
 
     if report["kind"] == "skipped":
         print(

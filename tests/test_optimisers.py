@@ -89,6 +89,29 @@ def test_checkpoints_of_before_there_was_a_choice_are_read() -> None:
     Optimisers(net, "adamw", 1e-2, 0.01).load_state_dict(old)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_checkpoints_move_between_devices(kind: str) -> None:
+    """What a GPU's groups hold (a rate on the device, capturable steps) stays behind."""
+    net = layers()
+    optimiser = Optimisers(net, kind, 1e-2, 0.01)
+    descend(net, optimiser, 5)
+    twin = copy.deepcopy(net)
+    again = Optimisers(twin, kind, 3e-3, 0.01)
+    foreign = copy.deepcopy(optimiser.state_dict())
+    for part in foreign["parts"]:
+        for group in part["param_groups"]:
+            assert isinstance(group["lr"], float)
+            group |= {"lr": torch.tensor(1.0), "capturable": True, "foreach": True, "fused": None}
+    again.load_state_dict(foreign)
+    for mine, theirs in zip(again._groups(), optimiser._groups(), strict=True):
+        assert {k: v for k, v in mine.items() if k not in ("params", "lr")} == {
+            k: v for k, v in theirs.items() if k not in ("params", "lr")
+        }
+        assert mine["lr"] is again._rate
+    assert all(t.dtype == torch.float32 for t in again.tensors())
+    assert descend(net, optimiser, 5) == descend(twin, again, 5)
+
+
 def test_a_checkpoint_of_another_optimiser_is_refused() -> None:
     net = layers()
     state = Optimisers(net, "adamw", 1e-2, 0.01).state_dict()

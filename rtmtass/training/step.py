@@ -143,6 +143,15 @@ class StepGraph:
         self.mark: Mark = _no_mark
         self.trouble = ""
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the next step of this shape is a replay."""
+        return self._replay is not None
+
+    def release(self) -> None:
+        """Drop what was captured; from now on every step runs as it stands."""
+        self._replay, self._capture = None, None
+
     def run(self, stems: Tensor, number: int, step: int, rate: float) -> None:
         """Learn from a batch.
 

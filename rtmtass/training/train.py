@@ -16,7 +16,7 @@ from rtmtass.training.checkpoints import BEST, LAST
 from rtmtass.training.feed import batches, corpus_of, open_examples
 from rtmtass.training.log import Progress
 from rtmtass.training.mixing import dev_mixtures
-from rtmtass.training.recordings import Progress as Unpacking
+from rtmtass.training.sources import Corpus
 from rtmtass.training.team import Team
 from rtmtass.training.train_config import TrainConfig
 from rtmtass.training.trainer import Trainer
@@ -32,7 +32,7 @@ def train(
     config: TrainConfig,
     progress: Progress,
     branch: BranchOrder | None = None,
-    unpacking: Unpacking | None = None,
+    corpus: Corpus | None = None,
 ) -> Path:
     """Run, or go on with, the training `config` describes; return the best model's folder.
 
@@ -42,7 +42,7 @@ def train(
         config: the run's or the trunk's.
         progress: called with every report; see `rtmtass.training.log`.
         branch: train a branch of the trunk, in its own folder, and not the trunk.
-        unpacking: called while packs are unpacked.
+        corpus: the recordings, if they are open already; see `corpus_of`.
 
     Raises:
         UsageError: config or branch can't be.
@@ -52,10 +52,7 @@ def train(
     with Team(config.device) as team:
         if branch is not None:
             config = branch_off(config, branch, team)
-        if team.is_first:
-            corpus_of(config, unpacking)
-        team.largest(0.0)  # the others wait until all is unpacked
-        corpus = corpus_of(config)
+        corpus = corpus or corpus_of(config)
         trainer = Trainer(config, progress, team)
         with _naming_the_checkpoint(trainer):
             trainer.resume()

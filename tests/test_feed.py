@@ -1,0 +1,189 @@
+"""Where a run's batches come from, and what is said when the device they go to fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import buzzing_corpus, config, write_toml
+from torch import Tensor
+
+from rtmtass.cli import main
+from rtmtass.errors import DeviceError, UsageError
+from rtmtass.training import unpack
+from rtmtass.training.feed import batches, corpus_of, open_examples
+from rtmtass.training.sources import Corpus
+from rtmtass.training.team import Team
+from rtmtass.training.train import TrainConfig, Trainer, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings to train on."""
+    return buzzing_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+class StandIn:
+    """Stands in for DeviceExamples: batches of noise, a function of seed and step alone."""
+
+    made: list[int]
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: str,
+        *,
+        seconds: float,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        bank_sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.shape, self.seed, self.device = (batch, 3, round(16000 * seconds)), seed, device
+        self.bank_sizes = dict(bank_sizes or {"speech": 7})
+        self.made = []
+        StandIn.last = self  # type: ignore[attr-defined]
+
+    def batch(self, step: int) -> Tensor:
+        self.made.append(step)
+        generator = torch.Generator(self.device).manual_seed(1000 * self.seed + step)
+        return 0.1 * torch.randn(self.shape, generator=generator, device=self.device)
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `examples = "device"` mean `StandIn`."""
+    module = types.ModuleType("rtmtass.training.device_examples")
+    module.DeviceExamples = StandIn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("on_device")
+def test_examples_of_the_device_resume_to_the_bit(corpus: Path, tmp_path: Path) -> None:
+    made = {"examples": "device", "carry": 0.5, "schedule": "wsd", "decay": 0.0}
+    whole = config(corpus, tmp_path / "whole", **made, steps=6)
+    parts = config(corpus, tmp_path / "parts", **made, steps=3)
+    train(whole, lambda _: None)
+    train(parts, lambda _: None)
+    train(parts, lambda _: None)
+    assert StandIn.last.made == [3, 4, 5]  # type: ignore[attr-defined]
+    assert StandIn.last.bank_sizes == {"speech": 7}  # type: ignore[attr-defined]
+    a, b = (torch.load(Path(c.runs) / "last.pt", weights_only=True) for c in (whole, parts))
+    for part in ("weights", "average"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    assert all(torch.equal(x, y) for x, y in zip(a["memories"], b["memories"], strict=True))
+
+
+@pytest.mark.usefixtures("on_device")
+def test_processes_take_turns_in_the_batches(corpus: Path, tmp_path: Path) -> None:
+    given = config(corpus, tmp_path, examples="device")
+    with open_examples(given, corpus_of(given), CPU, {"music": 3}) as examples:
+        feed = batches(examples, 5, 2)
+        assert [next(feed).shape for _ in range(3)] == [(4, 3, 16000)] * 3
+        assert examples.bank_sizes == {"music": 3}
+        assert examples.made == [5, 7, 9]  # type: ignore[attr-defined]
+
+
+def test_packs_are_unpacked_with_a_bar(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def unpacked(packs: Path, cache: Path, progress: Callable[..., None] | None = None) -> Corpus:
+        seen.append((packs, cache))
+        if progress is not None:
+            progress("packs", 1, 2)
+        return Corpus(corpus, cache)
+
+    monkeypatch.setattr(unpack, "corpus_of_packs", unpacked)
+    given = config(tmp_path / "nothing", tmp_path / "run", packs=str(tmp_path / "packs"), steps=1)
+    given = dataclasses.replace(given, cache=str(corpus / "cache"))
+    write_toml(tmp_path / "c.toml", given)
+    assert main(["train", str(tmp_path / "c.toml")]) == 0
+    assert seen == [(tmp_path / "packs", corpus / "cache")]  # once
+
+
+def fail(error: Exception, step: int) -> Callable[[Trainer, Any], None]:
+    launch = Trainer.launch
+
+    def launch_or_fail(self: Trainer, batch: Any) -> None:
+        if self.step == step:
+            raise error
+        launch(self, batch)
+
+    return launch_or_fail
+
+
+GONE = getattr(torch, "AcceleratorError", RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            r"^cpu ran out of memory at step 4, batch = 4, seconds = 1; the last checkpoint is"
+            r" .*last.pt, step 3; set a smaller batch in the config and start the same command",
+        ),
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nmore"),
+            r"^cpu stopped working at step 4 \(CUDA error: unspecified launch failure\); the last"
+            r" checkpoint is .*last.pt, step 3; start the same command again",
+        ),
+    ],
+)
+def test_a_device_that_fails_names_the_last_checkpoint(
+    error: Exception, said: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(corpus, tmp_path, steps=3), lambda _: None)
+    before = (tmp_path / "last.pt").read_bytes()
+    monkeypatch.setattr(Trainer, "launch", fail(error, 4))
+    with pytest.raises(DeviceError, match=said) as caught:
+        train(config(corpus, tmp_path, steps=6), lambda _: None)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    monkeypatch.undo()
+    train(config(corpus, tmp_path, steps=6), lambda _: None)  # it is good to go on from
+
+
+def test_a_device_that_fails_at_once_has_no_checkpoint(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = GONE.__new__(GONE, "CUDA error: device lost")
+    made.args = ("CUDA error: device lost",)
+    monkeypatch.setattr(Trainer, "launch", fail(made, 0))
+    with pytest.raises(DeviceError, match=r"no checkpoint was written yet; start the same"):
+        train(config(corpus, tmp_path), lambda _: None)
+    monkeypatch.setattr(Trainer, "launch", fail(RuntimeError("a bug"), 0))
+    with pytest.raises(RuntimeError, match="a bug"):  # keeps its traceback
+        train(config(corpus, tmp_path), lambda _: None)
+
+
+def test_a_device_that_isnt_there_is_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check\nmore")
+
+    monkeypatch.setattr(torch.cuda, "init", broken)
+    with pytest.raises(UsageError, match=r"Found no NVIDIA driver.*--device cpu"):
+        train(config(corpus, tmp_path / "run", device="cuda"), lambda _: None)
+    with pytest.raises(UsageError, match="no device 'abacus'"):
+        Team("abacus")
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_a_graph_is_captured_nothing_is_compiled() -> None:
+    assert TrainConfig(device="cuda").uses_graph
+    assert not TrainConfig(device="cuda").uses_compile
+    assert TrainConfig(device="cuda", graph=False).uses_compile
+    assert TrainConfig().uses_compile
+    assert not TrainConfig().uses_graph

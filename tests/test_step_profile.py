@@ -1,0 +1,61 @@
+"""The profile of a training step: its parts add up, and the run's own folder stays as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import buzzing_corpus, config, write_toml
+
+from rtmtass.cli import main
+from rtmtass.runtime.torch_steps import Body
+from rtmtass.training import step_profile
+from rtmtass.training.train import Trainer
+
+PARTS = ["examples", "data copy", "forward", "backward", "clip, optimiser", "EMA", "state, tally"]
+
+
+def test_the_command_shows_a_steps_parts_and_leaves_the_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = config(buzzing_corpus(tmp_path), tmp_path / "run", carry=0.5)
+    write_toml(tmp_path / "c.toml", given)
+    command = ["train", str(tmp_path / "c.toml"), "--profile", "2"]
+    assert main(command) == 0
+    head, *rows, _, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["part", "of", "a", "step", "ms", "share"]
+    assert [row.rsplit(maxsplit=2)[0] for row in rows[:-1]] == PARTS
+    assert rows[-1].split()[0] == "all"
+    assert last.startswith("cpu, 2 steps of 4 x 1 s kernel by kernel: ")
+    assert last.endswith(" MB at most")
+    assert not (tmp_path / "run").exists()
+
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["parts_ms"]) == PARTS
+    assert found["step_ms"] == pytest.approx(sum(found["parts_ms"].values()))
+    assert found["x_real_time"] == pytest.approx(4.0 * found["steps_per_s"])
+    assert found["peak_memory_mb"] > 10
+    assert found["parts_without_graph_ms"] == {}
+
+
+def test_a_captured_step_is_timed_whole_and_then_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Captured(Trainer):
+        def __init__(self, given: Any, progress: Callable[..., None], team: Any) -> None:
+            super().__init__(given, progress, team, capture=silent)
+
+    def silent(body: Body) -> Body:
+        """Replay as a CUDA graph does: without a mark for any part."""
+        return lambda: None
+
+    monkeypatch.setattr(step_profile, "Trainer", Captured)
+    given = config(buzzing_corpus(tmp_path), tmp_path / "run")
+    found = step_profile.profile(given, 2)
+    assert found.is_captured
+    assert list(found.parts_ms) == ["examples", "data copy", "whole step"]
+    assert list(found.parts_without_graph_ms) == PARTS
