@@ -20,6 +20,13 @@ TORCH_PRECISIONS = ("f32", "tf32", "bf16")
 PASSES = (1, 2, 4)
 """How often a stream can be heard: as it is, also upside down, both also half a hop later."""
 
+LEVEL_WINDOW_S = 2.0
+"""How far back the running level looks for how long a loudness has lasted."""
+LEVEL_FALL_DB_PER_S = 125.0
+"""How fast the running level lets go of a pop."""
+LEVEL_HEADROOM = 4.0
+"""How far peaks of power lie above the level of a sound that lasts: 6 dB."""
+
 T = TypeVar("T")
 
 
@@ -66,7 +73,9 @@ class NetConfig:
     """The network: which backbone, how wide, which training target.
 
     `level_by_power` lets loud frames count for more in the running level, so
-    that pauses don't: see `net.layers.RunningLevel`.
+    that pauses don't; what lasts less than `level_pop_s` seconds in any two seconds
+    (a clap, a knock) doesn't move it either, 0 counts everything: see
+    `net.layers.RunningLevel`.
 
     `recurrent` is the backbone of `small`: dilated gated blocks, then GRUs.
     `multiscale` is the causal twin of the published separator.
@@ -91,6 +100,7 @@ class NetConfig:
     mask_limit: float = 2.0
     level_half_life_s: float = 1.0
     level_by_power: bool = False
+    level_pop_s: float = 0.0
     lookahead: int = 0
     bands: int = 8
     subband_bins: int = 0
@@ -107,6 +117,13 @@ class NetConfig:
         ):
             if value not in allowed:
                 raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        if not 0 <= self.level_pop_s < LEVEL_WINDOW_S / 2:
+            raise ModelError(
+                f"level_pop_s must be from 0 to less than {LEVEL_WINDOW_S / 2:g} seconds,"
+                f" not {self.level_pop_s:g}"
+            )
+        if self.level_pop_s and not self.level_by_power:
+            raise ModelError("level_pop_s goes with level_by_power only: set both, or 0")
         if self.subband_bins and self.backbone != "recurrent":
             raise ModelError("sub-bands go with the recurrent backbone only: set subband_bins to 0")
 
@@ -133,6 +150,30 @@ class ModelConfig:
     def algorithmic_latency(self) -> int:
         """Capture to playback with an infinitely fast computer, in samples."""
         return self.delay + self.stft.hop
+
+    @property
+    def level_decay(self) -> float:
+        """What the running level keeps of its sums from one frame to the next."""
+        return float(0.5 ** (1 / (self.net.level_half_life_s * self._frames_per_s)))
+
+    @property
+    def level_window(self) -> int:
+        """Frames among which the running level looks for pops; 0 if it doesn't."""
+        return round(LEVEL_WINDOW_S * self._frames_per_s) if self.net.level_pop_s else 0
+
+    @property
+    def level_rank(self) -> int:
+        """How many of the window's frames must be as loud for the level to believe it."""
+        return max(1, round(self.net.level_pop_s * self._frames_per_s))
+
+    @property
+    def level_fall(self) -> float:
+        """What is left of a pop's power from one frame to the next."""
+        return float(10 ** (-LEVEL_FALL_DB_PER_S / 10 / self._frames_per_s))
+
+    @property
+    def _frames_per_s(self) -> float:
+        return self.stft.sample_rate / self.stft.hop
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -161,7 +202,7 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 def small() -> ModelConfig:
     """The preset `small`: at most 4 M parameters, a frame in a few hundred microseconds."""
-    return ModelConfig(net=NetConfig(level_by_power=True, subband_bins=8))
+    return ModelConfig(net=NetConfig(level_by_power=True, level_pop_s=0.35, subband_bins=8))
 
 
 def paper() -> ModelConfig:
@@ -184,6 +225,7 @@ def paper() -> ModelConfig:
             compensation_dilations=(1, 2, 4, 8, 16, 32, 64, 128) * 5,
             compensation_hears_stage_one=False,
             level_by_power=True,
+            level_pop_s=0.35,
             dropout=0.2,
         ),
     )

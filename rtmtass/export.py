@@ -20,7 +20,7 @@ from rtmtass.weights import open_model
 Floats = NDArray[np.float32]
 
 FRAMES = ("any", "1")
-"""How many frames a call the graph takes: any number up to `onnx_graph.MANY`, or one."""
+"""How many frames a call the graph takes: any number up to `onnx_nodes.MANY`, or one."""
 TOLERANCE = 1e-4
 """How far from our runtime an exported graph may be, relative to the loudest sample."""
 PROOF_HOPS = 1000
@@ -91,7 +91,7 @@ def export_network(
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; add --overwrite to replace it")
-    metadata = {**describe(config), "max_frames": str(1 if frames == "1" else onnx_graph.MANY)}
+    metadata = {**describe(config), "max_frames": str(1 if frames == "1" else onnx_nodes.MANY)}
     graph = onnx_graph.write_graph(
         config, weights, {**metadata, **(about or {})}, is_single=frames == "1"
     )

@@ -28,6 +28,7 @@ def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
         "compensation_dilations": (1, 2),
         "bands": 4,
         "dropout": 0.0,
+        "level_pop_s": 0.0,
     }
     if backbone == "recurrent":
         shape |= {"recurrent": 20, "subband_bins": 0}

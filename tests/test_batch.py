@@ -20,6 +20,7 @@ KINDS = {
     "multiscale": tiny("multiscale"),
     "lookahead": tiny(lookahead=2),
     "subbands": tiny(**SUBBANDS),
+    "pops": tiny(level_pop_s=0.02),
 }
 
 

@@ -18,7 +18,7 @@ from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
 from rtmtass.export import FRAMES, PROOF_HOPS, TOLERANCE, export_int8, export_network, export_onnx
 from rtmtass.net.mtass import MtassNet
-from rtmtass.runtime import onnx_graph, onnx_nodes
+from rtmtass.runtime import onnx_level, onnx_nodes
 from rtmtass.runtime.numba_runtime import NumbaRuntime
 from rtmtass.runtime.onnx_runtime import OnnxRuntime
 from rtmtass.separator import Separator
@@ -31,6 +31,7 @@ CONFIGS = {
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
     "subbands": tiny(**SUBBANDS),
+    "pops": tiny(level_pop_s=0.02),
 }
 
 
@@ -138,7 +139,7 @@ def test_reset_is_fresh(tmp_path: Path) -> None:
 
 def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = seasoned(tiny())
-    monkeypatch.setattr(onnx_graph, "LEVEL_FLOOR", 1e-3)
+    monkeypatch.setattr(onnx_level, "LEVEL_FLOOR", 1e-3)
     with pytest.raises(ModelError, match=r"differs from our runtime by .* was not written"):
         export_network(net.config, arrays(net), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []

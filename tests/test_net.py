@@ -21,6 +21,7 @@ CONFIGS = {
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),
+    "pops": tiny(level_pop_s=0.02),
 }
 
 

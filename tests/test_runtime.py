@@ -26,6 +26,7 @@ CONFIGS = {
     "level_by_power": tiny(level_by_power=True),
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
     "subbands": tiny(**SUBBANDS),
+    "pops": tiny(level_pop_s=0.02),
 }
 
 

@@ -25,6 +25,7 @@ CONFIGS = {
     "lookahead": tiny(lookahead=2),
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),
+    "pops": tiny(level_pop_s=0.02),
 }
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

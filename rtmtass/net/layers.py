@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rtmtass.config import LEVEL_HEADROOM
 from rtmtass.net.gru import gru_scan
 from rtmtass.net.streaming import StreamingModule
 
@@ -205,30 +206,67 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
 
 
 class RunningLevel(StreamingModule[Tensor]):
-    """The level the network hears everything relative to: a fading mean of power.
+    """The level every spectrum is divided by: a fading mean of power that pops don't move.
 
-    level[t] = sqrt(sum_k a^k w[t-k] p[t-k] / sum_k a^k w[t-k]), w = 1 or, `by_power`,
-    w = p: scaling the input scales it, from the first frame on, and no future or
+    level[t] = sqrt(sum_k a^k w[t-k] q[t-k] / sum_k a^k w[t-k]), w = 1 or, `by_power`,
+    w = q: scaling the input scales it, from the first frame on, and no future or
     whole-file figure enters. Weighted by power, silence doesn't count: the level
     stays through a pause, and the first sound after a long one sets it as the
     first sound of a stream does.
 
-    Memory: (B, 2), the two sums.
+    q is the power p itself or, with a `window`, p limited to `LEVEL_HEADROOM` times the
+    `rank`-th largest power of the last `window` frames. What is louder for fewer
+    than `rank` frames is thus no more than a peak of what was there before. At a
+    beginning nothing was there before: so the level is never below the largest
+    p[t-k] fall^k / `LEVEL_HEADROOM`, which holds the features down during a pop, and lets
+    go of it within half a second.
+
+    Memory: (B, 2), the two sums; with a window (B, 1 + window), also the last
+    window - 1 powers, oldest first.
+
+    Args:
+        decay: a, what the sums keep from one frame to the next.
+        by_power: weigh by power.
+        window: frames among which pops are looked for; 0 for none.
+        rank: frames that a loudness must last to be more than a pop.
+        fall: what is left of a pop's power from one frame to the next.
     """
 
-    def __init__(self, decay: float, by_power: bool = False) -> None:
+    def __init__(
+        self,
+        decay: float,
+        by_power: bool = False,
+        window: int = 0,
+        rank: int = 1,
+        fall: float = 0.0,
+    ) -> None:
         super().__init__()
         self.decay, self.by_power = decay, by_power
+        self.window, self.rank, self.fall = window, rank, fall
 
     def init_state(self, batch: int) -> Tensor:
-        """Return two empty sums."""
-        return torch.zeros(batch, 2)
+        """Return two empty sums, and silence."""
+        return torch.zeros(batch, 2 + max(0, self.window - 1))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: powers (B, T, 1) -> levels (B, T, 1)."""
+        state = state.to(x)
+        if not self.window:
+            mean, sums = self._fade(x, state)
+            return torch.sqrt(mean + LEVEL_FLOOR), sums
+        powers = torch.cat([state[:, 2:], x[..., 0]], dim=1)
+        recent = powers.unfold(1, self.window, 1)
+        lasting = recent.topk(self.rank, dim=-1).values[..., -1:]
+        mean, sums = self._fade(torch.minimum(x, LEVEL_HEADROOM * lasting), state[:, :2])
+        age = torch.arange(self.window - 1, -1, -1, device=x.device)
+        pop = (recent * self.fall ** age.to(x)).amax(dim=-1, keepdim=True)
+        level = torch.sqrt(torch.maximum(mean, pop / LEVEL_HEADROOM) + LEVEL_FLOOR)
+        return level, torch.cat([sums, powers[:, powers.shape[1] - self.window + 1 :]], dim=1)
+
+    def _fade(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fading means (B, T, 1) of (B, T, 1), and the sums (B, 2) after them."""
         both = torch.cat([x * x, x] if self.by_power else [x, torch.ones_like(x)], dim=-1)
         sums = []
-        state = state.to(x)
         for part in both.split(512, dim=1):  # type: ignore[no-untyped-call]
             n = part.shape[1]
             age = torch.arange(n, device=x.device)
@@ -238,8 +276,7 @@ class RunningLevel(StreamingModule[Tensor]):
             sums.append(faded)
             state = faded[:, -1]
         total = torch.cat(sums, dim=1)
-        mean = total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY)
-        return torch.sqrt(mean + LEVEL_FLOOR), state
+        return total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY), state
 
 
 def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:

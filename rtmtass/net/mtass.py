@@ -146,8 +146,13 @@ class MtassNet(StreamingModule[NetState]):
         self.config = config
         net, n_bins = config.net, config.stft.n_bins
         self.n_stems = len(config.stems)
-        frames = net.level_half_life_s * config.stft.sample_rate / config.stft.hop
-        self.level = RunningLevel(0.5 ** (1 / frames), net.level_by_power)
+        self.level = RunningLevel(
+            config.level_decay,
+            net.level_by_power,
+            config.level_window,
+            config.level_rank,
+            config.level_fall,
+        )
         self.trunk = Trunk(net, n_bins)
         outputs = 1 if net.target == "magnitude_mask" else 2
         self.heads = nn.ModuleList(

@@ -14,6 +14,19 @@ from rtmtass.runtime.spectra import MAGNITUDE, MAPPING, MASK
 from rtmtass.runtime.vectors import LANES
 
 
+def running_level(make: Layout, config: ModelConfig, mixture: Register, part: int) -> int:
+    """Lay out the level of a spectrum whose parts lie `part` apart; return where it is."""
+    net, window = config.net, config.level_window
+    level = make.register(1, 1).at
+    constants = make.store(np.array([config.level_decay, config.level_fall], np.float32))
+    make.emit(
+        op.LEVEL, mixture.at, mixture.stride, config.stft.n_bins, part, level,
+        make.remember(3 + window if window else 2), constants, int(net.level_by_power), window,
+        config.level_rank,
+    )  # fmt: skip
+    return level
+
+
 def compress(
     make: Layout, x: Register, n_bins: int, part: int, level: int, parts: int, room: int = 0
 ) -> Register:
@@ -34,7 +47,7 @@ def estimate(
     part: int,
     level: int,
     target: str,
-    constants: int,
+    limit: int,
     adds: int,
 ) -> None:
     """Lay out a head's answer becoming a spectrum: written to `out`, or added to it."""
@@ -45,7 +58,7 @@ def estimate(
     }
     make.emit(
         op.ESTIMATE, answer.at, answer.stride, n_bins, of.at, of.stride, part, level, out.at,
-        out.stride, 2 * kinds[target] + adds, constants + 1,
+        out.stride, 2 * kinds[target] + adds, limit,
     )  # fmt: skip
 
 

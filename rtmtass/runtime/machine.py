@@ -255,7 +255,7 @@ def execute(
         elif code in (COPY, ADD):
             _copy(op, work, frames)
         elif code == LEVEL:
-            level(op, weights, state, work, frames, apart)
+            level(op, weights, state, work, clock, frames, apart)
         elif code == COMPRESS:
             compress(op, work, frames)
         elif code == ESTIMATE:

@@ -13,12 +13,11 @@ import numpy as np
 
 from rtmtass.config import ModelConfig
 from rtmtass.runtime.fold import Layer, Weights, fold
+from rtmtass.runtime.onnx_level import write_level
 from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
-from rtmtass.runtime.spectra import COMPRESS_FLOOR, LEVEL_FLOOR, SHARE_FLOOR, SQUARE_TINY, TINY
+from rtmtass.runtime.spectra import COMPRESS_FLOOR, SHARE_FLOOR, TINY
 
 MIXTURE, STEMS = "mixture", "stems"
-MANY = 512
-"""Frames that a graph for any number of them takes at most a call."""
 
 
 class _Writer:
@@ -45,7 +44,8 @@ class _Writer:
         g.inputs.append(value(MIXTURE, (frames, 2, bins)))
         g.outputs.append(value(STEMS, (frames, stems, 2, bins)))
         mixture = g.reshape(MIXTURE, -1, 1, 2, bins)
-        level = self.level(g.reshape(MIXTURE, -1, 2 * bins))
+        rows = g.reshape(MIXTURE, -1, 2 * bins)
+        level = write_level(g, self.config, rows, is_single=self.is_single)
         re, im, magnitude = self.compress(mixture, level)
         if net.backbone == "multiscale":
             features = g.reshape(magnitude, -1, bins)
@@ -63,36 +63,6 @@ class _Writer:
             more = self.estimate(answer, residual, level, net.compensation_target)
             found = g.put("Add", found, more)
         self.share(found, mixture)
-
-    def level(self, rows: str) -> str:
-        """The running level, (T, 1, 1, 1); see `net.layers.RunningLevel`."""
-        g, config = self.nodes, self.config
-        frames = config.net.level_half_life_s * config.stft.sample_rate / config.stft.hop
-        decay = 0.5 ** (1 / frames)
-        before, after = g.memory("level", 1, 2)
-        power = g.put("ReduceSumSquare", rows, axes=[1], keepdims=1)
-        power = g.put("Mul", power, g.constant([1 / self.bins]))
-        floors = g.constant([SQUARE_TINY, TINY])
-        if config.net.level_by_power:
-            both = g.put("Concat", g.put("Mul", power, power), power, axis=1)
-        else:
-            both = g.put("Pad", power, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
-        if self.is_single:
-            faded = g.put("Mul", before, g.constant([decay]))
-            total = g.put("Max", g.put("Add", faded, both), floors, to=after)
-        else:
-            # sum_k a^(t-k) p[k] = a^t sum_k p[k] / a^k; MANY keeps the powers within float32.
-            fade = np.power(decay, np.arange(MANY))[:, None]
-            count = g.put("Shape", rows, start=0, end=1)
-            powers = g.put("Slice", g.constant(fade), g.constant([0], np.int64), count)
-            risen = g.put("CumSum", g.put("Div", both, powers), g.constant(0, np.int64))
-            faded = g.put("Mul", before, g.constant([decay]))
-            total = g.put("Mul", powers, g.put("Add", risen, faded))
-            total = g.put("Max", total, floors)
-            g.take(total, -1, to=after)
-        power, weight = g.split(total, [1, 1], 1)
-        mean = g.put("Add", g.put("Div", power, weight), g.constant([LEVEL_FLOOR]))
-        return g.reshape(g.put("Sqrt", mean), -1, 1, 1, 1)
 
     def compress(self, spectrum: str, level: str) -> tuple[str, str, str]:
         """(T, S, 2, F) over the level, magnitude square-rooted: re, im, magnitude (T, S, 1, F)."""
@@ -314,7 +284,7 @@ def write_graph(
     Args:
         config, weights: the model's.
         about: what stands in the file's metadata.
-        is_single: for one frame a call; otherwise for 1 to `MANY`.
+        is_single: for one frame a call; otherwise for 1 to `onnx_nodes.MANY`.
         is_apart: no stacked products, as quantisation needs them.
 
     Raises:

@@ -23,6 +23,8 @@ Floats = NDArray[np.float32]
 OPSET = 17
 """Version of the operators: one that every onnxruntime since 1.12 (2022) knows."""
 IR_VERSION = 8
+MANY = 512
+"""Frames that a graph for any number of them takes at most a call."""
 STATE, NEXT = "state.", "next."
 """A memory goes in as `state.X` and comes out as `next.X`; zeros before the first frame."""
 _END = np.iinfo(np.int64).max

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
-from rtmtass.runtime.onnx_graph import MANY, MIXTURE, STEMS
-from rtmtass.runtime.onnx_nodes import NEXT, STATE
+from rtmtass.runtime.onnx_graph import MIXTURE, STEMS
+from rtmtass.runtime.onnx_nodes import MANY, NEXT, STATE
 from rtmtass.runtime.spectral import SpectralStream
 
 try:
@@ -96,7 +96,7 @@ class OnnxRuntime:
 
     Attributes:
         config: the model's, from the file's metadata.
-        frames: most frames a call: 1, or `onnx_graph.MANY`.
+        frames: most frames a call: 1, or `onnx_nodes.MANY`.
         precision, weight_bytes: see `base.Runtime`; the bytes are those of the whole file.
 
     Args:

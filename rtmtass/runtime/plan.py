@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime import machine as op
-from rtmtass.runtime.blocks import compensation, compress, estimate, subbands, trunk
+from rtmtass.runtime.blocks import (
+    compensation,
+    compress,
+    estimate,
+    running_level,
+    subbands,
+    trunk,
+)
 from rtmtass.runtime.fold import Ledger, Weights, fold
 from rtmtass.runtime.layout import Layout, Register
 from rtmtass.runtime.vectors import LANES
@@ -68,21 +75,8 @@ def build(
     make, weights = Layout(chunk * streams, precision, chunk), Ledger(weights)
     part = -(-n_bins // LANES) * LANES
     mixture = make.register(2 * part, 1)
-    level = make.register(1, 1).at
-    decay = 0.5 ** (config.stft.hop / (net.level_half_life_s * config.stft.sample_rate))
-    constants = make.store(np.array([decay, net.mask_limit], np.float32))
-    make.emit(
-        op.LEVEL,
-        mixture.at,
-        mixture.stride,
-        n_bins,
-        part,
-        level,
-        make.remember(2),
-        constants,
-        int(net.level_by_power),
-    )
-
+    level = running_level(make, config, mixture, part)
+    limit = make.store(np.array([net.mask_limit], np.float32))
     parts = 1 if net.backbone == "multiscale" else 3
     features = compress(make, mixture, n_bins, part, level, parts)
     hidden = trunk(make, config, weights, features)
@@ -100,7 +94,7 @@ def build(
         subbands(make, config, weights, features, hidden, answers)
     for s, answer in enumerate(answers):
         stem = stems.part(2 * part * s, 2 * part)
-        estimate(make, answer, aligned, stem, n_bins, part, level, net.target, constants, 0)
+        estimate(make, answer, aligned, stem, n_bins, part, level, net.target, limit, 0)
         if net.compensation_target == "none":
             continue
         residual = make.register(2 * part, 1)
@@ -109,9 +103,8 @@ def build(
             residual.stride, 2 * part,
         )  # fmt: skip
         answer = compensation(make, config, weights, s, residual, hidden, level, part)
-        estimate(
-            make, answer, residual, stem, n_bins, part, level, net.compensation_target, constants, 1
-        )
+        target = net.compensation_target
+        estimate(make, answer, residual, stem, n_bins, part, level, target, limit, 1)
     make.emit(op.SHARE, aligned.at, aligned.stride, n_bins, part, stems.at, stems.stride, n_stems)
     if left_over := weights.left_over():
         raise ModelError(

@@ -50,6 +50,26 @@ def _emit_exp(builder: Any, x: Any) -> Any:
 
 
 @intrinsic
+def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c of float32, rounded once: where a compiler's choice between fmas would show."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call_llvm(builder, "llvm.fma.f32", *args)
+
+    return types.float32(types.float32, types.float32, types.float32), emit
+
+
+@intrinsic
+def float_of_bits(typing_context: Any, bits: Any) -> Any:
+    """Return the float32 whose bits are the lower half of an int64."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.trunc(args[0], _INT), _FLOAT)
+
+    return types.float32(types.int64), emit
+
+
+@intrinsic
 def exp(typing_context: Any, x: Any) -> Any:
     """e^x of a float32, to 2e-7 relative; beyond 2^+-126 it stays there."""
 

@@ -1,0 +1,221 @@
+"""The running level: pops don't move it, silence doesn't wear it down, all runtimes agree."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from networks import tiny
+from numpy.typing import NDArray
+
+from rtmtass.config import ModelConfig, small
+from rtmtass.net.layers import RunningLevel
+from rtmtass.runtime.blocks import running_level
+from rtmtass.runtime.layout import Layout
+from rtmtass.runtime.machine import execute
+from rtmtass.runtime.onnx_level import write_level
+from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
+from rtmtass.runtime.spectra import largest
+
+Floats = NDArray[np.float32]
+
+
+def small_with(pop_s: float) -> ModelConfig:
+    net = dataclasses.replace(small().net, level_pop_s=pop_s)
+    return dataclasses.replace(small(), net=net)
+
+
+CONFIGS = {
+    "pops": tiny(level_pop_s=0.02),
+    "one_frame_is_enough": tiny(level_pop_s=0.002),
+    "as_released": small_with(0.0),
+    "small": small_with(0.35),
+    "by_time": tiny(level_by_power=False),
+}
+
+
+def powers_of_a_day(frames: int, seed: int = 0) -> Floats:
+    """Speech-like powers with pops, silence, next to nothing, and denormals."""
+    rng = np.random.default_rng(seed)
+    power = rng.random(frames) ** 4 + 0.01
+    power[rng.integers(0, frames, 12)] *= 3000
+    power[frames // 3 : frames // 3 + 40] *= 1000
+    power[frames // 2 : frames // 2 + 90] = 0
+    power[frames // 2 + 20] = 1e-42
+    power[-frames // 4 :] *= 1e-9
+    power[-3:] = 1e-30
+    return power.astype(np.float32)
+
+
+def by_torch(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
+    rule = RunningLevel(
+        config.level_decay,
+        config.net.level_by_power,
+        config.level_window,
+        config.level_rank,
+        config.level_fall,
+    )
+    state, out, x = rule.init_state(1), [], torch.from_numpy(power)[None, :, None]
+    for part in x.split(sizes, dim=1):
+        y, state = rule.step(part, state)
+        out.append(y[0, :, 0].numpy())
+    return np.concatenate(out)
+
+
+def by_machine(config: ModelConfig, power: Floats, sizes: list[int], streams: int = 1) -> Floats:
+    """Levels of one stream in chunks, or of the first and the last of many streams at once."""
+    chunk = max(sizes)
+    make = Layout(chunk * streams, "f32", chunk)
+    bins = config.stft.n_bins
+    mixture = make.register(2 * bins, 1)
+    target = running_level(make, config, mixture, bins)
+    plan, weights = np.array(make.rows, np.int64), make.weights()
+    state, work = np.zeros(make.state * streams, np.float32), np.zeros(make.work, np.float32)
+    rows = work[mixture.at :][: mixture.stride * chunk * streams].reshape(-1, mixture.stride)
+    out, at = [], 0
+    for size in sizes:
+        for t in range(max(size, streams)):
+            # All of a frame's power in one bin, which is exact.
+            scale = 1 if t in (0, streams - 1) or streams == 1 else 1000
+            rows[t, :] = 0
+            rows[t, 3] = scale * np.sqrt(power[at + (t if streams == 1 else 0)] * bins)
+        frames = size if streams == 1 else streams
+        execute(plan, weights, state, work, at, frames, 0 if streams == 1 else make.state)
+        found = work[target : target + frames].copy()
+        out.append(found if streams == 1 else found[[0, -1]][None])
+        at += size
+    return np.concatenate(out)
+
+
+def by_onnx(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
+    is_single = max(sizes) == 1
+    nodes, bins = Nodes(), config.stft.n_bins
+    nodes.inputs.append(value("rows", ("frames", 2 * bins)))
+    nodes.outputs.append(value("level", ("frames", 1, 1, 1)))
+    made = write_level(nodes, config, "rows", is_single=is_single)
+    nodes.put("Identity", made, to="level")
+    graph = write_model(nodes, "level", {})
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    inputs, names = session.get_inputs()[1:], [o.name for o in session.get_outputs()]
+    state = {i.name: np.zeros(i.shape, np.float32) for i in inputs}
+    out, at = [], 0
+    for size in sizes:
+        rows = np.zeros((size, 2 * bins), np.float32)
+        rows[:, 3] = np.sqrt(power[at : at + size] * bins)
+        found = dict(zip(names, session.run(None, {"rows": rows, **state}), strict=True))
+        out.append(found.pop("level").ravel())
+        state = {name.replace("next.", "state."): array for name, array in found.items()}
+        at += size
+    return np.concatenate(out)
+
+
+def sizes_of(frames: int, size: int) -> list[int]:
+    return [size] * (frames // size) + ([frames % size] if frames % size else [])
+
+
+@pytest.mark.parametrize("size", [1, 7, 512])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_runtime_has_the_same_level(name: str, size: int) -> None:
+    config = CONFIGS[name]
+    frames = 3 * config.level_window // 2 + 400
+    power = powers_of_a_day(frames)
+    expected = by_torch(config, power.astype(np.float64), [frames])  # type: ignore[arg-type]
+    for run in (by_torch, by_machine, by_onnx):
+        ours = run(config, power, sizes_of(frames, size))
+        np.testing.assert_allclose(ours, expected, rtol=2e-5, err_msg=run.__name__)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_frames_level_has_the_same_bits_however_it_comes(name: str) -> None:
+    config = CONFIGS[name]
+    power = powers_of_a_day(700)
+    alone = by_machine(config, power, [1] * 700)
+    for size in (2, 7, 64, 699):
+        np.testing.assert_array_equal(by_machine(config, power, sizes_of(700, size)), alone)
+    for streams in (2, 5):
+        many = by_machine(config, power, [1] * 700, streams)
+        np.testing.assert_array_equal(many, np.stack([alone, alone], axis=1))
+
+
+def test_the_machine_finds_the_largest_but_so_many() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.random(125) ** 8, np.zeros(125), np.full(125, 7.0), rng.random(125) * 1e-42]
+    rows += [np.where(rng.random(125) < 0.1, rng.random(125), 0), [*[0.0] * 124, 3e38]]
+    for row in np.array(rows, np.float32):
+        for rank in (1, 2, 22, 62, 125):
+            assert largest(row, rank) == np.sort(row)[-rank]
+
+
+def in_db(level: Floats) -> Floats:
+    return 20 * np.log10(level)
+
+
+def levels(config: ModelConfig) -> Callable[[Floats], Floats]:
+    return lambda power: by_machine(config, power, sizes_of(len(power), 32))
+
+
+def test_a_pop_leaves_the_level_where_it_was() -> None:
+    """A tenth of a second 30 dB above a steady sound, half a second to six seconds into it."""
+    old, new = levels(CONFIGS["as_released"]), levels(CONFIGS["small"])
+    second = 62
+    for before in (second // 2, 2 * second, 6 * second):
+        power = np.ones(before + 4 * second, np.float32)
+        power[before : before + 6] = 1000
+        left_db = [in_db(rule(power)) - in_db(rule(power))[before - 1] for rule in (old, new)]
+        assert left_db[0][before + 6 + second] > 25  # the rule without a window
+        assert left_db[1][before + 6 + second // 4] < 4
+        assert left_db[1][before + 6 + second] < 2
+        assert left_db[1][before + 6 + 2 * second] < 1
+        assert left_db[1][before:].min() > -0.1
+
+
+def test_a_pop_is_held_down_while_it_lasts() -> None:
+    power = np.full(300, 1e-3, np.float32)
+    power[200:206] = 100
+    found = levels(CONFIGS["small"])(power)
+    assert (power[200:206] / found[200:206] ** 2 <= 4.01).all()
+    first = levels(CONFIGS["small"])(power[200:])  # at a stream's very beginning, too
+    assert (power[200:206] / first[:6] ** 2 <= 4.01).all()
+
+
+def test_what_lasts_is_no_pop() -> None:
+    """Half a second after a sound has become 30 dB louder, and stays so, the level has followed."""
+    power = np.ones(400, np.float32)
+    power[200:] = 1000
+    gained_db = in_db(levels(CONFIGS["small"])(power))
+    assert abs(gained_db[231] - 30) < 0.5
+    assert gained_db[200] > 20
+
+
+def test_silence_doesnt_wear_the_level_down() -> None:
+    """Through a pause of any length, and when the sound comes back after it."""
+    rule = levels(CONFIGS["small"])
+    sound = np.random.default_rng(0).random(150).astype(np.float32) ** 2 + 0.1
+    for pause, most_db in ((20, 1), (130, 1), (600, 5)):
+        found_db = in_db(rule(np.concatenate([sound, np.zeros(pause, np.float32), sound])))
+        np.testing.assert_allclose(found_db[150 : 150 + pause], found_db[149], atol=0.1)
+        np.testing.assert_allclose(found_db[150 + pause :], found_db[149], atol=most_db)
+        np.testing.assert_allclose(found_db[190 + pause :], found_db[149], atol=1.5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_louder_sound_has_a_louder_level(name: str) -> None:
+    power = np.random.default_rng(1).random(400).astype(np.float32) + 0.1
+    power[100:105] *= 1000
+    soft, loud = (levels(CONFIGS[name])(scale * power) for scale in (1.0, 4096.0))
+    np.testing.assert_allclose(loud, 64 * soft, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_level_knows_no_future(name: str) -> None:
+    power = powers_of_a_day(600)[:300]
+    other = np.concatenate([power[:200], 5 + 50 * power[200:]])
+    rule = levels(CONFIGS[name])
+    np.testing.assert_array_equal(rule(other)[:200], rule(power)[:200])
+    assert (rule(other)[200:] != rule(power)[200:]).any()
