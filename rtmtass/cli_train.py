@@ -66,8 +66,7 @@ def register(commands: Commands) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train`."""
     need_workshop("torch")
-    from rtmtass.training.equipment import fitted
-    from rtmtass.training.train import BranchOrder, TrainConfig, train
+    from rtmtass.training.train import BranchOrder, train
 
     if arguments.profile:
         return _run_profile(arguments)
@@ -79,11 +78,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         overrides = {}  # the file's are the trunk's, which its learning rate depends on
     else:
         overrides = {**length, "runs": runs}
-    config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
-    config, goes_without = fitted(config)
-    if _is_first():
-        for line in goes_without:
-            print(f"rtmtass: {line}", file=sys.stderr)
+    config = _config(arguments, **overrides)
     corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
     with _watching(arguments) as watch:
         best = train(config, watch, branch, corpus)
@@ -92,13 +87,25 @@ def run_train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
+    """Return the config, as far as this machine can follow it, and say what it goes without."""
+    from rtmtass.training.equipment import fitted
+    from rtmtass.training.train_config import TrainConfig
+
+    config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
+    config, goes_without = fitted(config)
+    if _is_first():
+        for line in goes_without:
+            print(f"rtmtass: {line}", file=sys.stderr)
+    return config
+
+
 def _run_profile(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train --profile`."""
     from rtmtass.training.step_profile import profile
-    from rtmtass.training.train_config import TrainConfig
 
     steps = arguments.profile
-    config = TrainConfig.read(arguments.config, device=arguments.device, steps=steps)
+    config = _config(arguments, steps=steps)
     corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
     found = profile(config, steps, corpus)
     if _is_first():
@@ -110,17 +117,16 @@ def _print_profile(found: dict[str, Any], is_json: bool) -> None:
     if is_json:
         print(json.dumps(found))
         return
-    from rtmtass.tui import print_table
-
     for title, parts in (
         ("part of a step", found["parts_ms"]),
         ("without the CUDA graph", found["parts_without_graph_ms"]),
     ):
         whole = sum(parts.values())
-        rows = [[part, f"{took:.2f}", f"{took / whole:.1%}"] for part, took in parts.items()]
-        if rows:
-            print_table([title, "ms", "share"], [*rows, ["all", f"{whole:.2f}", ""]])
-            print()
+        if parts:
+            print(f"{title:22}        ms   share")
+            for part, took in parts.items():
+                print(f"{part:22}{took:10.2f}{took / whole:8.1%}")
+            print(f"{'all':22}{whole:10.2f}\n")
     how = "as a CUDA graph" if found["is_captured"] else "kernel by kernel"
     print(
         f"{found['device']}, {found['steps']} steps of {found['batch']} x {found['seconds']:g} s"

@@ -52,6 +52,12 @@ class StandIn:
         self.made = []
         StandIn.last = self  # type: ignore[attr-defined]
 
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to stop."""
+
     def batch(self, step: int) -> Tensor:
         self.made.append(step)
         generator = torch.Generator(self.device).manual_seed(1000 * self.seed + step)

@@ -68,7 +68,8 @@ def open_examples(
     if config.examples == "device":
         from rtmtass.training.device_examples import DeviceExamples
 
-        yield DeviceExamples(corpus, "train", device=device, **shape)
+        with DeviceExamples(corpus, "train", device=device, **shape) as examples:
+            yield examples
         return
     from rtmtass.training.dataset import MixtureStream  # needs packages that a GPU can do without
 
