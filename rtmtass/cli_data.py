@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,11 @@ def register(commands: Commands) -> None:
     pack.set_defaults(run=run_pack)
 
 
-def need_workshop() -> None:
-    """Raise MissingPartError where the workshop's packages are not installed."""
+def need_workshop(*packages: str) -> None:
+    """Raise MissingPartError where packages are not installed: by default the workshop's."""
     try:
-        import scipy  # noqa: F401
-        import torch  # noqa: F401
+        for name in packages or ("scipy", "torch"):
+            importlib.import_module(name)
     except ImportError as error:
         raise MissingPartError(
             f"the workshop needs {error.name}: pip install 'rtmtass[train]'"

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtmtass.jobs import Result
+from rtmtass.training.log import minutes_left
 
 _RTF_WINDOW_S = 2.0
 _PIPE_WIDTH = 240  # nobody wraps what goes into a file
@@ -228,16 +229,6 @@ class TrainingTable:
             ("", by_stem),
             ("dev SDRi", f"{self._dev['sdri']:.2f} dB"),
         ]
-
-
-def minutes_left(report: dict[str, Any]) -> float:
-    """Return how many minutes are left, of a run that is `done` so far after `minutes`.
-
-    A report may say so itself, as those of a trunk do; infinite where nothing ends it.
-    """
-    if "minutes_left" in report:
-        return float(report["minutes_left"])
-    return float(report["minutes"] * (1 / max(report["done"], 1e-9) - 1))
 
 
 def time_left(report: dict[str, Any]) -> str:

@@ -66,7 +66,7 @@ def write_snapshots(
     rate, names = net.config.stft.sample_rate, net.config.stems
     for number, (mixture, stems) in enumerate(dev):
         clip = folder / f"clip-{number}"
-        if not (clip / "truth.png").exists():
+        if not (clip / "mixture.flac").exists():
             truth = {"mixture": mixture, **dict(zip(names, stems, strict=True))}
             _write(clip, truth, truth, "truth.png", rate)
         out = dict(zip(names, hear(net, stft, mixture, device), strict=True))
@@ -76,9 +76,11 @@ def write_snapshots(
 def _write(
     folder: Path, heard: dict[str, Samples], seen: dict[str, Samples], picture: str, rate: int
 ) -> None:
-    from rtmtass.report import write_report  # needs matplotlib, and only snapshots do
-
     folder.mkdir(parents=True, exist_ok=True)
     for name, samples in heard.items():
         encode(folder / f"{name}.flac", np.clip(samples, -1.0, 1.0), FLAC)
+    try:
+        from rtmtass.report import write_report
+    except ModuleNotFoundError:  # no matplotlib, no picture; said once, see `equipment`
+        return
     write_report(folder / picture, seen, rate, is_small=True)

@@ -73,6 +73,16 @@ class Log:
             self._events.close()
 
 
+def minutes_left(report: dict[str, Any]) -> float:
+    """Return how many minutes are left, of a run that is `done` so far after `minutes`.
+
+    A report may say so itself, as those of a trunk do; infinite where nothing ends it.
+    """
+    if "minutes_left" in report:
+        return float(report["minutes_left"])
+    return float(report["minutes"] * (1 / max(report["done"], 1e-9) - 1))
+
+
 def _events(folder: Path) -> Any:
     try:
         with warnings.catch_warnings():

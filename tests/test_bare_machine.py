@@ -1,0 +1,196 @@
+"""Training where there is nothing but torch, numpy and soundfile: what is left out, and said."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import NET, buzzing_corpus, config, write_toml
+from test_training_pack import fill_bank
+
+from rtmtass.cli_steps import Lines, open_steps
+from rtmtass.errors import MissingPartError
+from rtmtass.net import gru as gru_room
+from rtmtass.training import equipment
+from rtmtass.training.equipment import compiler_problem, fitted, missing
+from rtmtass.training.judge import write_snapshots
+from rtmtass.training.pack import pack
+from rtmtass.training.trainer import Trainer
+from rtmtass.weights import open_model
+
+BARE = """
+import sys
+
+class Bare:
+    def __init__(self, inner):
+        self.inner = inner
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {packages}:
+            return self.inner.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Bare, sys.meta_path)
+from rtmtass.cli import main
+code = main(sys.argv[1:])
+print("LOADED", sorted({packages} & set(sys.modules)))
+raise SystemExit(code)
+"""
+PACKAGES = {
+    "numba", "llvmlite", "soxr", "scipy", "rich", "safetensors", "sounddevice", "matplotlib",
+    "pyworld", "onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval",
+}  # fmt: skip
+
+
+def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command where the packages can't be imported, and there is no C++ compiler."""
+    command = [sys.executable, "-c", BARE.format(packages=PACKAGES), *arguments]
+    environment = {**os.environ, "CXX": "/there/is/none", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "corpus").mkdir()
+    for name in ("rooms", "singing", "generated"):
+        fill_bank(folder / "cache", name, 4)
+    corpus = buzzing_corpus(folder / "corpus")
+    pack(corpus, folder / "packs", cache=folder / "cache", workers=1)
+    return folder / "packs"
+
+
+def test_it_trains_from_packs_and_goes_on(packs: Path, tmp_path: Path) -> None:
+    changes = {"packs": str(packs), "cache": str(tmp_path / "cache"), "examples": "device"}
+    values = config(tmp_path, tmp_path / "run", **changes, steps=2, compile=True, snapshots=1)
+    write_toml(tmp_path / "bare.toml", values)
+    answer = bare("train", str(tmp_path / "bare.toml"))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
+    said = [line for line in answer.stderr.splitlines() if line.startswith("rtmtass: ")]
+    assert [line.split(" ")[1] for line in said] == ["matplotlib", "numba", "torch.compile"]
+    assert "(InvalidCxxCompiler: No working C++ compiler" in said[2]
+    assert "decoding packs: " in answer.stderr
+    assert open_model(str(tmp_path / "run" / "best")).about["training"]["steps"] == 2
+    clip = tmp_path / "run" / "snapshots" / "clip-0"
+    assert (clip / "mixture.flac").exists()
+    assert not (clip / "truth.png").exists()
+    again = bare("train", str(tmp_path / "bare.toml"), "--steps", "3")
+    assert again.returncode == 0, again.stderr
+    assert "decoding packs" not in again.stderr
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert (last["step"], last["bank_sizes"]["rooms"]) == (3, 3)
+
+
+def test_examples_of_the_host_are_refused(packs: Path, tmp_path: Path) -> None:
+    values = config(tmp_path, tmp_path / "run", packs=str(packs), cache=str(tmp_path / "cache"))
+    write_toml(tmp_path / "host.toml", values)
+    answer = bare("train", str(tmp_path / "host.toml"))
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "rtmtass: examples = \"host\" needs scipy and soxr: pip install 'rtmtass[train]',"
+        ' or set examples = "device", which needs only torch\n'
+    )
+
+
+def test_without_numba_torchs_own_gradient_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gru_room, "HAS_KERNEL", False)
+    torch.manual_seed(0)
+    gru = torch.nn.GRU(6, 5, batch_first=True)
+    x, h = torch.randn(3, 9, 6, requires_grad=True), torch.randn(3, 5)
+    weight = torch.randn(3, 9, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = gru_room.gru_scan(x.bfloat16(), h, gru)
+    assert (y.dtype, last.shape) == (torch.float32, (3, 5))
+    y, last = gru_room.gru_scan(x, h, gru)
+    wanted, wanted_last = gru(x, h[None])
+    assert torch.equal(y, wanted)
+    assert torch.equal(last, wanted_last[0])
+    (y * weight).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_another_module_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only numba may be away: a misspelt import must not silently slow training down."""
+    real = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "rtmtass.dsp.compiling":
+            raise ModuleNotFoundError("No module named 'other'", name="other")
+        return real(name, *rest)
+
+    spec = importlib.util.find_spec("rtmtass.net.gru")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModuleNotFoundError, match="other"):
+        spec.loader.exec_module(module)
+
+
+def test_what_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = config(tmp_path, tmp_path, compile=True)
+    monkeypatch.setattr(equipment, "compiler_problem", lambda device: "")
+    assert fitted(values) == (values, [])
+    monkeypatch.setattr(equipment, "compiler_problem", lambda device: "no compiler")
+    fitting, lines = fitted(values)
+    assert not fitting.compile
+    assert lines == ["torch.compile doesn't work here (no compiler): training without it, slower"]
+    assert fitted(config(tmp_path, tmp_path)) == (config(tmp_path, tmp_path), [])
+    assert missing("numpy", "no_such_package", "torch") == ["no_such_package"]
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(function: object) -> object:
+        raise RuntimeError("\nPython.h: no such file\nmore of it")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert compiler_problem("cpu") == "Python.h: no such file"
+
+
+def test_snapshots_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rtmtass.report", None)
+    trainer = Trainer(config(tmp_path, tmp_path / "run"), lambda _: None)
+    sound = np.zeros(8000, np.float32)
+    dev = [(sound, np.zeros((3, 8000), np.float32))]
+    write_snapshots(tmp_path, 7, trainer.net, trainer.stft, dev, torch.device("cpu"))
+    assert {path.name for path in (tmp_path / "clip-0").glob("*.*")} == {
+        "mixture.flac", "speech.flac", "music.flac", "noise.flac",
+    }  # fmt: skip
+    assert trainer.model_config.net.hidden == NET["hidden"]
+
+
+def test_progress_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    lines = Lines()
+    lines("checking", 1, 9)
+    lines("checking", 2, 9)
+    now_s = 106.0
+    lines("checking", 5, 9)
+    lines("checking", 9, 9)
+    lines("decoding", 1, 4)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["checking: 1/9", "checking: 5/9", "checking: 9/9", "decoding: 1/4"]
+    with open_steps(quiet=True) as steps:
+        steps("anything", 1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_is_told_what_training_needs() -> None:
+    importlib.invalidate_caches()
+    from rtmtass.cli_data import need_workshop
+
+    need_workshop("torch", "numpy")
+    with pytest.raises(MissingPartError, match="the workshop needs no_such_package: pip install"):
+        need_workshop("no_such_package")
