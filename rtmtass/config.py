@@ -92,6 +92,7 @@ class NetConfig:
     kernel: int = 3
     dilations: tuple[int, ...] = (1, 2, 4)
     recurrent: int = 320
+    recurrent_groups: int = 1
     recurrent_layers: int = 2
     compensation_channels: int = 128
     compensation_hidden: int = 64
@@ -124,6 +125,11 @@ class NetConfig:
             )
         if self.level_pop_s and not self.level_by_power:
             raise ModelError("level_pop_s goes with level_by_power only: set both, or 0")
+        if self.recurrent_groups < 1:
+            raise ModelError(
+                f"recurrent_groups counts GRUs side by side, from 1 up: {self.recurrent_groups}"
+                " was given; set recurrent_layers to 0 for none"
+            )
         if self.subband_bins and self.backbone != "recurrent":
             raise ModelError("sub-bands go with the recurrent backbone only: set subband_bins to 0")
 

@@ -21,6 +21,7 @@ KINDS = {
     "lookahead": tiny(lookahead=2),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
+    "groups": tiny(recurrent=9, recurrent_groups=3),
 }
 
 

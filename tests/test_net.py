@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 from networks import SUBBANDS, seasoned, tiny
 
 from rtmtass.config import ModelConfig, paper, small
-from rtmtass.net.gru import gru_scan
-from rtmtass.net.layers import RunningLevel, compress, expand
+from rtmtass.net.gru import gru_scan, torch_grus
+from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
 from rtmtass.net.mtass import MtassNet, share_residue
 
 CONFIGS = {
@@ -22,6 +23,7 @@ CONFIGS = {
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
+    "groups": tiny(recurrent=9, recurrent_groups=3),
 }
 
 
@@ -151,22 +153,40 @@ def test_the_residue_goes_where_the_power_is() -> None:
     assert shared[0, 0, 0].abs().max() < 0.01
 
 
-def test_our_gru_gradient_is_torchs() -> None:
+@pytest.mark.parametrize("groups", [1, 3])
+def test_our_gru_gradient_is_torchs(groups: int) -> None:
     torch.manual_seed(0)
-    gru = torch.nn.GRU(6, 5, batch_first=True).double()
+    grus = [torch.nn.GRU(6, 5, batch_first=True).double() for _ in range(groups)]
     x = torch.randn(3, 9, 6, dtype=torch.float64, requires_grad=True)
-    h = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 9, 5, dtype=torch.float64)
+    h = torch.randn(3, groups * 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 9, groups * 5, dtype=torch.float64)
+    parameters = [p for gru in grus for p in gru.parameters()]
 
-    def gradients(ours: bool) -> list[torch.Tensor]:
-        gru.zero_grad()
-        x.grad = h.grad = None
-        y, last = gru_scan(x, h, gru) if ours else gru(x, h[None])
+    def gradients(run: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        for parameter in (*parameters, x, h):
+            parameter.grad = None
+        y, last = run(x, h, *grus)
         ((y * weight).sum() + last.square().sum()).backward()
-        return [y.detach(), *(p.grad.clone() for p in (*gru.parameters(), x, h))]  # type: ignore[union-attr]
+        return [y.detach(), last.detach(), *(p.grad.clone() for p in (*parameters, x, h))]  # type: ignore[union-attr]
 
-    for ours, theirs in zip(gradients(True), gradients(False), strict=True):
+    for ours, theirs in zip(gradients(gru_scan), gradients(torch_grus), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_grus_side_by_side_are_grus() -> None:
+    """Each sees all channels, has its part of the state, and gives its part of the output."""
+    torch.manual_seed(0)
+    block = RecurrentBlock(6, 5, groups=2)
+    x, state = torch.randn(3, 9, 6), torch.randn(3, 10)
+    both = [
+        gru(x, h[None].contiguous()) for gru, h in zip(block.grus, state.split(5, 1), strict=True)
+    ]
+    expected = x + block.widen(torch.cat([y for y, _ in both], dim=2))
+    for is_training in (True, False):
+        with torch.set_grad_enabled(is_training):
+            y, last = block.step(x, state)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(last, torch.cat([h[0] for _, h in both], dim=1))
 
 
 def test_every_parameter_learns() -> None:

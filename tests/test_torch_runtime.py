@@ -26,6 +26,7 @@ CONFIGS = {
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
+    "groups": tiny(recurrent=9, recurrent_groups=3),
 }
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

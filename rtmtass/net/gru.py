@@ -66,23 +66,47 @@ def _back(
             now[row, i] = kept
 
 
+def _by_group(rows: Tensor, weights: Tensor, shift: Tensor | None = None) -> Tensor:
+    """Multiply (B * G, n), the group varying fastest, by (G, n, m), plus (G, 1, m): (B * G, m).
+
+    One batched product is two to three times as fast as one product a group.
+    """
+    groups, _, width = weights.shape
+    if groups == 1:
+        one = weights[0]
+        return torch.mm(rows, one) if shift is None else torch.addmm(shift[0], rows, one)
+    apart = rows.view(-1, groups, rows.shape[1]).transpose(0, 1)
+    result = rows.new_empty(len(rows), width)
+    out = result.view(-1, groups, width).transpose(0, 1)
+    if shift is None:
+        torch.bmm(apart, weights, out=out)
+    else:
+        torch.baddbmm(shift, apart, weights, out=out)
+    return result
+
+
 class _Scan(torch.autograd.Function):
-    """h[t] = GRU(gi[t], h[t-1]) over T frames with a hand-written gradient."""
+    """h[t] = GRU(gi[t], h[t-1]) over T frames with a hand-written gradient.
+
+    G GRUs side by side: gi (T, B, G * 3 H), weight (G, 3 H, H), bias (G, 3 H), h
+    (B, G * H) -> (T, B, G * H). Inside, every GRU of every example is a row, (B * G, H).
+    """
 
     @staticmethod
     def forward(
         ctx: Any, gi: Tensor, weight: Tensor, bias: Tensor, h: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        frames, batch, hidden = gi.shape[0], gi.shape[1], h.shape[1]
-        turned = weight.to(dtype).t().contiguous()
-        shift = bias.to(dtype)
-        gates = gi.new_empty(frames, batch, 2 * hidden)
-        news = gi.new_empty(frames, batch, hidden)
-        inner = gi.new_empty(frames, batch, hidden)
-        out = gi.new_empty(frames + 1, batch, hidden)
-        out[0] = h
+        (frames, batch), (groups, _, hidden) = gi.shape[:2], weight.shape
+        gi = gi.view(frames, batch * groups, 3 * hidden)
+        turned = weight.to(dtype).transpose(1, 2).contiguous()
+        shift = bias.to(dtype)[:, None]
+        gates = gi.new_empty(frames, batch * groups, 2 * hidden)
+        news = gi.new_empty(frames, batch * groups, hidden)
+        inner = torch.empty_like(news)
+        out = gi.new_empty(frames + 1, batch * groups, hidden)
+        out[0] = h.view(batch * groups, hidden)
         for t in range(frames):
-            gh = torch.addmm(shift, out[t].to(dtype), turned)
+            gh = _by_group(out[t].to(dtype), turned, shift)
             gate = torch.add(gi[t, :, : 2 * hidden], gh[:, : 2 * hidden], out=gates[t]).sigmoid_()
             inner[t].copy_(gh[:, 2 * hidden :])
             new = torch.addcmul(
@@ -91,14 +115,15 @@ class _Scan(torch.autograd.Function):
             torch.lerp(new, out[t], gate[:, hidden:], out=out[t + 1])
         ctx.save_for_backward(weight, gates, news, inner, out)
         ctx.dtype = dtype
-        return out[1:]
+        return out[1:].view(frames, batch, groups * hidden)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, news, inner, out = ctx.saved_tensors
-        grad, hidden = grads[0], news.shape[2]
+        groups, wide, hidden = weight.shape
+        grad = grads[0].reshape(news.shape)
         low = weight.to(ctx.dtype)
-        d_gi = torch.empty(*news.shape[:2], 3 * hidden, dtype=news.dtype)
+        d_gi = torch.empty(*news.shape[:2], wide, dtype=news.dtype)
         d_gh = torch.empty_like(d_gi)
         flow = torch.zeros_like(news[0])
         parts = [part.numpy() for part in (news, gates, inner, out, d_gi, d_gh)]
@@ -106,36 +131,47 @@ class _Scan(torch.autograd.Function):
         for t in range(len(news) - 1, -1, -1):
             now = flow + grad[t]
             _back(now.numpy(), *(part[t] for part in parts))
-            flow = now.add_(torch.mm(d_gh[t].to(ctx.dtype), low))
-        rows = d_gh.flatten(0, 1)
-        d_weight = torch.mm(rows.to(ctx.dtype).t(), out[:-1].flatten(0, 1).to(ctx.dtype))
-        return d_gi, d_weight.to(weight.dtype), rows.sum(0), flow, None
+            flow = now.add_(_by_group(d_gh[t].to(ctx.dtype), low))
+        rows = d_gh.view(-1, groups, wide)
+        before = out[:-1].reshape(-1, groups, hidden).to(ctx.dtype).transpose(0, 1)
+        d_weight = torch.bmm(rows.to(ctx.dtype).permute(1, 2, 0), before).to(weight.dtype)
+        d_gi, flow = (part.view(*part.shape[:-2], -1, groups * part.shape[-1])
+                      for part in (d_gi, flow))  # fmt: skip
+        return d_gi, d_weight, rows.sum(0), flow, None
+
+
+def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
+    """As `gru_scan` with torch's own kernels, one GRU after the other."""
+    parts = state.split(grus[0].hidden_size, dim=1)  # type: ignore[no-untyped-call]
+    pairs = [gru(x, part[None].contiguous()) for gru, part in zip(grus, parts, strict=True)]
+    y, last = (torch.cat(each, dim=-1) for each in zip(*pairs, strict=True))
+    return y, last[0]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def gru_scan(x: Tensor, state: Tensor, gru: torch.nn.GRU) -> tuple[Tensor, Tensor]:
-    """Run `gru` over x with a fast gradient.
+def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
+    """Run GRUs side by side over the same x, with a fast gradient.
 
     Args:
         x: (B, T, C).
-        state: (B, H), the hidden state before the first frame.
-        gru: one layer, batch first; its weights are used and learn.
+        state: (B, G * H), the hidden states before the first frame.
+        grus: G of one layer and one size, batch first; their weights are used and learn.
 
     Returns:
-        outputs (B, T, H) and the new state (B, H), both float32 or wider.
+        outputs (B, T, G * H) and the new states (B, G * H), both float32 or wider.
 
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
     if not HAS_KERNEL:
         with torch.autocast(x.device.type, enabled=False):
-            wide = next(gru.parameters()).dtype
-            y, last = gru(x.to(wide), state[None].to(wide).contiguous())
-        return y, last[0]
+            wide = next(grus[0].parameters()).dtype
+            return torch_grus(x.to(wide), state.to(wide), *grus)
     low = torch.is_autocast_enabled(x.device.type)
-    w_ih, w_hh, b_ih, b_hh = gru.parameters()
-    dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh.dtype
+    w_ih, w_hh, b_ih, b_hh = zip(*(gru.parameters() for gru in grus), strict=True)
+    dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh[0].dtype
     frames = x.transpose(0, 1).contiguous()
-    gi = torch.nn.functional.linear(frames, w_ih, b_ih).to(w_hh.dtype)
+    gi = torch.nn.functional.linear(frames, torch.cat(w_ih), torch.cat(b_ih)).to(w_hh[0].dtype)
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _Scan.apply(gi, w_hh, b_hh, state.to(gi.dtype), dtype)  # type: ignore[no-untyped-call]
+        h = state.to(gi.dtype).contiguous()
+        out: Tensor = _Scan.apply(gi, torch.stack(w_hh), torch.stack(b_hh), h, dtype)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1), out[-1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import LEVEL_HEADROOM
-from rtmtass.net.gru import gru_scan
+from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.streaming import StreamingModule
 
 LEVEL_FLOOR = 1e-9
@@ -118,29 +118,42 @@ class GatedBlock(StreamingModule[Tensor]):
 
 
 class RecurrentBlock(StreamingModule[Tensor]):
-    """Residual GRU: memory of any length in three matrix-vector products a frame.
+    """Residual GRUs: memory of any length in a few matrix-vector products a frame.
 
-    Memory: (B, hidden).
+    `groups` GRUs of `hidden` units side by side read all channels; one product reads all
+    their outputs. So a wide memory has fewer weights, and a GPU its fast kernels, which
+    end at 128 units.
+
+    Memory: (B, groups * hidden).
 
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, groups: int = 1) -> None:
         super().__init__()
-        self.gru = nn.GRU(channels, hidden, batch_first=True)
-        self.widen = Affine(hidden, channels, "none")
+        self.hidden, self.groups = hidden, groups
+        if groups == 1:  # the name that released weights have
+            self.gru = nn.GRU(channels, hidden, batch_first=True)
+        else:
+            self.grus = nn.ModuleList(
+                nn.GRU(channels, hidden, batch_first=True) for _ in range(groups)
+            )
+        self.widen = Affine(groups * hidden, channels, "none")
+
+    def all_grus(self) -> list[nn.GRU]:
+        """Return the GRUs, in the order of their states."""
+        return [self.gru] if self.groups == 1 else list(self.grus)  # type: ignore[arg-type]
 
     def init_state(self, batch: int) -> Tensor:
         """Return a state of zeros."""
-        return next(self.gru.parameters()).new_zeros(batch, self.gru.hidden_size)
+        return self.widen.linear.bias.new_zeros(batch, self.groups * self.hidden)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: (B, T, C) -> (B, T, C)."""
         if torch.is_grad_enabled() and x.device.type == "cpu":
-            y, last = gru_scan(x, state, self.gru)
+            y, last = gru_scan(x, state, *self.all_grus())
         else:
-            y, last = self.gru(x, state[None].to(x.dtype).contiguous())
-            last = last[0]
+            y, last = torch_grus(x, state.to(x.dtype), *self.all_grus())
         return x + self.widen(y), last
 
 

@@ -68,7 +68,9 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
                 )
             self.blocks.append(block)
         for _ in range(config.recurrent_layers):
-            self.blocks.append(RecurrentBlock(config.channels, config.recurrent))
+            self.blocks.append(
+                RecurrentBlock(config.channels, config.recurrent, config.recurrent_groups)
+            )
         self.leave = Affine(config.channels, config.channels, activation)
 
     def init_state(self, batch: int) -> tuple[Any, ...]:

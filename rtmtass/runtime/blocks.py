@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.errors import ModelError
 from rtmtass.runtime import machine as op
-from rtmtass.runtime.fold import Layer, Weights, fold
+from rtmtass.runtime.fold import Weights, fold, input_layer, read_grus
 from rtmtass.runtime.layout import Layout, Register
 from rtmtass.runtime.pack import pack
 from rtmtass.runtime.spectra import MAGNITUDE, MAPPING, MASK
@@ -72,29 +71,22 @@ def _gated(
     make.affine(make.gate(both), fold(weights, f"{name}.widen", x.width), x, add=True)
 
 
-def _recurrent(make: Layout, weights: Weights, name: str, x: Register, hidden: int) -> None:
-    """One GRU block, added to x."""
-    try:
-        inner = {k: weights[f"{name}.gru.{k}_l0"] for k in (
-            "weight_ih", "weight_hh", "bias_ih", "bias_hh")}  # fmt: skip
-    except KeyError as error:
-        raise ModelError(f"the weights lack {error}: they belong to another network") from None
-    wide, width = inner["weight_hh"].shape
-    if width != hidden:
-        raise ModelError(
-            f"the GRU {name} of the weights is {width} wide where the config says {hidden}:"
-            " config and weights belong to different networks"
-        )
-    ones = np.ones(wide, np.float32)
-    given = make.affine(x, Layer(inner["weight_ih"], inner["bias_ih"], ones))
-    out = make.register(width, rows=x.rows)
-    padded, held = (-(-size // LANES) * LANES for size in (wide, width))
-    make.emit(
-        op.GRU, given.at, given.stride, width, out.at, out.stride,
-        make.store(pack(inner["weight_hh"], make.precision)), make.store(inner["bias_hh"]),
-        make.remember(held * x.rows), make.register(padded, 1, x.rows).at, make.kind(width),
-        x.rows, 0, 0, padded, held,
-    )  # fmt: skip
+def _recurrent(
+    make: Layout, weights: Weights, name: str, x: Register, hidden: int, groups: int = 1
+) -> None:
+    """One block of GRUs side by side, added to x: one product of x for all of them."""
+    grus = read_grus(weights, name, hidden, groups)
+    wide = 3 * hidden
+    given = make.affine(x, input_layer(grus))
+    out = make.register(groups * hidden, rows=x.rows)
+    padded, held = (-(-size // LANES) * LANES for size in (wide, hidden))
+    scratch = make.register(padded, 1, x.rows).at
+    for g, gru in enumerate(grus):
+        make.emit(
+            op.GRU, given.at + g * wide, given.stride, hidden, out.at + g * hidden, out.stride,
+            make.store(pack(gru.w_state, make.precision)), make.store(gru.b_state),
+            make.remember(held * x.rows), scratch, make.kind(hidden), x.rows, 0, 0, padded, held,
+        )  # fmt: skip
     make.affine(out, fold(weights, f"{name}.widen", x.width), x, add=True)
 
 
@@ -163,7 +155,7 @@ def trunk(make: Layout, config: ModelConfig, weights: Weights, x: Register) -> R
             _gated(make, weights, name, y, net.hidden, net.kernel, dilation)
     for i in range(net.recurrent_layers):
         name = f"trunk.blocks.{len(net.dilations) + i}"
-        _recurrent(make, weights, name, y, net.recurrent)
+        _recurrent(make, weights, name, y, net.recurrent, net.recurrent_groups)
     return make.affine(y, fold(weights, "trunk.leave", net.channels))
 
 

@@ -56,6 +56,42 @@ def fold(weights: Weights, name: str, n: int) -> Layer:
     return Layer(*(np.ascontiguousarray(a, np.float32) for a in (weight, bias, slope)))
 
 
+class Gru(NamedTuple):
+    """The arrays of a GRU of H units: (3 H, C), (3 H, H), (3 H,), (3 H,); reset, update, new."""
+
+    w_in: Floats
+    w_state: Floats
+    b_in: Floats
+    b_state: Floats
+
+
+def read_grus(weights: Weights, name: str, hidden: int, groups: int) -> list[Gru]:
+    """Return the GRUs side by side of the recurrent block `name`.
+
+    Raises:
+        ModelError: the weights hold none of that size there, or not so many.
+    """
+    keys = [f"{name}.gru"] if groups == 1 else [f"{name}.grus.{g}" for g in range(groups)]
+    parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    try:
+        grus = [Gru(*(weights[f"{key}.{part}_l0"] for part in parts)) for key in keys]
+    except KeyError as error:
+        raise ModelError(f"the weights lack {error}: they belong to another network") from None
+    for key, gru in zip(keys, grus, strict=True):
+        if gru.w_state.shape[1] != hidden:
+            raise ModelError(
+                f"the GRU {key} of the weights is {gru.w_state.shape[1]} wide where the config"
+                f" says {hidden}: config and weights belong to different networks"
+            )
+    return grus
+
+
+def input_layer(grus: list[Gru]) -> Layer:
+    """Return the product of what all GRUs side by side read, one after the other."""
+    bias = np.concatenate([gru.b_in for gru in grus])
+    return Layer(np.concatenate([gru.w_in for gru in grus]), bias, np.ones_like(bias))
+
+
 class Ledger(dict[str, Floats]):
     """Weights by name that remember which of them were asked for."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.runtime.fold import Layer, Weights, fold
+from rtmtass.runtime.fold import Gru, Layer, Weights, fold, input_layer, read_grus
 from rtmtass.runtime.onnx_level import write_level
 from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
 from rtmtass.runtime.spectra import COMPRESS_FLOOR, SHARE_FLOOR, TINY
@@ -109,36 +109,59 @@ class _Writer:
         y = g.put("Mul", passed, g.put("Sigmoid", gate))
         return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
 
-    def recurrent(self, x: str, name: str, n: int, channels: int, rows: int = 1) -> str:
-        """A GRU block of (T * rows, channels); see `net.layers.RecurrentBlock`."""
-        g = self.nodes
-        w_in, w_state, b_in, b_state = (
-            self.weights[f"{name}.gru.{k}_l0"] for k in
-            ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )  # fmt: skip
-        before, after = g.memory(f"{name}.gru", rows, n)
+    def recurrent(
+        self, x: str, name: str, n: int, channels: int, *, groups: int = 1, rows: int = 1
+    ) -> str:
+        """A block of GRUs of (T * rows, channels); see `net.layers.RecurrentBlock`."""
+        g, grus = self.nodes, read_grus(self.weights, name, n, groups)
         if self.is_single:
-            given = g.linear(x, w_in, b_in)
-            heard = g.linear(before, w_state, b_state)
-            given_gates, given_new = g.split(given, [2 * n, n], 1)
-            heard_gates, heard_new = g.split(heard, [2 * n, n], 1)
-            gates = g.put("Sigmoid", g.put("Add", given_gates, heard_gates))
-            reset, update = g.split(gates, [n, n], 1)
-            new = g.put("Tanh", g.put("Add", given_new, g.put("Mul", reset, heard_new)))
-            kept = g.put("Mul", update, g.put("Sub", before, new))
-            y = g.put("Add", new, kept, to=after)
+            y = self.grus_spelled_out(x, name, grus, rows)
         else:
-            # ONNX has the gates in the order update, reset, new.
-            order = np.r_[n : 2 * n, 0:n, 2 * n : 3 * n]
-            biases = np.concatenate([b_in[order], b_state[order]])[None]
-            state = g.reshape(before, 1, rows, n)
-            out, last = f"{name}.out", f"{name}.last"
-            inputs = [g.reshape(x, -1, rows, channels), g.constant(w_in[order][None])]
-            inputs += [g.constant(w_state[order][None]), g.constant(biases), "", state]
-            g.put_many("GRU", inputs, [out, last], hidden_size=n, linear_before_reset=1)
-            g.put("Reshape", last, g.constant([rows, n], np.int64), to=after)
-            y = g.reshape(out, -1, n)
+            given = g.reshape(x, -1, rows, channels)
+            outs = [
+                self.one_gru(given, f"{name}.gru{k or ''}", gru, rows) for k, gru in enumerate(grus)
+            ]
+            y = outs[0] if groups == 1 else g.put("Concat", *outs, axis=1)
         return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
+
+    def grus_spelled_out(self, x: str, name: str, grus: list[Gru], rows: int) -> str:
+        """One step of GRUs side by side, the states in one memory, (rows, G * n)."""
+        g, groups, n = self.nodes, len(grus), grus[0].w_state.shape[1]
+        before, after = g.memory(f"{name}.gru", rows, groups * n)
+        layer = input_layer(grus)
+        given = g.linear(x, layer.weight, layer.bias)
+        if groups == 1:
+            axis, state = 1, before
+            heard = g.linear(before, grus[0].w_state, grus[0].b_state)
+        else:
+            axis, state = 2, g.put("Transpose", g.reshape(before, rows, groups, n), perm=[1, 0, 2])
+            given = g.put("Transpose", g.reshape(given, rows, groups, 3 * n), perm=[1, 0, 2])
+            w_state, b_state = (np.stack(arrays) for arrays in list(zip(*grus, strict=True))[1::2])
+            heard = g.linear(state, w_state, b_state)
+        given_gates, given_new = g.split(given, [2 * n, n], axis)
+        heard_gates, heard_new = g.split(heard, [2 * n, n], axis)
+        gates = g.put("Sigmoid", g.put("Add", given_gates, heard_gates))
+        reset, update = g.split(gates, [n, n], axis)
+        new = g.put("Tanh", g.put("Add", given_new, g.put("Mul", reset, heard_new)))
+        kept = g.put("Mul", update, g.put("Sub", state, new))
+        if groups == 1:
+            return g.put("Add", new, kept, to=after)
+        y = g.put("Transpose", g.put("Add", new, kept), perm=[1, 0, 2])
+        return g.put("Reshape", y, g.constant([rows, groups * n], np.int64), to=after)
+
+    def one_gru(self, x: str, name: str, gru: Gru, rows: int) -> str:
+        """A GRU of (T, rows, channels) by ONNX's own operator, (T * rows, n)."""
+        g, n = self.nodes, gru.w_state.shape[1]
+        before, after = g.memory(name, rows, n)
+        # ONNX has the gates in the order update, reset, new.
+        order = np.r_[n : 2 * n, 0:n, 2 * n : 3 * n]
+        biases = np.concatenate([gru.b_in[order], gru.b_state[order]])[None]
+        out, last = f"{name}.out", f"{name}.last"
+        inputs = [x, g.constant(gru.w_in[order][None]), g.constant(gru.w_state[order][None])]
+        inputs += [g.constant(biases), "", g.reshape(before, 1, rows, n)]
+        g.put_many("GRU", inputs, [out, last], hidden_size=n, linear_before_reset=1)
+        g.put("Reshape", last, g.constant([rows, n], np.int64), to=after)
+        return g.reshape(out, -1, n)
 
     def subbands(self, features: str, hidden: str, answer: str) -> str:
         """Stage 1's answers (T, S, 1 or 2, F), corrected; see `net.subbands.SubBands`."""
@@ -165,7 +188,7 @@ class _Writer:
         x = g.put("Concat", *pieces, g.reshape(said, -1, bands, told), axis=2)
         x = g.reshape(x, -1, 3 * broad + answers * bins + told)
         y = g.affine(x, self.layer("subbands.enter", width))
-        y = self.recurrent(y, "subbands.memory", width, width, bands)
+        y = self.recurrent(y, "subbands.memory", width, width, rows=bands)
         y = g.affine(y, self.layer("subbands.leave", answers * bins))
         change = g.put("Transpose", g.reshape(y, -1, bands, answers, bins), perm=[0, 2, 1, 3])
         change = g.take(g.reshape(change, -1, answers, bands * bins), 0, n_bins, axis=2)
@@ -206,7 +229,7 @@ class _Writer:
                 y = self.gated(y, name, net.hidden, net.channels, dilation)
         for i in range(net.recurrent_layers):
             name = f"trunk.blocks.{len(net.dilations) + i}"
-            y = self.recurrent(y, name, net.recurrent, net.channels)
+            y = self.recurrent(y, name, net.recurrent, net.channels, groups=net.recurrent_groups)
         return self.nodes.affine(y, self.layer("trunk.leave", net.channels))
 
     def heads(self, hidden: str) -> str:

@@ -51,7 +51,7 @@ def _emit_exp(builder: Any, x: Any) -> Any:
 
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a * b + c of float32, rounded once: where a compiler's choice between fmas would show."""
+    """Return a * b + c of float32, rounded once, where a compiler might fuse either product."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call_llvm(builder, "llvm.fma.f32", *args)
