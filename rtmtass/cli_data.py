@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,7 @@ def run_pack(arguments: argparse.Namespace) -> int:
     from rtmtass.tui import Steps
 
     with Steps() as steps:
-        shards = pack(
+        packed = pack(
             arguments.corpus,
             arguments.output,
             cache=arguments.cache,
@@ -158,6 +159,8 @@ def run_pack(arguments: argparse.Namespace) -> int:
             most_shards=arguments.shards,
             progress=steps,
         )
-    for line in (*map(str, shards), *describe(arguments.output)):
+    for line in (*map(str, packed.shards), *describe(arguments.output)):
         print(line)
+    for path in packed.unreadable:
+        print(f"left out, for it can't be read: {path}", file=sys.stderr)
     return 0

@@ -37,7 +37,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: object) -> list[Path]:
-    return pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
+    found = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
+    assert not found.unreadable
+    return found.shards
 
 
 def untar(packs: Path, corpus: Path) -> Path:
@@ -97,7 +99,7 @@ def test_the_shards_are_as_full_as_they_may_be(corpus: Path, tmp_path: Path) -> 
 def test_the_same_corpus_gives_the_same_shards(corpus: Path, tmp_path: Path) -> None:
     contents: list[object] = []
     for name, workers in (("one", 1), ("two", 2)):
-        shards = pack(corpus, tmp_path / name, most_bytes=MOST, workers=workers)
+        shards = pack(corpus, tmp_path / name, most_bytes=MOST, workers=workers).shards
         contents.append((tmp_path / name / "index.csv").read_bytes())
         contents.append([path.stat().st_size for path in shards])
     assert contents[:2] == contents[2:]
@@ -116,7 +118,7 @@ def test_old_shards_go_and_others_files_stay(corpus: Path, tmp_path: Path) -> No
     for name in ("shard-099.tar", "notes.txt", "banks.csv"):
         (tmp_path / name).touch()
     told: list[tuple[str, int, int]] = []
-    shards = pack(corpus, tmp_path, workers=1, progress=lambda *a: told.append(a))
+    shards = pack(corpus, tmp_path, workers=1, progress=lambda *a: told.append(a)).shards
     names = ["SHA256SUMS", "index.csv", "notes.txt", "shard-000.tar"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert shards == [tmp_path / "shard-000.tar"]
@@ -150,6 +152,19 @@ def test_opus_is_copied_unless_it_is_far_too_large(tmp_path: Path) -> None:
     assert data["small"][0] == data["small"][1]
     assert len(data["large"][1]) < len(data["large"][0]) / 2
     assert len(from_bytes(data["quick"][1])) == 16_000  # 16 kHz, as unpacking expects
+
+
+def test_what_cannot_be_read_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_corpus(tmp_path / "corpus", n_takes=1)
+    (folder / "noise-dev-0.wav").write_bytes(b"no sound")
+    assert main(["data", "pack", str(folder), str(tmp_path / "packed")]) == 0
+    told = f"left out, for it can't be read: {folder / 'noise-dev-0.wav'}\n"
+    assert capsys.readouterr().err == told
+    rows = read_index(tmp_path / "packed" / "index.csv")
+    assert "noise-dev-0.opus" not in [row.path for row in rows]
+    assert len(rows) == 5
 
 
 @pytest.mark.parametrize("kbits", [16, 24, 32])

@@ -209,7 +209,7 @@ def test_a_recording_that_is_no_sound_is_left_out(packs: Path, tmp_path: Path) -
     (folder / "b.opus").write_bytes(as_opus(hiss(0.5).astype(np.float32), 24))
     rows = [["noise", "s", name, "train", f"{name}.opus", 0.5, "", ""] for name in "ab"]
     write_index(folder, rows)
-    (shard,) = pack(folder, tmp_path / "one", workers=1)
+    (shard,) = pack(folder, tmp_path / "one", workers=1).shards
     data = bytearray(shard.read_bytes())
     with tarfile.open(shard) as tar:
         place = tar.getmember("a.opus").offset_data

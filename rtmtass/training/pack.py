@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from rtmtass.errors import DataError, OutputError
+from rtmtass.errors import DataError, InputError, OutputError
 from rtmtass.partfile import why_unwritable
 from rtmtass.training.codecs import as_flac, as_opus, kbits_of_opus
 from rtmtass.training.pack_format import BANK_COLUMNS, BANKS, INDEX, SUMS, BankRow, write_sums
@@ -48,6 +48,14 @@ class _Piece:
     entry: int = -1
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The shards that were written, and the recordings that could not be read."""
+
+    shards: list[Path]
+    unreadable: list[Path]
+
+
 def pack(
     corpus: Path,
     out: Path,
@@ -58,7 +66,7 @@ def pack(
     most_shards: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> list[Path]:
+) -> Packed:
     """Write a corpus as tar files of Opus recordings, with an index and checksums beside them.
 
     Unpacked with plain `tar`, the shards and `index.csv` in one folder are a corpus
@@ -78,12 +86,11 @@ def pack(
         progress: called with a recording's path, how many are done, of how many.
 
     Returns:
-        The shards' paths.
+        The shards, and which recordings could not be read and were left out.
 
     Raises:
         DataError: no corpus, no banks in `cache`, one recording alone is larger than a
             shard, or the dev split larger than all.
-        InputError: a recording can't be read.
         OutputError: the shards can't be written.
     """
     rows = read_index(corpus / "index.csv")
@@ -93,13 +100,13 @@ def pack(
         for old in (*out.glob("shard-*.tar"), out / SUMS, out / BANKS):
             old.unlink(missing_ok=True)
         writer = _Shards(out, most_bytes, most_shards)
-        shards = _write_shards(writer, pieces, kbits, workers, progress)
+        shards, unreadable = _write_shards(writer, pieces, kbits, workers, progress)
         _write_tables(out, rows, pieces, shards)
         names = [INDEX, *([BANKS] if cache else []), *(path.name for path in writer.paths)]
         write_sums(out, names)
     except OSError as error:
         raise OutputError(why_unwritable(out, error)) from error
-    return writer.paths
+    return Packed(writer.paths, [pieces[index].origin for index in unreadable])
 
 
 def _recordings(corpus: Path, rows: Sequence[IndexRow]) -> Iterator[_Piece]:
@@ -175,30 +182,35 @@ def _write_shards(
     kbits: float,
     workers: int | None,
     progress: Progress | None,
-) -> dict[int, str]:
-    """Return the shard of every piece that was packed."""
+) -> tuple[dict[int, str], list[int]]:
+    """Return the shard of every piece that was packed, and the pieces that can't be read."""
     order = balanced(pieces)
     shards: dict[int, str] = {}
+    unreadable: list[int] = []
     tasks = ((pieces[k], kbits) for k in order)
     with closing(writer), closing(in_order(_encode, tasks, workers)) as encoded:
         for index, data in zip(order, encoded, strict=True):
-            shard = writer.add(data, pieces[index].path)
-            if shard is None:
-                break
-            shards[index] = shard
+            if data is None:
+                unreadable.append(index)
+            else:
+                shard = writer.add(data, pieces[index].path)
+                if shard is None:
+                    break
+                shards[index] = shard
             if progress is not None:
-                progress(pieces[index].path, len(shards), len(pieces))
+                progress(pieces[index].path, len(shards) + len(unreadable), len(pieces))
     n_dev = sum(piece.split == "dev" for piece in pieces)
-    if len(shards) <= n_dev and len(shards) < len(pieces):
+    done = len(shards) + len(unreadable)
+    if done <= n_dev and done < len(pieces):
         raise DataError(
             f"the dev split alone fills {len(writer.paths)} shards of {writer.most_bytes} bytes;"
             " allow more shards"
         )
-    return shards
+    return shards, unreadable
 
 
-def _encode(task: tuple[_Piece, float]) -> bytes:
-    """Return the file that a piece becomes."""
+def _encode(task: tuple[_Piece, float]) -> bytes | None:
+    """Return the file that a piece becomes; None if it can't be read."""
     piece, kbits = task
     if piece.entry >= 0:
         bank = _bank(piece.origin)
@@ -207,7 +219,10 @@ def _encode(task: tuple[_Piece, float]) -> bytes:
     has = kbits_of_opus(piece.origin)
     if has is not None and has <= _MUCH * kbits:
         return piece.origin.read_bytes()
-    return as_opus(decode(piece.origin), kbits)
+    try:
+        return as_opus(decode(piece.origin), kbits)
+    except InputError:
+        return None
 
 
 def _write_tables(
