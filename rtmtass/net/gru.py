@@ -67,7 +67,7 @@ def _back(
 
 
 def _by_group(rows: Tensor, weights: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Multiply (B * G, n), the group varying fastest, by (G, n, m), plus (G, 1, m): (B * G, m).
+    """Multiply (G * B, n), group after group, by (G, n, m), plus (G, 1, m): (G * B, m).
 
     One batched product is two to three times as fast as one product a group.
     """
@@ -75,36 +75,47 @@ def _by_group(rows: Tensor, weights: Tensor, shift: Tensor | None = None) -> Ten
     if groups == 1:
         one = weights[0]
         return torch.mm(rows, one) if shift is None else torch.addmm(shift[0], rows, one)
-    apart = rows.view(-1, groups, rows.shape[1]).transpose(0, 1)
-    result = rows.new_empty(len(rows), width)
-    out = result.view(-1, groups, width).transpose(0, 1)
-    if shift is None:
-        torch.bmm(apart, weights, out=out)
-    else:
-        torch.baddbmm(shift, apart, weights, out=out)
-    return result
+    apart = rows.view(groups, -1, rows.shape[1])
+    both = torch.bmm(apart, weights) if shift is None else torch.baddbmm(shift, apart, weights)
+    return both.view(-1, width)
+
+
+def _apart(x: Tensor, groups: int) -> Tensor:
+    """Turn (..., B, G * n) into (..., G * B, n)."""
+    *outer, batch, wide = x.shape
+    width = wide // groups
+    parts = x.reshape(*outer, batch, groups, width).transpose(-3, -2)
+    return parts.reshape(*outer, groups * batch, width)
+
+
+def _together(rows: Tensor, groups: int) -> Tensor:
+    """Undo `_apart`."""
+    *outer, count, width = rows.shape
+    parts = rows.view(*outer, groups, count // groups, width).transpose(-3, -2)
+    return parts.flatten(-2)
 
 
 class _Scan(torch.autograd.Function):
     """h[t] = GRU(gi[t], h[t-1]) over T frames with a hand-written gradient.
 
     G GRUs side by side: gi (T, B, G * 3 H), weight (G, 3 H, H), bias (G, 3 H), h
-    (B, G * H) -> (T, B, G * H). Inside, every GRU of every example is a row, (B * G, H).
+    (B, G * H) -> (T, B, G * H). Inside, every GRU of every example is a row, (G * B, H).
     """
 
     @staticmethod
     def forward(
         ctx: Any, gi: Tensor, weight: Tensor, bias: Tensor, h: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        (frames, batch), (groups, _, hidden) = gi.shape[:2], weight.shape
-        gi = gi.view(frames, batch * groups, 3 * hidden)
+        groups, _, hidden = weight.shape
+        gi, h = _apart(gi, groups), _apart(h, groups)
         turned = weight.to(dtype).transpose(1, 2).contiguous()
         shift = bias.to(dtype)[:, None]
-        gates = gi.new_empty(frames, batch * groups, 2 * hidden)
-        news = gi.new_empty(frames, batch * groups, hidden)
+        frames, rows = gi.shape[:2]
+        gates = gi.new_empty(frames, rows, 2 * hidden)
+        news = gi.new_empty(frames, rows, hidden)
         inner = torch.empty_like(news)
-        out = gi.new_empty(frames + 1, batch * groups, hidden)
-        out[0] = h.view(batch * groups, hidden)
+        out = gi.new_empty(frames + 1, rows, hidden)
+        out[0] = h
         for t in range(frames):
             gh = _by_group(out[t].to(dtype), turned, shift)
             gate = torch.add(gi[t, :, : 2 * hidden], gh[:, : 2 * hidden], out=gates[t]).sigmoid_()
@@ -115,13 +126,13 @@ class _Scan(torch.autograd.Function):
             torch.lerp(new, out[t], gate[:, hidden:], out=out[t + 1])
         ctx.save_for_backward(weight, gates, news, inner, out)
         ctx.dtype = dtype
-        return out[1:].view(frames, batch, groups * hidden)
+        return _together(out[1:], groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, news, inner, out = ctx.saved_tensors
-        groups, wide, hidden = weight.shape
-        grad = grads[0].reshape(news.shape)
+        groups, wide, _ = weight.shape
+        grad = _apart(grads[0], groups)
         low = weight.to(ctx.dtype)
         d_gi = torch.empty(*news.shape[:2], wide, dtype=news.dtype)
         d_gh = torch.empty_like(d_gi)
@@ -132,12 +143,14 @@ class _Scan(torch.autograd.Function):
             now = flow + grad[t]
             _back(now.numpy(), *(part[t] for part in parts))
             flow = now.add_(_by_group(d_gh[t].to(ctx.dtype), low))
-        rows = d_gh.view(-1, groups, wide)
-        before = out[:-1].reshape(-1, groups, hidden).to(ctx.dtype).transpose(0, 1)
-        d_weight = torch.bmm(rows.to(ctx.dtype).permute(1, 2, 0), before).to(weight.dtype)
-        d_gi, flow = (part.view(*part.shape[:-2], -1, groups * part.shape[-1])
-                      for part in (d_gi, flow))  # fmt: skip
-        return d_gi, d_weight, rows.sum(0), flow, None
+        by_group = [
+            part.view(len(part), groups, -1, part.shape[-1]).transpose(0, 1).flatten(1, 2)
+            for part in (d_gh, out[:-1])
+        ]
+        d_rows, before = (part.to(ctx.dtype) for part in by_group)
+        d_weight = torch.bmm(d_rows.transpose(1, 2), before).to(weight.dtype)
+        d_bias = by_group[0].sum(1)
+        return _together(d_gi, groups), d_weight, d_bias, _together(flow, groups), None
 
 
 def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
@@ -172,6 +185,6 @@ def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Ten
     frames = x.transpose(0, 1).contiguous()
     gi = torch.nn.functional.linear(frames, torch.cat(w_ih), torch.cat(b_ih)).to(w_hh[0].dtype)
     with torch.autocast(x.device.type, enabled=False):
-        h = state.to(gi.dtype).contiguous()
+        h = state.to(gi.dtype)
         out: Tensor = _Scan.apply(gi, torch.stack(w_hh), torch.stack(b_hh), h, dtype)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1), out[-1]
