@@ -42,7 +42,7 @@ def register(commands: Commands) -> None:
         " --branch: the branch's (default: the trunk's with -decay-STEP after it)"
         )  # fmt: skip
     add("--branch", choices=("decay",), help="bring a copy of the last checkpoint to a finish:"
-        " its learning rate falls to 1 % within --minutes; the run itself stays as it is"
+        " its learning rate falls to 1 %% within --minutes; the run itself stays as it is"
         )  # fmt: skip
     add("--device", help="cpu (default) or cuda")
     add("--profile", type=cli_values.count, metavar="N", help="instead of training, time N steps"
