@@ -26,7 +26,9 @@ CONFIGS = {
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
-    "groups": tiny(recurrent=9, recurrent_groups=3),
+    "groups": tiny(
+        recurrent=9, recurrent_groups=3, **{**SUBBANDS, "subband_channels": 14, "subband_groups": 2}
+    ),
 }
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -37,7 +37,9 @@ class SubBands(StreamingModule[Tensor]):
         c_in = 3 * (self.bins + 2 * self.overlap) + answers * self.bins + self.told
         self.tell = Affine(config.channels, self.bands * self.told, "none")
         self.enter = Affine(c_in, self.width)
-        self.memory = RecurrentBlock(self.width, self.width)
+        self.memory = RecurrentBlock(
+            self.width, self.width // config.subband_groups, config.subband_groups
+        )
         self.leave = Affine(self.width, answers * self.bins, "none")
         nn.init.zeros_(self.leave.linear.weight)
         nn.init.zeros_(self.leave.linear.bias)

@@ -137,7 +137,7 @@ def subbands(
     said = make.affine(hidden, fold(weights, "subbands.tell", bands * told))
     make.cut(said, x.part(x.width - told, told), told)
     y = make.affine(x, fold(weights, "subbands.enter", width))
-    _recurrent(make, weights, "subbands.memory", y, width)
+    _recurrent(make, weights, "subbands.memory", y, width // net.subband_groups, net.subband_groups)
     change = make.affine(y, fold(weights, "subbands.leave", len(halves) * bins))
     for i, half in enumerate(halves):
         make.join(change.part(i * bins, bins), half)

@@ -188,7 +188,8 @@ class _Writer:
         x = g.put("Concat", *pieces, g.reshape(said, -1, bands, told), axis=2)
         x = g.reshape(x, -1, 3 * broad + answers * bins + told)
         y = g.affine(x, self.layer("subbands.enter", width))
-        y = self.recurrent(y, "subbands.memory", width, width, rows=bands)
+        n, groups = width // net.subband_groups, net.subband_groups
+        y = self.recurrent(y, "subbands.memory", n, width, groups=groups, rows=bands)
         y = g.affine(y, self.layer("subbands.leave", answers * bins))
         change = g.put("Transpose", g.reshape(y, -1, bands, answers, bins), perm=[0, 2, 1, 3])
         change = g.take(g.reshape(change, -1, answers, bands * bins), 0, n_bins, axis=2)
