@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 import soundfile
 
 import rtmtass
+from rtmtass.cli import build_parser
 from rtmtass.fullband import FullBandSeparator
 from rtmtass.riff import stream_header
 
@@ -414,3 +416,14 @@ def test_the_real_separator_through_every_door(talk):
     np.testing.assert_allclose(got, late[2, prompt.delay :], atol=1e-6)
     # The recording is noise, so of the other stems there is only what leaks.
     assert rms_db(got - stems[2]) < rms_db(stems[2]) - 20
+
+
+def test_every_commands_help_can_be_printed() -> None:
+    """A bare per-cent sign in a help text ends in a traceback."""
+    waiting = [build_parser()]
+    while waiting:
+        parser = waiting.pop()
+        assert parser.format_help()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                waiting += action.choices.values()
