@@ -35,6 +35,7 @@ class StandIn:
     """Stands in for DeviceExamples: batches of noise, a function of seed and step alone."""
 
     made: list[int]
+    rooms = 7
 
     def __init__(
         self,
@@ -48,7 +49,8 @@ class StandIn:
         bank_sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.shape, self.seed, self.device = (batch, 3, round(16000 * seconds)), seed, device
-        self.bank_sizes = dict(bank_sizes or {"speech": 7})
+        self.pinned = dict(bank_sizes or {})
+        self.bank_sizes = {"rooms": StandIn.rooms}
         self.made = []
         StandIn.last = self  # type: ignore[attr-defined]
 
@@ -81,11 +83,22 @@ def test_examples_of_the_device_resume_to_the_bit(corpus: Path, tmp_path: Path) 
     train(parts, lambda _: None)
     train(parts, lambda _: None)
     assert StandIn.last.made == [3, 4, 5]  # type: ignore[attr-defined]
-    assert StandIn.last.bank_sizes == {"speech": 7}  # type: ignore[attr-defined]
     a, b = (torch.load(Path(c.runs) / "last.pt", weights_only=True) for c in (whole, parts))
     for part in ("weights", "average"):
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
     assert all(torch.equal(x, y) for x, y in zip(a["memories"], b["memories"], strict=True))
+
+
+@pytest.mark.usefixtures("on_device")
+def test_a_machine_with_smaller_banks_leaves_the_others_as_they_were(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = config(corpus, tmp_path, examples="device", schedule="wsd", decay=0.0, steps=1)
+    for here, pinned in ((7, {}), (3, {"rooms": 7}), (9, {"rooms": 7})):
+        monkeypatch.setattr(StandIn, "rooms", min(here, 7) if pinned else here)
+        train(given, lambda _: None)
+        assert StandIn.last.pinned == pinned  # type: ignore[attr-defined]
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["bank_sizes"] == {"rooms": 7}
 
 
 @pytest.mark.usefixtures("on_device")
@@ -94,7 +107,7 @@ def test_processes_take_turns_in_the_batches(corpus: Path, tmp_path: Path) -> No
     with open_examples(given, corpus_of(given), CPU, {"music": 3}) as examples:
         feed = batches(examples, 5, 2)
         assert [next(feed).shape for _ in range(3)] == [(4, 3, 16000)] * 3
-        assert examples.bank_sizes == {"music": 3}
+        assert examples.pinned == {"music": 3}  # type: ignore[attr-defined]
         assert examples.made == [5, 7, 9]  # type: ignore[attr-defined]
 
 

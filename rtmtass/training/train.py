@@ -60,7 +60,9 @@ def train(
             sizes = trainer.bank_sizes if config.pin_banks else None
             opened = open_examples(config, corpus, trainer.device, sizes, team.size)
             with opened as examples, _stopping(trainer):
-                trainer.bank_sizes = dict(examples.bank_sizes)
+                # Of a bank that is smaller here, the run elsewhere still has the rest.
+                found = {**dict.fromkeys(sizes or {}, 0), **examples.bank_sizes}
+                trainer.bank_sizes = {k: max(n, (sizes or {}).get(k, 0)) for k, n in found.items()}
                 first = trainer.batches + team.rank
                 trainer.run(batches(examples, first, team.size), dev)
         if trainer.log is not None:

@@ -78,8 +78,9 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        torch.backends.cuda.matmul.allow_tf32 = True
         self.device = self.team.device
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         self._build(capture)
         self.step, self.batches, self.elapsed_s, self.mixture_s = 0, 0, 0.0, 0.0
         self.branch: Branch | None = None
