@@ -6,6 +6,8 @@ import builtins
 import importlib
 import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from runs import NET, buzzing_corpus, config, write_toml
 from test_training_pack import fill_bank
 
+from rtmtass.cli import build_parser
 from rtmtass.cli_steps import Lines, open_steps
 from rtmtass.errors import MissingPartError
 from rtmtass.net import gru as gru_room
@@ -23,8 +26,11 @@ from rtmtass.training import equipment
 from rtmtass.training.equipment import compiler_problem, fitted, missing
 from rtmtass.training.judge import write_snapshots
 from rtmtass.training.pack import pack
+from rtmtass.training.train_config import TrainConfig
 from rtmtass.training.trainer import Trainer
 from rtmtass.weights import open_model
+
+GUIDE = Path(equipment.__file__).with_name("README.md")
 
 BARE = """
 import sys
@@ -185,6 +191,23 @@ def test_progress_in_lines(
     with open_steps(quiet=True) as steps:
         steps("anything", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE.read_text("utf-8"), re.M | re.S)
+    return [text for name, text in fenced if name == language]
+
+
+def test_the_guide_has_commands_and_a_config_that_are_understood(tmp_path: Path) -> None:
+    lines = [line.split("#")[0] for block in blocks("") for line in block.splitlines()]
+    said = [line.partition("rtmtass ")[2] for line in lines if not line.startswith("tar ")]
+    assert len(said) == 7
+    for command in said:
+        assert callable(build_parser().parse_args(shlex.split(command)).run)
+    (tmp_path / "gpu.toml").write_text(blocks("toml")[0])
+    values = TrainConfig.read(tmp_path / "gpu.toml", minutes=11)
+    assert (values.packs, values.examples) == ("PACKS", "device")
+    assert values.is_trunk
 
 
 def test_one_is_told_what_training_needs() -> None:

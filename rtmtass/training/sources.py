@@ -183,7 +183,10 @@ def decode(path: Path) -> Samples:
         import soxr
     except ImportError:
         source.close()
-        raise MissingPartError(f"reading {path} needs soxr: pip install rtmtass") from None
+        raise MissingPartError(
+            f"reading {path} needs soxr: pip install rtmtass, or train from packs, which"
+            " don't: rtmtass data pack"
+        ) from None
     resampler = soxr.ResampleStream(source.sample_rate, SAMPLE_RATE, 1)
     parts: list[Samples] = []
     block = np.empty((_BLOCK, source.channels), np.float32)
