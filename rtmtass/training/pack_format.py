@@ -93,7 +93,7 @@ def _problem(path: Path, wanted: str) -> str:
     try:
         found = sha256(path)
     except FileNotFoundError:
-        return f"{path.name} is missing, of SHA-256 {wanted[:16]}…"
+        return f"{path.name} is missing (SHA-256 {wanted[:16]}…)"
     except OSError as error:
         return f"{path.name} can't be read ({error.strerror})"
     if found == wanted:
