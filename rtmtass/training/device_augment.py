@@ -21,7 +21,8 @@ from rtmtass.training.recordings import SAMPLE_RATE
 
 _OVERSAMPLING = 3
 _TAPS = 4  # of a cubic spline
-_PHASES = 1024  # a position is rounded by at most half of 1 / 1024 sample
+_PHASE_BITS = 10  # to which a position between two samples is cut
+_PHASES = 1 << _PHASE_BITS
 _TRANSITION = 0.07  # of the band, below its edge: where a change of speed rolls off
 _RING_OUT = 4096  # samples in which the slowest filter here decays
 _NYQUIST = 1e5  # for infinity: its cube must leave room for a square in float32
@@ -52,12 +53,15 @@ def change_speed(samples: Tensor, speed: Tensor, n: int) -> Tensor:
     roll_off = (place / edge - (1 - _TRANSITION)).mul_(math.pi / _TRANSITION)
     spec = spec.mul_(roll_off.clamp_(0.0, math.pi).cos_().add_(1)).mul_(to_spline)
     fine: Tensor = torch.fft.irfft(spec, _OVERSAMPLING * size)
-    # Positions as integers with 32 binary places: the same on every device.
+    # Positions as integers, counted in phases: the same on every device.
     step = torch.round(speed.double() * (_OVERSAMPLING * 2.0**32)).long()
-    position = torch.arange(n, device=samples.device) * step[:, None]
+    exact = torch.arange(n, device=samples.device) * step[:, None]
     width = fine.shape[1]
-    phase = (position >> 22) & (_PHASES - 1)
-    left = (position >> 32).add_(torch.arange(n_rows, device=samples.device)[:, None] * width)
+    is_small = max(n_rows, _PHASES) * width < 2**31
+    position = (exact >> (32 - _PHASE_BITS)).to(torch.int32 if is_small else torch.int64)
+    phase = position & (_PHASES - 1)
+    first = torch.arange(n_rows, dtype=position.dtype, device=samples.device) * width
+    left = (position >> _PHASE_BITS).add_(first[:, None])
     windows = fine.view(-1).as_strided((n_rows * width - _TAPS + 1, _TAPS), (1, 1))
     taps: Tensor = windows.index_select(0, left.view(-1))
     kernels = _kernels(samples.device).index_select(0, phase.view(-1))
