@@ -173,9 +173,7 @@ def test_a_wrong_checksum_is_told_with_both_sums(packs: Path, tmp_path: Path) ->
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
     assert not list((tmp_path / "cache").glob("*.i16"))
     shards[0].unlink()
-    with pytest.raises(
-        DataError, match=r"shard-000\.tar is missing \(SHA-256 .*; shard-001.*them"
-    ):
+    with pytest.raises(DataError, match=r"shard-000\.tar is missing \(SHA-256 .*; shard-001.*them"):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
     (packs / "SHA256SUMS").unlink()
     with pytest.raises(DataError, match=r"no whole pack: it has no SHA256SUMS; fetch it, or make"):
