@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from costs import macs_per_s
 from networks import SUBBANDS, seasoned, tiny
 
-from rtmtass.config import ModelConfig, paper, small
+from rtmtass.config import PRESETS, ModelConfig, paper
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
 from rtmtass.net.mtass import MtassNet, share_residue
@@ -121,13 +122,25 @@ def test_a_quieter_mixture_gives_quieter_stems_and_nothing_else() -> None:
         assert change < 0.01, f"{name}: {change}"
 
 
-def test_presets_have_their_sizes() -> None:
-    def size(config: ModelConfig) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in MtassNet(config).parameters())
+@pytest.mark.parametrize(
+    ("preset", "millions", "gmacs_per_s"),
+    [("small", 3.7, 0.31), ("base", 7.2, 0.92), ("large", 17.0, 2.67), ("paper", 28.2, 1.75)],
+)
+def test_presets_have_their_sizes(preset: str, millions: float, gmacs_per_s: float) -> None:
+    config = PRESETS[preset]()
+    with torch.device("meta"):
+        net = MtassNet(config)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+    shapes = {name: p.shape for name, p in net.named_parameters()}
+    assert macs_per_s(shapes, config) / 1e9 == pytest.approx(gmacs_per_s, rel=0.01)
 
-    assert size(small()) <= 4_000_000
-    assert abs(size(paper()) / 28.18e6 - 1) < 0.02
+
+def test_grus_are_as_wide_as_a_gpu_is_fast() -> None:
+    for preset in ("base", "large"):
+        with torch.device("meta"):
+            net = MtassNet(PRESETS[preset]())
+        grus = [module for module in net.modules() if isinstance(module, torch.nn.GRU)]
+        assert max(gru.hidden_size for gru in grus) <= 128
 
 
 def test_the_published_net_counts_its_published_products() -> None:
