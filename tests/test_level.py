@@ -219,3 +219,19 @@ def test_a_level_knows_no_future(name: str) -> None:
     rule = levels(CONFIGS[name])
     np.testing.assert_array_equal(rule(other)[:200], rule(power)[:200])
     assert (rule(other)[200:] != rule(power)[200:]).any()
+
+
+def test_autocast_doesnt_round_the_level() -> None:
+    config = CONFIGS["small"]
+    power = torch.from_numpy(powers_of_a_day(400))[None, :, None]
+    rule = RunningLevel(
+        config.level_decay,
+        config.net.level_by_power,
+        config.level_window,
+        config.level_rank,
+        config.level_fall,
+    )
+    plain, _ = rule.step(power, rule.init_state(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = rule.step(power, rule.init_state(1))
+    assert torch.equal(cast, plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -285,11 +287,19 @@ class RunningLevel(StreamingModule[Tensor]):
             age = torch.arange(n, device=x.device)
             fade = self.decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)
             weights = torch.tril(fade[(age[:, None] - age[None]).clamp(min=0)])
-            faded = weights @ part + fade[1:, None] * state[:, None]
+            with _unrounded(x.device):
+                faded = weights @ part + fade[1:, None] * state[:, None]
             sums.append(faded)
             state = faded[:, -1]
         total = torch.cat(sums, dim=1)
         return total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY), state
+
+
+def _unrounded(device: torch.device) -> AbstractContextManager[object]:
+    """Keep autocast from rounding products: bf16 is too coarse for a level."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
