@@ -247,7 +247,8 @@ def base() -> ModelConfig:
 
     Half of the multiplications are in sub-bands, whose weights are read once for all bands.
     """
-    net = NetConfig(
+    net = dataclasses.replace(
+        small().net,
         channels=384,
         hidden=192,
         dilations=(1, 2, 4, 8),
@@ -255,9 +256,6 @@ def base() -> ModelConfig:
         recurrent_groups=4,
         compensation_channels=192,
         compensation_hidden=96,
-        level_by_power=True,
-        level_pop_s=0.35,
-        subband_bins=8,
         subband_told=32,
         subband_channels=192,
         subband_groups=2,
@@ -267,18 +265,13 @@ def base() -> ModelConfig:
 
 def large() -> ModelConfig:
     """The preset `large`: 17.0 M parameters, 2.7 GMAC/s; for recordings, and as a teacher."""
-    net = NetConfig(
+    net = dataclasses.replace(
+        base().net,
         channels=640,
         hidden=320,
-        dilations=(1, 2, 4, 8),
-        recurrent=128,
         recurrent_groups=6,
         compensation_channels=320,
         compensation_hidden=160,
-        level_by_power=True,
-        level_pop_s=0.35,
-        subband_bins=8,
-        subband_told=32,
         subband_channels=384,
         subband_groups=3,
     )

@@ -17,6 +17,7 @@ from rtmtass.errors import DataError
 from rtmtass.training import synthesis
 from rtmtass.training.dataset import MixtureStream, Recipe
 from rtmtass.training.examples import ExampleMaker
+from rtmtass.training.feed import batches
 from rtmtass.training.mixing import PEAK
 from rtmtass.training.recordings import SAMPLE_RATE, Found, Recordings, Sampler, Samples, store
 from rtmtass.training.sources import Corpus
@@ -76,7 +77,7 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus: Corpus) -> None:
     examples = {stems.tobytes() for batch in forward for stems in batch}
     assert len(examples) == 12
     assert not np.array_equal(inline(corpus, seed=8).batch(0), forward[0])
-    listed = list(islice(inline(corpus, stride=2).from_step(1), 2))
+    listed = list(islice(batches(inline(corpus, stride=2), 1, 2), 2))
     np.testing.assert_array_equal(listed[1], forward[3])
 
 

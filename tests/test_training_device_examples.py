@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from corpora import TONES_HZ, make_corpus, share_at, tones
-from device_corpora import PLAIN, USUAL, changed, device, fill_banks, write_rich_corpus
+from corpora import TONES_HZ, make_corpus, share_at
+from device_corpora import PLAIN, USUAL, changed, device
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtmtass.config import STEMS
@@ -19,23 +19,8 @@ from rtmtass.errors import DataError
 from rtmtass.training import device_examples
 from rtmtass.training.device_draws import Draws
 from rtmtass.training.examples import ExampleMaker
+from rtmtass.training.feed import batches
 from rtmtass.training.sources import Corpus
-
-
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("rich")
-    corpus = Corpus(write_rich_corpus(folder / "corpus"), folder / "cache")
-    fill_banks(corpus)
-    return corpus
-
-
-@pytest.fixture(scope="module")
-def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Every role and split has its own frequency; there are no banks."""
-    folder = tmp_path_factory.mktemp("pitched")
-    return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")
-
 
 # --- a function of seed and step ---------------------------------------------------------------
 
@@ -51,10 +36,9 @@ def test_a_batch_is_a_function_of_seed_and_step(rich: Corpus) -> None:
     examples = {stems.numpy().tobytes() for batch in forward for stems in batch if stems.any()}
     assert len(examples) == sum(bool(stems.any()) for batch in forward for stems in batch)
     assert not torch.equal(device(rich, seed=8).batch(0), forward[0])
-    listed = list(islice(device(rich, stride=2).from_step(1), 2))
+    listed = list(islice(batches(device(rich), 1, 2), 2))
     assert torch.equal(listed[1], forward[3])
-    with device(rich) as examples:
-        assert examples.seconds == 0.5
+    assert device(rich).seconds == 0.5
 
 
 def test_the_fingerprint_is_the_hosts(rich: Corpus) -> None:

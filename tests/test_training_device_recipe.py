@@ -9,29 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 from corpora import TONES_HZ, hiss, make_corpus, share_at, tone, tones, write_index
-from device_corpora import CALM, USUAL, Sound, changed, fill_banks, made, write_rich_corpus
+from device_corpora import CALM, USUAL, Sound, changed, made
 
 from rtmtass.config import STEMS
 from rtmtass.training.examples import ExampleMaker
 from rtmtass.training.recipe import PEAK, Recipe
 from rtmtass.training.recordings import SAMPLE_RATE, Found, store
 from rtmtass.training.sources import Corpus
-
-
-@pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    folder = tmp_path_factory.mktemp("rich")
-    corpus = Corpus(write_rich_corpus(folder / "corpus"), folder / "cache")
-    fill_banks(corpus)
-    return corpus
-
-
-@pytest.fixture(scope="module")
-def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Every role and split has its own frequency; there are no banks."""
-    folder = tmp_path_factory.mktemp("pitched")
-    return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")
-
 
 # --- the recipe --------------------------------------------------------------------------------
 

@@ -157,7 +157,10 @@ def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, T
     """As `gru_scan` with torch's own kernels, one GRU after the other."""
     parts = state.split(grus[0].hidden_size, dim=1)  # type: ignore[no-untyped-call]
     pairs = [gru(x, part[None].contiguous()) for gru, part in zip(grus, parts, strict=True)]
-    y, last = (torch.cat(each, dim=-1) for each in zip(*pairs, strict=True))
+    if len(pairs) == 1:  # nothing to join: one copy less at every hop
+        y, last = pairs[0]
+    else:
+        y, last = (torch.cat(each, dim=-1) for each in zip(*pairs, strict=True))
     return y, last[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -183,10 +183,6 @@ class PlaceSteps:
         answer: Floats = slot.answer.numpy().reshape(streams, frames, -1)
         return answer
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Make ours torch's current GPU, if it is one: graphs are recorded on that."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
     def _make_slot(self, frames: int) -> _Slot:
         slot = _Slot(self._net, self._device, self._streams, frames)
 
@@ -204,17 +200,9 @@ class PlaceSteps:
         self._slots[frames] = slot
         if frames in self._fixed and not self.trouble:
             heard = [leaf.clone() for leaf in self._leaves]
-            try:
-                with cuda_products(self._is_tf32), self._on_device():
-                    slot.run = self._capture(body)
-            except RuntimeError as error:
-                self.trouble = str(error).splitlines()[0]
-                warnings.warn(
-                    f"no CUDA graph: {self.trouble}; each step starts its kernels one by one,"
-                    " with the same result, slower",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            with cuda_products(self._is_tf32):
+                replay, self.trouble = try_capture(self._capture, body, self._device)
+            slot.run = replay or eager
             for leaf, kept in zip(self._leaves, heard, strict=True):
                 leaf.copy_(kept)  # the capture and its rehearsals have advanced them
         return slot
@@ -226,6 +214,29 @@ def _moved(state: Any, device: torch.device) -> Any:
         return state.to(device, copy=True).contiguous()
     parts = [_moved(part, device) for part in state]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def try_capture(capture: Capture, body: Body, device: torch.device) -> tuple[Body | None, str]:
+    """Return what replays `body`, or None and why it can't be captured, which is warned of.
+
+    Args:
+        capture: turns a step into something that replays it.
+        body: the step.
+        device: where it runs; a GPU is made torch's current one, on which graphs are recorded.
+    """
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    try:
+        with current:
+            return capture(body), ""
+    except RuntimeError as error:
+        trouble = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"no CUDA graph: {trouble}; each step starts its kernels one by one,"
+            " with the same result, slower",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None, trouble
 
 
 def cuda_graph(body: Body) -> Body:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
@@ -125,12 +125,6 @@ class MixtureStream:
                 self._workers[place].seek(first, self._stride * len(self._workers))
         self._next = step + self._stride
         return self._workers[turn].take()
-
-    def from_step(self, step: int) -> Iterator[Samples]:
-        """Yield batch after batch without end, `stride` steps apart, from `step` on."""
-        while True:
-            yield self.batch(step)
-            step += self._stride
 
     def close(self) -> None:
         """Stop the workers and free their memory; harmless when done twice."""

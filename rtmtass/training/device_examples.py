@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,7 +49,6 @@ class DeviceExamples:
         device: where the batches are made, and remain.
         recipe: how often what happens.
         bank_sizes: how many entries of each bank to use; all if not given.
-        stride: how far apart the steps of `from_step` are.
         free_bytes: tells the free memory of a device, None for no limit.
 
     Attributes:
@@ -73,14 +71,13 @@ class DeviceExamples:
         device: torch.device | str = "cpu",
         recipe: Recipe | None = None,
         bank_sizes: Mapping[str, int] | None = None,
-        stride: int = 1,
         free_bytes: Callable[[torch.device], int | None] = free_memory,
     ) -> None:
         given = Ingredients.of(corpus, split, bank_sizes)
         self.recipe = recipe or Recipe()
         self.bank_sizes = given.bank_sizes
         self.fingerprint = given.fingerprint(self.recipe)
-        self.seconds, self.seed, self._stride = seconds, seed, stride
+        self.seconds, self.seed = seconds, seed
         n = round(seconds * SAMPLE_RATE)
         self._device = torch.device(device)
         bank = DeviceBank(
@@ -100,26 +97,6 @@ class DeviceExamples:
         finish(makers, stems)
         self._level(stems, present)
         return stems
-
-    def from_step(self, step: int) -> Iterator[Tensor]:
-        """Yield batch after batch without end, `stride` steps apart, from `step` on."""
-        while True:
-            yield self.batch(step)
-            step += self._stride
-
-    def close(self) -> None:
-        """Do nothing; a `MixtureStream` has processes to stop."""
-
-    def __enter__(self) -> DeviceExamples:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _present(self) -> Tensor:
         """Return which stems there are, (B, 3) bool."""

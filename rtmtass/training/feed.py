@@ -68,8 +68,7 @@ def open_examples(
     if config.examples == "device":
         from rtmtass.training.device_examples import DeviceExamples
 
-        with DeviceExamples(corpus, "train", device=device, **shape) as examples:
-            yield examples
+        yield DeviceExamples(corpus, "train", device=device, **shape)
         return
     from rtmtass.training.dataset import MixtureStream  # needs packages that a GPU can do without
 

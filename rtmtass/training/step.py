@@ -7,15 +7,13 @@ the same code runs as it stands.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from rtmtass.net.mtass import MtassNet, NetState
-from rtmtass.runtime.torch_steps import Body, Capture
+from rtmtass.runtime.torch_steps import Body, Capture, try_capture
 from rtmtass.training.average import Average
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.memory import Memories
@@ -228,26 +226,13 @@ class StepGraph:
         self._stems = self._stems.clone()  # a place of its own, which later batches are copied to
         before = [tensor.detach().clone() for tensor in self._tensors()]
         mark, self.mark = self.mark, _no_mark
-        try:
-            with self._on_device():
-                self._replay = capture(self._body)
-        except RuntimeError as error:
-            self.trouble = (str(error).splitlines() or [type(error).__name__])[0]
+        self._replay, self.trouble = try_capture(capture, self._body, self._device)
+        if self._replay is None:
             self._capture = None
-            warnings.warn(
-                f"no CUDA graph: {self.trouble}; each step starts its kernels one by one,"
-                " with the same result, slower",
-                RuntimeWarning,
-                stacklevel=2,
-            )
         self.mark = mark
         with torch.no_grad():
             for tensor, old in zip(self._tensors(), before, strict=True):
                 tensor.copy_(old)
-
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Make ours torch's current GPU, if it is one: graphs are recorded on that."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
 def _no_mark(part: str) -> None:

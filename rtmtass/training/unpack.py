@@ -208,11 +208,13 @@ class _Tars:
 def _chunks(members: Sequence[_Member]) -> Iterator[list[_Member]]:
     """Part members at about `_CHUNK_S` seconds."""
     chunk: list[_Member] = []
+    seconds = 0.0
     for member in members:
         chunk.append(member)
-        if sum(m.seconds for m in chunk) >= _CHUNK_S:
+        seconds += member.seconds
+        if seconds >= _CHUNK_S:
             yield chunk
-            chunk = []
+            chunk, seconds = [], 0.0
     if chunk:
         yield chunk
 
