@@ -41,20 +41,24 @@ def missing_parts():
 
 
 def on_a_steady_machine(test):
-    """Try a test again if jackd lost its beat, or the machine stood still: that says nothing of us.
+    """Repeat a test that failed while jackd lost its period or the computer stalled.
 
-    It stood still where a process above all of ours woke up `_STALL_S` late.
+    A stall is seen where a process of higher priority than ours woke up `_STALL_S` late.
+    A shorter one, or one on the other core, isn't seen and can starve a stream all the
+    same, so one failure without a stall seen is repeated too; a second one counts.
     """
 
     @functools.wraps(test)
     def repeated(server, **fixtures):
+        unexplained = 0
         for attempt in range(_ATTEMPTS):
             server.disturbances = 0
             try:
                 test(server, **fixtures)
                 return
             except AssertionError:
-                if not server.disturbances or attempt == _ATTEMPTS - 1:
+                unexplained += not server.disturbances
+                if unexplained > 1 or attempt == _ATTEMPTS - 1:
                     raise
 
     return repeated
