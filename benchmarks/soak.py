@@ -42,8 +42,8 @@ def be_the_card(rate: int) -> None:
     """Play the clip for ever, compare what comes back; one JSON line a second."""
     import jack
 
-    from rtmtass.audio import read_file
     from rtmtass.dsp.resample import Resampler
+    from rtmtass.io.files import read_file
 
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))

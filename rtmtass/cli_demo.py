@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     import rtmtass
     from rtmtass.cli_separate import say_compiling
     from rtmtass.files import Unwatched, separate_file
+    from rtmtass.io.part_file import why_unwritable
     from rtmtass.jobs import Job, Wishes
-    from rtmtass.partfile import why_unwritable
     from rtmtass.report import write_report
     from rtmtass.tui import print_table
     from rtmtass.weights import demo_clip
@@ -106,7 +106,7 @@ def _timing_rows(
 
 
 def _read(path: Path) -> tuple[Samples, int]:
-    from rtmtass.audio import read_file
+    from rtmtass.io.files import read_file
 
     return read_file(path)
 

@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.formats import CHANNEL_MODES
+from rtmtass.io.encodings import CHANNEL_MODES
 
 if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-    from rtmtass.audio import FileSource
     from rtmtass.fullband import FullBandSeparator
-    from rtmtass.pipes import StreamSource
+    from rtmtass.io.files import FileSource
+    from rtmtass.io.pipes import StreamSource
 
 _MEASURED_S = 3.0
 
@@ -45,8 +45,8 @@ def run_info(arguments: argparse.Namespace) -> int:
     import rtmtass
     from rtmtass.files import choose_file_encoding
     from rtmtass.fullband import FullBandSeparator
+    from rtmtass.io.pipes import open_source
     from rtmtass.jobs import Wishes, plan
-    from rtmtass.pipes import open_source
     from rtmtass.tui import print_table
 
     path = Path(arguments.file)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rtmtass import cli_values
 from rtmtass.errors import InputError, UsageError
-from rtmtass.formats import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
+from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
     # argparse has no public name for it.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rtmtass.files import Watcher
     from rtmtass.fullband import StreamSeparator
+    from rtmtass.io.pipes import RawFormat
     from rtmtass.jobs import Result, Wishes
-    from rtmtass.pipes import RawFormat
 
 
 def register(commands: Commands) -> None:
@@ -175,8 +175,8 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
-    from rtmtass.audio import check_rate
-    from rtmtass.pipes import RawFormat
+    from rtmtass.io.files import check_rate
+    from rtmtass.io.pipes import RawFormat
 
     asked = [arguments.rate, arguments.channels_in, arguments.raw]
     if all(value is None for value in asked):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
-from rtmtass.partfile import why_unwritable
+from rtmtass.io.part_file import why_unwritable
 from rtmtass.runtime.base import CHUNK, Runtime
 from rtmtass.runtime.fold import Weights
 from rtmtass.weights import open_model

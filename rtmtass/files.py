@@ -10,14 +10,15 @@ from typing import Protocol
 
 import numpy as np
 
-from rtmtass.audio import FileSink, FileSource, Sink, Source
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.formats import FORMATS, Encoding, choose_encoding
 from rtmtass.fullband import FullBandSeparator, StreamSeparator
 from rtmtass.interrupt import held
+from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
+from rtmtass.io.files import FileSink, FileSource
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
+from rtmtass.io.protocols import Sink, Source
 from rtmtass.jobs import STREAM, Job, Result, Wishes
-from rtmtass.partfile import why_unwritable
-from rtmtass.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.sinks import BlockWriter, StemWriters, WriterThread
 
 BLOCK_S = 1.0

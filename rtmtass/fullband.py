@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rtmtass.dsp.resample import PromptResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
-from rtmtass.formats import CHANNEL_MODES
+from rtmtass.io.encodings import CHANNEL_MODES
 
 Samples = npt.NDArray[np.float32]
 

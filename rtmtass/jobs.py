@@ -9,8 +9,8 @@ from typing import Any
 
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.formats import FORMATS
-from rtmtass.pipes import RawFormat
+from rtmtass.io.encodings import FORMATS
+from rtmtass.io.pipes import RawFormat
 from rtmtass.sinks import MIX
 
 SUFFIXES = frozenset(

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rtmtass.errors import OutputError
-from rtmtass.partfile import why_unwritable
+from rtmtass.io.part_file import why_unwritable
 
 Samples = npt.NDArray[np.float32]
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from rtmtass.audio import ArraySource, FileSink, FileSource, read_file
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.formats import FORMATS, Encoding, choose_encoding
-from rtmtass.pipes import StreamSink, StreamSource, open_source
-from rtmtass.riff import WavHeader, read_header, stream_header
+from rtmtass.io.arrays import ArraySource
+from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
+from rtmtass.io.files import FileSink, FileSource, read_file
+from rtmtass.io.pipes import StreamSink, StreamSource, open_source
+from rtmtass.io.wav_header import WavHeader, read_header, stream_header
 
 FLOAT_WAV = Encoding("wav", "WAV", "FLOAT")
 
@@ -187,8 +188,8 @@ def test_an_rf64_made_plain_has_sizes_that_add_up(tmp_path):
 
 def test_a_wav_too_long_for_its_size_field_is_an_rf64(tmp_path, monkeypatch):
     x = noise(5000, 2)
-    monkeypatch.setattr("rtmtass.audio.WAV_LIMIT", 10_000)
-    monkeypatch.setattr("rtmtass.partfile.WAV_LIMIT", 10_000)
+    monkeypatch.setattr("rtmtass.io.files.WAV_LIMIT", 10_000)
+    monkeypatch.setattr("rtmtass.io.part_file.WAV_LIMIT", 10_000)
     sink = FileSink(tmp_path / "a.wav", 48000, 2, FLOAT_WAV, frames=5000)
     sink.write(x)
     sink.publish()
@@ -389,7 +390,7 @@ def test_s16_wraps_nothing_around():
 def test_only_audio_knows_soundfile():
     """The rest of the file side must run without it being imported at the top."""
     code = (
-        "import sys; import rtmtass.riff, rtmtass.formats, rtmtass.partfile, rtmtass.interrupt;"
+        "import sys; import rtmtass.io.wav_header, rtmtass.io.encodings, rtmtass.io.part_file, rtmtass.interrupt;"
         "sys.exit('soundfile' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

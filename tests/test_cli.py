@@ -21,7 +21,7 @@ import soundfile
 import rtmtass
 from rtmtass.cli import build_parser
 from rtmtass.fullband import FullBandSeparator
-from rtmtass.riff import stream_header
+from rtmtass.io.wav_header import stream_header
 
 HERE = Path(__file__).parent
 FAKE = [sys.executable, str(HERE / "fake_rtmtass.py")]

@@ -13,14 +13,15 @@ import pytest
 from fakes import FakeSeparator
 
 import rtmtass
-from rtmtass.audio import ArraySource
 from rtmtass.errors import InputError, UsageError
+from rtmtass.io.arrays import ArraySink, ArraySource
+from rtmtass.io.pipes import StreamSource
+from rtmtass.io.udp import UdpSink, UdpSource
+from rtmtass.io.wav_header import WavHeader
 from rtmtass.live.engine import LEVEL_INTERVAL_S, Engine
 from rtmtass.live.mixer import Mixer
-from rtmtass.live.sources import ArraySink, PacedSource, UdpSink, UdpSource
+from rtmtass.live.sources import PacedSource
 from rtmtass.live.stats import DeviceStats
-from rtmtass.pipes import StreamSource
-from rtmtass.riff import WavHeader
 
 HOP, RATE = 256, 16000
 

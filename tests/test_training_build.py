@@ -14,13 +14,14 @@ import soundfile
 from corpora import hiss, share_at, tone, voice
 
 from rtmtass.errors import DataError
+from rtmtass.io.decode import decode
 from rtmtass.training.build import (
     build_from_folders,
     build_from_list,
     build_from_mtass,
     clipped_share,
 )
-from rtmtass.training.sources import Corpus, IndexRow, decode, read_index
+from rtmtass.training.sources import Corpus, IndexRow, read_index
 from rtmtass.training.splits import assign_splits
 
 

@@ -11,6 +11,7 @@ import soundfile
 from corpora import COLUMNS, hiss, make_corpus, share_at, tone, tones, write_index
 
 from rtmtass.errors import DataError, InputError
+from rtmtass.io.decode import FLAC, decode, encode
 from rtmtass.training.recordings import (
     Found,
     Recordings,
@@ -20,7 +21,7 @@ from rtmtass.training.recordings import (
     is_muffled,
     store,
 )
-from rtmtass.training.sources import FLAC, Corpus, decode, encode, read_index
+from rtmtass.training.sources import Corpus, read_index
 
 
 def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> Found:

@@ -15,12 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rtmtass.io.arrays import ArraySink
+    from rtmtass.io.udp import UdpSink, UdpSource
     from rtmtass.live.engine import Engine
     from rtmtass.live.link import DeviceLink
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.live.shape import LinkWishes
-    from rtmtass.live.sources import ArraySink, PacedSource, UdpSink, UdpSource
+    from rtmtass.live.sources import PacedSource
     from rtmtass.live.stats import Stats
 
 __all__ = [

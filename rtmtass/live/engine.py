@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.audio import Sink, Source
 from rtmtass.errors import UsageError
+from rtmtass.io.protocols import Sink, Source
 from rtmtass.live.ends import Clocked, Recorder
 from rtmtass.live.lateness import Lateness
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.io.wav_header import stream_header
 from rtmtass.live.rights import OTHER_PRIORITY, ask_for_priority
 from rtmtass.live.stats import RecordingStats
-from rtmtass.partfile import why_unwritable
-from rtmtass.riff import stream_header
 
 Floats = NDArray[np.float32]
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, InputError, MissingPartError
+from rtmtass.io.decode import FLAC, decode, encode
 from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
 from rtmtass.training.journal import Candidate, Finding, Journal
 from rtmtass.training.mtass import mtass_candidates
 from rtmtass.training.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
-from rtmtass.training.sources import FLAC, INDEX_COLUMNS, IndexRow, decode, encode
+from rtmtass.training.sources import INDEX_COLUMNS, IndexRow
 from rtmtass.training.splits import assign_splits
 
 SINGING = "singing"

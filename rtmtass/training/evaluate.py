@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DataError
+from rtmtass.io.decode import decode
 from rtmtass.separator import Separator
 from rtmtass.training import absence, perceptual
 from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
-from rtmtass.training.sources import decode
 
 Samples = NDArray[np.float32]
 Array = NDArray[np.floating]

@@ -13,6 +13,7 @@ import numpy as np
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
+from rtmtass.io.decode import WAV, encode
 from rtmtass.training.recipe import (
     AMBIENCE_DB,
     EFFECT_DB,
@@ -30,7 +31,7 @@ from rtmtass.training.recipe import (
     long_and_short,
 )
 from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
-from rtmtass.training.sources import WAV, Corpus, encode
+from rtmtass.training.sources import Corpus
 
 _TRIES = 100
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from rtmtass.errors import DataError, OutputError
-from rtmtass.partfile import why_unwritable
+from rtmtass.io.part_file import why_unwritable
 from rtmtass.training.codecs import from_bytes
 from rtmtass.training.pack_format import SUMS, check_sums, read_banks, read_shards, read_sums
 from rtmtass.training.pool import in_order

@@ -6,16 +6,16 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
 from rtmtass.errors import InputError, OutputError
-from rtmtass.formats import Encoding
-from rtmtass.partfile import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
-from rtmtass.riff import read_header
+from rtmtass.io.encodings import Encoding
+from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
+from rtmtass.io.wav_header import read_header
 
 Samples = npt.NDArray[np.float32]
 
@@ -26,49 +26,6 @@ COPIED_TAGS = (
 """Words carried from input to output; `software` isn't among them: we wrote it, not they."""
 
 _MP3_SLACK = 4 * 1152  # frames an MP3's length tag may be off by: encoder delay and padding
-
-
-class Source(Protocol):
-    """Hands over a recording block by block."""
-
-    sample_rate: int
-    channels: int
-
-    def read(self, out: Samples) -> int:
-        """Fill the front of `out` (n, channels); return how many frames, 0 = ended."""
-
-    def close(self) -> None:
-        """Let go of file or device; may be called twice."""
-
-
-class Sink(Protocol):
-    """Takes stems block by block."""
-
-    def write(self, stems: Samples) -> None:
-        """Take (S, n, channels)."""
-
-    def close(self) -> None:
-        """Finish what was written; may be called twice."""
-
-
-class ArraySource:
-    """A Source over an array that is already in memory, (n, channels) or (n,)."""
-
-    def __init__(self, samples: Samples, sample_rate: int) -> None:
-        self._samples = samples[:, None] if samples.ndim == 1 else samples
-        self._position = 0
-        self.sample_rate = sample_rate
-        self.channels = self._samples.shape[1]
-
-    def read(self, out: Samples) -> int:
-        """See Source."""
-        block = self._samples[self._position : self._position + len(out)]
-        out[: len(block)] = block
-        self._position += len(block)
-        return len(block)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def check_rate(sample_rate: int, name: str) -> None:

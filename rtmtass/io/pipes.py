@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from rtmtass.audio import FileSource, Samples, check_finite, check_rate
 from rtmtass.errors import InputError, OutputError
-from rtmtass.partfile import why_unwritable
-from rtmtass.riff import ENCODINGS, WavHeader, decode, encode, read_header, stream_header
+from rtmtass.io.files import FileSource, Samples, check_finite, check_rate
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.io.wav_header import ENCODINGS, WavHeader, decode, encode, read_header, stream_header
 
 SUBTYPES = {
     "u8": "PCM_U8", "s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT",

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from rtmtass.riff import as_plain_wav, read_header
+from rtmtass.io.wav_header import as_plain_wav, read_header
 
 WAV_LIMIT = 4_000_000_000
 """Bytes from which on a WAV must be an RF64; a little under the 2**32 of its size field."""
