@@ -129,7 +129,7 @@ def test_another_module_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch
     real = builtins.__import__
 
     def without(name: str, *rest: object) -> object:
-        if name == "rtmtass.dsp.compiling":
+        if name == "rtmtass.jit.compiler":
             raise ModuleNotFoundError("No module named 'other'", name="other")
         return real(name, *rest)
 

@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba import njit
 from numpy.typing import NDArray
 
-from rtmtass.dsp import cpu
 from rtmtass.errors import UsageError
+from rtmtass.jit import cpu
 from rtmtass.runtime.arena import HUGE, LINE, allocate
 from rtmtass.runtime.int8 import GROUP, HEAD, WAYS, panel, quantiser
 from rtmtass.runtime.pack import pack, to_bf16, to_int8

@@ -19,8 +19,8 @@ from llvmlite import ir
 from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
-from rtmtass.dsp.compiling import CACHE_FOLDER, kernel
 from rtmtass.dsp.ring import Ring
+from rtmtass.jit.compiler import CACHE_FOLDER, kernel
 
 _LINE = 8  # a ring's counters are a cache line apart: eight int64
 _DATA = 5 * _LINE

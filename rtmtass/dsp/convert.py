@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.compiling import kernel
+from rtmtass.jit.compiler import kernel
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

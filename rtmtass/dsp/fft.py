@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.compiling import borrow, kernel, kernel_apart
+from rtmtass.jit.compiler import borrow, kernel, kernel_apart
 
 Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import StftConfig
-from rtmtass.dsp.compiling import borrow, kernel, kernel_apart
 from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
+from rtmtass.jit.compiler import borrow, kernel, kernel_apart
 
 __all__ = [
     "SAMPLE_FLOOR",

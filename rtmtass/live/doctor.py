@@ -99,8 +99,8 @@ def _rights() -> Iterator[Check]:
 
 
 def _processor() -> Iterator[Check]:
-    from rtmtass.dsp import cpu
-    from rtmtass.dsp.compiling import CACHE_FOLDER
+    from rtmtass.jit import cpu
+    from rtmtass.jit.compiler import CACHE_FOLDER
 
     features = cpu.features()
     fast = [name for name in _FEATURES if name in features]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.compiling import kernel
 from rtmtass.errors import UsageError
+from rtmtass.jit.compiler import kernel
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -18,7 +18,7 @@ from torch import Tensor
 F = TypeVar("F", bound=Callable[..., object])
 
 try:
-    from rtmtass.dsp.compiling import kernel_apart
+    from rtmtass.jit.compiler import kernel_apart
 except ModuleNotFoundError as missing:
     if missing.name not in ("numba", "llvmlite"):
         raise

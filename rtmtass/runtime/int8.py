@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rtmtass.dsp.cpu import int8_way
+from rtmtass.jit.cpu import int8_way
 from rtmtass.runtime.panels import (
     FLOAT,
     INT,

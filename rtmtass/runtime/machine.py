@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.products import BF16, INT8, product, product_bf16, product_int8, quantise_rows
 from rtmtass.runtime.spectra import compress, estimate, level, share
 from rtmtass.runtime.vectors import sigmoid, tanh

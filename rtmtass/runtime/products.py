@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rtmtass.config import PRECISIONS
-from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.int8 import (
     BYTE_ROWS,
     GROUP,

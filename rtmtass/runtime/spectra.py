@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import LEVEL_HEADROOM
-from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.vectors import float_of_bits, fma, sigmoid, tanh
 
 Floats = NDArray[np.float32]

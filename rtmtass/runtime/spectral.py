@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
-from rtmtass.dsp.compiling import LOOSE, kernel
+from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.base import CHUNK
 from rtmtass.runtime.transform import HOP, PART, Frames, analyse, synthesise
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
-from rtmtass.dsp.compiling import LOOSE, kernel
 from rtmtass.dsp.fft import fft_tables, work_size
 from rtmtass.dsp.stft import analyse_hop, synthesise_hop, windows
+from rtmtass.jit.compiler import LOOSE, kernel
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

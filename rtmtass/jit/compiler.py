@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import NDArray
 
-from rtmtass.dsp.cpu import int8_way
+from rtmtass.jit.cpu import int8_way
 
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., object])
