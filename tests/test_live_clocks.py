@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.clocks import DriftControl
 
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 import rtmtass
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.live import portaudio, rights, shape
 from rtmtass.live.clocks import DriftControl
 from rtmtass.live.engine import Engine

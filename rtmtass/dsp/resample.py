@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import BlockSizeError
 
 Samples = npt.NDArray[np.float32]

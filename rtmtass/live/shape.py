@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
 from rtmtass.live.devices import Device, find_device, share_a_clock, takes_rate
 from rtmtass.live.worker import LiveSeparator

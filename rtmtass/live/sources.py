@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.io.protocols import Source
 from rtmtass.live.stats import DeviceStats
 

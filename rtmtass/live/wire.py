@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.dsp.callback import DeviceCallback, device_ring
-from rtmtass.dsp.convert import Converter
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.clocks import DriftControl
 from rtmtass.live.devices import Device
 from rtmtass.live.portaudio import quiet_libraries
