@@ -21,7 +21,7 @@ from card import machine_card
 
 import rtmtass
 from rtmtass import Separator
-from rtmtass.runtime.torch_runtime import TorchRuntime, find_device
+from rtmtass.runtime.torch.runtime import TorchRuntime, find_device
 from rtmtass.weights import Model, open_model
 
 HOP_S = 0.016

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import rtmtass
 from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
-from rtmtass.runtime.base import Stream
+from rtmtass.runtime.protocols import Stream
 from rtmtass.speed import open_precisions, step_of
 from rtmtass.weights import DEFAULT, as_safetensors, open_model, save_model
 
@@ -164,8 +164,8 @@ def onnx(model: str, folder: Path) -> Iterator[Candidate]:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from rtmtass.export import export_onnx
-    from rtmtass.runtime.onnx_runtime import OnnxRuntime
+    from rtmtass.runtime.onnx.export import export_onnx
+    from rtmtass.runtime.onnx.runtime import OnnxRuntime
 
     name = open_model(model).config.name
     exported, quantised = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.base import CHUNK, BatchRuntime
+from rtmtass.runtime.protocols import CHUNK, BatchRuntime
 from rtmtass.separator import compile_hint, open_runtime
 from rtmtass.weights import DEFAULT, open_model
 

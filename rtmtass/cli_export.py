@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write, prove, report."""
-    from rtmtass.export import as_dict, export_onnx
+    from rtmtass.runtime.onnx.export import as_dict, export_onnx
     from rtmtass.tui import print_table
 
     report = export_onnx(

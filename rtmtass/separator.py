@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.base import CHUNK, BatchRuntime, Runtime
-from rtmtass.runtime.passes import PassStream, extra_delay
+from rtmtass.runtime.protocols import CHUNK, BatchRuntime, Runtime
+from rtmtass.runtime.tta import PassStream, extra_delay
 from rtmtass.weights import DEFAULT, Model, open_model
 
 Samples = NDArray[np.float32]
@@ -317,13 +317,13 @@ def open_runtime(opened: Model, runtime: str, device: str, precision: str = "aut
             f"the {runtime} runtime has no precision {precision!r}: it has auto, {', '.join(known)}"
         )
     if runtime == "torch":
-        from rtmtass.runtime.torch_runtime import TorchRuntime
+        from rtmtass.runtime.torch.runtime import TorchRuntime
 
         chosen = "f32" if precision == "auto" else precision
         return TorchRuntime(opened.config, opened.weights, device, chosen)
     if device != "cpu":
         raise UsageError(f"the numba runtime runs on the cpu, not on {device!r}: add runtime torch")
-    from rtmtass.runtime.numba_runtime import NumbaRuntime
+    from rtmtass.runtime.compiled.runtime import NumbaRuntime
 
     chosen = "int8" if precision == "auto" else precision
     return NumbaRuntime(opened.config, opened.weights, chosen)

@@ -11,7 +11,7 @@ import rtmtass
 from rtmtass.batch import StreamBatch
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.numba_runtime import NumbaRuntime
+from rtmtass.runtime.compiled.runtime import NumbaRuntime
 from rtmtass.separator import Separator
 
 Floats = NDArray[np.float32]

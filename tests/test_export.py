@@ -16,11 +16,19 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
-from rtmtass.export import FRAMES, PROOF_HOPS, TOLERANCE, export_int8, export_network, export_onnx
 from rtmtass.net.mtass import MtassNet
-from rtmtass.runtime import onnx_level, onnx_nodes
-from rtmtass.runtime.numba_runtime import NumbaRuntime
-from rtmtass.runtime.onnx_runtime import OnnxRuntime
+from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.onnx import level as onnx_level
+from rtmtass.runtime.onnx import nodes as onnx_nodes
+from rtmtass.runtime.onnx.export import (
+    FRAMES,
+    PROOF_HOPS,
+    TOLERANCE,
+    export_int8,
+    export_network,
+    export_onnx,
+)
+from rtmtass.runtime.onnx.runtime import OnnxRuntime
 from rtmtass.separator import Separator
 
 CONFIGS = {

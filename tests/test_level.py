@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig, small
 from rtmtass.net.layers import RunningLevel
-from rtmtass.runtime.blocks import running_level
-from rtmtass.runtime.layout import Layout
-from rtmtass.runtime.machine import execute
-from rtmtass.runtime.onnx_level import write_level
-from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
-from rtmtass.runtime.spectra import largest
+from rtmtass.runtime.compiled.builder import Layout
+from rtmtass.runtime.compiled.interpreter import execute
+from rtmtass.runtime.compiled.lowering import running_level
+from rtmtass.runtime.compiled.spectral_ops import largest
+from rtmtass.runtime.onnx.level import write_level
+from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
 
 Floats = NDArray[np.float32]
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import UsageError
 from rtmtass.jit import cpu
-from rtmtass.runtime.arena import HUGE, LINE, allocate
-from rtmtass.runtime.int8 import GROUP, HEAD, WAYS, panel, quantiser
-from rtmtass.runtime.pack import pack, to_bf16, to_int8
-from rtmtass.runtime.panels import PANEL
-from rtmtass.runtime.products import product_bf16, product_int8, quantise_rows
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled.int8 import GROUP, HEAD, WAYS, panel, quantiser
+from rtmtass.runtime.compiled.matmul import product_bf16, product_int8, quantise_rows
+from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
+from rtmtass.runtime.compiled.microkernels import PANEL
+from rtmtass.runtime.compiled.packing import pack, to_bf16, to_int8
+from rtmtass.runtime.compiled.simd import LANES
 
 Floats = NDArray[np.float32]
 HEAD_STRIDE = HEAD + 1088
@@ -152,7 +152,7 @@ def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_environment_forces_a_way() -> None:
-    command = "from rtmtass.runtime.int8 import WAY_NAME; print(WAY_NAME)"
+    command = "from rtmtass.runtime.compiled.int8 import WAY_NAME; print(WAY_NAME)"
     told = subprocess.run(
         [sys.executable, "-c", command],
         env={**os.environ, cpu.VARIABLE: "portable"},

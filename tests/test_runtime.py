@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
-from rtmtass.runtime.machine import execute
-from rtmtass.runtime.numba_runtime import NumbaRuntime
-from rtmtass.runtime.pack import pack
-from rtmtass.runtime.plan import Plan, build
-from rtmtass.runtime.torch_runtime import TorchRuntime
-from rtmtass.runtime.vectors import exp, sigmoid, tanh
+from rtmtass.runtime.compiled.interpreter import execute
+from rtmtass.runtime.compiled.packing import pack
+from rtmtass.runtime.compiled.program import Plan, build
+from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.compiled.simd import exp, sigmoid, tanh
+from rtmtass.runtime.torch.runtime import TorchRuntime
 
 CONFIGS = {
     "recurrent": tiny(),

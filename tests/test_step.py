@@ -13,7 +13,7 @@ from runs import NET, config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rtmtass.runtime.torch_steps import Body
+from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import optimisers
 from rtmtass.training.schedule import Span
 from rtmtass.training.tally import Meter, Tally

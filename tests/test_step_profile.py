@@ -11,7 +11,7 @@ import pytest
 from runs import buzzing_corpus, config, write_toml
 
 from rtmtass.cli import main
-from rtmtass.runtime.torch_steps import Body
+from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import step_profile
 from rtmtass.training.train import Trainer
 

@@ -13,10 +13,10 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 import rtmtass
 from rtmtass.config import ModelConfig
 from rtmtass.errors import UsageError
-from rtmtass.runtime import torch_runtime
-from rtmtass.runtime.numba_runtime import NumbaRuntime
-from rtmtass.runtime.torch_runtime import TorchRuntime
-from rtmtass.runtime.torch_steps import PlaceSteps, build_net, cuda_products
+from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.torch import runtime as torch_runtime
+from rtmtass.runtime.torch.runtime import TorchRuntime
+from rtmtass.runtime.torch.steps import PlaceSteps, build_net, cuda_products
 from rtmtass.weights import open_model
 
 CONFIGS = {

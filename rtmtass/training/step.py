@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rtmtass.net.mtass import MtassNet, NetState
-from rtmtass.runtime.torch_steps import Body, Capture, try_capture
+from rtmtass.runtime.torch.steps import Body, Capture, try_capture
 from rtmtass.training.average import Average
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.memory import Memories

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rtmtass.errors import UsageError
-from rtmtass.runtime.torch_device import find_device
+from rtmtass.runtime.torch.device import find_device
 
 Compute = Callable[..., Any]
 """Works out something from tensors, the loss first."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from rtmtass.errors import DataError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
-from rtmtass.runtime.torch_steps import Capture, cuda_graph
+from rtmtass.runtime.torch.steps import Capture, cuda_graph
 from rtmtass.training.average import Average
 from rtmtass.training.checkpoints import (
     LAST,

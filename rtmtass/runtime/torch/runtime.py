@@ -6,10 +6,10 @@ import numpy as np
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError
-from rtmtass.runtime.base import CHUNK
-from rtmtass.runtime.fold import Weights
-from rtmtass.runtime.spectral import Network, SpectralBatch, SpectralStream
-from rtmtass.runtime.torch_device import find_device
+from rtmtass.runtime.external_network import Network, SpectralBatch, SpectralStream
+from rtmtass.runtime.folding import Weights
+from rtmtass.runtime.protocols import CHUNK
+from rtmtass.runtime.torch.device import find_device
 
 
 class TorchRuntime:
@@ -39,7 +39,7 @@ class TorchRuntime:
                 "the torch runtime needs torch: pip install 'rtmtass[torch]', or --runtime numba"
             ) from None
         from rtmtass.net.mtass import MtassNet
-        from rtmtass.runtime.torch_steps import build_net
+        from rtmtass.runtime.torch.steps import build_net
 
         self._device = find_device(device)
         self.precision = precision
@@ -62,7 +62,7 @@ class TorchRuntime:
 
         On a GPU, steps of one frame and of `chunk` are captured when they first come.
         """
-        from rtmtass.runtime.torch_steps import PlaceSteps, ValueSteps, cuda_graph
+        from rtmtass.runtime.torch.steps import PlaceSteps, ValueSteps, cuda_graph
 
         if self._device.type == "cpu":
             return ValueSteps(self._net, streams)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
 from rtmtass.io.part_file import why_unwritable
-from rtmtass.runtime.base import CHUNK, Runtime
-from rtmtass.runtime.fold import Weights
+from rtmtass.runtime.folding import Weights
+from rtmtass.runtime.protocols import CHUNK, Runtime
 from rtmtass.weights import open_model
 
 Floats = NDArray[np.float32]
@@ -83,8 +83,9 @@ def export_network(
     about: dict[str, str] | None = None,
 ) -> Report:
     """As `export_onnx` for any network; `about` is added to the metadata."""
-    from rtmtass.runtime import onnx_graph, onnx_nodes
-    from rtmtass.runtime.onnx_runtime import OnnxRuntime
+    from rtmtass.runtime.onnx import graph as onnx_graph
+    from rtmtass.runtime.onnx import nodes as onnx_nodes
+    from rtmtass.runtime.onnx.runtime import OnnxRuntime
 
     if frames not in FRAMES:
         raise UsageError(f"no frames {frames!r}: there are {', '.join(FRAMES)}")
@@ -145,7 +146,7 @@ def compare(
         the largest difference over the largest sample, the mean difference over
         the mean sample; magnitudes, all stems, the worse of both ways.
     """
-    from rtmtass.runtime.numba_runtime import NumbaRuntime
+    from rtmtass.runtime.compiled.runtime import NumbaRuntime
 
     sound = lively(hops * config.stft.hop, config.stft.sample_rate)[:, None].copy()
     ours = _separate(config, NumbaRuntime(config, weights), sound, CHUNK)
@@ -187,8 +188,8 @@ def export_int8(config: ModelConfig, weights: Weights, path: Path | str) -> None
     Raises:
         MissingPartError: onnx or onnxruntime isn't installed.
     """
-    from rtmtass.runtime.onnx_graph import write_graph
-    from rtmtass.runtime.onnx_runtime import quantise
+    from rtmtass.runtime.onnx.graph import write_graph
+    from rtmtass.runtime.onnx.runtime import quantise
 
     graph = write_graph(config, weights, describe(config), is_single=True, is_apart=True)
     quantise(graph, Path(path))

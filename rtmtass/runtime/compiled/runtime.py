@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.base import CHUNK
-from rtmtass.runtime.fold import Weights
-from rtmtass.runtime.machine import execute
-from rtmtass.runtime.plan import Plan, build
-from rtmtass.runtime.transform import HOP, Frames, analyse, synthesise
+from rtmtass.runtime.compiled.interpreter import execute
+from rtmtass.runtime.compiled.program import Plan, build
+from rtmtass.runtime.folding import Weights
+from rtmtass.runtime.protocols import CHUNK
+from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

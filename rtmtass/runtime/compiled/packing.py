@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
-from rtmtass.runtime.int8 import GROUP
-from rtmtass.runtime.panels import PANEL
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled.int8 import GROUP
+from rtmtass.runtime.compiled.microkernels import PANEL
+from rtmtass.runtime.compiled.simd import LANES
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.base import CHUNK
-from rtmtass.runtime.transform import HOP, PART, Frames, analyse, synthesise
+from rtmtass.runtime.protocols import CHUNK
+from rtmtass.runtime.stft_kernels import HOP, PART, Frames, analyse, synthesise
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
-from rtmtass.runtime import machine as op
-from rtmtass.runtime.arena import LINE, allocate
-from rtmtass.runtime.fold import Layer
-from rtmtass.runtime.int8 import HEAD
-from rtmtass.runtime.pack import pack
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled import interpreter as op
+from rtmtass.runtime.compiled.int8 import HEAD
+from rtmtass.runtime.compiled.memory import LINE, allocate
+from rtmtass.runtime.compiled.packing import pack
+from rtmtass.runtime.compiled.simd import LANES
+from rtmtass.runtime.folding import Layer
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

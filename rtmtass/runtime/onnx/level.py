@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.config import LEVEL_HEADROOM, ModelConfig
-from rtmtass.runtime.onnx_nodes import MANY, Nodes
-from rtmtass.runtime.spectra import LEVEL_FLOOR, SQUARE_TINY, TINY
+from rtmtass.runtime.compiled.spectral_ops import LEVEL_FLOOR, SQUARE_TINY, TINY
+from rtmtass.runtime.onnx.nodes import MANY, Nodes
 
 
 def write_level(g: Nodes, config: ModelConfig, rows: str, *, is_single: bool) -> str:

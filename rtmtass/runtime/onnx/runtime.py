@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
-from rtmtass.runtime.onnx_graph import MIXTURE, STEMS
-from rtmtass.runtime.onnx_nodes import MANY, NEXT, STATE
-from rtmtass.runtime.spectral import SpectralStream
+from rtmtass.runtime.external_network import SpectralStream
+from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
+from rtmtass.runtime.onnx.nodes import MANY, NEXT, STATE
 
 try:
     import onnxruntime

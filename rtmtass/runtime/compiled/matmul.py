@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rtmtass.config import PRECISIONS
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.int8 import (
+from rtmtass.runtime.compiled.int8 import (
     BYTE_ROWS,
     GROUP,
     quantise,
@@ -13,7 +13,7 @@ from rtmtass.runtime.int8 import (
     wide_row_int8,
     wide_rows_int8,
 )
-from rtmtass.runtime.panels import (
+from rtmtass.runtime.compiled.microkernels import (
     PANEL,
     ROWS,
     slim_row,
@@ -25,7 +25,7 @@ from rtmtass.runtime.panels import (
     wide_rows,
     wide_rows_bf16,
 )
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled.simd import LANES
 
 F32, BF16, INT8 = range(len(PRECISIONS))
 """How a row of a plan names a precision: by its place in the list of them."""

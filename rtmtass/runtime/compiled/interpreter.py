@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.products import BF16, INT8, product, product_bf16, product_int8, quantise_rows
-from rtmtass.runtime.spectra import compress, estimate, level, share
-from rtmtass.runtime.vectors import sigmoid, tanh
+from rtmtass.runtime.compiled.matmul import (
+    BF16,
+    INT8,
+    product,
+    product_bf16,
+    product_int8,
+    quantise_rows,
+)
+from rtmtass.runtime.compiled.simd import sigmoid, tanh
+from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, share
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
-from rtmtass.runtime import machine as op
-from rtmtass.runtime.blocks import (
+from rtmtass.runtime.compiled import interpreter as op
+from rtmtass.runtime.compiled.builder import Layout, Register
+from rtmtass.runtime.compiled.lowering import (
     compensation,
     compress,
     estimate,
@@ -18,9 +19,8 @@ from rtmtass.runtime.blocks import (
     subbands,
     trunk,
 )
-from rtmtass.runtime.fold import Ledger, Weights, fold
-from rtmtass.runtime.layout import Layout, Register
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled.simd import LANES
+from rtmtass.runtime.folding import Ledger, Weights, fold
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from rtmtass.config import PASSES, ModelConfig
 from rtmtass.errors import UsageError
-from rtmtass.runtime.base import CHUNK, Floats, Runtime
+from rtmtass.runtime.protocols import CHUNK, Floats, Runtime
 
 
 def extra_delay(passes: int, hop: int) -> int:

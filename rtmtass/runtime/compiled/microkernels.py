@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rtmtass.runtime.vectors import LANES, call_llvm
+from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
 PANEL = 64
 """Outputs of a product that run together: four vectors hide an FMA's latency."""

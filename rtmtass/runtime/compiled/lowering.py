@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.runtime import machine as op
-from rtmtass.runtime.fold import Weights, fold, input_layer, read_grus
-from rtmtass.runtime.layout import Layout, Register
-from rtmtass.runtime.pack import pack
-from rtmtass.runtime.spectra import MAGNITUDE, MAPPING, MASK
-from rtmtass.runtime.vectors import LANES
+from rtmtass.runtime.compiled import interpreter as op
+from rtmtass.runtime.compiled.builder import Layout, Register
+from rtmtass.runtime.compiled.packing import pack
+from rtmtass.runtime.compiled.simd import LANES
+from rtmtass.runtime.compiled.spectral_ops import MAGNITUDE, MAPPING, MASK
+from rtmtass.runtime.folding import Weights, fold, input_layer, read_grus
 
 
 def running_level(make: Layout, config: ModelConfig, mixture: Register, part: int) -> int:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.runtime.fold import Gru, Layer, Weights, fold, input_layer, read_grus
-from rtmtass.runtime.onnx_level import write_level
-from rtmtass.runtime.onnx_nodes import Nodes, value, write_model
-from rtmtass.runtime.spectra import COMPRESS_FLOOR, SHARE_FLOOR, TINY
+from rtmtass.runtime.compiled.spectral_ops import COMPRESS_FLOOR, SHARE_FLOOR, TINY
+from rtmtass.runtime.folding import Gru, Layer, Weights, fold, input_layer, read_grus
+from rtmtass.runtime.onnx.level import write_level
+from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
 
 MIXTURE, STEMS = "mixture", "stems"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rtmtass.net.layers import Affine
 from rtmtass.net.mtass import MtassNet
-from rtmtass.runtime.fold import Weights, fold
+from rtmtass.runtime.folding import Weights, fold
 
 Floats = NDArray[np.float32]
 Body = Callable[[], None]

@@ -16,16 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rtmtass.jit.cpu import int8_way
-from rtmtass.runtime.panels import (
-    FLOAT,
-    INT,
-    PANEL,
-    address,
-    constant,
-    load,
-    spread,
-)
-from rtmtass.runtime.vectors import LANES, call_llvm
+from rtmtass.runtime.compiled.microkernels import FLOAT, INT, PANEL, address, constant, load, spread
+from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
 HEAD = 64
 """Bytes before a row of quantised input; the first four hold its scale as a float32."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import MissingPartError
-from rtmtass.runtime.fold import Layer
+from rtmtass.runtime.folding import Layer
 
 try:
     import onnx

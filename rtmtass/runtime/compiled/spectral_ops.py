@@ -1,6 +1,6 @@
 """What a plan does to spectra: hears their level, compresses them, masks them, shares the rest.
 
-Operations of `rtmtass.runtime.machine`, as rows of integers like all others; their
+Operations of `rtmtass.runtime.compiled.interpreter`, as rows of integers like all others; their
 arithmetic is pinned to the network's own, rtmtass.net.layers and rtmtass.net.mtass.
 """
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtmtass.config import LEVEL_HEADROOM
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.vectors import float_of_bits, fma, sigmoid, tanh
+from rtmtass.runtime.compiled.simd import float_of_bits, fma, sigmoid, tanh
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""The compiled runtime: a program of instructions over packed weights, run by one loop."""

@@ -1,0 +1,1 @@
+"""Torch as a runtime: CPU, and CUDA with captured graphs."""
