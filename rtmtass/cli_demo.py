@@ -37,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Separate, draw, print."""
     import rtmtass
     from rtmtass.cli_separate import say_compiling
-    from rtmtass.files import Unwatched, separate_file
     from rtmtass.io.part_file import why_unwritable
-    from rtmtass.jobs import Job, Wishes
+    from rtmtass.offline.plan import Job, Wishes
+    from rtmtass.offline.separate import Unwatched, separate_file
     from rtmtass.report import write_report
     from rtmtass.tui import print_table
     from rtmtass.weights import demo_clip

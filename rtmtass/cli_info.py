@@ -43,10 +43,10 @@ def register(commands: Commands) -> None:
 def run_info(arguments: argparse.Namespace) -> int:
     """Describe one file."""
     import rtmtass
-    from rtmtass.files import choose_file_encoding
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.pipes import open_source
-    from rtmtass.jobs import Wishes, plan
+    from rtmtass.offline.plan import Wishes, plan
+    from rtmtass.offline.separate import choose_file_encoding
     from rtmtass.tui import print_table
 
     path = Path(arguments.file)

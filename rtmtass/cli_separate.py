@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-    from rtmtass.files import Watcher
     from rtmtass.fullband import StreamSeparator
     from rtmtass.io.pipes import RawFormat
-    from rtmtass.jobs import Result, Wishes
+    from rtmtass.offline.plan import Result, Wishes
+    from rtmtass.offline.separate import Watcher
 
 
 def register(commands: Commands) -> None:
@@ -91,8 +91,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Separate what the command line asks for; 1 if a file failed."""
-    from rtmtass.files import Interrupted, separate_files
-    from rtmtass.jobs import plan
+    from rtmtass.offline.plan import plan
+    from rtmtass.offline.separate import Interrupted, separate_files
 
     wishes = _wishes(arguments)
     jobs = plan([Path(name) for name in arguments.inputs], wishes, recursive=arguments.recursive)
@@ -138,7 +138,7 @@ def say_compiling() -> None:
 
 def _wishes(arguments: argparse.Namespace) -> Wishes:
     from rtmtass.config import STEMS
-    from rtmtass.jobs import STREAM, Wishes
+    from rtmtass.offline.plan import STREAM, Wishes
 
     only_mix = arguments.mix == "-" and arguments.output is None
     stems = arguments.stems or (("none",) if only_mix else STEMS)
@@ -191,7 +191,7 @@ def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
 
 
 def _watcher(arguments: argparse.Namespace, n_files: int) -> AbstractContextManager[Watcher]:
-    from rtmtass.files import Unwatched
+    from rtmtass.offline.separate import Unwatched
 
     if arguments.quiet or not sys.stderr.isatty():
         return nullcontext(Unwatched())

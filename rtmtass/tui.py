@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rtmtass.jobs import Result
+from rtmtass.offline.plan import Result
 from rtmtass.training.log import minutes_left
 
 _RTF_WINDOW_S = 2.0

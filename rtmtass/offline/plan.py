@@ -11,7 +11,7 @@ from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
 from rtmtass.io.pipes import RawFormat
-from rtmtass.sinks import MIX
+from rtmtass.offline.writers import MIX
 
 SUFFIXES = frozenset(
     f".{word}"

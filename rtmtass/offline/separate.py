@@ -18,8 +18,8 @@ from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
-from rtmtass.jobs import STREAM, Job, Result, Wishes
-from rtmtass.sinks import BlockWriter, StemWriters, WriterThread
+from rtmtass.offline.plan import STREAM, Job, Result, Wishes
+from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
 
 BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
