@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-    from rtmtass.live.devices import Device
+    from rtmtass.live.devices.listing import Device
 
 
 def register(commands: Commands) -> None:
@@ -52,8 +52,8 @@ def register(commands: Commands) -> None:
 
 def run_devices(arguments: argparse.Namespace) -> int:
     """List the devices."""
-    from rtmtass.live.devices import list_devices
-    from rtmtass.live.portaudio import quiet_libraries
+    from rtmtass.live.devices.listing import list_devices
+    from rtmtass.live.devices.portaudio import quiet_libraries
     from rtmtass.tui import print_table
 
     with quiet_libraries():
@@ -72,7 +72,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
 
 
 def _device_facts(device: Device) -> dict[str, object]:
-    from rtmtass.live.devices import supported_rates
+    from rtmtass.live.devices.listing import supported_rates
 
     facts = {**dataclasses.asdict(device), "is_monitor": device.is_monitor}
     return {**facts, "rates": supported_rates(device)}
@@ -106,7 +106,7 @@ def _device_row(device: Device, rates: object) -> tuple[str, ...]:
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Check everything; 1 if something is missing without which nothing works."""
-    from rtmtass.live.doctor import checks
+    from rtmtass.live.devices.doctor import checks
 
     is_fit = True
     for check in checks():
@@ -125,9 +125,9 @@ def run_latency(arguments: argparse.Namespace) -> int:
     """Measure, and compare with what is reported."""
     import rtmtass
     from rtmtass.cli_separate import say_compiling
-    from rtmtass.live import rights
-    from rtmtass.live.chirp import measure
-    from rtmtass.live.shape import LinkWishes
+    from rtmtass.live import os_priority as rights
+    from rtmtass.live.devices.round_trip import measure
+    from rtmtass.live.devices.stream_config import LinkWishes
 
     separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
     wishes = LinkWishes(

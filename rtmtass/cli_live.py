@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
     from rtmtass.live.controls import Controls
+    from rtmtass.live.devices.device_io import DeviceLink
+    from rtmtass.live.devices.stream_config import LinkWishes
     from rtmtass.live.engine import Engine
-    from rtmtass.live.link import DeviceLink
-    from rtmtass.live.shape import LinkWishes
     from rtmtass.live.stats import Stats
     from rtmtass.separator import Separator
 
@@ -96,8 +96,8 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
-    from rtmtass.live.portaudio import end_with_abandoned
-    from rtmtass.live.rights import no_collection
+    from rtmtass.live.devices.portaudio import end_with_abandoned
+    from rtmtass.live.os_priority import no_collection
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
             check_folder(Path(arguments.record))
         if arguments.virtual_mic:
-            from rtmtass.live.virtual import VirtualMicrophone
+            from rtmtass.live.devices.virtual_mic import VirtualMicrophone
 
             stack.enter_context(VirtualMicrophone())
             arguments.output = arguments.output or "pulse"
@@ -122,10 +122,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     import rtmtass
     from rtmtass.cli_separate import say_compiling
-    from rtmtass.live import rights
+    from rtmtass.live import os_priority as rights
     from rtmtass.live.controls import Controls
+    from rtmtass.live.devices.device_io import DeviceLink
     from rtmtass.live.engine import Engine
-    from rtmtass.live.link import DeviceLink
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
 
@@ -172,7 +172,7 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
 
 def _measured_ms(wishes: LinkWishes, separator: Separator, messages: deque[str]) -> float | None:
     """Return the true latency by a chirp; where it doesn't come back, say so and go on."""
-    from rtmtass.live.chirp import measure
+    from rtmtass.live.devices.round_trip import measure
 
     try:
         trip = measure(dataclasses.replace(wishes, more_outputs=()), separator.fork())
@@ -192,7 +192,7 @@ def _stop(engine: Engine) -> None:
 def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
     """Return what the command line wants of the devices."""
     from rtmtass.config import STEMS
-    from rtmtass.live.shape import LinkWishes
+    from rtmtass.live.devices.stream_config import LinkWishes
 
     outputs = (arguments.stems_out or "").split(",") if arguments.stems_out else []
     if outputs and (len(outputs) != len(STEMS) or arguments.output):

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtmtass.live.controls import KEYS
-from rtmtass.live.rights import give_up_priority
+from rtmtass.live.os_priority import give_up_priority
 
 ADDRESS, KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
 

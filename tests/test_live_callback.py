@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.dsp.ring import Ring
+from rtmtass.live.devices.callback import DeviceCallback, device_ring
 
 HOUSE = Path(__file__).parent.parent
 POINTER, ULONG = ctypes.c_void_p, ctypes.c_ulong
@@ -73,7 +73,7 @@ def test_it_is_the_twin_of_the_ring(channels):
 ALLOCATION = re.compile(r"\bcall\b[^@\n]*@\"?(NRT_(?:Allocate|MemInfo_\w*alloc|MemInfo_new)\w*)")
 SHOW_CODE = """
 import numba, numpy as np
-from rtmtass.dsp.callback import _compiled
+from rtmtass.live.devices.callback import _compiled
 print(_compiled().inspect_llvm())
 print("=====")
 control = numba.njit("f4[:](i8)")(lambda n: np.empty(n, np.float32))

@@ -137,7 +137,7 @@ def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
 
 
 def test_a_process_knows_when_it_was_born():
-    code = "from rtmtass.live.birth import born_at_s; print(born_at_s())"
+    code = "from rtmtass.live.process_clock import born_at_s; print(born_at_s())"
     before = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True

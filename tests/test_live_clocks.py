@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtmtass.dsp.live_resample import Converter
-from rtmtass.live.clocks import DriftControl
+from rtmtass.live.devices.drift import DriftControl
 
 
 def convert(converter, x, sizes):

@@ -13,9 +13,9 @@ import pytest
 
 import rtmtass
 from rtmtass.errors import DeviceError, MissingPartError, ModelError
-from rtmtass.live import doctor
-from rtmtass.live.devices import Device, find_again, find_device
-from rtmtass.live.virtual import VirtualMicrophone
+from rtmtass.live.devices import doctor
+from rtmtass.live.devices.listing import Device, find_again, find_device
+from rtmtass.live.devices.virtual_mic import VirtualMicrophone
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"

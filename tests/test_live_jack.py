@@ -13,13 +13,15 @@ import soundfile
 
 import rtmtass
 from rtmtass.dsp.live_resample import Converter
-from rtmtass.live import portaudio, rights, shape
-from rtmtass.live.clocks import DriftControl
+from rtmtass.live import os_priority as rights
+from rtmtass.live.devices import portaudio
+from rtmtass.live.devices import stream_config as shape
+from rtmtass.live.devices.device_io import DeviceLink
+from rtmtass.live.devices.drift import DriftControl
+from rtmtass.live.devices.stream_config import LinkWishes
 from rtmtass.live.engine import Engine
-from rtmtass.live.link import DeviceLink
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.recorder import TakeRecorder
-from rtmtass.live.shape import LinkWishes
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtmtass.live.lateness import Lateness
+from rtmtass.live.overload import Lateness
 from rtmtass.live.stats import StepTimes
 
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtmtass.io.arrays import ArraySink
     from rtmtass.io.udp import UdpSink, UdpSource
+    from rtmtass.live.devices.device_io import DeviceLink
+    from rtmtass.live.devices.stream_config import LinkWishes
     from rtmtass.live.engine import Engine
-    from rtmtass.live.link import DeviceLink
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
-    from rtmtass.live.shape import LinkWishes
     from rtmtass.live.sources import PacedSource
     from rtmtass.live.stats import Stats
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
-from rtmtass.live.ends import Clocked, Recorder
-from rtmtass.live.lateness import Lateness
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
-from rtmtass.live.rights import ENGINE_PRIORITY, OTHER_PRIORITY, Right, ask_for_priority
+from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Right, ask_for_priority
+from rtmtass.live.overload import Lateness
+from rtmtass.live.protocols import Clocked, Recorder
 from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker

@@ -18,7 +18,7 @@ from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.wav_header import stream_header
-from rtmtass.live.rights import OTHER_PRIORITY, ask_for_priority
+from rtmtass.live.os_priority import OTHER_PRIORITY, ask_for_priority
 from rtmtass.live.stats import RecordingStats
 
 Floats = NDArray[np.float32]

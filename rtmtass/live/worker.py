@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.live.rights import WORKER_PRIORITY, Right, ask_for_priority
+from rtmtass.live.os_priority import WORKER_PRIORITY, Right, ask_for_priority
 from rtmtass.live.stats import StepClock
 
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.live.devices import Device, find_device, share_a_clock, takes_rate
+from rtmtass.live.devices.listing import Device, find_device, share_a_clock, takes_rate
 from rtmtass.live.worker import LiveSeparator
 
 BUDGET_S = 0.008

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live import rights
-from rtmtass.live.devices import Device, list_devices, supported_rates
-from rtmtass.live.portaudio import portaudio, quiet_libraries
-from rtmtass.live.rights import Right
+from rtmtass.live import os_priority as rights
+from rtmtass.live.devices.listing import Device, list_devices, supported_rates
+from rtmtass.live.devices.portaudio import portaudio, quiet_libraries
+from rtmtass.live.os_priority import Right
 
 _N_STEPS = 150
 _TIGHT = 0.5

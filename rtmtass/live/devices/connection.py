@@ -8,13 +8,13 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.dsp.callback import DeviceCallback, device_ring
 from rtmtass.dsp.live_resample import Converter
-from rtmtass.live.clocks import DriftControl
-from rtmtass.live.devices import Device
-from rtmtass.live.portaudio import quiet_libraries
-from rtmtass.live.shape import LinkShape, fills
-from rtmtass.live.streams import DeviceStream
+from rtmtass.live.devices.callback import DeviceCallback, device_ring
+from rtmtass.live.devices.drift import DriftControl
+from rtmtass.live.devices.listing import Device
+from rtmtass.live.devices.portaudio import quiet_libraries
+from rtmtass.live.devices.portaudio_stream import DeviceStream
+from rtmtass.live.devices.stream_config import LinkShape, fills
 from rtmtass.live.worker import LiveSeparator
 
 Floats = NDArray[np.float32]

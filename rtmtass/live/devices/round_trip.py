@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DeviceError
+from rtmtass.live.devices.device_io import DeviceLink
+from rtmtass.live.devices.stream_config import LinkWishes
 from rtmtass.live.engine import Engine
-from rtmtass.live.link import DeviceLink
-from rtmtass.live.shape import LinkWishes
 from rtmtass.live.stats import DeviceStats
 from rtmtass.live.worker import LiveSeparator
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext
 
-from rtmtass.dsp.callback import DeviceCallback
 from rtmtass.errors import DeviceError
-from rtmtass.live.devices import JACK, Device
-from rtmtass.live.portaudio import abandon_portaudio, portaudio
-from rtmtass.live.rights import ordinary_priority
+from rtmtass.live.devices.callback import DeviceCallback
+from rtmtass.live.devices.listing import JACK, Device
+from rtmtass.live.devices.portaudio import abandon_portaudio, portaudio
+from rtmtass.live.os_priority import ordinary_priority
 
 _RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.birth import born_at_s, passed_s
-from rtmtass.live.devices import Device, find_again, list_devices
-from rtmtass.live.portaudio import close_portaudio, quiet_libraries, restart_portaudio
-from rtmtass.live.shape import LinkWishes, more_shapes, shape_of
+from rtmtass.live.devices.connection import Wire
+from rtmtass.live.devices.listing import Device, find_again, list_devices
+from rtmtass.live.devices.portaudio import close_portaudio, quiet_libraries, restart_portaudio
+from rtmtass.live.devices.stream_config import LinkWishes, more_shapes, shape_of
+from rtmtass.live.process_clock import born_at_s, passed_s
 from rtmtass.live.stats import DeviceStats, Latency
-from rtmtass.live.wire import Wire
 from rtmtass.live.worker import LiveSeparator
 
 Floats = NDArray[np.float32]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rtmtass.errors import DeviceError
-from rtmtass.live.portaudio import portaudio
+from rtmtass.live.devices.portaudio import portaudio
 
 Kind = Literal["input", "output"]
 

@@ -1,0 +1,1 @@
+"""Sound devices: finding, opening, watching and measuring them."""
