@@ -82,7 +82,7 @@ def need_workshop(*packages: str) -> None:
 def run_build(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data build`."""
     need_workshop()
-    from rtmtass.training import build
+    from rtmtass.training.data import build
     from rtmtass.tui import Steps
 
     with Steps() as steps:
@@ -110,8 +110,8 @@ def run_build(arguments: argparse.Namespace) -> int:
 def run_synthesise(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data synthesise`."""
     need_workshop()
-    from rtmtass.training.sources import Corpus
-    from rtmtass.training.synthesis import prepare_banks
+    from rtmtass.training.data.corpus import Corpus
+    from rtmtass.training.data.synthesis import prepare_banks
     from rtmtass.tui import Steps
 
     with Steps() as steps:
@@ -124,8 +124,8 @@ def run_synthesise(arguments: argparse.Namespace) -> int:
 def run_mix(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data mix`."""
     need_workshop()
-    from rtmtass.training.mixing import write_evaluation_set
-    from rtmtass.training.sources import Corpus
+    from rtmtass.training.data.corpus import Corpus
+    from rtmtass.training.data.mixing import write_evaluation_set
     from rtmtass.tui import Steps
 
     with Steps() as steps:
@@ -146,8 +146,8 @@ def run_mix(arguments: argparse.Namespace) -> int:
 def run_pack(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data pack`."""
     need_workshop()
-    from rtmtass.training.pack import pack
-    from rtmtass.training.pack_format import describe
+    from rtmtass.training.data.pack import pack
+    from rtmtass.training.data.pack_format import describe
     from rtmtass.tui import Steps
 
     with Steps() as steps:

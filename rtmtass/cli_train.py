@@ -18,7 +18,7 @@ from rtmtass.cli_data import need_workshop
 from rtmtass.cli_steps import open_steps
 
 if TYPE_CHECKING:
-    from rtmtass.training.sources import Corpus
+    from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.train_config import TrainConfig
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -145,7 +145,7 @@ def _unpacked(config: TrainConfig, arguments: argparse.Namespace) -> Corpus:
 
     torchrun's other processes wait meanwhile for this one to join them.
     """
-    from rtmtass.training.feed import corpus_of
+    from rtmtass.training.data.loader import corpus_of
 
     with open_steps(quiet=arguments.json) as bar:
         return corpus_of(config, bar)

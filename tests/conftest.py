@@ -6,7 +6,7 @@ import pytest
 from corpora import make_corpus, tones
 from device_corpora import fill_banks, write_rich_corpus
 
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import numpy as np
 import soundfile
 from corpora import hiss, tone, voice, write_index
 
-from rtmtass.training.device_examples import DeviceExamples
-from rtmtass.training.recipe import Recipe
-from rtmtass.training.recordings import SAMPLE_RATE, Found, store
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.device.examples import DeviceExamples
+from rtmtass.training.data.recipe import Recipe
+from rtmtass.training.data.recordings import SAMPLE_RATE, Found, store
 
 Sound = np.ndarray
 

@@ -23,9 +23,9 @@ from rtmtass.cli_steps import Lines, open_steps
 from rtmtass.errors import MissingPartError
 from rtmtass.net import gru as gru_room
 from rtmtass.training import equipment
+from rtmtass.training.data.pack import pack
 from rtmtass.training.equipment import compiler_problem, fitted, missing
 from rtmtass.training.judge import write_snapshots
-from rtmtass.training.pack import pack
 from rtmtass.training.train_config import TrainConfig
 from rtmtass.training.trainer import Trainer
 from rtmtass.weights import open_model

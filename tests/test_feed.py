@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rtmtass.cli import main
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.training import unpack
-from rtmtass.training.feed import batches, corpus_of, open_examples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data import unpack
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.loader import batches, corpus_of, open_examples
 from rtmtass.training.team import Team
 from rtmtass.training.train import TrainConfig, Trainer, train
 
@@ -69,7 +69,7 @@ class StandIn:
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `examples = "device"` mean `StandIn`."""
-    module = types.ModuleType("rtmtass.training.device_examples")
+    module = types.ModuleType("rtmtass.training.data.device.examples")
     module.DeviceExamples = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

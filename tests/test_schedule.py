@@ -15,9 +15,9 @@ from torch import Tensor
 from rtmtass.cli import main
 from rtmtass.errors import DataError, UsageError
 from rtmtass.training.branch import BranchOrder, branch_off
-from rtmtass.training.dataset import MixtureStream
+from rtmtass.training.data.batches import MixtureStream
+from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.schedule import Branch, Span, schedule_of
-from rtmtass.training.sources import Corpus
 from rtmtass.training.team import Team
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe

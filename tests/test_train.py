@@ -58,8 +58,8 @@ def test_a_resumed_run_is_the_run(corpus: Path, tmp_path: Path) -> None:
         pass
 
     trainer = Trainer(stopped, lambda _: None)
-    from rtmtass.training.dataset import MixtureStream
-    from rtmtass.training.sources import Corpus
+    from rtmtass.training.data.batches import MixtureStream
+    from rtmtass.training.data.corpus import Corpus
 
     stream = MixtureStream(
         Corpus(Path(stopped.corpus), Path(stopped.cache)),

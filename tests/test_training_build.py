@@ -15,14 +15,14 @@ from corpora import hiss, share_at, tone, voice
 
 from rtmtass.errors import DataError
 from rtmtass.io.decode import decode
-from rtmtass.training.build import (
+from rtmtass.training.data.build import (
     build_from_folders,
     build_from_list,
     build_from_mtass,
     clipped_share,
 )
-from rtmtass.training.sources import Corpus, IndexRow, read_index
-from rtmtass.training.splits import assign_splits
+from rtmtass.training.data.corpus import Corpus, IndexRow, read_index
+from rtmtass.training.data.splits import assign_splits
 
 
 def write(path: Path, sound: np.ndarray, rate: int = 16000, **options: str) -> Path:

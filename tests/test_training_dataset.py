@@ -14,14 +14,14 @@ from corpora import TONES_HZ, hiss, level_db, make_corpus, share_at, tone, tones
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
-from rtmtass.training import synthesis
-from rtmtass.training.dataset import MixtureStream, Recipe
-from rtmtass.training.examples import ExampleMaker
-from rtmtass.training.feed import batches
-from rtmtass.training.mixing import PEAK
-from rtmtass.training.recordings import SAMPLE_RATE, Found, Recordings, Sampler, Samples, store
-from rtmtass.training.sources import Corpus
-from rtmtass.training.synthesis import BankPlan, prepare_banks
+from rtmtass.training.data import synthesis
+from rtmtass.training.data.batches import MixtureStream, Recipe
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.examples import ExampleMaker
+from rtmtass.training.data.loader import batches
+from rtmtass.training.data.mixing import PEAK
+from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Recordings, Sampler, Samples, store
+from rtmtass.training.data.synthesis import BankPlan, prepare_banks
 
 PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
 """Nothing happens to a stem but its level."""

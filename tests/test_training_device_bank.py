@@ -12,11 +12,11 @@ from corpora import hiss, level_db, share_at, tone, voice
 from torch import Tensor
 
 from rtmtass.errors import DataError
-from rtmtass.training.device_bank import BYTES_PER_HOUR, DeviceBank, hours_that_fit
-from rtmtass.training.device_draws import Draws
-from rtmtass.training.device_tracks import crops, effects, gain_to_snr, voices
-from rtmtass.training.mixing import music_track
-from rtmtass.training.recordings import SAMPLE_RATE, Found, Recordings, Sampler, store
+from rtmtass.training.data.device.bank import BYTES_PER_HOUR, DeviceBank, hours_that_fit
+from rtmtass.training.data.device.random import Draws
+from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
+from rtmtass.training.data.mixing import music_track
+from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Recordings, Sampler, store
 
 CPU = torch.device("cpu")
 Sound = np.ndarray

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
-from rtmtass.training import device_examples
-from rtmtass.training.device_draws import Draws
-from rtmtass.training.examples import ExampleMaker
-from rtmtass.training.feed import batches
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.device import examples as device_examples
+from rtmtass.training.data.device.random import Draws
+from rtmtass.training.data.examples import ExampleMaker
+from rtmtass.training.data.loader import batches
 
 # --- a function of seed and step ---------------------------------------------------------------
 

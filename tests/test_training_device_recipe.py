@@ -12,10 +12,10 @@ from corpora import TONES_HZ, hiss, make_corpus, share_at, tone, tones, write_in
 from device_corpora import CALM, USUAL, Sound, changed, made
 
 from rtmtass.config import STEMS
-from rtmtass.training.examples import ExampleMaker
-from rtmtass.training.recipe import PEAK, Recipe
-from rtmtass.training.recordings import SAMPLE_RATE, Found, store
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.examples import ExampleMaker
+from rtmtass.training.data.recipe import PEAK, Recipe
+from rtmtass.training.data.recordings import SAMPLE_RATE, Found, store
 
 # --- the recipe --------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from corpora import hiss, level_db, share_at, tone
 from scipy import signal
 from torch import Tensor
 
-from rtmtass.training import augment
-from rtmtass.training import device_augment as device
-from rtmtass.training.device_draws import OVERFLOW, Draws, capacity, pick, replace_rows
-from rtmtass.training.recordings import SAMPLE_RATE
+from rtmtass.training.data import augment
+from rtmtass.training.data.device import augment as device
+from rtmtass.training.data.device.random import OVERFLOW, Draws, capacity, pick, replace_rows
+from rtmtass.training.data.recordings import SAMPLE_RATE
 
 CPU = torch.device("cpu")
 Sound = np.ndarray

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from rtmtass.errors import DataError, MissingPartError
-from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
+from rtmtass.training.data.fetch import (
+    Package,
+    Tree,
+    fetch,
+    read_manifest,
+    read_sources,
+    sound_files,
+)
 
 
 @pytest.mark.parametrize(

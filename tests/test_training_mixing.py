@@ -15,7 +15,8 @@ from corpora import hiss, level_db, lively, make_corpus, share_at, tone, tones, 
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
-from rtmtass.training.mixing import (
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.mixing import (
     PEAK,
     NoiseSamplers,
     dev_mixtures,
@@ -28,8 +29,7 @@ from rtmtass.training.mixing import (
     speech_track,
     write_evaluation_set,
 )
-from rtmtass.training.recordings import Found, Recordings, Sampler, Samples, store
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, Samples, store
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -225,7 +225,8 @@ def test_a_stem_louder_than_its_mixture_isnt_clipped(
     one = tone(500, 1.0, 1.4).astype(np.float32)
     stems = np.stack([one, -0.8 * one, 0.1 * one])
     monkeypatch.setattr(
-        "rtmtass.training.mixing.dev_mixtures", lambda *a, **k: iter([(stems.sum(axis=0), stems)])
+        "rtmtass.training.data.mixing.dev_mixtures",
+        lambda *a, **k: iter([(stems.sum(axis=0), stems)]),
     )
     folder = write_evaluation_set(corpus, tmp_path, 1).parent / "00000"
     tracks = [soundfile.read(folder / f"{name}.wav")[0] for name in ("mixture", *STEMS)]

@@ -20,11 +20,11 @@ from corpora import hiss, make_corpus, voice, write_index
 from rtmtass.cli import main
 from rtmtass.errors import DataError
 from rtmtass.io.decode import OPUS, decode, encode
-from rtmtass.training.codecs import as_flac, as_opus, from_bytes
-from rtmtass.training.pack import MOST_BYTES, pack
-from rtmtass.training.pack_format import describe, read_banks, read_sums
-from rtmtass.training.recordings import Found, Recordings, store
-from rtmtass.training.sources import Corpus, read_index
+from rtmtass.training.data.codecs import as_flac, as_opus, from_bytes
+from rtmtass.training.data.corpus import Corpus, read_index
+from rtmtass.training.data.pack import MOST_BYTES, pack
+from rtmtass.training.data.pack_format import describe, read_banks, read_sums
+from rtmtass.training.data.recordings import Found, Recordings, store
 
 MOST = 25_000
 

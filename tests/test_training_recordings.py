@@ -12,7 +12,8 @@ from corpora import COLUMNS, hiss, make_corpus, share_at, tone, tones, write_ind
 
 from rtmtass.errors import DataError, InputError
 from rtmtass.io.decode import FLAC, decode, encode
-from rtmtass.training.recordings import (
+from rtmtass.training.data.corpus import Corpus, read_index
+from rtmtass.training.data.recordings import (
     Found,
     Recordings,
     Sampler,
@@ -21,7 +22,6 @@ from rtmtass.training.recordings import (
     is_muffled,
     store,
 )
-from rtmtass.training.sources import Corpus, read_index
 
 
 def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> Found:

@@ -10,8 +10,8 @@ import pytest
 from corpora import hiss, level_db, voice
 
 from rtmtass.errors import MissingPartError
-from rtmtass.training import singing
-from rtmtass.training.recordings import Samples
+from rtmtass.training.data import singing
+from rtmtass.training.data.recordings import Samples
 
 needs_world = pytest.mark.skipif(
     importlib.util.find_spec("pyworld") is None,

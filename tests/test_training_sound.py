@@ -11,8 +11,8 @@ import pytest
 from corpora import hiss, level_db, share_at, tone
 from scipy import signal
 
-from rtmtass.training import augment, codecs, noises, synthesis
-from rtmtass.training.recordings import Found, Recordings, Sampler, Samples, store
+from rtmtass.training.data import augment, codecs, noises, synthesis
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, Samples, store
 
 
 def rng(seed: int = 0) -> np.random.Generator:

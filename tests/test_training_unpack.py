@@ -14,14 +14,14 @@ from corpora import hiss, lively, make_corpus, voice, write_index
 from test_training_pack import fill_bank
 
 from rtmtass.errors import DataError, OutputError
-from rtmtass.training import unpack
-from rtmtass.training.codecs import as_opus
-from rtmtass.training.dataset import MixtureStream
-from rtmtass.training.pack import pack
-from rtmtass.training.pack_format import BANKS, write_sums
-from rtmtass.training.recordings import has_recordings, stored_stamp
-from rtmtass.training.sources import Corpus, read_index
-from rtmtass.training.unpack import corpus_of_packs
+from rtmtass.training.data import unpack
+from rtmtass.training.data.batches import MixtureStream
+from rtmtass.training.data.codecs import as_opus
+from rtmtass.training.data.corpus import Corpus, read_index
+from rtmtass.training.data.pack import pack
+from rtmtass.training.data.pack_format import BANKS, write_sums
+from rtmtass.training.data.recordings import has_recordings, stored_stamp
+from rtmtass.training.data.unpack import corpus_of_packs
 
 PLACES = [(role, split) for role in ("speech", "music", "noise") for split in ("train", "dev")]
 

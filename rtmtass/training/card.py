@@ -11,8 +11,8 @@ from typing import Any
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import InputError
+from rtmtass.training.data.corpus import IndexRow
 from rtmtass.training.history import runs_of, totals
-from rtmtass.training.sources import IndexRow
 from rtmtass.training.train_config import OPTIMISERS
 
 LIMITS = """\

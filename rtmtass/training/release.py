@@ -15,9 +15,9 @@ from rtmtass.report import write_report
 from rtmtass.separator import Separator, load
 from rtmtass.training import perceptual
 from rtmtass.training.card import CardFacts, read_experiments, write_card
+from rtmtass.training.data.corpus import read_index
 from rtmtass.training.evaluate import Progress, describe_set, evaluate, read_set
 from rtmtass.training.history import runs_behind
-from rtmtass.training.sources import read_index
 from rtmtass.training.sung_over import compare_sets
 from rtmtass.weights import demo_clip, open_model, save_model
 

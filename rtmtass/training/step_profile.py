@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rtmtass.training.feed import Batch, batches, corpus_of, open_examples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.loader import Batch, batches, corpus_of, open_examples
 from rtmtass.training.team import Team
 from rtmtass.training.train_config import TrainConfig
 from rtmtass.training.trainer import Trainer

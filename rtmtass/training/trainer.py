@@ -24,7 +24,7 @@ from rtmtass.training.checkpoints import (
     starting_weights,
     write_last,
 )
-from rtmtass.training.feed import Batch
+from rtmtass.training.data.loader import Batch
 from rtmtass.training.history import runs_behind
 from rtmtass.training.judge import Mixed, dev_figures, write_snapshots
 from rtmtass.training.log import Log, Progress

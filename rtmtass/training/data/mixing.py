@@ -14,7 +14,8 @@ import numpy as np
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
 from rtmtass.io.decode import WAV, encode
-from rtmtass.training.recipe import (
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.recipe import (
     AMBIENCE_DB,
     EFFECT_DB,
     FADE,
@@ -30,8 +31,7 @@ from rtmtass.training.recipe import (
     SNR_DB,
     long_and_short,
 )
-from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
 
 _TRIES = 100
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rtmtass.training.device_augment import change_speed, n_before_speed
-from rtmtass.training.device_bank import DeviceBank
-from rtmtass.training.device_draws import Draws, capacity, constant, pick, replace_rows
-from rtmtass.training.device_tracks import crops, effects, gain_to_snr, voices
-from rtmtass.training.recipe import (
+from rtmtass.training.data.device.augment import change_speed, n_before_speed
+from rtmtass.training.data.device.bank import DeviceBank
+from rtmtass.training.data.device.random import Draws, capacity, constant, pick, replace_rows
+from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
+from rtmtass.training.data.recipe import (
     AMBIENCE_DB,
     LONG_ALONE,
     MOST_EFFECTS,
@@ -28,7 +28,7 @@ from rtmtass.training.recipe import (
     Recipe,
     long_and_short,
 )
-from rtmtass.training.recordings import Sampler
+from rtmtass.training.data.recordings import Sampler
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ import numpy as np
 
 from rtmtass.errors import DataError, OutputError
 from rtmtass.io.part_file import why_unwritable
-from rtmtass.training.codecs import from_bytes
-from rtmtass.training.pack_format import SUMS, check_sums, read_banks, read_shards, read_sums
-from rtmtass.training.pool import in_order
-from rtmtass.training.recordings import (
+from rtmtass.training.data.codecs import from_bytes
+from rtmtass.training.data.corpus import Corpus, IndexRow, place_of
+from rtmtass.training.data.pack_format import SUMS, check_sums, read_banks, read_shards, read_sums
+from rtmtass.training.data.process_pool import in_order
+from rtmtass.training.data.recordings import (
     Found,
     Progress,
     Recording,
@@ -35,7 +36,6 @@ from rtmtass.training.recordings import (
     quantise,
     stored_stamp,
 )
-from rtmtass.training.sources import Corpus, IndexRow, place_of
 
 _PACKS = "packs "
 """What the stamp of a file begins with that was decoded from packs."""

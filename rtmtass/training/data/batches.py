@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import STEMS
-from rtmtass.training.examples import ExampleMaker
-from rtmtass.training.recipe import Recipe
-from rtmtass.training.recordings import SAMPLE_RATE, Samples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.examples import ExampleMaker
+from rtmtass.training.data.recipe import Recipe
+from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
 
 __all__ = ["MixtureStream", "Recipe"]
 

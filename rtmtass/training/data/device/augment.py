@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtmtass.training.device_draws import amplitude
-from rtmtass.training.recipe import COMPAND_BITS
-from rtmtass.training.recordings import SAMPLE_RATE
+from rtmtass.training.data.device.random import amplitude
+from rtmtass.training.data.recipe import COMPAND_BITS
+from rtmtass.training.data.recordings import SAMPLE_RATE
 
 _OVERSAMPLING = 3
 _TAPS = 4  # of a cubic spline

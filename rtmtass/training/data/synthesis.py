@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import signal
 
-from rtmtass.training import noises, singing
-from rtmtass.training.mixing import speech_track
-from rtmtass.training.recordings import SAMPLE_RATE, Found, Progress, Sampler, Samples, store
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data import noises, singing
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.mixing import speech_track
+from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Progress, Sampler, Samples, store
 
 SPEED_OF_SOUND = 343.0
 ITEM_S = 12.0

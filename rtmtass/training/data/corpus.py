@@ -11,13 +11,7 @@ from pathlib import Path
 
 from rtmtass.errors import DataError
 from rtmtass.io.decode import decode
-from rtmtass.training.recordings import (
-    Found,
-    Progress,
-    Recordings,
-    has_recordings,
-    store,
-)
+from rtmtass.training.data.recordings import Found, Progress, Recordings, has_recordings, store
 
 SPLITS = ("train", "dev")
 INDEX_COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")

@@ -10,21 +10,15 @@ import torch
 from torch import Tensor
 
 from rtmtass.config import STEMS
-from rtmtass.training import device_stems as draw
-from rtmtass.training.device_bank import DeviceBank, free_memory
-from rtmtass.training.device_draws import Draws, amplitude, capacity, pick
-from rtmtass.training.device_finish import finish, pops
-from rtmtass.training.recipe import (
-    AUDIBLE,
-    PEAK,
-    SNR_DB,
-    Ingredients,
-    Recipe,
-)
-from rtmtass.training.recordings import SAMPLE_RATE
+from rtmtass.training.data.device import stems as draw
+from rtmtass.training.data.device.bank import DeviceBank, free_memory
+from rtmtass.training.data.device.finish import finish, pops
+from rtmtass.training.data.device.random import Draws, amplitude, capacity, pick
+from rtmtass.training.data.recipe import AUDIBLE, PEAK, SNR_DB, Ingredients, Recipe
+from rtmtass.training.data.recordings import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from rtmtass.training.sources import Corpus
+    from rtmtass.training.data.corpus import Corpus
 
 
 _SILENT = 1e-9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from rtmtass.training.sources import IndexRow
+from rtmtass.training.data.corpus import IndexRow
 
 
 def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:

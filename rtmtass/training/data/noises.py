@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
-from rtmtass.training.mixing import energy, speech_track
-from rtmtass.training.recordings import SAMPLE_RATE, Sampler, Samples
+from rtmtass.training.data.mixing import energy, speech_track
+from rtmtass.training.data.recordings import SAMPLE_RATE, Sampler, Samples
 
 Rng = np.random.Generator
 Maker = Callable[[int, Rng], Samples]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from rtmtass.config import STEMS
-from rtmtass.training import device_augment as augment
-from rtmtass.training.device_draws import amplitude, capacity, pick, replace_rows
-from rtmtass.training.device_stems import Makers
-from rtmtass.training.recipe import (
+from rtmtass.training.data.device import augment
+from rtmtass.training.data.device.random import amplitude, capacity, pick, replace_rows
+from rtmtass.training.data.device.stems import Makers
+from rtmtass.training.data.recipe import (
     BELL_HZ,
     BELL_Q,
     DRIVE_DB,
@@ -22,7 +22,7 @@ from rtmtass.training.recipe import (
     SHELF_HZ,
     TILT_DB,
 )
-from rtmtass.training.recordings import SAMPLE_RATE
+from rtmtass.training.data.recordings import SAMPLE_RATE
 
 
 def finish(makers: Makers, stems: Tensor) -> None:

@@ -19,12 +19,12 @@ from pathlib import Path
 from rtmtass.errors import DataError, InputError, OutputError
 from rtmtass.io.decode import decode
 from rtmtass.io.part_file import why_unwritable
-from rtmtass.training.codecs import as_flac, as_opus, kbits_of_opus
-from rtmtass.training.pack_format import BANK_COLUMNS, BANKS, INDEX, SUMS, BankRow, write_sums
-from rtmtass.training.pool import in_order
-from rtmtass.training.recipe import BANKS as BANK_NAMES
-from rtmtass.training.recordings import SAMPLE_RATE, Progress, Recordings, has_recordings
-from rtmtass.training.sources import INDEX_COLUMNS, IndexRow, read_index
+from rtmtass.training.data.codecs import as_flac, as_opus, kbits_of_opus
+from rtmtass.training.data.corpus import INDEX_COLUMNS, IndexRow, read_index
+from rtmtass.training.data.pack_format import BANK_COLUMNS, BANKS, INDEX, SUMS, BankRow, write_sums
+from rtmtass.training.data.process_pool import in_order
+from rtmtass.training.data.recipe import BANKS as BANK_NAMES
+from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Recordings, has_recordings
 
 MOST_BYTES = 56_000_000
 KBITS = 24.0

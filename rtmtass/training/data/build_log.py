@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rtmtass.training.sources import IndexRow
+from rtmtass.training.data.corpus import IndexRow
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmtass.training.recordings import SAMPLE_RATE, Recordings
+from rtmtass.training.data.recordings import SAMPLE_RATE, Recordings
 
 if TYPE_CHECKING:
-    from rtmtass.training.sources import Corpus
+    from rtmtass.training.data.corpus import Corpus
 
 Range = tuple[float, float]
 

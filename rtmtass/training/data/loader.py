@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtmtass.training.recordings import Progress
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.recordings import Progress
 from rtmtass.training.train_config import TrainConfig
 
 Batch = np.ndarray[Any, Any] | Tensor
@@ -37,7 +37,7 @@ def corpus_of(config: TrainConfig, progress: Progress | None = None) -> Corpus:
     """
     if not config.packs:
         return Corpus(Path(config.corpus), Path(config.cache))
-    from rtmtass.training.unpack import corpus_of_packs
+    from rtmtass.training.data.unpack import corpus_of_packs
 
     return corpus_of_packs(Path(config.packs), Path(config.cache), progress)
 
@@ -66,11 +66,13 @@ def open_examples(
         "bank_sizes": bank_sizes,
     }
     if config.examples == "device":
-        from rtmtass.training.device_examples import DeviceExamples
+        from rtmtass.training.data.device.examples import DeviceExamples
 
         yield DeviceExamples(corpus, "train", device=device, **shape)
         return
-    from rtmtass.training.dataset import MixtureStream  # needs packages that a GPU can do without
+    from rtmtass.training.data.batches import (
+        MixtureStream,  # needs packages that a GPU can do without
+    )
 
     with MixtureStream(corpus, "train", workers=config.workers, stride=stride, **shape) as stream:
         yield stream

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from rtmtass.training.device_bank import DeviceBank
-from rtmtass.training.device_draws import Draws, amplitude, pick, replace_rows
-from rtmtass.training.recipe import (
+from rtmtass.training.data.device.bank import DeviceBank
+from rtmtass.training.data.device.random import Draws, amplitude, pick, replace_rows
+from rtmtass.training.data.recipe import (
     EFFECT_DB,
     FADE,
     GAP_S,
@@ -24,7 +24,7 @@ from rtmtass.training.recipe import (
     REPEAT_DB,
     SHORTEST_EFFECT_GAP_S,
 )
-from rtmtass.training.recordings import SAMPLE_RATE
+from rtmtass.training.data.recordings import SAMPLE_RATE
 
 _EFFECT_LEVEL = 0.1
 _SILENT = 1e-12  # instead of zero, to divide by: what is silent stays so at any gain

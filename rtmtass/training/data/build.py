@@ -14,12 +14,19 @@ import numpy as np
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, InputError, MissingPartError
 from rtmtass.io.decode import FLAC, decode, encode
-from rtmtass.training.fetch import Package, Tree, fetch, read_manifest, read_sources, sound_files
-from rtmtass.training.journal import Candidate, Finding, Journal
-from rtmtass.training.mtass import mtass_candidates
-from rtmtass.training.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
-from rtmtass.training.sources import INDEX_COLUMNS, IndexRow
-from rtmtass.training.splits import assign_splits
+from rtmtass.training.data.build_log import Candidate, Finding, Journal
+from rtmtass.training.data.corpus import INDEX_COLUMNS, IndexRow
+from rtmtass.training.data.fetch import (
+    Package,
+    Tree,
+    fetch,
+    read_manifest,
+    read_sources,
+    sound_files,
+)
+from rtmtass.training.data.mtass_recipe import mtass_candidates
+from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
+from rtmtass.training.data.splits import assign_splits
 
 SINGING = "singing"
 """The role of sung voices alone: no stem of its own, but sung over music while training."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from rtmtass.config import STEMS
-from rtmtass.training import augment
-from rtmtass.training.codecs import random_codec
-from rtmtass.training.mixing import (
+from rtmtass.training.data import augment
+from rtmtass.training.data.codecs import random_codec
+from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.data.mixing import (
     NoiseSamplers,
     energy,
     music_track,
@@ -17,7 +18,7 @@ from rtmtass.training.mixing import (
     scale_to_snr,
     speech_track,
 )
-from rtmtass.training.recipe import (
+from rtmtass.training.data.recipe import (
     AUDIBLE,
     DRIVE_DB,
     GAP_S,
@@ -37,8 +38,7 @@ from rtmtass.training.recipe import (
     Ingredients,
     Recipe,
 )
-from rtmtass.training.recordings import Sampler, Samples
-from rtmtass.training.sources import Corpus
+from rtmtass.training.data.recordings import Sampler, Samples
 
 
 class ExampleMaker:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rtmtass.training.recipe import Range
+from rtmtass.training.data.recipe import Range
 
 OVERFLOW = 1e-4
 """How often, at most, a batch has more rows to be changed than `capacity` provides for."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rtmtass.training.fetch import sound_files
-from rtmtass.training.journal import Candidate
+from rtmtass.training.data.build_log import Candidate
+from rtmtass.training.data.fetch import sound_files
 
 
 def mtass_candidates(root: Path) -> list[Candidate]:

@@ -9,7 +9,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy import signal
 
-from rtmtass.training.recipe import (
+from rtmtass.training.data.recipe import (
     BELL_HZ,
     BELL_Q,
     COMPAND_BITS,
@@ -20,7 +20,7 @@ from rtmtass.training.recipe import (
     SHELF_HZ,
     TILT_DB,
 )
-from rtmtass.training.recordings import SAMPLE_RATE, Samples
+from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
 
 Sections = NDArray[np.float32]
 

@@ -1,0 +1,1 @@
+"""Training sound: corpora, packs, synthetic banks, augmentation, batches."""
