@@ -18,8 +18,8 @@ from rtmtass.cli_data import need_workshop
 from rtmtass.cli_steps import open_steps
 
 if TYPE_CHECKING:
+    from rtmtass.training.config import TrainConfig
     from rtmtass.training.data.corpus import Corpus
-    from rtmtass.training.train_config import TrainConfig
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -89,8 +89,8 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
     """Return the config, as far as this machine can follow it, and say what it goes without."""
-    from rtmtass.training.equipment import fitted
-    from rtmtass.training.train_config import TrainConfig
+    from rtmtass.training.config import TrainConfig
+    from rtmtass.training.requirements import fitted
 
     config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
     config, goes_without = fitted(config)
@@ -153,7 +153,7 @@ def _unpacked(config: TrainConfig, arguments: argparse.Namespace) -> Corpus:
 
 def run_average(arguments: argparse.Namespace) -> int:
     """Run `rtmtass average`."""
-    from rtmtass.training.blend import blend
+    from rtmtass.training.weight_average import blend
 
     blend(arguments.model, arguments.other, arguments.share, arguments.output)
     print(arguments.output)

@@ -22,12 +22,12 @@ from rtmtass.cli import build_parser
 from rtmtass.cli_steps import Lines, open_steps
 from rtmtass.errors import MissingPartError
 from rtmtass.net import gru as gru_room
-from rtmtass.training import equipment
+from rtmtass.training import requirements as equipment
+from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.pack import pack
-from rtmtass.training.equipment import compiler_problem, fitted, missing
-from rtmtass.training.judge import write_snapshots
-from rtmtass.training.train_config import TrainConfig
+from rtmtass.training.requirements import compiler_problem, fitted, missing
 from rtmtass.training.trainer import Trainer
+from rtmtass.training.validation import write_snapshots
 from rtmtass.weights import open_model
 
 GUIDE = Path(equipment.__file__).with_name("README.md")

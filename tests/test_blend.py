@@ -10,9 +10,9 @@ from runs import NET, buzzing_corpus, config
 
 from rtmtass.cli import main
 from rtmtass.errors import DataError, ModelError, UsageError
-from rtmtass.training.blend import blend
 from rtmtass.training.card import _trained
 from rtmtass.training.train import train
+from rtmtass.training.weight_average import blend
 from rtmtass.weights import describe, open_model
 
 

@@ -19,7 +19,7 @@ from rtmtass.errors import DeviceError, UsageError
 from rtmtass.training.data import unpack
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import batches, corpus_of, open_examples
-from rtmtass.training.team import Team
+from rtmtass.training.distributed import Team
 from rtmtass.training.train import TrainConfig, Trainer, train
 
 CPU = torch.device("cpu")

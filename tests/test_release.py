@@ -20,7 +20,7 @@ from rtmtass.training.card import read_experiments
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import Found, store
-from rtmtass.training.history import runs_behind, runs_of, totals
+from rtmtass.training.lineage import runs_behind, runs_of, totals
 from rtmtass.weights import describe, find
 
 RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu", "threads": 2}

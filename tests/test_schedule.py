@@ -17,8 +17,8 @@ from rtmtass.errors import DataError, UsageError
 from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.data.batches import MixtureStream
 from rtmtass.training.data.corpus import Corpus
+from rtmtass.training.distributed import Team
 from rtmtass.training.schedule import Branch, Span, schedule_of
-from rtmtass.training.team import Team
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe
 

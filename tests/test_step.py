@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import optimisers
+from rtmtass.training.accumulator import Meter, Tally
+from rtmtass.training.distributed import Team
 from rtmtass.training.schedule import Span
-from rtmtass.training.tally import Meter, Tally
-from rtmtass.training.team import Team
 from rtmtass.training.train import Trainer
 
 CARRIED = {"carry": 0.5, "optimiser": "muon", "steps": 100}

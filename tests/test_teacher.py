@@ -11,8 +11,8 @@ import torch
 from runs import NET, buzzing_corpus, config
 
 from rtmtass.errors import DataError, ModelError
+from rtmtass.training.distillation import WEIGHT, Teacher
 from rtmtass.training.losses import SILENCE_DB
-from rtmtass.training.teacher import WEIGHT, Teacher
 from rtmtass.training.train import Trainer, train
 from rtmtass.weights import describe, open_model
 

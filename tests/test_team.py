@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from runs import buzzing_corpus, config, write_toml
 
-from rtmtass.training.team import Team
+from rtmtass.training.distributed import Team
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -60,7 +60,7 @@ TWO = """
 import sys
 import torch
 from torch import nn
-from rtmtass.training.team import Team
+from rtmtass.training.distributed import Team
 with Team("cpu") as team:
     net = nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
@@ -92,7 +92,7 @@ import sys
 import torch
 from torch import nn
 from rtmtass.training import optimisers
-from rtmtass.training.team import Team
+from rtmtass.training.distributed import Team
 made = []
 orthogonal = optimisers.orthogonal
 def spy(matrices):

@@ -17,9 +17,9 @@ import torch
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError, UsageError
 from rtmtass.training.checkpoints import LAST, read_last, write_last
+from rtmtass.training.config import TrainConfig
+from rtmtass.training.distributed import Team
 from rtmtass.training.schedule import Branch, schedule_of
-from rtmtass.training.team import Team
-from rtmtass.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

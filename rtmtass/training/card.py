@@ -11,9 +11,9 @@ from typing import Any
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import InputError
+from rtmtass.training.config import OPTIMISERS
 from rtmtass.training.data.corpus import IndexRow
-from rtmtass.training.history import runs_of, totals
-from rtmtass.training.train_config import OPTIMISERS
+from rtmtass.training.lineage import runs_of, totals
 
 LIMITS = """\
 - Little real singing was heard in training: sung vocals may come out as speech.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from rtmtass.errors import DataError, UsageError
-from rtmtass.training.team import Team
-from rtmtass.training.train_config import OPTIMISERS
+from rtmtass.training.config import OPTIMISERS
+from rtmtass.training.distributed import Team
 
 BETAS = (0.9, 0.98)
 QUINTIC = (3.4445, -4.775, 2.0315)

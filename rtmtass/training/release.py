@@ -17,7 +17,7 @@ from rtmtass.training import perceptual
 from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import read_index
 from rtmtass.training.evaluate import Progress, describe_set, evaluate, read_set
-from rtmtass.training.history import runs_behind
+from rtmtass.training.lineage import runs_behind
 from rtmtass.training.sung_over import compare_sets
 from rtmtass.weights import demo_clip, open_model, save_model
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rtmtass.training.train_config import TrainConfig
+from rtmtass.training.config import TrainConfig
 
 LOWEST = 0.01
 """Part of the highest rate that every fall ends at."""

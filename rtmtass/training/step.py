@@ -14,13 +14,13 @@ from torch import Tensor
 
 from rtmtass.net.mtass import MtassNet, NetState
 from rtmtass.runtime.torch.steps import Body, Capture, try_capture
-from rtmtass.training.average import Average
+from rtmtass.training.accumulator import Tally
+from rtmtass.training.distillation import Teacher
+from rtmtass.training.distributed import Compute, Team
+from rtmtass.training.ema import Average
 from rtmtass.training.losses import SeparationLoss
-from rtmtass.training.memory import Memories
 from rtmtass.training.optimisers import Optimisers
-from rtmtass.training.tally import Tally
-from rtmtass.training.teacher import Teacher
-from rtmtass.training.team import Compute, Team
+from rtmtass.training.state_carryover import Memories
 
 Mark = Callable[[str], None]
 """Called with a part's name when it is done."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import Batch, batches, corpus_of, open_examples
-from rtmtass.training.team import Team
-from rtmtass.training.train_config import TrainConfig
+from rtmtass.training.distributed import Team
 from rtmtass.training.trainer import Trainer
 
 WARM_UP = 5

@@ -13,12 +13,12 @@ import torch
 from rtmtass.errors import DeviceError
 from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.checkpoints import BEST, LAST
+from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import batches, corpus_of, open_examples
 from rtmtass.training.data.mixing import dev_mixtures
+from rtmtass.training.distributed import Team
 from rtmtass.training.log import Progress
-from rtmtass.training.team import Team
-from rtmtass.training.train_config import TrainConfig
 from rtmtass.training.trainer import Trainer
 
 __all__ = ["BranchOrder", "TrainConfig", "Trainer", "train"]

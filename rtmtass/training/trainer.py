@@ -16,7 +16,7 @@ from rtmtass.errors import DataError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
 from rtmtass.runtime.torch.steps import Capture, cuda_graph
-from rtmtass.training.average import Average
+from rtmtass.training.accumulator import Figures, Meter
 from rtmtass.training.checkpoints import (
     LAST,
     publish,
@@ -24,19 +24,19 @@ from rtmtass.training.checkpoints import (
     starting_weights,
     write_last,
 )
+from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.loader import Batch
-from rtmtass.training.history import runs_behind
-from rtmtass.training.judge import Mixed, dev_figures, write_snapshots
+from rtmtass.training.distillation import Teacher
+from rtmtass.training.distributed import Team
+from rtmtass.training.ema import Average
+from rtmtass.training.lineage import runs_behind
 from rtmtass.training.log import Log, Progress
 from rtmtass.training.losses import SeparationLoss
-from rtmtass.training.memory import Memories
 from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.schedule import Branch, schedule_of
+from rtmtass.training.state_carryover import Memories
 from rtmtass.training.step import Objective, StepGraph
-from rtmtass.training.tally import Figures, Meter
-from rtmtass.training.teacher import Teacher
-from rtmtass.training.team import Team
-from rtmtass.training.train_config import TrainConfig
+from rtmtass.training.validation import Mixed, dev_figures, write_snapshots
 
 NOTE_STEPS = 20
 """How often the loss is noted on a CPU."""

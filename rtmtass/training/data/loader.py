@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.recordings import Progress
-from rtmtass.training.train_config import TrainConfig
 
 Batch = np.ndarray[Any, Any] | Tensor
 """Stems (B, S, N), float32, on the host or on the device."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rtmtass.errors import MissingPartError
-from rtmtass.training.train_config import TrainConfig
+from rtmtass.training.config import TrainConfig
 
 HOST_EXAMPLES = ("scipy", "soxr")
 """Packages without which no examples are made on the host."""
