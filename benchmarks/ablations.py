@@ -43,10 +43,10 @@ from costs import macs_per_s
 
 import rtmtass
 from rtmtass.config import ModelConfig
+from rtmtass.evaluation.evaluate import measure, with_interval
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.mixing import dev_mixtures
-from rtmtass.training.evaluate import measure, with_interval
 from rtmtass.training.train import TrainConfig, train
 from rtmtass.tui import Steps, print_table
 

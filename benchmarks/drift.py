@@ -27,9 +27,9 @@ from card import machine_card
 from numpy.typing import NDArray
 
 import rtmtass
+from rtmtass.evaluation.evaluate import Clip, describe_set, read_set, set_names, with_interval
+from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.separator import Separator
-from rtmtass.training.evaluate import Clip, describe_set, read_set, set_names, with_interval
-from rtmtass.training.metrics import sdr, si_sdr
 from rtmtass.tui import Steps, print_table
 from rtmtass.weights import DEFAULT, open_model
 

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from rivals import RIVALS
 
 from rtmtass.config import PASSES, PRECISIONS
-from rtmtass.training.evaluate import (
+from rtmtass.evaluation.evaluate import (
     Clip,
     describe_set,
     measure,
@@ -45,7 +45,7 @@ from rtmtass.training.evaluate import (
     set_names,
     with_interval,
 )
-from rtmtass.training.perceptual import MEASURES, require
+from rtmtass.evaluation.perceptual import MEASURES, require
 from rtmtass.tui import Steps, print_table
 from rtmtass.weights import DEFAULT, open_model
 

@@ -74,9 +74,9 @@ def register(commands: Commands) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `rtmtass evaluate`."""
     need_workshop()
+    from rtmtass.evaluation.evaluate import evaluate, read_set, set_names
+    from rtmtass.evaluation.singing import compare_sets
     from rtmtass.separator import load
-    from rtmtass.training.evaluate import evaluate, read_set, set_names
-    from rtmtass.training.sung_over import compare_sets
     from rtmtass.tui import Steps
 
     measures, left_out = _measures(arguments.perceptual)
@@ -106,7 +106,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def _measures(wanted: bool | None) -> tuple[tuple[str, ...], str]:
     """Return the slow figures to measure, and what to say of those that can't be."""
-    from rtmtass.training import perceptual
+    from rtmtass.evaluation import perceptual
 
     if wanted is False:
         return (), ""
@@ -124,8 +124,8 @@ def _write_page(
     steps: Steps,
 ) -> None:
     from rtmtass import __version__
-    from rtmtass.training.evaluate import describe_set, read_set
-    from rtmtass.training.report_html import choose_clips, write_html
+    from rtmtass.evaluation.evaluate import describe_set, read_set
+    from rtmtass.evaluation.html_report import choose_clips, write_html
     from rtmtass.weights import open_model
 
     folder = arguments.set

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import drift
 
 from rtmtass.config import STEMS
-from rtmtass.training.evaluate import Clip
+from rtmtass.evaluation.evaluate import Clip
 
 
 class Ageing:

@@ -20,17 +20,18 @@ import rtmtass
 from rtmtass.cli import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, OutputError
-from rtmtass.training import perceptual, report_html
-from rtmtass.training.absence import cases, leakage_db, silence_dbfs
-from rtmtass.training.evaluate import Clip, evaluate, measure, read_set, set_names, with_interval
-from rtmtass.training.report_html import (
+from rtmtass.evaluation import html_report as report_html
+from rtmtass.evaluation import perceptual
+from rtmtass.evaluation.evaluate import Clip, evaluate, measure, read_set, set_names, with_interval
+from rtmtass.evaluation.html_report import (
     FLOOR_DB,
     TOP_DB,
     choose_clips,
     spectrogram_png,
     write_html,
 )
-from rtmtass.training.sung_over import compare_singing
+from rtmtass.evaluation.leakage import cases, leakage_db, silence_dbfs
+from rtmtass.evaluation.singing import compare_singing
 
 RATE = 16000
 SECONDS = 2.0

@@ -9,10 +9,10 @@ from networks import tiny
 
 from rtmtass.config import StftConfig, small
 from rtmtass.dsp.stft import StreamingStft
+from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.net.mtass import MtassNet, Stages
 from rtmtass.net.stft import Stft
 from rtmtass.training.losses import SeparationLoss, negative_snr
-from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
 
 
 @pytest.mark.parametrize(

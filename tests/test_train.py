@@ -22,11 +22,11 @@ import rtmtass
 from rtmtass.cli import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, UsageError
+from rtmtass.evaluation.evaluate import Clip, evaluate
+from rtmtass.evaluation.metrics import si_sdr
 from rtmtass.net.mtass import MtassNet
-from rtmtass.training.evaluate import Clip, evaluate
 from rtmtass.training.lineage import totals
 from rtmtass.training.log import Log
-from rtmtass.training.metrics import si_sdr
 from rtmtass.training.state_carryover import Memories, mapped, tensors
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe, open_model

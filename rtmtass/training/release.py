@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from rtmtass.evaluation import perceptual
+from rtmtass.evaluation.evaluate import Progress, describe_set, evaluate, read_set
+from rtmtass.evaluation.singing import compare_sets
 from rtmtass.io.decode import decode
 from rtmtass.report import write_report
 from rtmtass.separator import Separator, load
-from rtmtass.training import perceptual
 from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import read_index
-from rtmtass.training.evaluate import Progress, describe_set, evaluate, read_set
 from rtmtass.training.lineage import runs_behind
-from rtmtass.training.sung_over import compare_sets
 from rtmtass.weights import demo_clip, open_model, save_model
 
 GOLDEN_START_S, GOLDEN_S = 4.0, 1.0

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import FLAC, encode
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
-from rtmtass.training.metrics import sdr, si_sdr
 
 Samples = NDArray[np.float32]
 Mixed = tuple[Samples, Samples]

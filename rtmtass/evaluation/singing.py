@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.errors import DataError
-from rtmtass.separator import Separator
-from rtmtass.training.evaluate import (
+from rtmtass.evaluation.evaluate import (
     Clip,
     Progress,
     describe_set,
@@ -18,7 +17,8 @@ from rtmtass.training.evaluate import (
     set_names,
     with_interval,
 )
-from rtmtass.training.metrics import si_sdr
+from rtmtass.evaluation.metrics import si_sdr
+from rtmtass.separator import Separator
 
 
 def compare_singing(

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import OutputError
+from rtmtass.evaluation.evaluate import Clip, Progress
+from rtmtass.evaluation.html_assets import CSS, SCRIPT
+from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import OPUS, encode
 from rtmtass.report import spectrogram_db
 from rtmtass.separator import Separator
-from rtmtass.training.evaluate import Clip, Progress
-from rtmtass.training.metrics import sdr, si_sdr
-from rtmtass.training.report_page import CSS, SCRIPT
 
 Samples = NDArray[np.float32]
 

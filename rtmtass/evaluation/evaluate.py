@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DataError
+from rtmtass.evaluation import leakage as absence
+from rtmtass.evaluation import perceptual
+from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.io.decode import decode
 from rtmtass.separator import Separator
-from rtmtass.training import absence, perceptual
-from rtmtass.training.metrics import bootstrap_interval, sdr, si_sdr
 
 Samples = NDArray[np.float32]
 Array = NDArray[np.floating]

@@ -1,0 +1,1 @@
+"""How good a separator is: metrics, leakage, perceptual measures and the HTML report."""
