@@ -42,13 +42,13 @@ from card import machine_card
 from costs import macs_per_s
 
 import rtmtass
+from rtmtass.cli.console import Steps, print_table
 from rtmtass.config import ModelConfig
 from rtmtass.evaluation.evaluate import measure, with_interval
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.mixing import dev_mixtures
 from rtmtass.training.train import TrainConfig, train
-from rtmtass.tui import Steps, print_table
 
 HERE = Path(__file__).parent
 BASE = "ours"

@@ -27,10 +27,10 @@ from card import machine_card
 from numpy.typing import NDArray
 
 import rtmtass
+from rtmtass.cli.console import Steps, print_table
 from rtmtass.evaluation.evaluate import Clip, describe_set, read_set, set_names, with_interval
 from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.separator import Separator
-from rtmtass.tui import Steps, print_table
 from rtmtass.weights import DEFAULT, open_model
 
 Samples = NDArray[np.float32]

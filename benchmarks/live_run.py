@@ -40,7 +40,7 @@ ATTEMPTS = 3
 
 def tapped(path: str, words: list[str]) -> int:
     """Run `rtmtass WORDS` in this process and write what the taps saw to `path`."""
-    from rtmtass.cli import main as rtmtass_main
+    from rtmtass.cli.main import main as rtmtass_main
     from rtmtass.live.devices.device_io import DeviceLink
     from rtmtass.live.engine import Engine
     from rtmtass.live.stats import StepClock

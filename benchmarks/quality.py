@@ -36,6 +36,7 @@ from measuring import stay_on_one_core
 from numpy.typing import NDArray
 from rivals import RIVALS
 
+from rtmtass.cli.console import Steps, print_table
 from rtmtass.config import PASSES, PRECISIONS
 from rtmtass.evaluation.evaluate import (
     Clip,
@@ -46,7 +47,6 @@ from rtmtass.evaluation.evaluate import (
     with_interval,
 )
 from rtmtass.evaluation.perceptual import MEASURES, require
-from rtmtass.tui import Steps, print_table
 from rtmtass.weights import DEFAULT, open_model
 
 CALIBRATION = 4

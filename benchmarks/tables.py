@@ -18,7 +18,7 @@ class Table(NamedTuple):
 
 def give_out(result: dict[str, Any], tables: list[Table], *, is_json: bool) -> None:
     """Print a result: as JSON, or the machine and its tables for people."""
-    from rtmtass.tui import print_table
+    from rtmtass.cli.console import print_table
 
     if is_json:
         print(json.dumps(result, indent=2))

@@ -1,5 +1,5 @@
 """Lets `python -m rtmtass` do what `rtmtass` does."""
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 
 raise SystemExit(main())

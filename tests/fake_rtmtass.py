@@ -7,7 +7,7 @@ import sys
 from fakes import FakeSeparator
 
 import rtmtass
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 
 
 def load(_model="fake", **_):

@@ -18,8 +18,8 @@ import torch
 from runs import NET, buzzing_corpus, config, write_toml
 from test_training_pack import fill_bank
 
-from rtmtass.cli import build_parser
-from rtmtass.cli_steps import Lines, open_steps
+from rtmtass.cli.main import build_parser
+from rtmtass.cli.progress import Lines, open_steps
 from rtmtass.errors import MissingPartError
 from rtmtass.net import gru as gru_room
 from rtmtass.training import requirements as equipment
@@ -44,7 +44,7 @@ class Bare:
             return self.inner.find_spec(name, path, target)
 
 sys.meta_path[:] = map(Bare, sys.meta_path)
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 code = main(sys.argv[1:])
 print("LOADED", sorted({packages} & set(sys.modules)))
 raise SystemExit(code)
@@ -212,7 +212,7 @@ def test_the_guide_has_commands_and_a_config_that_are_understood(tmp_path: Path)
 
 def test_one_is_told_what_training_needs() -> None:
     importlib.invalidate_caches()
-    from rtmtass.cli_data import need_workshop
+    from rtmtass.cli.data import need_workshop
 
     need_workshop("torch", "numpy")
     with pytest.raises(MissingPartError, match="the workshop needs no_such_package: pip install"):

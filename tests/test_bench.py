@@ -21,7 +21,7 @@ import streams
 from candidates import open_rivals
 from tables import markdown
 
-from rtmtass.cli_bench import run as run_bench
+from rtmtass.cli.bench import run as run_bench
 from rtmtass.config import PRECISIONS, ModelConfig, NetConfig, small
 from rtmtass.speed import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.weights import DEFAULT, open_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from runs import NET, buzzing_corpus, config
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.errors import DataError, ModelError, UsageError
 from rtmtass.training.card import _trained
 from rtmtass.training.train import train

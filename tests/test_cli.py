@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 import rtmtass
-from rtmtass.cli import build_parser
+from rtmtass.cli.main import build_parser
 from rtmtass.fullband import FullBandSeparator
 from rtmtass.io.wav_header import stream_header
 
@@ -340,7 +340,7 @@ def test_models_lists_name_size_latency_and_licence(tmp_path):
 
 
 def test_a_models_metrics_are_those_beside_it(tmp_path):
-    from rtmtass.cli_info import _model_facts
+    from rtmtass.cli.info import _model_facts
 
     released = HERE.parent / "models" / "rtmtass-small"
     shutil.copy(released / "config.json", tmp_path)
@@ -365,7 +365,7 @@ def test_the_demo_writes_stems_a_picture_and_a_table(talk):
 @pytest.mark.parametrize("words", [["--help"], ["separate", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(words):
     code = (
-        "import sys; from rtmtass.cli import main\n"
+        "import sys; from rtmtass.cli.main import main\n"
         f"try: main({words!r})\n"
         "except SystemExit as end: assert not end.code\n"
         "heavy = {'torch', 'numba', 'numpy', 'soundfile', 'soxr', 'rich', 'matplotlib'}\n"

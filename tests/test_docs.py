@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from rtmtass.cli import build_parser
+from rtmtass.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

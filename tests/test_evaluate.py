@@ -17,7 +17,7 @@ import soundfile
 from matplotlib import image
 
 import rtmtass
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, OutputError
 from rtmtass.evaluation import html_report as report_html

@@ -206,7 +206,7 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     for lacking in ("onnx", "onnxruntime"):
         script = (
             f"import sys; sys.modules[{lacking!r}] = None\n"
-            "from rtmtass.cli import main\n"
+            "from rtmtass.cli.main import main\n"
             f"sys.exit(main(['export', 'rtmtass-small', '--onnx', {str(tmp_path / 'x')!r}]))"
         )
         answer = subprocess.run(

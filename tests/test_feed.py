@@ -14,7 +14,7 @@ import torch
 from runs import buzzing_corpus, config, write_toml
 from torch import Tensor
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.errors import DeviceError, UsageError
 from rtmtass.training.data import unpack
 from rtmtass.training.data.corpus import Corpus

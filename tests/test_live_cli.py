@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from rtmtass.cli import main
+from rtmtass.cli.live_display import PeakHold, meter, parse_keys
+from rtmtass.cli.main import main
 from rtmtass.live.controls import Controls
 from rtmtass.live.mixer import Mixer
-from rtmtass.tui_live import PeakHold, meter, parse_keys
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import rtmtass
 from rtmtass import Separator
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.errors import UsageError
 
 Floats = NDArray[np.float32]

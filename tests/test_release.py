@@ -13,7 +13,7 @@ import pytest
 from corpora import make_corpus
 from matplotlib import image
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError
 from rtmtass.training.card import read_experiments

@@ -118,7 +118,7 @@ def test_modules_open_with_a_sentence() -> None:
     [
         ("import rtmtass", {"torch", "numba", "numpy", "soundfile", "rich"}),
         (
-            "import sys; from rtmtass.cli import main; sys.argv = ['rtmtass', '--help']\n"
+            "import sys; from rtmtass.cli.main import main; sys.argv = ['rtmtass', '--help']\n"
             "try: main()\nexcept SystemExit: pass",
             {"torch", "numba", "numpy"},
         ),

@@ -12,7 +12,7 @@ import torch
 from runs import buzzing_corpus, config, write_toml
 from torch import Tensor
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.errors import DataError, UsageError
 from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.data.batches import MixtureStream

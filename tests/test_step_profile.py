@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runs import buzzing_corpus, config, write_toml
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import step_profile
 from rtmtass.training.train import Trainer

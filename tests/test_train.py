@@ -19,7 +19,7 @@ from networks import seasoned, tiny
 from runs import NET, buzzing_corpus, config, write_toml
 
 import rtmtass
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, UsageError
 from rtmtass.evaluation.evaluate import Clip, evaluate

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from corpora import hiss, make_corpus, voice, write_index
 
-from rtmtass.cli import main
+from rtmtass.cli.main import main
 from rtmtass.errors import DataError
 from rtmtass.io.decode import OPUS, decode, encode
 from rtmtass.training.data.codecs import as_flac, as_opus, from_bytes

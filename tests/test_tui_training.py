@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from rtmtass.cli_train import _print_json, _print_report
-from rtmtass.tui import TrainingTable, minutes_left
+from rtmtass.cli.console import TrainingTable, minutes_left
+from rtmtass.cli.train import _print_json, _print_report
 
 TRAIN = {
     "kind": "train", "done": 0.25, "step": 20, "minutes": 30.0, "rate": 1e-3, "skipped": 0,

@@ -17,7 +17,7 @@ from types import TracebackType
 from rtmtass.live.controls import Controls
 from rtmtass.live.stats import Stats
 
-_MODULE = "rtmtass.tui_live"
+_MODULE = "rtmtass.cli.live_display"
 _ADDRESS, _KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
 _PATIENCE_S = 5.0
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from rtmtass import cli_values
+from rtmtass.cli.arguments import seconds
 
 if TYPE_CHECKING:
     # argparse has no public name for it.
@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seconds", type=cli_values.seconds, default=40.0, metavar="S",
+    parser.add_argument("--seconds", type=seconds, default=40.0, metavar="S",
         help="how long to measure, about (default: %(default)g)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     # One core, as live: no library may take a second one for its products.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    from rtmtass.cli_separate import say_compiling
+    from rtmtass.cli.console import print_table
+    from rtmtass.cli.separate import say_compiling
     from rtmtass.speed import advice, measure
-    from rtmtass.tui import print_table
 
     result = measure(arguments.model, seconds=arguments.seconds, on_compile=say_compiling)
     said = advice(result)

@@ -28,7 +28,7 @@ def open_steps(*, quiet: bool = False) -> AbstractContextManager[Steps]:
     if not sys.stderr.isatty():
         return nullcontext(Lines())
     try:
-        from rtmtass.tui import Steps as Bar
+        from rtmtass.cli.console import Steps as Bar
     except ModuleNotFoundError:
         return nullcontext(Lines())
     return Bar()

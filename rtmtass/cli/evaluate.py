@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass import cli_values
-from rtmtass.cli_data import need_workshop
-from rtmtass.cli_figures import print_figures
+from rtmtass.cli.arguments import add_passes, count
+from rtmtass.cli.data import need_workshop
+from rtmtass.cli.metrics_table import print_figures
 from rtmtass.errors import OutputError
 
 if TYPE_CHECKING:
+    from rtmtass.cli.console import Steps
     from rtmtass.separator import Separator
-    from rtmtass.tui import Steps
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -31,12 +31,10 @@ def register(commands: Commands) -> None:
     evaluate.add_argument("model", metavar="MODEL", help="a released model's name, or a folder")
     evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
-    cli_values.add_passes(evaluate.add_argument)
+    add_passes(evaluate.add_argument)
     evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
     evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
-    evaluate.add_argument(
-        "--clips", type=cli_values.count, metavar="N", help="only the first N of the set"
-    )
+    evaluate.add_argument("--clips", type=count, metavar="N", help="only the first N of the set")
     evaluate.add_argument(
         "--perceptual",
         action=argparse.BooleanOptionalAction,
@@ -74,10 +72,10 @@ def register(commands: Commands) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `rtmtass evaluate`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.evaluation.evaluate import evaluate, read_set, set_names
     from rtmtass.evaluation.singing import compare_sets
     from rtmtass.separator import load
-    from rtmtass.tui import Steps
 
     measures, left_out = _measures(arguments.perceptual)
     page: Path | None = arguments.html
@@ -144,9 +142,9 @@ def _write_page(
 def run_release(arguments: argparse.Namespace) -> int:
     """Run `rtmtass release`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.separator import load
     from rtmtass.training.release import Extras, release
-    from rtmtass.tui import Steps
 
     extras = Extras(arguments.singing, arguments.experiments, arguments.started_from)
     with Steps() as steps:

@@ -8,17 +8,35 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rtmtass import (
-    cli_bench,
-    cli_data,
-    cli_demo,
-    cli_devices,
-    cli_evaluate,
-    cli_export,
-    cli_info,
-    cli_live,
-    cli_separate,
-    cli_train,
+from rtmtass.cli import (
+    bench as cli_bench,
+)
+from rtmtass.cli import (
+    data as cli_data,
+)
+from rtmtass.cli import (
+    demo as cli_demo,
+)
+from rtmtass.cli import (
+    devices as cli_devices,
+)
+from rtmtass.cli import (
+    evaluate as cli_evaluate,
+)
+from rtmtass.cli import (
+    export as cli_export,
+)
+from rtmtass.cli import (
+    info as cli_info,
+)
+from rtmtass.cli import (
+    live as cli_live,
+)
+from rtmtass.cli import (
+    separate as cli_separate,
+)
+from rtmtass.cli import (
+    train as cli_train,
 )
 from rtmtass.errors import RtmtassError
 from rtmtass.interrupt import catch_stops, exit_code

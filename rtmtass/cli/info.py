@@ -43,11 +43,11 @@ def register(commands: Commands) -> None:
 def run_info(arguments: argparse.Namespace) -> int:
     """Describe one file."""
     import rtmtass
+    from rtmtass.cli.console import print_table
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.pipes import open_source
     from rtmtass.offline.plan import Wishes, plan
     from rtmtass.offline.separate import choose_file_encoding
-    from rtmtass.tui import print_table
 
     path = Path(arguments.file)
     wishes = Wishes(channels=arguments.channels)
@@ -114,7 +114,7 @@ def _clock(seconds: float) -> str:
 
 def run_models(arguments: argparse.Namespace) -> int:
     """List what is installed."""
-    from rtmtass.tui import print_table
+    from rtmtass.cli.console import print_table
     from rtmtass.weights import released
 
     facts = [_model_facts(folder) for folder in released()]

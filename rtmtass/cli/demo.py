@@ -36,12 +36,12 @@ def register(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Separate, draw, print."""
     import rtmtass
-    from rtmtass.cli_separate import say_compiling
+    from rtmtass.cli.console import print_table
+    from rtmtass.cli.separate import say_compiling
     from rtmtass.io.part_file import why_unwritable
     from rtmtass.offline.plan import Job, Wishes
     from rtmtass.offline.separate import Unwatched, separate_file
     from rtmtass.report import write_report
-    from rtmtass.tui import print_table
     from rtmtass.weights import demo_clip
 
     clip = Path(arguments.file) if arguments.file else demo_clip()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass import cli_values
+from rtmtass.cli.arguments import count, opus_bitrate
 from rtmtass.errors import MissingPartError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
     mix.add_argument("corpus", type=Path, metavar="CORPUS")
     mix.add_argument("output", type=Path, metavar="SET")
     mix.add_argument("--cache", type=Path, required=True)
-    mix.add_argument("--n", type=cli_values.count, default=200)
+    mix.add_argument("--n", type=count, default=200)
     mix.add_argument("--seconds", type=float, default=10.0)
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
@@ -53,14 +53,14 @@ def register(commands: Commands) -> None:
     pack.add_argument("--cache", type=Path, help="pack its banks for training, too")
     pack.add_argument(
         "--bitrate",
-        type=cli_values.opus_bitrate,
+        type=opus_bitrate,
         default=24.0,
         metavar="KBIT",
         help="of Opus, kbit/s: 24 makes 5 hours a shard, 16 7, 32 4 (default: %(default)g)",
     )
     pack.add_argument(
         "--shards",
-        type=cli_values.count,
+        type=count,
         metavar="N",
         help="only what fits into N shards of 56 MB: the whole dev split, and of the rest as"
         " much of everything as there is room",
@@ -82,8 +82,8 @@ def need_workshop(*packages: str) -> None:
 def run_build(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data build`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.training.data import build
-    from rtmtass.tui import Steps
 
     with Steps() as steps:
         if arguments.folders:
@@ -110,9 +110,9 @@ def run_build(arguments: argparse.Namespace) -> int:
 def run_synthesise(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data synthesise`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.data.synthesis import prepare_banks
-    from rtmtass.tui import Steps
 
     with Steps() as steps:
         corpus = Corpus(arguments.corpus, arguments.cache, steps)
@@ -124,9 +124,9 @@ def run_synthesise(arguments: argparse.Namespace) -> int:
 def run_mix(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data mix`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.data.mixing import write_evaluation_set
-    from rtmtass.tui import Steps
 
     with Steps() as steps:
         path = write_evaluation_set(
@@ -146,9 +146,9 @@ def run_mix(arguments: argparse.Namespace) -> int:
 def run_pack(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data pack`."""
     need_workshop()
+    from rtmtass.cli.console import Steps
     from rtmtass.training.data.pack import pack
     from rtmtass.training.data.pack_format import describe
-    from rtmtass.tui import Steps
 
     with Steps() as steps:
         packed = pack(

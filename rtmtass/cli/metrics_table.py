@@ -16,7 +16,7 @@ OF_SPEECH = {"pesq": "PESQ", "stoi": "STOI"}
 
 def print_figures(figures: dict[str, Any]) -> None:
     """Print what `evaluate` found; what could not be measured goes to stderr."""
-    from rtmtass.tui import print_table
+    from rtmtass.cli.console import print_table
 
     kinds = [kind for kind in BY_STEM if kind in figures]
     rows = [

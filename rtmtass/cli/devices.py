@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rtmtass import cli_values
+from rtmtass.cli.arguments import count, milliseconds
 
 if TYPE_CHECKING:
     # argparse has no public name for it.
@@ -43,18 +43,18 @@ def register(commands: Commands) -> None:
     latency.set_defaults(run=run_latency)
     latency.add_argument("--input", metavar="NAME|N")
     latency.add_argument("--output", metavar="NAME|N")
-    latency.add_argument("--rate", type=cli_values.count, metavar="HZ")
-    latency.add_argument("--block", type=cli_values.count, metavar="N")
-    latency.add_argument("--slack", type=cli_values.milliseconds, metavar="MS")
+    latency.add_argument("--rate", type=count, metavar="HZ")
+    latency.add_argument("--block", type=count, metavar="N")
+    latency.add_argument("--slack", type=milliseconds, metavar="MS")
     latency.add_argument("--model", default="rtmtass-small", metavar="NAME")
     latency.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_devices(arguments: argparse.Namespace) -> int:
     """List the devices."""
+    from rtmtass.cli.console import print_table
     from rtmtass.live.devices.listing import list_devices
     from rtmtass.live.devices.portaudio import quiet_libraries
-    from rtmtass.tui import print_table
 
     with quiet_libraries():
         devices = list_devices()
@@ -124,7 +124,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def run_latency(arguments: argparse.Namespace) -> int:
     """Measure, and compare with what is reported."""
     import rtmtass
-    from rtmtass.cli_separate import say_compiling
+    from rtmtass.cli.separate import say_compiling
     from rtmtass.live import os_priority as rights
     from rtmtass.live.devices.round_trip import measure
     from rtmtass.live.devices.stream_config import LinkWishes

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass import cli_values
+from rtmtass.cli.arguments import add_passes, add_precision, count, gains, words
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
@@ -47,7 +47,7 @@ def register(commands: Commands) -> None:
     )
     pipes.add_argument(
         "--channels-in",
-        type=cli_values.count,
+        type=count,
         metavar="N",
         help="channels of raw samples (default: 1)",
     )
@@ -60,11 +60,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
     add("-o", "--output", metavar="DIR", help="where stems go (default: beside the input); - is"
         " stdout, for one stem")  # fmt: skip
-    add("--stems", type=cli_values.words, metavar="A,B", help="which to write (default: all; none:"
+    add("--stems", type=words, metavar="A,B", help="which to write (default: all; none:"
         " only the remix)")  # fmt: skip
     add("--format", choices=FORMATS, help="default: the input's, or wav")
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
-    add("--gain", type=cli_values.gains, metavar="STEM=DB,…", help="levels of the remix, as in"
+    add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
     add("--mix", metavar="FILE", help="where the remix goes: a file, for several inputs a folder,"
         " or -")  # fmt: skip
@@ -85,8 +85,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)s)")  # fmt: skip
     add("--runtime", choices=("numba", "torch"), default="numba", help="default: %(default)s")
     add("--device", default="cpu", help="for --runtime torch: cpu, cuda, cuda:1 … (default: cpu)")
-    cli_values.add_precision(add)
-    cli_values.add_passes(add)
+    add_precision(add)
+    add_passes(add)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -195,7 +195,7 @@ def _watcher(arguments: argparse.Namespace, n_files: int) -> AbstractContextMana
 
     if arguments.quiet or not sys.stderr.isatty():
         return nullcontext(Unwatched())
-    from rtmtass.tui import Progress
+    from rtmtass.cli.console import Progress
 
     return Progress(n_files)
 

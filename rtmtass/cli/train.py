@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass import cli_values
-from rtmtass.cli_data import need_workshop
-from rtmtass.cli_steps import open_steps
+from rtmtass.cli.arguments import count
+from rtmtass.cli.data import need_workshop
+from rtmtass.cli.progress import open_steps
 
 if TYPE_CHECKING:
     from rtmtass.training.config import TrainConfig
@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
         " its learning rate falls to 1 %% within --minutes; the run itself stays as it is"
         )  # fmt: skip
     add("--device", help="cpu (default) or cuda")
-    add("--profile", type=cli_values.count, metavar="N", help="instead of training, time N steps"
+    add("--profile", type=count, metavar="N", help="instead of training, time N steps"
         " of a fresh network and print where a step's time goes"
         )  # fmt: skip
     add("--json", action="store_true", help="one JSON object a report")
@@ -169,7 +169,7 @@ def _watching(
     if not (sys.stdout.isatty() and sys.stderr.isatty()) or not _is_first():
         return contextlib.nullcontext(_print_report)
     try:
-        from rtmtass.tui import TrainingTable
+        from rtmtass.cli.console import TrainingTable
     except ModuleNotFoundError:
         print("rtmtass: rich isn't installed: lines instead of a table", file=sys.stderr)
         return contextlib.nullcontext(_print_report)

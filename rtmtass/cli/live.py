@@ -13,7 +13,16 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass import cli_values
+from rtmtass.cli.arguments import (
+    add_passes,
+    add_precision,
+    count,
+    counts,
+    decibels,
+    gains,
+    milliseconds,
+    seconds,
+)
 from rtmtass.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -55,9 +64,9 @@ def register(commands: Commands) -> None:
     parser.set_defaults(run=run)
     _add_device_options(parser)
     add = parser.add_argument_group("mix").add_argument
-    add("--gain", type=cli_values.gains, default={}, metavar="STEM=DB,…", help="as in"
+    add("--gain", type=gains, default={}, metavar="STEM=DB,…", help="as in"
         " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
-    add("--strength", type=cli_values.decibels, default=math.inf, metavar="DB", help="push no stem"
+    add("--strength", type=decibels, default=math.inf, metavar="DB", help="push no stem"
         " further below the loudest than this (default: no limit)")  # fmt: skip
     add("--stems-out", nargs="?", const="", metavar="A,B,C", help="play the stems, not the mix:"
         " side by side on the output's channels, or each on a device of its own")  # fmt: skip
@@ -69,26 +78,26 @@ def register(commands: Commands) -> None:
     add = parser.add_argument_group("display").add_argument
     add("--plain", action="store_true", help="one line a second instead of a display")
     add("--json", action="store_true", help="one JSON object a second")
-    add("--duration", type=cli_values.seconds, metavar="S", help="stop after so many seconds")
+    add("--duration", type=seconds, metavar="S", help="stop after so many seconds")
     parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
         " models (default: %(default)s)")  # fmt: skip
-    cli_values.add_precision(parser.add_argument)
-    cli_values.add_passes(parser.add_argument)
+    add_precision(parser.add_argument)
+    add_passes(parser.add_argument)
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("devices").add_argument
     add("--input", metavar="NAME|N", help="part of a name, or a number (default: the system's)")
     add("--output", metavar="NAME|N", help="likewise")
-    add("--input-channels", type=cli_values.counts, default=(), metavar="N,…", help="which channels"
+    add("--input-channels", type=counts, default=(), metavar="N,…", help="which channels"
         " of the input to hear, from 1; averaged for --channels 1 (default: the first)"
         )  # fmt: skip
     add("--channels", type=int, choices=(1, 2), default=1, help="separate in mono or stereo"
         " (default: %(default)s)")  # fmt: skip
-    add("--rate", type=cli_values.count, metavar="HZ", help="of the devices (default: the model's"
+    add("--rate", type=count, metavar="HZ", help="of the devices (default: the model's"
         " if they take it, else theirs)")  # fmt: skip
-    add("--block", type=cli_values.count, metavar="N", help="samples the device hands over at once")
-    add("--slack", type=cli_values.milliseconds, metavar="MS", help="latency to add for computers"
+    add("--block", type=count, metavar="N", help="samples the device hands over at once")
+    add("--slack", type=milliseconds, metavar="MS", help="latency to add for computers"
         " that are late now and then (default: what small blocks need)")  # fmt: skip
     add("--measure", action="store_true", help="play a chirp first and show the true latency too;"
         " the output must reach the input: cable, loopback device, air")  # fmt: skip
@@ -121,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     import rtmtass
-    from rtmtass.cli_separate import say_compiling
+    from rtmtass.cli.separate import say_compiling
     from rtmtass.live import os_priority as rights
     from rtmtass.live.controls import Controls
     from rtmtass.live.devices.device_io import DeviceLink

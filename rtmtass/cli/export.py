@@ -37,8 +37,8 @@ def register(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write, prove, report."""
+    from rtmtass.cli.console import print_table
     from rtmtass.runtime.onnx.export import as_dict, export_onnx
-    from rtmtass.tui import print_table
 
     report = export_onnx(
         arguments.model,
