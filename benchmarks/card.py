@@ -9,7 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from rtmtass.speed import cpu_model
+from rtmtass.benchmark import cpu_model
 
 PACKAGES = (
     "rtmtass", "numpy", "numba", "scipy", "torch", "onnxruntime", "openvino", "pyfftw", "librosa",

@@ -29,7 +29,7 @@ from live_run import RATE, missing_parts, run_once
 from measuring import RESULTS
 from tables import Table, give_out, several_axes
 
-from rtmtass.speed import summarise
+from rtmtass.benchmark import summarise
 
 HOP_S = 0.016
 BLOCKS_MS = (8, 16, 32)

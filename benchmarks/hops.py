@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rtmtass
+from rtmtass.benchmark import open_precisions, step_of
 from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
 from rtmtass.runtime.protocols import Stream
-from rtmtass.speed import open_precisions, step_of
 from rtmtass.weights import DEFAULT, as_safetensors, open_model, save_model
 
 Samples = NDArray[np.float32]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from measuring import HERE
 
-from rtmtass.speed import sound_of
+from rtmtass.benchmark import sound_of
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 

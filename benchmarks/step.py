@@ -35,7 +35,7 @@ from roofline import Floor
 from tables import Table, give_out
 
 import rtmtass
-from rtmtass.speed import (
+from rtmtass.benchmark import (
     Hops,
     file_speed,
     open_precisions,

@@ -25,8 +25,8 @@ from measuring import RESULTS, stay_on_one_core
 from tables import Table, give_out, one_axes
 
 import rtmtass
+from rtmtass.benchmark import open_precisions, sound_of, step_of, summarise
 from rtmtass.config import PRECISIONS
-from rtmtass.speed import open_precisions, sound_of, step_of, summarise
 from rtmtass.weights import DEFAULT
 
 HOP, HOP_S = 256, 0.016

@@ -13,7 +13,8 @@ from corpora import hiss, tone, voice, write_index
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.device.examples import DeviceExamples
 from rtmtass.training.data.recipe import Recipe
-from rtmtass.training.data.recordings import SAMPLE_RATE, Found, store
+from rtmtass.training.data.recordings import Found, store
+from rtmtass.types import SAMPLE_RATE
 
 Sound = np.ndarray
 

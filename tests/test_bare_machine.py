@@ -163,7 +163,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_snapshots_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rtmtass.report", None)
+    monkeypatch.setitem(sys.modules, "rtmtass.spectrogram", None)
     trainer = Trainer(config(tmp_path, tmp_path / "run"), lambda _: None)
     sound = np.zeros(8000, np.float32)
     dev = [(sound, np.zeros((3, 8000), np.float32))]

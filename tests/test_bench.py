@@ -21,9 +21,9 @@ import streams
 from candidates import open_rivals
 from tables import markdown
 
+from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
 from rtmtass.config import PRECISIONS, ModelConfig, NetConfig, small
-from rtmtass.speed import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.weights import DEFAULT, open_model
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def test_the_command_measures_every_precision():
 
 def test_the_command_prints_a_table(capsys, monkeypatch):
     result = made_up(int8=600, f32=900)
-    monkeypatch.setattr("rtmtass.speed.measure", lambda *_, **__: result)
+    monkeypatch.setattr("rtmtass.benchmark.measure", lambda *_, **__: result)
     arguments = type("Arguments", (), {"model": DEFAULT, "seconds": 1.0, "json": False})
     assert run_bench(arguments) == 0
     said = capsys.readouterr().out

@@ -14,10 +14,10 @@ from fakes import FakeSeparator
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, ModelError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
-from rtmtass.interrupt import Terminated, catch_stops, exit_code, held
 from rtmtass.offline.plan import Job, Wishes, plan
 from rtmtass.offline.separate import Interrupted, Unwatched, separate_file, separate_files
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
+from rtmtass.signals import Terminated, catch_stops, exit_code, held
 
 HOP = FakeSeparator.hop
 EXACT = {"format": "wav", "subtype": "FLOAT"}

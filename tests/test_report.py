@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtmtass.errors import OutputError
-from rtmtass.report import spectrogram_db, write_report
+from rtmtass.spectrogram import spectrogram_db, write_report
 
 
 def sine(n, amplitude=1.0):

@@ -20,8 +20,9 @@ from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.loader import batches
 from rtmtass.training.data.mixing import PEAK
-from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Recordings, Sampler, Samples, store
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
 from rtmtass.training.data.synthesis import BankPlan, prepare_banks
+from rtmtass.types import SAMPLE_RATE, Samples
 
 PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
 """Nothing happens to a stem but its level."""

@@ -16,7 +16,8 @@ from rtmtass.training.data.device.bank import BYTES_PER_HOUR, DeviceBank, hours_
 from rtmtass.training.data.device.random import Draws
 from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
 from rtmtass.training.data.mixing import music_track
-from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Recordings, Sampler, store
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
 Sound = np.ndarray

@@ -15,7 +15,8 @@ from rtmtass.config import STEMS
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.recipe import PEAK, Recipe
-from rtmtass.training.data.recordings import SAMPLE_RATE, Found, store
+from rtmtass.training.data.recordings import Found, store
+from rtmtass.types import SAMPLE_RATE
 
 # --- the recipe --------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rtmtass.training.data import augment
 from rtmtass.training.data.device import augment as device
 from rtmtass.training.data.device.random import OVERFLOW, Draws, capacity, pick, replace_rows
-from rtmtass.training.data.recordings import SAMPLE_RATE
+from rtmtass.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
 Sound = np.ndarray

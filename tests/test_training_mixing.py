@@ -29,7 +29,8 @@ from rtmtass.training.data.mixing import (
     speech_track,
     write_evaluation_set,
 )
-from rtmtass.training.data.recordings import Found, Recordings, Sampler, Samples, store
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.types import Samples
 
 
 def rng(seed: int = 0) -> np.random.Generator:

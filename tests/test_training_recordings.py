@@ -17,11 +17,11 @@ from rtmtass.training.data.recordings import (
     Found,
     Recordings,
     Sampler,
-    Samples,
     has_recordings,
     is_muffled,
     store,
 )
+from rtmtass.types import Samples
 
 
 def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> Found:

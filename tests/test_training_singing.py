@@ -11,7 +11,7 @@ from corpora import hiss, level_db, voice
 
 from rtmtass.errors import MissingPartError
 from rtmtass.training.data import singing
-from rtmtass.training.data.recordings import Samples
+from rtmtass.types import Samples
 
 needs_world = pytest.mark.skipif(
     importlib.util.find_spec("pyworld") is None,

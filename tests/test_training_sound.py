@@ -12,7 +12,8 @@ from corpora import hiss, level_db, share_at, tone
 from scipy import signal
 
 from rtmtass.training.data import augment, codecs, noises, synthesis
-from rtmtass.training.data.recordings import Found, Recordings, Sampler, Samples, store
+from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.types import Samples
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     # One core, as live: no library may take a second one for its products.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    from rtmtass.benchmark import advice, measure
     from rtmtass.cli.console import print_table
     from rtmtass.cli.separate import say_compiling
-    from rtmtass.speed import advice, measure
 
     result = measure(arguments.model, seconds=arguments.seconds, on_compile=say_compiling)
     said = advice(result)

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.io.part_file import why_unwritable
     from rtmtass.offline.plan import Job, Wishes
     from rtmtass.offline.separate import Unwatched, separate_file
-    from rtmtass.report import write_report
+    from rtmtass.spectrogram import write_report
     from rtmtass.weights import demo_clip
 
     clip = Path(arguments.file) if arguments.file else demo_clip()

@@ -192,7 +192,7 @@ def _measured_ms(wishes: LinkWishes, separator: Separator, messages: deque[str])
 
 
 def _stop(engine: Engine) -> None:
-    from rtmtass.interrupt import held
+    from rtmtass.signals import held
 
     with contextlib.suppress(KeyboardInterrupt), held():
         engine.stop()

@@ -39,7 +39,7 @@ from rtmtass.cli import (
     train as cli_train,
 )
 from rtmtass.errors import RtmtassError
-from rtmtass.interrupt import catch_stops, exit_code
+from rtmtass.signals import catch_stops, exit_code
 
 ROOMS = (
     cli_separate,

@@ -19,8 +19,8 @@ from rtmtass.evaluation.evaluate import Clip, Progress
 from rtmtass.evaluation.html_assets import CSS, SCRIPT
 from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import OPUS, encode
-from rtmtass.report import spectrogram_db
 from rtmtass.separator import Separator
+from rtmtass.spectrogram import spectrogram_db
 
 Samples = NDArray[np.float32]
 

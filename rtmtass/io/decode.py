@@ -11,7 +11,7 @@ import numpy as np
 from rtmtass.errors import InputError, MissingPartError
 from rtmtass.io.encodings import Encoding
 from rtmtass.io.files import FileSink, FileSource
-from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
+from rtmtass.types import SAMPLE_RATE, Samples
 
 FLAC = Encoding("flac", "FLAC", "PCM_16")
 

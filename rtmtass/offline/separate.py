@@ -12,7 +12,6 @@ import numpy as np
 
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator, StreamSeparator
-from rtmtass.interrupt import held
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
 from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
@@ -20,6 +19,7 @@ from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, 
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.offline.plan import STREAM, Job, Result, Wishes
 from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
+from rtmtass.signals import held
 
 BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""

@@ -14,8 +14,8 @@ from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import Progress, describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
 from rtmtass.io.decode import decode
-from rtmtass.report import write_report
 from rtmtass.separator import Separator, load
+from rtmtass.spectrogram import write_report
 from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import read_index
 from rtmtass.training.lineage import runs_behind

@@ -80,7 +80,7 @@ def _write(
     for name, samples in heard.items():
         encode(folder / f"{name}.flac", np.clip(samples, -1.0, 1.0), FLAC)
     try:
-        from rtmtass.report import write_report
+        from rtmtass.spectrogram import write_report
     except ModuleNotFoundError:  # no matplotlib, no picture; said once, see `equipment`
         return
     write_report(folder / picture, seen, rate, is_small=True)

@@ -20,7 +20,7 @@ from rtmtass.training.data.recipe import (
     SHELF_HZ,
     TILT_DB,
 )
-from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
+from rtmtass.types import SAMPLE_RATE, Samples
 
 Sections = NDArray[np.float32]
 

@@ -19,7 +19,7 @@ from rtmtass.config import STEMS
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.recipe import Recipe
-from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
+from rtmtass.types import SAMPLE_RATE, Samples
 
 __all__ = ["MixtureStream", "Recipe"]
 

@@ -25,8 +25,9 @@ from rtmtass.training.data.fetch import (
     sound_files,
 )
 from rtmtass.training.data.mtass_recipe import mtass_candidates
-from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Samples, is_muffled
+from rtmtass.training.data.recordings import is_muffled
 from rtmtass.training.data.splits import assign_splits
+from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 SINGING = "singing"
 """The role of sung voices alone: no stem of its own, but sung over music while training."""

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from rtmtass.errors import InputError
-from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
+from rtmtass.types import SAMPLE_RATE, Samples
 
 CODECS: dict[str, tuple[str, str, tuple[float, float]]] = {
     "opus": ("OGG", "OPUS", (0.8, 0.97)),

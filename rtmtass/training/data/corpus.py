@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rtmtass.errors import DataError
 from rtmtass.io.decode import decode
-from rtmtass.training.data.recordings import Found, Progress, Recordings, has_recordings, store
+from rtmtass.training.data.recordings import Found, Recordings, has_recordings, store
+from rtmtass.types import Progress
 
 SPLITS = ("train", "dev")
 INDEX_COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")

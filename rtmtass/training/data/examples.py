@@ -38,7 +38,8 @@ from rtmtass.training.data.recipe import (
     Ingredients,
     Recipe,
 )
-from rtmtass.training.data.recordings import Sampler, Samples
+from rtmtass.training.data.recordings import Sampler
+from rtmtass.types import Samples
 
 
 class ExampleMaker:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
-from rtmtass.training.data.recordings import Progress
+from rtmtass.types import Progress
 
 Batch = np.ndarray[Any, Any] | Tensor
 """Stems (B, S, N), float32, on the host or on the device."""

@@ -31,7 +31,8 @@ from rtmtass.training.data.recipe import (
     SNR_DB,
     long_and_short,
 )
-from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Recordings, Sampler, Samples
+from rtmtass.training.data.recordings import Recordings, Sampler
+from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 _TRIES = 100
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import fft, signal
 
 from rtmtass.training.data.mixing import energy, speech_track
-from rtmtass.training.data.recordings import SAMPLE_RATE, Sampler, Samples
+from rtmtass.training.data.recordings import Sampler
+from rtmtass.types import SAMPLE_RATE, Samples
 
 Rng = np.random.Generator
 Maker = Callable[[int, Rng], Samples]

@@ -24,7 +24,8 @@ from rtmtass.training.data.corpus import INDEX_COLUMNS, IndexRow, read_index
 from rtmtass.training.data.pack_format import BANK_COLUMNS, BANKS, INDEX, SUMS, BankRow, write_sums
 from rtmtass.training.data.process_pool import in_order
 from rtmtass.training.data.recipe import BANKS as BANK_NAMES
-from rtmtass.training.data.recordings import SAMPLE_RATE, Progress, Recordings, has_recordings
+from rtmtass.training.data.recordings import Recordings, has_recordings
+from rtmtass.types import SAMPLE_RATE, Progress
 
 MOST_BYTES = 56_000_000
 KBITS = 24.0

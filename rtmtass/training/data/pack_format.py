@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtmtass.errors import DataError
-from rtmtass.training.data.recordings import Progress
+from rtmtass.types import Progress
 
 INDEX, BANKS, SUMS = "index.csv", "banks.csv", "SHA256SUMS"
 BANK_COLUMNS = ("bank", "split", "source", "group", "path", "seconds", "scale", "shard")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtmtass.training.data.recordings import SAMPLE_RATE, Recordings
+from rtmtass.training.data.recordings import Recordings
+from rtmtass.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from rtmtass.training.data.corpus import Corpus

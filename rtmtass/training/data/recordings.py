@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DataError, MissingPartError, RtmtassError
-
-Samples = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is, and of how much."""
-
-SAMPLE_RATE = 16000
+from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 _FULL_SCALE = 32767.0
 _TARGET_PEAK = 0.98

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, signal
 
 from rtmtass.errors import MissingPartError
-from rtmtass.training.data.recordings import SAMPLE_RATE, Samples
+from rtmtass.types import SAMPLE_RATE, Samples
 
 Rng = np.random.Generator
 Curve = NDArray[np.float64]

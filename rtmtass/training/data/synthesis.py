@@ -11,7 +11,8 @@ from scipy import signal
 from rtmtass.training.data import noises, singing
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.mixing import speech_track
-from rtmtass.training.data.recordings import SAMPLE_RATE, Found, Progress, Sampler, Samples, store
+from rtmtass.training.data.recordings import Found, Sampler, store
+from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 SPEED_OF_SOUND = 343.0
 ITEM_S = 12.0

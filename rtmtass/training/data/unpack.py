@@ -28,14 +28,13 @@ from rtmtass.training.data.pack_format import SUMS, check_sums, read_banks, read
 from rtmtass.training.data.process_pool import in_order
 from rtmtass.training.data.recordings import (
     Found,
-    Progress,
     Recording,
     Recordings,
-    Samples,
     alone,
     quantise,
     stored_stamp,
 )
+from rtmtass.types import Progress, Samples
 
 _PACKS = "packs "
 """What the stamp of a file begins with that was decoded from packs."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rtmtass.training.data.device.random import amplitude
 from rtmtass.training.data.recipe import COMPAND_BITS
-from rtmtass.training.data.recordings import SAMPLE_RATE
+from rtmtass.types import SAMPLE_RATE
 
 _OVERSAMPLING = 3
 _TAPS = 4  # of a cubic spline

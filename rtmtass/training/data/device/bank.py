@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rtmtass.errors import DataError
-from rtmtass.training.data.recordings import SAMPLE_RATE, Recordings, Sampler
+from rtmtass.training.data.recordings import Recordings, Sampler
+from rtmtass.types import SAMPLE_RATE
 
 BYTES_PER_HOUR = 2 * 3600 * SAMPLE_RATE
 SHARE_FOR_RECORDINGS = 0.5

@@ -15,7 +15,7 @@ from rtmtass.training.data.device.bank import DeviceBank, free_memory
 from rtmtass.training.data.device.finish import finish, pops
 from rtmtass.training.data.device.random import Draws, amplitude, capacity, pick
 from rtmtass.training.data.recipe import AUDIBLE, PEAK, SNR_DB, Ingredients, Recipe
-from rtmtass.training.data.recordings import SAMPLE_RATE
+from rtmtass.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from rtmtass.training.data.corpus import Corpus

@@ -22,7 +22,7 @@ from rtmtass.training.data.recipe import (
     SHELF_HZ,
     TILT_DB,
 )
-from rtmtass.training.data.recordings import SAMPLE_RATE
+from rtmtass.types import SAMPLE_RATE
 
 
 def finish(makers: Makers, stems: Tensor) -> None:

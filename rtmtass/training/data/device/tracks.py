@@ -24,7 +24,7 @@ from rtmtass.training.data.recipe import (
     REPEAT_DB,
     SHORTEST_EFFECT_GAP_S,
 )
-from rtmtass.training.data.recordings import SAMPLE_RATE
+from rtmtass.types import SAMPLE_RATE
 
 _EFFECT_LEVEL = 0.1
 _SILENT = 1e-12  # instead of zero, to divide by: what is silent stays so at any gain
