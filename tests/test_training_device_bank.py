@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rtmtass.errors import DataError
 from rtmtass.training.data.device.bank import BYTES_PER_HOUR, DeviceBank, hours_that_fit
-from rtmtass.training.data.device.random import Draws
+from rtmtass.training.data.device.rng import Draws
 from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
 from rtmtass.training.data.mixing import music_track
 from rtmtass.training.data.recordings import Found, Recordings, Sampler, store

@@ -18,7 +18,7 @@ from rtmtass.config import STEMS
 from rtmtass.errors import DataError
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.device import examples as device_examples
-from rtmtass.training.data.device.random import Draws
+from rtmtass.training.data.device.rng import Draws
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.loader import batches
 

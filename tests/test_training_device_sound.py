@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtmtass.training.data import augment
 from rtmtass.training.data.device import augment as device
-from rtmtass.training.data.device.random import OVERFLOW, Draws, capacity, pick, replace_rows
+from rtmtass.training.data.device.rng import OVERFLOW, Draws, capacity, pick, replace_rows
 from rtmtass.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")

@@ -8,51 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rtmtass.cli import (
-    bench as cli_bench,
-)
-from rtmtass.cli import (
-    data as cli_data,
-)
-from rtmtass.cli import (
-    demo as cli_demo,
-)
-from rtmtass.cli import (
-    devices as cli_devices,
-)
-from rtmtass.cli import (
-    evaluate as cli_evaluate,
-)
-from rtmtass.cli import (
-    export as cli_export,
-)
-from rtmtass.cli import (
-    info as cli_info,
-)
-from rtmtass.cli import (
-    live as cli_live,
-)
-from rtmtass.cli import (
-    separate as cli_separate,
-)
-from rtmtass.cli import (
-    train as cli_train,
-)
+from rtmtass.cli import bench, data, demo, devices, evaluate, export, info, live, separate, train
 from rtmtass.errors import RtmtassError
 from rtmtass.signals import catch_stops, exit_code
 
-ROOMS = (
-    cli_separate,
-    cli_live,
-    cli_devices,
-    cli_info,
-    cli_demo,
-    cli_bench,
-    cli_data,
-    cli_train,
-    cli_evaluate,
-    cli_export,
-)
+COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, export)
 """Modules whose `register` adds subcommands; they import their rooms only when they run."""
 
 
@@ -74,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True
     )
-    for room in ROOMS:
-        room.register(commands)
+    for command in COMMANDS:
+        command.register(commands)
     return parser
 
 

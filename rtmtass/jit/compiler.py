@@ -36,14 +36,28 @@ LOOSE = STRICT | {"reassoc", "arcp"}
 """Also sums in any order and reciprocals: a sum runs in vectors, NaN is still NaN."""
 
 
+_KERNELS = (
+    "jit/*.py",
+    "dsp/*.py",
+    "net/gru.py",
+    "runtime/*.py",
+    "runtime/compiled/*.py",
+    "live/mixer.py",
+    "live/devices/callback.py",
+)
+"""The files that hold compiled functions, or numbers compiled into them."""
+
+
 def _digest() -> str:
-    rooms = [*_PACKAGE.glob("dsp/*.py"), *_PACKAGE.glob("runtime/*.py")]
-    # Rooms of other machines hold no kernels.
-    sources = [p for p in rooms if not p.name.startswith(("torch_", "onnx_"))]
     total = hashlib.sha256(int8_way().encode())  # kernels are compiled for one way
-    for path in sorted(sources):
+    for path in kernel_sources():
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
+
+
+def kernel_sources() -> list[Path]:
+    """Return the files whose change makes all machine code stale."""
+    return sorted(path for pattern in _KERNELS for path in _PACKAGE.glob(pattern))
 
 
 def _is_writable(folder: Path) -> bool:

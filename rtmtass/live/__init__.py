@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtmtass.io.arrays import ArraySink
+    from rtmtass.io.arrays import ArraySink, ArraySource
     from rtmtass.io.udp import UdpSink, UdpSource
     from rtmtass.live.devices.device_io import DeviceLink
     from rtmtass.live.devices.stream_config import LinkWishes
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArraySink",
+    "ArraySource",
     "DeviceLink",
     "Engine",
     "LinkWishes",
@@ -39,16 +40,17 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "ArraySink": "sources",
-    "DeviceLink": "link",
-    "Engine": "engine",
-    "LinkWishes": "shape",
-    "Mixer": "mixer",
-    "PacedSource": "sources",
-    "Stats": "stats",
-    "TakeRecorder": "recorder",
-    "UdpSink": "sources",
-    "UdpSource": "sources",
+    "ArraySink": "rtmtass.io.arrays",
+    "ArraySource": "rtmtass.io.arrays",
+    "DeviceLink": "rtmtass.live.devices.device_io",
+    "Engine": "rtmtass.live.engine",
+    "LinkWishes": "rtmtass.live.devices.stream_config",
+    "Mixer": "rtmtass.live.mixer",
+    "PacedSource": "rtmtass.live.sources",
+    "Stats": "rtmtass.live.stats",
+    "TakeRecorder": "rtmtass.live.recorder",
+    "UdpSink": "rtmtass.io.udp",
+    "UdpSource": "rtmtass.io.udp",
 }
 
 
@@ -56,4 +58,4 @@ def __getattr__(name: str) -> Any:
     # The display's process imports a room of this package, and needs no compiler for that.
     if name not in _ROOMS:
         raise AttributeError(f"module 'rtmtass.live' has no attribute {name!r}")
-    return getattr(import_module(f"rtmtass.live.{_ROOMS[name]}"), name)
+    return getattr(import_module(_ROOMS[name]), name)

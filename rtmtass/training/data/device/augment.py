@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtmtass.training.data.device.random import amplitude
+from rtmtass.training.data.device.rng import amplitude
 from rtmtass.training.data.recipe import COMPAND_BITS
 from rtmtass.types import SAMPLE_RATE
 

@@ -13,7 +13,7 @@ from rtmtass.config import STEMS
 from rtmtass.training.data.device import stems as draw
 from rtmtass.training.data.device.bank import DeviceBank, free_memory
 from rtmtass.training.data.device.finish import finish, pops
-from rtmtass.training.data.device.random import Draws, amplitude, capacity, pick
+from rtmtass.training.data.device.rng import Draws, amplitude, capacity, pick
 from rtmtass.training.data.recipe import AUDIBLE, PEAK, SNR_DB, Ingredients, Recipe
 from rtmtass.types import SAMPLE_RATE
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rtmtass.config import STEMS
 from rtmtass.training.data.device import augment
-from rtmtass.training.data.device.random import amplitude, capacity, pick, replace_rows
+from rtmtass.training.data.device.rng import amplitude, capacity, pick, replace_rows
 from rtmtass.training.data.device.stems import Makers
 from rtmtass.training.data.recipe import (
     BELL_HZ,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rtmtass.training.data.device.augment import change_speed, n_before_speed
 from rtmtass.training.data.device.bank import DeviceBank
-from rtmtass.training.data.device.random import Draws, capacity, constant, pick, replace_rows
+from rtmtass.training.data.device.rng import Draws, capacity, constant, pick, replace_rows
 from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
 from rtmtass.training.data.recipe import (
     AMBIENCE_DB,

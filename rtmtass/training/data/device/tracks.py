@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rtmtass.training.data.device.bank import DeviceBank
-from rtmtass.training.data.device.random import Draws, amplitude, pick, replace_rows
+from rtmtass.training.data.device.rng import Draws, amplitude, pick, replace_rows
 from rtmtass.training.data.recipe import (
     EFFECT_DB,
     FADE,
