@@ -87,7 +87,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "look-ahead 2": {"lookahead": 2},
     "no GRU": {"recurrent": 0, "recurrent_layers": 0, "dilations": [1, 2, 4, 8, 16, 32, 1, 2]},
     "masks up to 1": {"mask_limit": 1.0},
-    "deaf compensation": {"compensation_hears_stage_one": False, "compensation_channels": 72},
+    "deaf compensation": {"compensation_uses_trunk": False, "compensation_channels": 72},
     "Muon": {},
     "Muon, spectral mapping": MAPPING,
     "Muon, sub-bands": {"subband_bins": 8, "recurrent": 128},

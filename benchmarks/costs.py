@@ -40,7 +40,7 @@ def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> floa
     macs = 0
     for name, shape in shapes.items():
         # What the trunk tells the sub-bands is worked out for all of them at once.
-        is_shared = name.startswith("subbands.") and not name.startswith("subbands.tell.")
+        is_shared = name.startswith("subbands.") and not name.startswith("subbands.context_proj.")
         if len(shape) > 1:
             macs += prod(shape) * (1 + again if is_shared else 1)
     return macs * stft.sample_rate / stft.hop

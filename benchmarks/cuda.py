@@ -60,11 +60,11 @@ def one_stream(separator: Separator, rounds: int) -> dict[str, Any]:
     stream = separator.fork(block=hop)
     sound = mixture(4)[:, None].copy()
     out = np.empty((len(separator.stems), hop, 1), np.float32)
-    shares = np.empty(out.shape[:2], np.float32)
+    highband_weights = np.empty(out.shape[:2], np.float32)
 
     def step(i: int) -> None:
         at = i * hop % (len(sound) - hop)
-        stream.process_into(sound[at : at + hop], out, shares)
+        stream.process_into(sound[at : at + hop], out, highband_weights)
 
     return {"hot": timed(step, rounds), "paced": timed(step, rounds // 4, HOP_S)}
 

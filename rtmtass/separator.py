@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime, Runtime
-from rtmtass.runtime.tta import PassStream, extra_delay
+from rtmtass.runtime.tta import TtaStream, extra_delay
 from rtmtass.weights import DEFAULT, Model, open_model
 
 Samples = NDArray[np.float32]
@@ -76,20 +76,20 @@ class Separator:
         if passes == 1:
             self._stream = runtime.stream(channels, chunk)
         else:
-            self._stream = PassStream(config, runtime, channels, chunk, passes)
+            self._stream = TtaStream(config, runtime, channels, chunk, passes)
         n_stems, capacity = len(self.stems), CHUNK * self.hop
         self._inbox = np.zeros((capacity, channels), np.float32)
         self._fresh = np.zeros((n_stems, capacity, channels), np.float32)
-        self._fresh_shares = np.zeros((n_stems, capacity), np.float32)
+        self._fresh_highband_weights = np.zeros((n_stems, capacity), np.float32)
         self._outbox = np.zeros((n_stems, capacity + 2 * self.hop, channels), np.float32)
-        self._outbox_shares = np.zeros(self._outbox.shape[:2], np.float32)
+        self._outbox_highband_weights = np.zeros(self._outbox.shape[:2], np.float32)
         self._clear()
 
     def _clear(self) -> None:
         self._filled = 0
         self._waiting = self.hop - self.grain
         self._outbox[:] = 0
-        self._outbox_shares[:] = 1 / len(self.stems)
+        self._outbox_highband_weights[:] = 1 / len(self.stems)
 
     def process(self, block: ArrayLike) -> Samples:
         """Take the next samples and return as many of each stem, `delay` samples late.
@@ -106,9 +106,9 @@ class Separator:
             BlockSizeError: the shape isn't what this separator was opened for.
             InputError: a sample is not finite.
         """
-        return self.process_with_shares(block)[0]
+        return self.process_with_highband(block)[0]
 
-    def process_with_shares(self, block: ArrayLike) -> tuple[Samples, Samples]:
+    def process_with_highband(self, block: ArrayLike) -> tuple[Samples, Samples]:
         """As `process`, and tell who owns the top of the band.
 
         Returns:
@@ -119,18 +119,18 @@ class Separator:
         given = self._checked(block)
         n = len(given)
         out = np.empty((len(self.stems), n, self.channels), np.float32)
-        shares = np.empty((len(self.stems), n), np.float32)
-        self.process_into(given, out, shares)
+        highband_weights = np.empty((len(self.stems), n), np.float32)
+        self.process_into(given, out, highband_weights)
         flat = self.channels == 1 and np.ndim(block) == 1
-        return (out[:, :, 0] if flat else out), shares
+        return (out[:, :, 0] if flat else out), highband_weights
 
-    def process_into(self, block: Samples, out: Samples, shares: Samples) -> None:
-        """As `process_with_shares`, without checks and into given arrays.
+    def process_into(self, block: Samples, out: Samples, highband_weights: Samples) -> None:
+        """As `process_with_highband`, without checks and into given arrays.
 
         Args:
             block: (n, C) float32, finite.
             out: (S, n, C) float32, receives the stems.
-            shares: (S, n) float32, receives the shares.
+            highband_weights: (S, n) float32, receives the shares.
         """
         position = 0
         while position < len(block):
@@ -141,9 +141,9 @@ class Separator:
             done = self._run()
             if done == take and not self._waiting:
                 out[:, position:end] = self._fresh[:, :done]
-                shares[:, position:end] = self._fresh_shares[:, :done]
+                highband_weights[:, position:end] = self._fresh_highband_weights[:, :done]
             else:
-                self._through_outbox(done, out[:, position:end], shares[:, position:end])
+                self._through_outbox(done, out[:, position:end], highband_weights[:, position:end])
             position = end
 
     def _run(self) -> int:
@@ -151,17 +151,17 @@ class Separator:
         hops = self._filled // self.hop
         done = hops * self.hop
         if hops:
-            self._stream.run(self._inbox, self._fresh, self._fresh_shares, hops)
+            self._stream.run(self._inbox, self._fresh, self._fresh_highband_weights, hops)
             self._filled -= done
             self._inbox[: self._filled] = self._inbox[done : done + self._filled]
         return done
 
-    def _through_outbox(self, done: int, out: Samples, shares: Samples) -> None:
+    def _through_outbox(self, done: int, out: Samples, highband_weights: Samples) -> None:
         """Queue `done` fresh samples, hand out as many as `out` holds."""
         n, end = out.shape[1], self._waiting + done
         for queue, fresh, target in (
             (self._outbox, self._fresh, out),
-            (self._outbox_shares, self._fresh_shares, shares),
+            (self._outbox_highband_weights, self._fresh_highband_weights, highband_weights),
         ):
             queue[:, self._waiting : end] = fresh[:, :done]
             target[:] = queue[:, :n]
@@ -170,12 +170,12 @@ class Separator:
 
     def flush(self) -> Samples:
         """Return what is still inside, (S, delay) or (S, delay, C), and `reset`."""
-        return self.flush_with_shares()[0]
+        return self.flush_with_highband()[0]
 
-    def flush_with_shares(self) -> tuple[Samples, Samples]:
-        """As `flush`, with the shares of `process_with_shares`."""
+    def flush_with_highband(self) -> tuple[Samples, Samples]:
+        """As `flush`, with the shares of `process_with_highband`."""
         shape = (self.delay,) if self.channels == 1 else (self.delay, self.channels)
-        rest = self.process_with_shares(np.zeros(shape, np.float32))
+        rest = self.process_with_highband(np.zeros(shape, np.float32))
         self.reset()
         return rest
 
@@ -323,7 +323,7 @@ def open_runtime(opened: Model, runtime: str, device: str, precision: str = "aut
         return TorchRuntime(opened.config, opened.weights, device, chosen)
     if device != "cpu":
         raise UsageError(f"the numba runtime runs on the cpu, not on {device!r}: add runtime torch")
-    from rtmtass.runtime.compiled.runtime import NumbaRuntime
+    from rtmtass.runtime.compiled.runtime import CompiledRuntime
 
     chosen = "int8" if precision == "auto" else precision
-    return NumbaRuntime(opened.config, opened.weights, chosen)
+    return CompiledRuntime(opened.config, opened.weights, chosen)

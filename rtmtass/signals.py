@@ -36,7 +36,7 @@ def catch_stops() -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Put a stop off until the end of the block, which must be short."""
     _Stops.depth += 1
     try:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,20 @@ from rtmtass.errors import ModelError
 
 DEFAULT = "rtmtass-small"
 _HERE = Path(__file__).resolve().parent
+_RENAMED_KEYS = {
+    "compensation_hears_stage_one": "compensation_uses_trunk",
+    "subband_told": "subband_context",
+}
+"""Keys of `[net]` in models and checkpoints of 0.1.0 and before, and what they are called now."""
+_RENAMED_LAYERS = {
+    "enter": "in_proj",
+    "leave": "out_proj",
+    "squeeze": "reduce",
+    "widen": "expand",
+    "tell": "context_proj",
+}
+"""Layers in the names of parameters, likewise."""
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -62,12 +76,30 @@ def find(name: str) -> Path:
     raise ModelError(f"no model {name!r}: released are {known}; or give a folder with config.json")
 
 
+def config_of(values: dict[str, Any]) -> ModelConfig:
+    """Return the config that a model or a checkpoint was saved with, by old or new names.
+
+    Raises:
+        ModelError: it has a key that no version knows.
+    """
+    net = {_RENAMED_KEYS.get(key, key): value for key, value in values.get("net", {}).items()}
+    return ModelConfig.from_dict({**values, "net": net})
+
+
+def renamed(weights: Mapping[str, V]) -> dict[str, V]:
+    """Return arrays or tensors by the names that the networks' parameters have now."""
+    return {
+        ".".join(_RENAMED_LAYERS.get(part, part) for part in name.split(".")): value
+        for name, value in weights.items()
+    }
+
+
 def describe(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Read a model's config and what else its config.json says, without its weights."""
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return ModelConfig.from_dict(values["model"]), values
+        return config_of(values["model"]), values
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} can't be read as a model's config ({error}); install rtmtass again"
@@ -94,7 +126,7 @@ def open_model(name: str = DEFAULT) -> Model:
             f" {str(about.get('sha256'))[:16]}…: the file was altered; install rtmtass again"
         )
     try:
-        weights = from_safetensors(data)
+        weights = renamed(from_safetensors(data))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
     return Model(folder, config, weights, about)

@@ -13,7 +13,7 @@ from corpora import hiss, tone, voice, write_index
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.device.examples import DeviceExamples
 from rtmtass.training.data.recipe import Recipe
-from rtmtass.training.data.recordings import Found, store
+from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.types import SAMPLE_RATE
 
 Sound = np.ndarray
@@ -65,7 +65,7 @@ def fill_banks(corpus: Corpus) -> None:
     }
     for name, sounds in made.items():
         items = [
-            Found(name, f"{k}", f"{k}", lambda x=x: np.asarray(x, np.float32))
+            PendingRecording(name, f"{k}", f"{k}", lambda x=x: np.asarray(x, np.float32))
             for k, x in enumerate(sounds)
         ]
         store(corpus.cache / f"{name}-train", items, "made by hand")

@@ -28,25 +28,25 @@ class FakeSeparator:
         return FakeSeparator(channels or self.channels, self.weights, self.delay)
 
     def process(self, block):
-        return self.process_with_shares(block)[0]
+        return self.process_with_highband(block)[0]
 
-    def process_with_shares(self, block):
+    def process_with_highband(self, block):
         assert block.dtype == np.float32
         assert block.ndim == (2 if self.channels > 1 else 1)
         n = len(block)
         line = np.concatenate((self._inside, block))
         out, self._inside = line[:n], line[n:]
-        shares = self._split(np.arange(self._position, self._position + n))
+        highband_weights = self._split(np.arange(self._position, self._position + n))
         self._position += n
-        stems = shares[..., None] * out if self.channels > 1 else shares * out
-        return stems.astype(np.float32), shares
+        stems = highband_weights[..., None] * out if self.channels > 1 else highband_weights * out
+        return stems.astype(np.float32), highband_weights
 
     def flush(self):
-        return self.flush_with_shares()[0]
+        return self.flush_with_highband()[0]
 
-    def flush_with_shares(self):
+    def flush_with_highband(self):
         shape = (self.delay, self.channels) if self.channels > 1 else (self.delay,)
-        result = self.process_with_shares(np.zeros(shape, np.float32))
+        result = self.process_with_highband(np.zeros(shape, np.float32))
         self.reset()
         return result
 

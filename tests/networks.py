@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig, StftConfig, paper, small
 from rtmtass.net.mtass import MtassNet
 
-SUBBANDS = {"subband_bins": 5, "subband_overlap": 2, "subband_told": 3, "subband_channels": 11}
+SUBBANDS = {"subband_bins": 5, "subband_overlap": 2, "subband_context": 3, "subband_channels": 11}
 """Sub-bands of sizes that divide nothing."""
 TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
 
@@ -49,7 +49,7 @@ def seasoned(config: ModelConfig, seed: int = 0) -> MtassNet:
     for name, parameter in net.named_parameters():
         if name.endswith("slope"):
             parameter.data.uniform_(0, 0.5)
-        if name.startswith("subbands.leave"):  # nothing, at first
+        if name.startswith("subbands.out_proj"):  # nothing, at first
             parameter.data.normal_(0, 0.2)
     return net.eval()
 

@@ -212,8 +212,8 @@ def test_the_guide_has_commands_and_a_config_that_are_understood(tmp_path: Path)
 
 def test_one_is_told_what_training_needs() -> None:
     importlib.invalidate_caches()
-    from rtmtass.cli.data import need_workshop
+    from rtmtass.cli.data import require_training_tools
 
-    need_workshop("torch", "numpy")
+    require_training_tools("torch", "numpy")
     with pytest.raises(MissingPartError, match="the workshop needs no_such_package: pip install"):
-        need_workshop("no_such_package")
+        require_training_tools("no_such_package")

@@ -11,7 +11,7 @@ import rtmtass
 from rtmtass.batch import StreamBatch
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import BlockSizeError, InputError, UsageError
-from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.separator import Separator
 
 Floats = NDArray[np.float32]
@@ -39,7 +39,7 @@ def test_a_stream_has_the_same_bits_alone_and_among_others(
     kind: str, precision: str, streams: int
 ) -> None:
     net = seasoned(KINDS[kind])
-    runtime = NumbaRuntime(net.config, arrays(net), precision)
+    runtime = CompiledRuntime(net.config, arrays(net), precision)
     batch = StreamBatch(net.config, runtime, streams)
     x = sounds(streams, 90 * batch.hop)
     ours = batch.process(x)
@@ -51,7 +51,7 @@ def test_a_stream_has_the_same_bits_alone_and_among_others(
 
 def test_one_stream_begins_anew_among_others() -> None:
     net = seasoned(tiny())
-    runtime = NumbaRuntime(net.config, arrays(net))
+    runtime = CompiledRuntime(net.config, arrays(net))
     batch = StreamBatch(net.config, runtime, 3)
     x = sounds(3, 20 * batch.hop)
     batch.process(x)
@@ -77,7 +77,7 @@ def test_stems_sum_to_each_input() -> None:
 
 def test_what_is_wrong_is_named() -> None:
     net = seasoned(tiny())
-    runtime = NumbaRuntime(net.config, arrays(net))
+    runtime = CompiledRuntime(net.config, arrays(net))
     batch = StreamBatch(net.config, runtime, 2)
     with pytest.raises(UsageError, match="count from 1, got 0"):
         StreamBatch(net.config, runtime, 0)

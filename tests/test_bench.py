@@ -94,7 +94,7 @@ def made_up(auto="int8", **p99_us):
     (made_up(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 of 100 hops take"
      " less than 0.60 ms of the 16 there are"),
     (made_up(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
-    (made_up(int8=9000), "that is tight; close other programs, or rtmtass live --slack 10"),
+    (made_up(int8=9000), "that is tight; close other programs, or rtmtass live --extra-buffer 10"),
     (made_up(int8=17000), "too slow for rtmtass live; recordings can be separated all the same"),
 ])  # fmt: skip
 def test_the_advice_fits_the_figures(result, said):
@@ -308,8 +308,8 @@ def test_quality_over_cost(tmp_path):
 def test_what_sub_bands_share_counts_once_for_each():
     shapes = {
         "trunk.x": (2, 5),
-        "subbands.tell.x": (5, 1),
-        "subbands.enter.x": (1, 7),
+        "subbands.context_proj.x": (5, 1),
+        "subbands.in_proj.x": (1, 7),
         "bias": (9,),
     }
     assert costs.macs_per_s(shapes, small()) == (10 + 5 + 33 * 7) * 62.5

@@ -17,7 +17,7 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
 from rtmtass.net.mtass import MtassNet
-from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.onnx import level as onnx_level
 from rtmtass.runtime.onnx import nodes as onnx_nodes
 from rtmtass.runtime.onnx.export import (
@@ -99,7 +99,7 @@ def test_a_program_that_knows_the_metadata_alone_gets_our_sound(tmp_path: Path) 
         late += np.fft.irfft(stems[:, 0] + 1j * stems[:, 1], n_fft) * window
         out.append(late[:, :hop].copy())
         late = np.concatenate([late[:, hop:], np.zeros((3, hop))], axis=1)
-    separator = Separator(net.config, NumbaRuntime(net.config, arrays(net)), block=hop)
+    separator = Separator(net.config, CompiledRuntime(net.config, arrays(net)), block=hop)
     assert delay == separator.delay
     expected = separator.process(x.astype(np.float32))
     np.testing.assert_allclose(np.concatenate(out, axis=1), expected, atol=2e-6)
@@ -123,14 +123,14 @@ def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> Non
     assert model.opset_import[0].version == report.opset == onnx_nodes.OPSET
     states = [i.name for i in model.graph.input if i.name.startswith("state.")]
     outputs = [o.name for o in model.graph.output]
-    assert len(states) == report.memories > 0
+    assert len(states) == report.carryover > 0
     assert outputs == ["stems", *(s.replace("state.", "next.") for s in states)]
 
 
 def test_a_separator_runs_on_it(tmp_path: Path) -> None:
     net = seasoned(tiny(lookahead=1))
     x = np.random.default_rng(0).standard_normal((5000, 2)).astype(np.float32) * 0.1
-    ours = Separator(net.config, NumbaRuntime(net.config, arrays(net)), channels=2).separate(x)
+    ours = Separator(net.config, CompiledRuntime(net.config, arrays(net)), channels=2).separate(x)
     runtime = export(net, tmp_path / "net.onnx")
     theirs = Separator(runtime.config, runtime, channels=2)
     np.testing.assert_allclose(theirs.separate(x), ours, atol=2e-6)

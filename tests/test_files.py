@@ -14,8 +14,8 @@ from fakes import FakeSeparator
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, ModelError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
-from rtmtass.offline.plan import Job, Wishes, plan
-from rtmtass.offline.separate import Interrupted, Unwatched, separate_file, separate_files
+from rtmtass.offline.plan import Job, SeparateOptions, plan
+from rtmtass.offline.separate import Interrupted, NullProgress, separate_file, separate_files
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
 from rtmtass.signals import Terminated, catch_stops, exit_code, held
 
@@ -35,10 +35,10 @@ def record(path, n=5000, rate=16000, channels=1, subtype=None):
     return x
 
 
-def separate(path, **wishes):
-    asked = Wishes(**wishes)
+def separate(path, **options):
+    asked = SeparateOptions(**options)
     (job,) = plan([path], asked)
-    return separate_file(job, asked, FakeSeparator, Unwatched())
+    return separate_file(job, asked, FakeSeparator, NullProgress())
 
 
 def read(path):
@@ -84,10 +84,10 @@ def test_an_impulse_stays_where_it_is(tmp_path, rate):
     x = np.zeros((rate, 2), np.float32)
     x[12345] = 0.5
     soundfile.write(tmp_path / "a.wav", x, rate, "FLOAT")
-    asked = Wishes()
+    asked = SeparateOptions()
     (job,) = plan([tmp_path / "a.wav"], asked)
     alone = FakeSeparator(weights=(1, 0, 0))
-    result = separate_file(job, asked, lambda: alone, Unwatched())
+    result = separate_file(job, asked, lambda: alone, NullProgress())
     speech = read(result.outputs["speech"])
     assert np.abs(speech).argmax(axis=0).tolist() == [12345, 12345]
     assert peak_db(speech - x) < -90
@@ -146,9 +146,9 @@ def test_the_name_of_the_remix_says_its_format(tmp_path):
 def test_integer_clipping_is_reported(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.full((4000, 1), 1.5, np.float32), 16000, "FLOAT")
     loud = FakeSeparator(weights=(1, 0, 0))
-    asked = Wishes(subtype="PCM_16")
+    asked = SeparateOptions(subtype="PCM_16")
     (job,) = plan([tmp_path / "a.wav"], asked)
-    assert separate_file(job, asked, lambda: loud, Unwatched()).clipped == {"speech": 4000}
+    assert separate_file(job, asked, lambda: loud, NullProgress()).clipped == {"speech": 4000}
 
 
 # --- plans
@@ -162,7 +162,7 @@ def test_a_folder_gives_its_recordings_but_not_its_own_outputs(tmp_path):
     for name in ("b.wav", "a.flac", "sub/c.wav", "a.speech.flac", "b.mix.wav"):
         record(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
-    asked = Wishes(folder=tmp_path / "out")
+    asked = SeparateOptions(folder=tmp_path / "out")
     assert names(plan([tmp_path], asked), tmp_path) == ["a.flac", "b.wav"]
     deep = plan([tmp_path, tmp_path / "b.wav"], asked, recursive=True)
     assert names(deep, tmp_path)[:3] == ["a.flac", "b.wav", "sub/c.wav"]
@@ -171,47 +171,49 @@ def test_a_folder_gives_its_recordings_but_not_its_own_outputs(tmp_path):
 
 def test_a_folder_without_recordings_is_told(tmp_path):
     with pytest.raises(InputError, match=r"without recordings; .* add --recursive"):
-        plan([tmp_path], Wishes())
+        plan([tmp_path], SeparateOptions())
 
 
 def test_a_file_named_twice_is_separated_once(tmp_path):
     record(tmp_path / "a.wav")
-    assert len(plan([tmp_path / "a.wav", tmp_path / "a.wav"], Wishes())) == 1
+    assert len(plan([tmp_path / "a.wav", tmp_path / "a.wav"], SeparateOptions())) == 1
 
 
 def test_an_output_may_not_be_an_input(tmp_path):
     path = tmp_path / "a.wav"
     record(path)
     with pytest.raises(OutputError, match="is an input too"):
-        plan([path], Wishes(mix=path))
+        plan([path], SeparateOptions(mix=path))
     os.link(path, tmp_path / "a.speech.wav")
     with pytest.raises(OutputError, match="is an input too"):
-        plan([path], Wishes(overwrite=True))
+        plan([path], SeparateOptions(overwrite=True))
     (tmp_path / "a.speech.wav").unlink()
     (tmp_path / "a.speech.wav").symlink_to(path)
     with pytest.raises(OutputError, match="is an input too"):
-        plan([path], Wishes())
+        plan([path], SeparateOptions())
 
 
 def test_two_inputs_may_not_share_an_output(tmp_path):
     record(tmp_path / "a.wav")
     record(tmp_path / "a.flac")
     with pytest.raises(UsageError, match=r"would both write .*a\.speech\.wav"):
-        plan([tmp_path / "a.wav", tmp_path / "a.flac"], Wishes(format="wav"))
-    assert len(plan([tmp_path / "a.wav", tmp_path / "a.flac"], Wishes())) == 2
+        plan([tmp_path / "a.wav", tmp_path / "a.flac"], SeparateOptions(format="wav"))
+    assert len(plan([tmp_path / "a.wav", tmp_path / "a.flac"], SeparateOptions())) == 2
 
 
 def test_the_remixes_of_several_go_to_a_folder(tmp_path):
     record(tmp_path / "a.wav")
     record(tmp_path / "b.wav")
-    jobs = plan([tmp_path / "a.wav", tmp_path / "b.wav"], Wishes(mix=tmp_path / "m", stems=()))
+    jobs = plan(
+        [tmp_path / "a.wav", tmp_path / "b.wav"], SeparateOptions(mix=tmp_path / "m", stems=())
+    )
     assert [job.targets[MIX].name for job in jobs] == ["a.mix.wav", "b.mix.wav"]
 
 
 # --- series
 
 
-class Watching(Unwatched):
+class Watching(NullProgress):
     def __init__(self):
         self.paths, self.frames, self.statuses = [], 0, []
 
@@ -229,7 +231,7 @@ def test_a_bad_file_does_not_end_the_series(tmp_path):
     record(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_text("not sound")
     record(tmp_path / "c.wav", 7000)
-    asked, watching = Wishes(), Watching()
+    asked, watching = SeparateOptions(), Watching()
     results = list(separate_files(plan([tmp_path], asked), asked, FakeSeparator, watching))
     assert [r.status for r in results] == ["done", "failed", "done"] == watching.statuses
     assert "b.wav is no audio" in results[1].error
@@ -254,9 +256,9 @@ def test_a_model_that_does_not_open_ends_the_series(tmp_path):
         raise ModelError("altered")
 
     record(tmp_path / "a.wav")
-    asked = Wishes()
+    asked = SeparateOptions()
     with pytest.raises(ModelError):
-        list(separate_files(plan([tmp_path], asked), asked, broken, Unwatched()))
+        list(separate_files(plan([tmp_path], asked), asked, broken, NullProgress()))
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
@@ -277,7 +279,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-class Stopping(Unwatched):
+class Stopping(NullProgress):
     """Ctrl-C after so many blocks."""
 
     def __init__(self, blocks, stop):
@@ -292,7 +294,7 @@ class Stopping(Unwatched):
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 def test_a_stop_keeps_valid_parts(tmp_path, suffix):
     record(tmp_path / f"a.{suffix}", 16000 * 5)
-    asked = Wishes()
+    asked = SeparateOptions()
     (job,) = plan([tmp_path / f"a.{suffix}"], asked)
     with pytest.raises(Interrupted) as told:
         separate_file(job, asked, FakeSeparator, Stopping(3, KeyboardInterrupt()))
@@ -301,15 +303,15 @@ def test_a_stop_keeps_valid_parts(tmp_path, suffix):
         assert soundfile.info(part).frames == 3 * 16000 - 511
     assert exit_code(told.value.cause) == 130
     # The next run starts over and leaves no parts.
-    assert separate_file(job, asked, FakeSeparator, Unwatched()).status == "done"
+    assert separate_file(job, asked, FakeSeparator, NullProgress()).status == "done"
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_stop_before_the_first_sample_leaves_nothing(tmp_path):
     record(tmp_path / "a.wav", 300)
-    (job,) = plan([tmp_path / "a.wav"], Wishes())
+    (job,) = plan([tmp_path / "a.wav"], SeparateOptions())
     with pytest.raises(Interrupted) as told:
-        separate_file(job, Wishes(), FakeSeparator, Stopping(1, Terminated()))
+        separate_file(job, SeparateOptions(), FakeSeparator, Stopping(1, Terminated()))
     assert told.value.parts == ()
     assert exit_code(told.value.cause) == 143
     assert os.listdir(tmp_path) == ["a.wav"]
@@ -387,5 +389,5 @@ def test_a_job_for_files_is_the_pipe_of_the_separator(tmp_path):
     parts = [separator.process(x[i : i + 999]) for i in range(0, len(x), 999)]
     whole = np.concatenate([*parts, separator.flush()], axis=1)[:, separator.delay :]
     job = Job(tmp_path / "a.wav", {"noise": tmp_path / "n.wav"})
-    separate_file(job, Wishes(), FakeSeparator, Unwatched())
+    separate_file(job, SeparateOptions(), FakeSeparator, NullProgress())
     np.testing.assert_allclose(read(tmp_path / "n.wav"), whole[2], atol=1e-6)

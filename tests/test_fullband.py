@@ -20,8 +20,10 @@ def noise(n, channels=1, seed=0):
     return np.random.default_rng(seed).standard_normal((n, channels)).astype(np.float32) * 0.1
 
 
-def fullband(rate, channels=1, mode="linked", weights=None, prompt=False):
-    return FullBandSeparator(FakeSeparator(1, weights), rate, channels, mode, prompt=prompt)
+def fullband(rate, channels=1, mode="linked", weights=None, low_latency=False):
+    return FullBandSeparator(
+        FakeSeparator(1, weights), rate, channels, mode, low_latency=low_latency
+    )
 
 
 def separate(separator, mixture, chunk):
@@ -106,10 +108,10 @@ def test_lengths_around_a_hop(rate, n):
     assert db(stems.sum(axis=0) - mixture) < -90 if n else True
 
 
-@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("low_latency", [False, True])
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_the_reported_delay_is_the_measured_one(rate, prompt):
-    separator = fullband(rate, weights=(1, 0, 0), prompt=prompt)
+def test_the_reported_delay_is_the_measured_one(rate, low_latency):
+    separator = fullband(rate, weights=(1, 0, 0), low_latency=low_latency)
     impulse = np.zeros((2 * rate, 1), np.float32)
     impulse[123] = 1
     out = separator.process(impulse)[0, :, 0]
@@ -153,7 +155,7 @@ def test_wrong_shapes_and_modes_are_told():
 
 @pytest.mark.parametrize("rate", [44100, 48000])
 def test_who_listens_waits_no_more_than_four_milliseconds_longer(rate):
-    separator = fullband(rate, 2, prompt=True)
+    separator = fullband(rate, 2, low_latency=True)
     own = fullband(16000, 2)
     assert separator.delay / rate - own.delay / 16000 < 0.004
     mixture = noise(9000, 2)

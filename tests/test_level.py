@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig, small
 from rtmtass.net.layers import RunningLevel
-from rtmtass.runtime.compiled.builder import Layout
+from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import running_level
 from rtmtass.runtime.compiled.spectral_ops import largest
@@ -60,8 +60,8 @@ def by_torch(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
         config.level_fall,
     )
     state, out, x = rule.init_state(1), [], torch.from_numpy(power)[None, :, None]
-    for part in x.split(sizes, dim=1):
-        y, state = rule.step(part, state)
+    for imag_offset in x.split(sizes, dim=1):
+        y, state = rule.step(imag_offset, state)
         out.append(y[0, :, 0].numpy())
     return np.concatenate(out)
 
@@ -69,7 +69,7 @@ def by_torch(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
 def by_machine(config: ModelConfig, power: Floats, sizes: list[int], streams: int = 1) -> Floats:
     """Levels of one stream in chunks, or of the first and the last of many streams at once."""
     chunk = max(sizes)
-    make = Layout(chunk * streams, "f32", chunk)
+    make = Builder(chunk * streams, "f32", chunk)
     bins = config.stft.n_bins
     mixture = make.register(2 * bins, 1)
     target = running_level(make, config, mixture, bins)

@@ -29,11 +29,11 @@ class Device:
         self.callback, self._call = callback, C_TYPE(callback.function)
         self._channels = channels_in, channels_out
 
-    def __call__(self, given, frames, flags=0):
+    def __call__(self, capture, frames, flags=0):
         out = np.full((frames, self._channels[1] or 1), np.nan, np.float32)
-        given = np.ascontiguousarray(given, np.float32) if self._channels[0] else None
+        capture = np.ascontiguousarray(capture, np.float32) if self._channels[0] else None
         code = self._call(
-            given.ctypes.data if given is not None else None,
+            capture.ctypes.data if capture is not None else None,
             out.ctypes.data if self._channels[1] else None,
             frames, None, flags, self.callback.table,
         )  # fmt: skip
@@ -52,8 +52,8 @@ def test_it_is_the_twin_of_the_ring(channels):
     twins = [Ring(1000, channels) for _ in range(2)]
     device = Device(DeviceCallback(*rings, fade=100), channels, channels)
     for turn in range(300):
-        n, given = int(rng.integers(1, 400)), noise(400, channels, turn)
-        twins[1].write(given[:n]), rings[1].write(given[:n])
+        n, capture = int(rng.integers(1, 400)), noise(400, channels, turn)
+        twins[1].write(capture[:n]), rings[1].write(capture[:n])
         asked = min(int(rng.integers(1, 400)), rings[1].available)  # never more than there is
         expected = np.zeros((asked, channels), np.float32)
         twins[1].read(expected)

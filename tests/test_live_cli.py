@@ -117,8 +117,8 @@ def test_meters_hold_their_peaks():
     (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is no time in seconds"),
     (["--stems-out", "a,b"], 2, "rtmtass: --stems-out takes 3 devices, for speech, music, noise"),
     (["--strength", "-1"], 2, "rtmtass: argument --strength: '-1' is no distance in dB; give 0"),
-    (["--slack", "-1"], 2, "rtmtass: argument --slack: '-1' is no time in ms; give 0 or more"),
-    (["--slack", "900"], 2, "rtmtass: a slack of 900 ms was asked for; give 0 to 250 ms"),
+    (["--extra-buffer", "-1"], 2, "rtmtass: argument --extra-buffer: '-1' is no time in ms; give"),
+    (["--slack", "900"], 2, "rtmtass: an extra buffer of 900 ms was asked for; give 0 to 250 ms"),
     (["--block", "0"], 2, "rtmtass: argument --block: '0' is no count; give 1 or more"),
     (["--block", "99999"], 2, "rtmtass: a block of 99999 samples was asked for; give 1 to 8192"),
     (["--rate", "48k"], 2, "rtmtass: argument --rate: '48k' is no count; give 1 or more"),
@@ -137,7 +137,7 @@ def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
 
 
 def test_a_process_knows_when_it_was_born():
-    code = "from rtmtass.live.process_clock import born_at_s; print(born_at_s())"
+    code = "from rtmtass.live.process_clock import process_start_s; print(process_start_s())"
     before = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True

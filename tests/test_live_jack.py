@@ -13,12 +13,12 @@ import soundfile
 
 import rtmtass
 from rtmtass.dsp.live_resample import Converter
-from rtmtass.live import os_priority as rights
+from rtmtass.live import os_priority as grants
 from rtmtass.live.devices import portaudio
 from rtmtass.live.devices import stream_config as shape
-from rtmtass.live.devices.device_io import DeviceLink
+from rtmtass.live.devices.device_io import DeviceIO
 from rtmtass.live.devices.drift import DriftControl
-from rtmtass.live.devices.stream_config import LinkWishes
+from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.engine import Engine
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.recorder import TakeRecorder
@@ -37,10 +37,10 @@ LOOP_PERIODS = 2
 @pytest.fixture(autouse=True)
 def undisturbed():
     """Run as `rtmtass live` does: no ordinary program gets in while this one holds the lock."""
-    with rights.quiet_interpreter():
-        rights.ask_for_priority(rights.OTHER_PRIORITY)
+    with grants.realtime_interpreter():
+        grants.request_priority(grants.OTHER_PRIORITY)
         yield
-    rights.give_up_priority()
+    grants.drop_priority()
 
 
 @pytest.fixture
@@ -67,22 +67,22 @@ def sound(n, rate, seed=0):
 class Session:
     """An engine between the devices of a server; everything it captured is kept."""
 
-    def __init__(self, wishes=None, *, separator=None, mixer=None, messages=None, recorder=None):
+    def __init__(self, request=None, *, separator=None, mixer=None, messages=None, recorder=None):
         self.separator = separator or rtmtass.load(block=HOP)
         tell = None if messages is None else messages.append
         n_rows = mixer.n_rows if mixer else 1
-        self.link = DeviceLink(
-            wishes or LinkWishes(), self.separator, n_rows=n_rows, on_message=tell
+        self.link = DeviceIO(
+            request or StreamRequest(), self.separator, n_rows=n_rows, on_message=tell
         )
         self.captured = []
-        read = self.link.wire.given.read
+        read = self.link.wire.capture.read
 
         def tapped(out):
             n = read(out)
             self.captured.append(out[:n].copy())
             return n
 
-        self.link.wire.given.read = tapped
+        self.link.wire.capture.read = tapped
         self.mixer = mixer or Mixer(self.separator.stems, 16000, gains_db=GAINS)
         self.engine = Engine(
             self.separator, self.link, self.link, mixer=self.mixer, recorder=recorder,
@@ -124,7 +124,7 @@ def mixed(separator, captured):
 def test_the_loudspeaker_plays_what_the_separator_gives(server):
     seconds = SECONDS if server.period == 256 else 2.0
     x = sound(int(16000 * seconds) // server.period * server.period, 16000)
-    with Session(LinkWishes(block=server.period)) as session:
+    with Session(StreamRequest(block=server.period)) as session:
         speaker = jack_rig.Loudspeaker(server, x, seconds)
         heard, xruns = speaker.heard()
         stats = session.engine.stats()
@@ -197,10 +197,10 @@ class Slow:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    def process_into(self, block, out, shares):
+    def process_into(self, block, out, highband_weights):
         if self.is_slow:
             time.sleep(0.03)  # a hop is 16 ms
-        self._inner.process_into(block, out, shares)
+        self._inner.process_into(block, out, highband_weights)
 
 
 @jack_rig.on_a_steady_machine
@@ -317,7 +317,7 @@ def test_a_sound_server_that_comes_back_at_another_rate(server, tmp_path):
 @jack_rig.on_a_steady_machine
 def test_a_device_that_comes_back_unfit_is_tried_until_it_fits(server):
     messages = []
-    with Session(LinkWishes(input="system", sample_rate=16000), messages=messages) as session:
+    with Session(StreamRequest(input="system", sample_rate=16000), messages=messages) as session:
         time.sleep(0.3)
         for rate in (48000, 16000):
             server.kill()
@@ -342,7 +342,7 @@ class Thirds:
     def __init__(self):
         self._before = np.zeros((HOP, 1), np.float32)
 
-    def process_into(self, block, out, shares):
+    def process_into(self, block, out, highband_weights):
         for part, stem in zip(self.parts, out, strict=True):
             stem[:] = part * self._before
         self._before[:] = block
@@ -359,7 +359,7 @@ def test_every_stem_has_a_device_of_its_own(server):
     x = (0.3 * chirps).astype(np.float32)[:, None]
     separator = Thirds()
     session = Session(
-        LinkWishes(output="system", more_outputs=("system", "system")),
+        StreamRequest(output="system", more_outputs=("system", "system")),
         separator=separator,
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )
@@ -385,7 +385,7 @@ def test_every_stem_has_a_channel_of_one_device_and_two_inputs_are_averaged(serv
     x[:, :2] = 0.3  # not asked for
     separator = Thirds()
     session = Session(
-        LinkWishes(input_channels=(3, 4)),
+        StreamRequest(input_channels=(3, 4)),
         separator=separator,
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )
@@ -400,7 +400,7 @@ def test_every_stem_has_a_channel_of_one_device_and_two_inputs_are_averaged(serv
 @jack_rig.on_a_steady_machine
 def test_two_clocks_keep_their_distance(server, monkeypatch):
     """One server as two devices, opened apart: no drift to find, and no latency to lose."""
-    monkeypatch.setattr(shape, "share_a_clock", lambda *_: False)
+    monkeypatch.setattr(shape, "have_one_clock", lambda *_: False)
     seconds = 6
     x = sound(16000 * seconds, 16000)
     with Session(mixer=Mixer(rtmtass.STEMS, 16000)) as session:

@@ -13,7 +13,7 @@ from networks import SUBBANDS, seasoned, tiny
 from rtmtass.config import PRESETS, ModelConfig, paper
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
-from rtmtass.net.mtass import MtassNet, share_residue
+from rtmtass.net.mtass import MtassNet, mixture_consistency
 
 CONFIGS = {
     "recurrent": tiny(),
@@ -163,7 +163,7 @@ def test_the_residue_goes_where_the_power_is() -> None:
     stems = torch.zeros(1, 1, 3, 2, 4, dtype=torch.float64)
     stems[:, :, 1] = 1.0
     mixture = torch.full((1, 1, 2, 4), 1.5, dtype=torch.float64)
-    shared = share_residue(stems, mixture)
+    shared = mixture_consistency(stems, mixture)
     assert shared[0, 0, 1].min() > 1.49
     assert shared[0, 0, 0].abs().max() < 0.01
 
@@ -196,7 +196,7 @@ def test_grus_side_by_side_are_grus() -> None:
     both = [
         gru(x, h[None].contiguous()) for gru, h in zip(block.grus, state.split(5, 1), strict=True)
     ]
-    expected = x + block.widen(torch.cat([y for y, _ in both], dim=2))
+    expected = x + block.expand(torch.cat([y for y, _ in both], dim=2))
     for is_training in (True, False):
         with torch.set_grad_enabled(is_training):
             y, last = block.step(x, state)

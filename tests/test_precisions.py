@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import UsageError
 from rtmtass.jit import cpu
-from rtmtass.runtime.compiled.int8 import GROUP, HEAD, WAYS, panel, quantiser
-from rtmtass.runtime.compiled.matmul import product_bf16, product_int8, quantise_rows
+from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
+from rtmtass.runtime.compiled.matmul import matmul_bf16, matmul_int8, quantise_rows
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
 from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.packing import pack, to_bf16, to_int8
 from rtmtass.runtime.compiled.simd import LANES
 
 Floats = NDArray[np.float32]
-HEAD_STRIDE = HEAD + 1088
+HEAD_STRIDE = ROW_HEADER + 1088
 
 
 def random(*shape: int, seed: int = 0) -> Floats:
@@ -47,12 +47,12 @@ def expected_product(weight: Floats, x: Floats) -> Floats:
     return sums * w_scale * scale[:, None]
 
 
-@pytest.mark.parametrize("name", cpu.usable_ways())
+@pytest.mark.parametrize("name", cpu.usable_isas())
 @pytest.mark.parametrize("outputs", [LANES, PANEL])
 def test_every_way_gives_the_same_integers(name: str, outputs: int) -> None:
-    way = WAYS[name]
-    rows = way.rows
-    quantise, product = quantiser(way), panel(way, rows, outputs)
+    isa = ISAS[name]
+    rows = isa.rows
+    quantise, matmul = quantiser(isa), microkernel(isa, rows, outputs)
 
     @njit
     def run(x: Any, heads: Any, weights: Any, y: Any) -> None:
@@ -60,7 +60,7 @@ def test_every_way_gives_the_same_integers(name: str, outputs: int) -> None:
         for r in range(rows):
             quantise(x.ctypes.data + r * 4 * m, m, heads.ctypes.data + r * HEAD_STRIDE)
         groups = (m + GROUP - 1) // GROUP
-        product(weights.ctypes.data, heads.ctypes.data, HEAD_STRIDE, groups, y.ctypes.data, 256)
+        matmul(weights.ctypes.data, heads.ctypes.data, HEAD_STRIDE, groups, y.ctypes.data, 256)
 
     for m in (1, 3, 16, 71, 1027):
         weight = random(outputs, m)
@@ -88,9 +88,9 @@ def multiply(weight: Floats, x: Floats, precision: str) -> Floats:
     if precision == "int8":
         heads = np.zeros(len(x) * HEAD_STRIDE, np.uint8)
         quantise_rows(x_at, 4 * m, m, heads.ctypes.data, HEAD_STRIDE, len(x))
-        product_int8(at, m, n_padded, heads.ctypes.data, HEAD_STRIDE, y_at, 4 * n_padded, len(x))
+        matmul_int8(at, m, n_padded, heads.ctypes.data, HEAD_STRIDE, y_at, 4 * n_padded, len(x))
     else:
-        product_bf16(at, m, n_padded, x_at, 4 * m, y_at, 4 * n_padded, len(x))
+        matmul_bf16(at, m, n_padded, x_at, 4 * m, y_at, 4 * n_padded, len(x))
     return y[:, :n]
 
 
@@ -137,7 +137,7 @@ def test_arenas_are_aligned_and_blank(size: int) -> None:
 
 def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(cpu.VARIABLE, raising=False)
-    for found, way in (
+    for found, isa in (
         ({"avx512f", "avx512bw", "avx512vnni", "avx2"}, "avx512vnni"),
         ({"avx2", "avxvnni"}, "avxvnni"),
         ({"avx2"}, "avx2"),
@@ -145,14 +145,14 @@ def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -
         ({"sse2"}, "portable"),
     ):
         monkeypatch.setattr(cpu, "features", lambda found=found: frozenset(found))
-        assert cpu.int8_way() == way
+        assert cpu.int8_isa() == isa
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
     with pytest.raises(UsageError, match="RTMTASS_INT8=avx2 is set, but this processor has port"):
-        cpu.int8_way()
+        cpu.int8_isa()
 
 
 def test_the_environment_forces_a_way() -> None:
-    command = "from rtmtass.runtime.compiled.int8 import WAY_NAME; print(WAY_NAME)"
+    command = "from rtmtass.runtime.compiled.int8 import ISA_NAME; print(ISA_NAME)"
     told = subprocess.run(
         [sys.executable, "-c", command],
         env={**os.environ, cpu.VARIABLE: "portable"},
@@ -178,13 +178,13 @@ def test_each_way_becomes_the_instruction_it_is_meant_to(
 ) -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    way = WAYS[name]
-    whole = ir.VectorType(ir.IntType(32), way.lanes)
+    isa = ISAS[name]
+    whole = ir.VectorType(ir.IntType(32), isa.lanes)
     module = ir.Module()
     kind = ir.FunctionType(whole, [whole, ir.IntType(32), whole])
     function = ir.Function(module, kind, "dot")
     builder = ir.IRBuilder(function.append_basic_block())
     sums, four, weights = function.args
-    builder.ret(way.dot(builder, sums, four, weights))
+    builder.ret(isa.dot(builder, sums, four, weights))
     machine = llvm.Target.from_triple(triple).create_target_machine(features=features)
     assert instruction in machine.emit_assembly(llvm.parse_assembly(str(module)))

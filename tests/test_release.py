@@ -19,7 +19,7 @@ from rtmtass.errors import InputError
 from rtmtass.training.card import read_experiments
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.mixing import write_evaluation_set
-from rtmtass.training.data.recordings import Found, store
+from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.training.lineage import runs_behind, runs_of, totals
 from rtmtass.weights import describe, find
 
@@ -31,7 +31,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, two sets of it, and the release of the default model measured by them."""
     folder = tmp_path_factory.mktemp("release")
     corpus = Corpus(make_corpus(folder / "corpus"), folder / "cache")
-    voice = Found("singing", "a", "0", lambda: corpus.recordings("speech", "dev").whole(0))
+    voice = PendingRecording(
+        "singing", "a", "0", lambda: corpus.recordings("speech", "dev").whole(0)
+    )
     store(folder / "cache" / "singing-dev", [voice], "test")
     for name, singing in (("set", False), ("sung", True)):
         write_evaluation_set(corpus, folder / name, 2, seconds=2.0, singing=singing)

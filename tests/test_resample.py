@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtmtass.dsp.resample import PromptResampler, Resampler
+from rtmtass.dsp.resample import LowLatencyResampler, Resampler
 from rtmtass.errors import BlockSizeError
 
 RATES = (8000, 11025, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000)
-KINDS = pytest.mark.parametrize("kind", [Resampler, PromptResampler])
+KINDS = pytest.mark.parametrize("kind", [Resampler, LowLatencyResampler])
 PAIRS = [pair for rate in RATES for pair in ((rate, 16000), (16000, rate))]
 
 
@@ -102,5 +102,5 @@ def test_a_wrong_shape_is_told(kind):
 
 @pytest.mark.parametrize("rate", [44100, 48000, 96000])
 def test_the_prompt_one_is_prompt(rate):
-    down, up = PromptResampler(rate, 16000, 1), PromptResampler(16000, rate, 1)
+    down, up = LowLatencyResampler(rate, 16000, 1), LowLatencyResampler(16000, rate, 1)
     assert down.delay / rate + up.delay / 16000 < 0.0035

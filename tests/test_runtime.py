@@ -13,8 +13,8 @@ from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.packing import pack
-from rtmtass.runtime.compiled.program import Plan, build
-from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.compiled.program import Program, build
+from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.compiled.simd import exp, sigmoid, tanh
 from rtmtass.runtime.torch.runtime import TorchRuntime
 
@@ -33,20 +33,20 @@ CONFIGS = {
 }
 
 
-def run(plan: Plan, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
+def run(plan: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
     """Feed spectra (T, 2, F) straight to the machine; (T, S, 2, F)."""
-    bins, part, n_stems = x.shape[2], plan.part, len(plan.config.stems)
+    bins, imag_offset, n_stems = x.shape[2], plan.imag_offset, len(plan.config.stems)
     state, work = np.zeros(plan.state_size, np.float32), np.zeros(plan.work_size, np.float32)
     out = np.zeros((len(x), n_stems, 2, bins), np.float32)
     for start in range(0, len(x), chunk):
         n = min(chunk, len(x) - start)
         for t in range(n):
             at = plan.mixture.at + t * plan.mixture.stride
-            work[at : at + 2 * part].reshape(2, part)[:, :bins] = x[start + t]
+            work[at : at + 2 * imag_offset].reshape(2, imag_offset)[:, :bins] = x[start + t]
         execute(plan.rows, plan.weights, state, work, start, n, 0)
         for t in range(n):
             at = plan.stems.at + t * plan.stems.stride
-            row = work[at : at + n_stems * 2 * part].reshape(n_stems, 2, part)
+            row = work[at : at + n_stems * 2 * imag_offset].reshape(n_stems, 2, imag_offset)
             out[start + t] = row[..., :bins]
     return out
 
@@ -94,8 +94,8 @@ def test_packing_pads_and_keeps_every_weight() -> None:
 def test_the_wrong_weights_are_refused() -> None:
     config = tiny()
     right = arrays(seasoned(config))
-    lacking = {k: v for k, v in right.items() if k != "trunk.enter.linear.weight"}
-    with pytest.raises(ModelError, match=r"lack 'trunk.enter.linear.weight'"):
+    lacking = {k: v for k, v in right.items() if k != "trunk.in_proj.linear.weight"}
+    with pytest.raises(ModelError, match=r"lack 'trunk.in_proj.linear.weight'"):
         build(config, lacking)
     with pytest.raises(ModelError, match="layers the config doesn't know: extra"):
         build(config, {**right, "extra": np.zeros(3, np.float32)})
@@ -130,15 +130,17 @@ def test_activations_are_exact_enough() -> None:
 def test_hops_allocate_nothing() -> None:
     """A call allocates for its arguments alone: as often for forty hops as for one."""
     net = seasoned(tiny())
-    stream = NumbaRuntime(net.config, arrays(net)).stream(2, 4)
+    stream = CompiledRuntime(net.config, arrays(net)).stream(2, 4)
     n = 40 * net.config.stft.hop
-    x, out, shares = (np.zeros(shape, np.float32) for shape in ((n, 2), (3, n, 2), (3, n)))
-    stream.run(x, out, shares, 1)
+    x, out, highband_weights = (
+        np.zeros(shape, np.float32) for shape in ((n, 2), (3, n, 2), (3, n))
+    )
+    stream.run(x, out, highband_weights, 1)
     _nrt_python.memsys_enable_stats()
     allocations = []
     for hops in (1, 40):
         before = rtsys.get_allocation_stats()
-        stream.run(x, out, shares, hops)
+        stream.run(x, out, highband_weights, hops)
         after = rtsys.get_allocation_stats()
         allocations.append((after.alloc - before.alloc, after.mi_alloc - before.mi_alloc))
     assert allocations[0] == allocations[1]
@@ -152,11 +154,17 @@ def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((70 * hop, channels)).astype(np.float32) * 0.1
     results = []
-    for runtime in (NumbaRuntime(net.config, arrays(net)), TorchRuntime(net.config, arrays(net))):
+    for runtime in (
+        CompiledRuntime(net.config, arrays(net)),
+        TorchRuntime(net.config, arrays(net)),
+    ):
         stream = runtime.stream(channels, 16)
-        out, shares = np.zeros((3, len(x), channels), np.float32), np.zeros((3, len(x)), np.float32)
-        stream.run(x, out, shares, 70)
-        results.append((out, shares))
+        out, highband_weights = (
+            np.zeros((3, len(x), channels), np.float32),
+            np.zeros((3, len(x)), np.float32),
+        )
+        stream.run(x, out, highband_weights, 70)
+        results.append((out, highband_weights))
     np.testing.assert_allclose(results[0][0], results[1][0], atol=2e-6)
     np.testing.assert_allclose(results[0][1], results[1][1], atol=2e-5)
 
@@ -165,11 +173,17 @@ def test_reset_is_fresh_on_both_runtimes() -> None:
     net = seasoned(tiny(lookahead=1))
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((20 * hop, 2)).astype(np.float32)
-    for runtime in (NumbaRuntime(net.config, arrays(net)), TorchRuntime(net.config, arrays(net))):
+    for runtime in (
+        CompiledRuntime(net.config, arrays(net)),
+        TorchRuntime(net.config, arrays(net)),
+    ):
         stream, outs = runtime.stream(2, 8), []
         for _ in range(2):
-            out, shares = np.zeros((3, len(x), 2), np.float32), np.zeros((3, len(x)), np.float32)
-            stream.run(x, out, shares, 20)
+            out, highband_weights = (
+                np.zeros((3, len(x), 2), np.float32),
+                np.zeros((3, len(x)), np.float32),
+            )
+            stream.run(x, out, highband_weights, 20)
             outs.append(out)
             stream.reset()
         np.testing.assert_array_equal(outs[0], outs[1])

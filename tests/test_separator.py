@@ -181,10 +181,10 @@ def test_no_denormals_after_sound_fades(precision: str) -> None:
 
 def test_shares_sum_to_one_and_follow_the_top_band(separator: Separator) -> None:
     stream = separator.fork()
-    stems, shares = stream.process_with_shares(sound(30_000))
-    assert stems.shape == shares.shape
-    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
-    assert shares.min() >= 0
+    stems, highband_weights = stream.process_with_highband(sound(30_000))
+    assert stems.shape == highband_weights.shape
+    np.testing.assert_allclose(highband_weights.sum(axis=0), 1, atol=1e-5)
+    assert highband_weights.min() >= 0
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 import rtmtass
 from rtmtass.config import ModelConfig
 from rtmtass.errors import UsageError
-from rtmtass.runtime.compiled.runtime import NumbaRuntime
+from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.torch import runtime as torch_runtime
 from rtmtass.runtime.torch.runtime import TorchRuntime
-from rtmtass.runtime.torch.steps import PlaceSteps, build_net, cuda_products
+from rtmtass.runtime.torch.steps import GraphStepper, build_net, cuda_products
 from rtmtass.weights import open_model
 
 CONFIGS = {
@@ -42,8 +42,8 @@ def sounds(streams: int, n: int) -> np.ndarray:
 def alone(runtime: TorchRuntime, sound: np.ndarray, chunk: int = 1) -> np.ndarray:
     n_stems, hop = len(runtime.config.stems), runtime.config.stft.hop
     out = np.zeros((n_stems, len(sound), 1), np.float32)
-    shares = np.zeros((n_stems, len(sound)), np.float32)
-    runtime.stream(1, chunk).run(sound[:, None].copy(), out, shares, len(sound) // hop)
+    highband_weights = np.zeros((n_stems, len(sound)), np.float32)
+    runtime.stream(1, chunk).run(sound[:, None].copy(), out, highband_weights, len(sound) // hop)
     return out[:, :, 0]
 
 
@@ -84,9 +84,9 @@ def test_one_stream_of_a_batch_begins_anew(name: str) -> None:
 
 def in_place(
     config: ModelConfig, capture: Callable[[Callable[[], None]], Callable[[], None]], streams: int
-) -> PlaceSteps:
+) -> GraphStepper:
     net = seasoned(config)
-    return PlaceSteps(
+    return GraphStepper(
         build_net(net, arrays(net), is_low=False), CPU, streams, frozenset({1, 8}), capture
     )
 
@@ -215,14 +215,16 @@ def test_a_gpus_steps_are_captured_and_batched() -> None:
     network = runtime.network(4, 32)
     bins = model.config.stft.n_bins
     network.advance(np.zeros((4, 1, 2 * bins), np.float32))
-    assert isinstance(network, PlaceSteps)
+    assert isinstance(network, GraphStepper)
     assert network.trouble == ""
     x = sounds(4, 100 * hop)
     out = np.zeros((4, 3, 100 * hop), np.float32)
     runtime.batch(4).run(x, out, 100)
-    numba = NumbaRuntime(model.config, model.weights)
+    numba = CompiledRuntime(model.config, model.weights)
     for b, one in enumerate(x):
-        expected, shares = np.zeros((3, len(one), 1), np.float32), np.zeros((3, len(one)))
-        numba.stream(1, 32).run(one[:, None].copy(), expected, shares.astype(np.float32), 100)
+        expected, highband_weights = np.zeros((3, len(one), 1), np.float32), np.zeros((3, len(one)))
+        numba.stream(1, 32).run(
+            one[:, None].copy(), expected, highband_weights.astype(np.float32), 100
+        )
         delta = np.abs(out[b] - expected[:, :, 0]).max() / np.abs(expected).max()
         assert delta < 1e-3

@@ -27,7 +27,7 @@ from rtmtass.evaluation.metrics import si_sdr
 from rtmtass.net.mtass import MtassNet
 from rtmtass.training.lineage import totals
 from rtmtass.training.log import Log
-from rtmtass.training.state_carryover import Memories, mapped, tensors
+from rtmtass.training.state_carryover import StateCarryover, mapped, tensors
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe, open_model
 
@@ -89,7 +89,7 @@ def test_a_batch_that_explodes_is_skipped(corpus: Path, tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in trainer.net.state_dict().items())
     trainer.train_step(0.1 * np.random.default_rng(0).standard_normal((4, 3, 16000), np.float32))
     assert trainer.skipped == 1
-    assert all(torch.isfinite(v).all() for v in trainer.average.values.values())
+    assert all(torch.isfinite(v).all() for v in trainer.ema.values.values())
 
 
 def test_skipped_batches_are_told_and_too_many_are_an_error(corpus: Path, tmp_path: Path) -> None:
@@ -173,20 +173,20 @@ def test_dropout_depends_on_the_step_alone(corpus: Path, tmp_path: Path) -> None
     assert losses[0] == losses[1]
 
 
-def begun(memories: Memories, batch: int, number: int) -> list[torch.Tensor]:
-    memories.draw(batch, number)
-    return tensors(memories.begin())
+def begun(carryover: StateCarryover, batch: int, number: int) -> list[torch.Tensor]:
+    carryover.draw(batch, number)
+    return tensors(carryover.begin())
 
 
 def test_state_is_carried_over_by_the_seed() -> None:
     net = seasoned(tiny(lookahead=1))
-    memories, good, bad = Memories(net, 0.5, seed=3), torch.tensor(True), torch.tensor(False)
-    blank = begun(memories, 8, 0)
+    carryover, good, bad = StateCarryover(net, 0.5, seed=3), torch.tensor(True), torch.tensor(False)
+    blank = begun(carryover, 8, 0)
     assert all(not t.any() for t in blank)
     assert [t.shape for t in blank] == [t.shape for t in tensors(net.init_state(8))]
-    _, after = net.stages(torch.randn(8, 20, 2, 33), memories.begin())
-    memories.end(after, good)
-    first, again = begun(memories, 8, 1), begun(memories, 8, 1)
+    _, after = net.stages(torch.randn(8, 20, 2, 33), carryover.begin())
+    carryover.end(after, good)
+    first, again = begun(carryover, 8, 1), begun(carryover, 8, 1)
     for a, b, end in zip(first, again, tensors(after), strict=True):
         assert torch.equal(a, b)
         assert not a.requires_grad
@@ -194,15 +194,15 @@ def test_state_is_carried_over_by_the_seed() -> None:
             assert not example.any() or any(torch.equal(example, e) for e in end)
     kept = [bool(level.any()) for level in first[0]]
     assert 0 < sum(kept) < 8
-    other = Memories(net, 0.5, seed=3)
-    other.from_list(memories.to_list())
+    other = StateCarryover(net, 0.5, seed=3)
+    other.from_list(carryover.to_list())
     assert all(torch.equal(a, b) for a, b in zip(begun(other, 8, 1), first, strict=True))
-    memories.end(mapped(lambda t: t * np.nan, after), bad)  # a batch that was skipped
-    assert all(torch.equal(a, b) for a, b in zip(begun(memories, 8, 1), first, strict=True))
-    memories.end(mapped(lambda t: t * np.nan, after), good)
-    assert all(not t.any() for t in begun(memories, 8, 1))
-    memories.end(after, good)
-    assert all(not t.any() for t in begun(memories, 5, 1))  # of another size: silence
+    carryover.end(mapped(lambda t: t * np.nan, after), bad)  # a batch that was skipped
+    assert all(torch.equal(a, b) for a, b in zip(begun(carryover, 8, 1), first, strict=True))
+    carryover.end(mapped(lambda t: t * np.nan, after), good)
+    assert all(not t.any() for t in begun(carryover, 8, 1))
+    carryover.end(after, good)
+    assert all(not t.any() for t in begun(carryover, 5, 1))  # of another size: silence
 
 
 def test_a_resumed_run_remembers_its_streams(corpus: Path, tmp_path: Path) -> None:

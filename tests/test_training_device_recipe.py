@@ -15,7 +15,7 @@ from rtmtass.config import STEMS
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.recipe import PEAK, Recipe
-from rtmtass.training.data.recordings import Found, store
+from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.types import SAMPLE_RATE
 
 # --- the recipe --------------------------------------------------------------------------------
@@ -25,11 +25,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(pitched: Corpus) -> None:
     stems = made(pitched, replace(USUAL, pop=0.0), 1000, seconds=0.1)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    shares = np.bincount(n_present, minlength=4) / len(stems)
+    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
     # Within three standard deviations.
-    assert shares[0] == pytest.approx(0.03, abs=0.017)
-    assert shares[1] == pytest.approx(0.12, abs=0.031)
-    assert shares[2] == pytest.approx(0.20, abs=0.038)
+    assert highband_weights[0] == pytest.approx(0.03, abs=0.017)
+    assert highband_weights[1] == pytest.approx(0.12, abs=0.031)
+    assert highband_weights[2] == pytest.approx(0.20, abs=0.038)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.037)
 
@@ -93,16 +93,19 @@ def test_singing_is_recorded_or_synthetic_by_its_shares(tmp_path: Path) -> None:
     write_index(folder, rows)
     corpus = Corpus(folder, tmp_path / "cache")
 
-    def shares(**changes: float) -> tuple[float, float]:
+    def highband_weights(**changes: float) -> tuple[float, float]:
         music = made(corpus, changed(**changes), 400)[:, 1]
         heard = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
         synthetic, recorded = (np.array(heard) > 0.4).mean(axis=0)
         return float(synthetic), float(recorded)
 
-    assert shares(singing=0.5, recorded_singing=0.1) == (0.0, pytest.approx(0.5, abs=0.08))
-    items = [Found("x", "x", "x", lambda: tone(3050.0, 2.0).astype(np.float32))]
+    assert highband_weights(singing=0.5, recorded_singing=0.1) == (
+        0.0,
+        pytest.approx(0.5, abs=0.08),
+    )
+    items = [PendingRecording("x", "x", "x", lambda: tone(3050.0, 2.0).astype(np.float32))]
     store(corpus.cache / "singing-train", items, "made by hand")
-    synthetic, recorded = shares(singing=0.6, recorded_singing=0.4)
+    synthetic, recorded = highband_weights(singing=0.6, recorded_singing=0.4)
     assert synthetic == pytest.approx(0.36, abs=0.075)
     assert recorded == pytest.approx(0.24, abs=0.07)
     alone = made(corpus, changed(singing=1.0, a_cappella=0.3), 400)[:, 1]
@@ -151,7 +154,11 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     corpus = Corpus(make_corpus(folder / "corpus", make), folder / "cache")
     for name in ("generated", "singing", "revoiced"):
         sound = tone(PITCHES_HZ[name][0], 2.0).astype(np.float32)
-        store(corpus.cache / f"{name}-train", [Found(name, "a", "a", lambda x=sound: x)], "m")
+        store(
+            corpus.cache / f"{name}-train",
+            [PendingRecording(name, "a", "a", lambda x=sound: x)],
+            "m",
+        )
     return corpus
 
 
@@ -159,8 +166,8 @@ def layers_db(stems: Sound, *pitches_hz: float) -> Sound:
     """Return the power of each pitch in stems (n, N), dB re the whole, (pitches, n)."""
     power = np.abs(np.fft.rfft(stems)) ** 2  # a window would weigh the middle more
     hz = np.fft.rfftfreq(stems.shape[1], 1 / SAMPLE_RATE)
-    shares = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
-    return 10 * np.log10(np.array(shares) / power.sum(axis=1) + 1e-12)
+    highband_weights = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
+    return 10 * np.log10(np.array(highband_weights) / power.sum(axis=1) + 1e-12)
 
 
 def check_uniform(values: Sound, low: float, high: float, slack: float = 0.3) -> None:
@@ -212,8 +219,10 @@ def test_noise_is_long_or_short_or_both_or_generated(layered: Corpus) -> None:
     assert is_both.mean() == pytest.approx(0.2, abs=0.04)
     for recorded in (~is_generated, is_both):
         kinds = [has_long & ~has_short, has_long & has_short, has_short & ~has_long]
-        shares = [kind[recorded].mean() for kind in kinds]
-        assert shares == pytest.approx([0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5)
+        highband_weights = [kind[recorded].mean() for kind in kinds]
+        assert highband_weights == pytest.approx(
+            [0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5
+        )
     check_uniform((generated - long)[is_both & ~has_short], -10.0, 10.0)
     check_uniform((short - long)[~is_generated & has_short & has_long], 0.0, 15.0, slack=0.5)
 

@@ -29,7 +29,7 @@ from rtmtass.training.data.mixing import (
     speech_track,
     write_evaluation_set,
 )
-from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
 from rtmtass.types import Samples
 
 
@@ -45,7 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def recordings(folder: Path, *sounds: np.ndarray, groups: str = "") -> Recordings:
     items = [
-        Found("s", groups[k : k + 1] or str(k), str(k), partial(s.astype, np.float32))
+        PendingRecording("s", groups[k : k + 1] or str(k), str(k), partial(s.astype, np.float32))
         for k, s in enumerate(sounds)
     ]
     store(folder / "some", items, "1")

@@ -24,7 +24,7 @@ from rtmtass.training.data.codecs import as_flac, as_opus, from_bytes
 from rtmtass.training.data.corpus import Corpus, read_index
 from rtmtass.training.data.pack import MOST_BYTES, pack
 from rtmtass.training.data.pack_format import describe, read_banks, read_sums
-from rtmtass.training.data.recordings import Found, Recordings, store
+from rtmtass.training.data.recordings import PendingRecording, Recordings, store
 
 MOST = 25_000
 
@@ -62,7 +62,7 @@ def fill_bank(cache: Path, name: str, count: int) -> Recordings:
         return (loud * rng.standard_normal(3200 + 100 * number)).astype(np.float32)
 
     found = [
-        Found(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
+        PendingRecording(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
         for number in range(count)
     ]
     store(cache / f"{name}-train", found, "a stamp")

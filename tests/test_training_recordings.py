@@ -14,7 +14,7 @@ from rtmtass.errors import DataError, InputError
 from rtmtass.io.decode import FLAC, decode, encode
 from rtmtass.training.data.corpus import Corpus, read_index
 from rtmtass.training.data.recordings import (
-    Found,
+    PendingRecording,
     Recordings,
     Sampler,
     has_recordings,
@@ -24,11 +24,11 @@ from rtmtass.training.data.recordings import (
 from rtmtass.types import Samples
 
 
-def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> Found:
-    return Found(source, group or name, name, lambda: samples.astype(np.float32))
+def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> PendingRecording:
+    return PendingRecording(source, group or name, name, lambda: samples.astype(np.float32))
 
 
-def stored(folder: Path, items: list[Found], stamp: str = "1") -> Path:
+def stored(folder: Path, items: list[PendingRecording], stamp: str = "1") -> Path:
     path = folder / "speech-train"
     store(path, items, stamp)
     return path
@@ -58,12 +58,12 @@ def test_a_crop_ends_where_its_recording_ends(tmp_path: Path) -> None:
 def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     loads: list[str] = []
 
-    def counted(name: str, seed: int) -> Found:
+    def counted(name: str, seed: int) -> PendingRecording:
         def load() -> Samples:
             loads.append(name)
             return hiss(0.3, seed).astype(np.float32)
 
-        return Found("s", name, name, load)
+        return PendingRecording("s", name, name, load)
 
     items = [counted(name, seed) for seed, name in enumerate("abcd")]
     whole = stored(tmp_path / "whole", items)
@@ -74,7 +74,7 @@ def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
 
     half = tmp_path / "half" / "speech-train"
     with pytest.raises(KeyboardInterrupt):
-        store(half, [*items[:2], Found("s", "c", "c", interrupted)], "1")
+        store(half, [*items[:2], PendingRecording("s", "c", "c", interrupted)], "1")
     # Killed between the samples and the table, and in the middle of a line of it.
     with open(f"{half}.i16", "ab") as file:
         file.write(b"half a recording")
@@ -103,7 +103,11 @@ def test_the_unreadable_is_noted_and_not_tried_again(tmp_path: Path) -> None:
         tries.append(1)
         raise InputError("no sound")
 
-    items = [Found("s", "x", "x", load), found("a", hiss(0.3)), found("silent", np.zeros(9000))]
+    items = [
+        PendingRecording("s", "x", "x", load),
+        found("a", hiss(0.3)),
+        found("silent", np.zeros(9000)),
+    ]
     for _ in range(2):
         path = stored(tmp_path, items)
     assert len(tries) == 1

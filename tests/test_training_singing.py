@@ -41,7 +41,7 @@ def spread(pitch: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def spoken() -> singing.Voice:
-    return singing.take_apart(f32(voice(3.0)))
+    return singing.analyse_voice(f32(voice(3.0)))
 
 
 @needs_world
@@ -51,7 +51,7 @@ def test_singing_holds_its_notes(
 ) -> None:
     melodies: list[np.ndarray] = []
     leads: list[Samples] = []
-    set_to_melody, put_together = singing.set_to_melody, singing.put_together
+    set_to_melody, synthesise_voice = singing.set_to_melody, singing.synthesise_voice
 
     def keep_notes(*given: object) -> tuple[singing.Voice, np.ndarray]:
         stretched, notes = set_to_melody(*given)  # type: ignore[arg-type]
@@ -59,17 +59,17 @@ def test_singing_holds_its_notes(
         return stretched, notes
 
     def keep_sound(given: singing.Voice) -> Samples:
-        leads.append(put_together(given))
+        leads.append(synthesise_voice(given))
         return leads[-1]
 
     monkeypatch.setattr(singing, "set_to_melody", keep_notes)
-    monkeypatch.setattr(singing, "put_together", keep_sound)
+    monkeypatch.setattr(singing, "synthesise_voice", keep_sound)
     sung = singing.sing(f32(voice(3.0)), rng(seed))
     assert sung.dtype == np.float32
     assert np.isfinite(sung).all()
     assert level_db(sung) > -40
     notes = melodies[0]
-    heard = singing.take_apart(leads[0]).pitch[: len(notes)]
+    heard = singing.analyse_voice(leads[0]).pitch[: len(notes)]
     voiced = np.flatnonzero(heard > 0)
     assert len(voiced) > 0.8 * len(notes)
     off = np.abs(semitones(heard[voiced]) - notes[voiced])
@@ -116,7 +116,7 @@ def test_another_voice_says_the_same(spoken: singing.Voice) -> None:
         sound = singing.revoice(f32(voice(3.0)), rng(seed))
         assert len(sound) == pytest.approx(48000, abs=160)
         assert np.isfinite(sound).all()
-        other = singing.take_apart(sound)
+        other = singing.analyse_voice(sound)
         factors.append(np.median(other.pitch[other.pitch > 0]) / middle)
         assert len(singing.syllables(other)) == 9
     assert all(0.6 < factor < 1.6 for factor in factors)
@@ -144,4 +144,4 @@ def test_without_the_vocoder_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(singing, "_world", singing._world.__wrapped__)  # what is cached stays so
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPartError, match=r"pip install 'rtmtass\[train\]'"):
-        singing.take_apart(f32(voice(0.5)))
+        singing.analyse_voice(f32(voice(0.5)))

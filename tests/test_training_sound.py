@@ -12,7 +12,7 @@ from corpora import hiss, level_db, share_at, tone
 from scipy import signal
 
 from rtmtass.training.data import augment, codecs, noises, synthesis
-from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
 from rtmtass.types import Samples
 
 
@@ -85,7 +85,7 @@ def test_babble_is_many_speakers(tmp_path: Path) -> None:
     store(
         tmp_path / "s",
         [
-            Found("s", str(k), str(k), lambda hz=hz: f32(tone(hz, 1.0)))
+            PendingRecording("s", str(k), str(k), lambda hz=hz: f32(tone(hz, 1.0)))
             for k, hz in enumerate(places)
         ],
         "1",

@@ -19,11 +19,13 @@ from rtmtass.net.mtass import MtassNet
 from rtmtass.weights import (
     DEFAULT,
     as_safetensors,
+    config_of,
     demo_clip,
     find,
     from_safetensors,
     open_model,
     released,
+    renamed,
 )
 
 FOLDERS = released()
@@ -152,3 +154,17 @@ def test_missing_parts_are_named(copy: Path) -> None:
     (copy / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"can't be read as a model's config"):
         open_model(str(copy))
+
+
+def test_models_of_before_the_renaming_open():
+    old = {"name": "x", "net": {"subband_told": 7, "compensation_hears_stage_one": False}}
+    config = config_of(old)
+    assert (config.net.subband_context, config.net.compensation_uses_trunk) == (7, False)
+    names = {"trunk.enter.linear.weight": 1, "subbands.tell.norm.bias": 2, "leave": 3, "heads.0": 4}
+    assert renamed(names) == {
+        "trunk.in_proj.linear.weight": 1,
+        "subbands.context_proj.norm.bias": 2,
+        "out_proj": 3,
+        "heads.0": 4,
+    }
+    assert config_of(config.to_dict()) == config

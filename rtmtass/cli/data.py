@@ -68,7 +68,7 @@ def register(commands: Commands) -> None:
     pack.set_defaults(run=run_pack)
 
 
-def need_workshop(*packages: str) -> None:
+def require_training_tools(*packages: str) -> None:
     """Raise MissingPartError where packages are not installed: by default the workshop's."""
     try:
         for name in packages or ("scipy", "torch"):
@@ -81,7 +81,7 @@ def need_workshop(*packages: str) -> None:
 
 def run_build(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data build`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.training.data import build
 
@@ -109,7 +109,7 @@ def run_build(arguments: argparse.Namespace) -> int:
 
 def run_synthesise(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data synthesise`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.data.synthesis import prepare_banks
@@ -123,7 +123,7 @@ def run_synthesise(arguments: argparse.Namespace) -> int:
 
 def run_mix(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data mix`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.data.mixing import write_evaluation_set
@@ -145,7 +145,7 @@ def run_mix(arguments: argparse.Namespace) -> int:
 
 def run_pack(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data pack`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.training.data.pack import pack
     from rtmtass.training.data.pack_format import describe

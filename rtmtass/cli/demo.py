@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.cli.console import print_table
     from rtmtass.cli.separate import say_compiling
     from rtmtass.io.part_file import why_unwritable
-    from rtmtass.offline.plan import Job, Wishes
-    from rtmtass.offline.separate import Unwatched, separate_file
+    from rtmtass.offline.plan import Job, SeparateOptions
+    from rtmtass.offline.separate import NullProgress, separate_file
     from rtmtass.spectrogram import write_report
     from rtmtass.weights import demo_clip
 
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     separator = rtmtass.load(on_compile=say_compiling)
     targets = {stem: folder / f"{stem}.wav" for stem in separator.stems}
-    wishes = Wishes(format="wav", subtype="FLOAT", overwrite=True)
-    result = separate_file(Job(clip, targets), wishes, lambda: separator, Unwatched())
+    options = SeparateOptions(format="wav", subtype="FLOAT", overwrite=True)
+    result = separate_file(Job(clip, targets), options, lambda: separator, NullProgress())
     mixture, sample_rate = _read(clip)
     stems = {name: _read(target)[0] for name, target in targets.items()}
     tracks = {"mixture": mixture} | stems

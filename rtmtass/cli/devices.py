@@ -45,7 +45,8 @@ def register(commands: Commands) -> None:
     latency.add_argument("--output", metavar="NAME|N")
     latency.add_argument("--rate", type=count, metavar="HZ")
     latency.add_argument("--block", type=count, metavar="N")
-    latency.add_argument("--slack", type=milliseconds, metavar="MS")
+    latency.add_argument("--extra-buffer", type=milliseconds, metavar="MS")
+    latency.add_argument("--slack", dest="extra_buffer", type=milliseconds, help=argparse.SUPPRESS)
     latency.add_argument("--model", default="rtmtass-small", metavar="NAME")
     latency.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -125,21 +126,21 @@ def run_latency(arguments: argparse.Namespace) -> int:
     """Measure, and compare with what is reported."""
     import rtmtass
     from rtmtass.cli.separate import say_compiling
-    from rtmtass.live import os_priority as rights
+    from rtmtass.live import os_priority
     from rtmtass.live.devices.round_trip import measure
-    from rtmtass.live.devices.stream_config import LinkWishes
+    from rtmtass.live.devices.stream_config import StreamRequest
 
     separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
-    wishes = LinkWishes(
+    request = StreamRequest(
         input=arguments.input,
         output=arguments.output,
         sample_rate=arguments.rate,
         block=arguments.block,
-        slack_ms=arguments.slack,
+        extra_buffer_ms=arguments.extra_buffer,
     )
-    with rights.quiet_interpreter():
-        rights.ask_for_priority(rights.OTHER_PRIORITY)
-        trip = measure(wishes, separator)
+    with os_priority.realtime_interpreter():
+        os_priority.request_priority(os_priority.OTHER_PRIORITY)
+        trip = measure(request, separator)
     scale = 1000 / trip.sample_rate
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(trip), "ours": trip.ours}))

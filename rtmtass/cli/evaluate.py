@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmtass.cli.arguments import add_passes, count
-from rtmtass.cli.data import need_workshop
+from rtmtass.cli.data import require_training_tools
 from rtmtass.cli.metrics_table import print_figures
 from rtmtass.errors import OutputError
 
@@ -71,7 +71,7 @@ def register(commands: Commands) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `rtmtass evaluate`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.evaluation.evaluate import evaluate, read_set, set_names
     from rtmtass.evaluation.singing import compare_sets
@@ -141,7 +141,7 @@ def _write_page(
 
 def run_release(arguments: argparse.Namespace) -> int:
     """Run `rtmtass release`."""
-    need_workshop()
+    require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.separator import load
     from rtmtass.training.release import Extras, release

@@ -46,17 +46,17 @@ def run_info(arguments: argparse.Namespace) -> int:
     from rtmtass.cli.console import print_table
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.pipes import open_source
-    from rtmtass.offline.plan import Wishes, plan
+    from rtmtass.offline.plan import SeparateOptions, plan
     from rtmtass.offline.separate import choose_file_encoding
 
     path = Path(arguments.file)
-    wishes = Wishes(channels=arguments.channels)
+    options = SeparateOptions(channels=arguments.channels)
     source = open_source(path)
-    (job,) = plan([path], wishes)
+    (job,) = plan([path], options)
     model = rtmtass.load(arguments.model)
     separator = FullBandSeparator(model, source.sample_rate, source.channels, arguments.channels)
     target = next(iter(job.targets.values()))
-    encoding = choose_file_encoding(source, path, target, separator.channels, wishes)
+    encoding = choose_file_encoding(source, path, target, separator.channels, options)
     seconds = (source.frames or 0) / source.sample_rate
     rows = [
         ("recording", str(path)),

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
     from rtmtass.live.controls import Controls
-    from rtmtass.live.devices.device_io import DeviceLink
-    from rtmtass.live.devices.stream_config import LinkWishes
+    from rtmtass.live.devices.device_io import DeviceIO
+    from rtmtass.live.devices.stream_config import StreamRequest
     from rtmtass.live.engine import Engine
     from rtmtass.live.stats import Stats
     from rtmtass.separator import Separator
@@ -97,8 +97,9 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=count, metavar="HZ", help="of the devices (default: the model's"
         " if they take it, else theirs)")  # fmt: skip
     add("--block", type=count, metavar="N", help="samples the device hands over at once")
-    add("--slack", type=milliseconds, metavar="MS", help="latency to add for computers"
+    add("--extra-buffer", type=milliseconds, metavar="MS", help="latency to add for computers"
         " that are late now and then (default: what small blocks need)")  # fmt: skip
+    add("--slack", dest="extra_buffer", type=milliseconds, help=argparse.SUPPRESS)
     add("--measure", action="store_true", help="play a chirp first and show the true latency too;"
         " the output must reach the input: cable, loopback device, air")  # fmt: skip
 
@@ -106,12 +107,12 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
     from rtmtass.live.devices.portaudio import end_with_abandoned
-    from rtmtass.live.os_priority import no_collection
+    from rtmtass.live.os_priority import gc_disabled
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(no_collection())
+        stack.enter_context(gc_disabled())
         if arguments.record:
             from rtmtass.live.recorder import check_folder
 
@@ -131,14 +132,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     import rtmtass
     from rtmtass.cli.separate import say_compiling
-    from rtmtass.live import os_priority as rights
+    from rtmtass.live import os_priority
     from rtmtass.live.controls import Controls
-    from rtmtass.live.devices.device_io import DeviceLink
+    from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.engine import Engine
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
 
-    wishes = wishes_of(arguments)
+    request = request_of(arguments)
     separator = rtmtass.load(
         arguments.model,
         precision=arguments.precision,
@@ -148,7 +149,7 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         on_compile=say_compiling,
     )
     messages: deque[str] = deque(maxlen=50)
-    measured_ms = _measured_ms(wishes, separator, messages) if arguments.measure else None
+    measured_ms = _measured_ms(request, separator, messages) if arguments.measure else None
     mixer = Mixer(
         separator.stems,
         separator.sample_rate,
@@ -159,7 +160,7 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     )
     if not arguments.monitor:
         mixer.fade_out()
-    link = DeviceLink(wishes, separator, n_rows=mixer.n_rows, on_message=messages.append)
+    link = DeviceIO(request, separator, n_rows=mixer.n_rows, on_message=messages.append)
     link.measured_ms = measured_ms
     folder = Path(arguments.record or ".")
     recorder = TakeRecorder(
@@ -171,20 +172,22 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         separator, link, link, mixer=mixer, recorder=recorder, on_event=messages.append,
         is_realtime=True,
     )  # fmt: skip
-    given = [stack.enter_context(rights.quiet_interpreter()), rights.ask_for_memory()]
-    rights.ask_for_priority(rights.OTHER_PRIORITY)
+    granted = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
+    os_priority.request_priority(os_priority.OTHER_PRIORITY)
     stack.callback(_stop, engine)
     engine.start()
-    messages.extend(f"{right.name}: {right.detail}" for right in [*given, *engine.rights])
+    messages.extend(f"{right.name}: {right.detail}" for right in [*granted, *engine.grants])
     _watch(arguments, engine, link, Controls(mixer, recorder), messages, stack)
 
 
-def _measured_ms(wishes: LinkWishes, separator: Separator, messages: deque[str]) -> float | None:
+def _measured_ms(
+    request: StreamRequest, separator: Separator, messages: deque[str]
+) -> float | None:
     """Return the true latency by a chirp; where it doesn't come back, say so and go on."""
     from rtmtass.live.devices.round_trip import measure
 
     try:
-        trip = measure(dataclasses.replace(wishes, more_outputs=()), separator.fork())
+        trip = measure(dataclasses.replace(request, more_outputs=()), separator.fork())
     except DeviceError as error:
         messages.append(f"the latency wasn't measured: {error}")
         return None
@@ -192,16 +195,16 @@ def _measured_ms(wishes: LinkWishes, separator: Separator, messages: deque[str])
 
 
 def _stop(engine: Engine) -> None:
-    from rtmtass.signals import held
+    from rtmtass.signals import defer_signals
 
-    with contextlib.suppress(KeyboardInterrupt), held():
+    with contextlib.suppress(KeyboardInterrupt), defer_signals():
         engine.stop()
 
 
-def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
+def request_of(arguments: argparse.Namespace) -> StreamRequest:
     """Return what the command line wants of the devices."""
     from rtmtass.config import STEMS
-    from rtmtass.live.devices.stream_config import LinkWishes
+    from rtmtass.live.devices.stream_config import StreamRequest
 
     outputs = (arguments.stems_out or "").split(",") if arguments.stems_out else []
     if outputs and (len(outputs) != len(STEMS) or arguments.output):
@@ -209,21 +212,21 @@ def wishes_of(arguments: argparse.Namespace) -> LinkWishes:
             f"--stems-out takes {len(STEMS)} devices, for {', '.join(STEMS)}, and no --output;"
             f" {len(outputs)} were given: see rtmtass devices"
         )
-    return LinkWishes(
+    return StreamRequest(
         input=arguments.input,
         output=outputs[0] if outputs else arguments.output,
         more_outputs=tuple(outputs[1:]),
         input_channels=arguments.input_channels,
         sample_rate=arguments.rate,
         block=arguments.block,
-        slack_ms=arguments.slack,
+        extra_buffer_ms=arguments.extra_buffer,
     )
 
 
 def _watch(
     arguments: argparse.Namespace,
     engine: Engine,
-    link: DeviceLink,
+    link: DeviceIO,
     controls: Controls,
     messages: deque[str],
     stack: contextlib.ExitStack,
@@ -232,11 +235,11 @@ def _watch(
     from rtmtass.live.display import Display
 
     display = None
-    given, wanted = link.wire.shape.given, link.wire.shape.wanted
+    capture, playback = link.wire.shape.capture, link.wire.shape.playback
     if not (arguments.plain or arguments.json) and sys.stdout.isatty() and sys.stdin.isatty():
-        display = stack.enter_context(Display(controls, f"{given.name} → {wanted.name}"))
+        display = stack.enter_context(Display(controls, f"{capture.name} → {playback.name}"))
     elif not arguments.json:
-        print(f"{given} → {wanted}, {link.latency().total_ms:.1f} ms; Ctrl-C ends", flush=True)
+        print(f"{capture} → {playback}, {link.latency().total_ms:.1f} ms; Ctrl-C ends", flush=True)
     every_s = _DISPLAY_S if display else _LINE_S
     started = shown = time.monotonic()
     while not controls.is_over and engine.is_running:

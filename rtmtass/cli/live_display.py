@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rtmtass.live.controls import KEYS
-from rtmtass.live.os_priority import give_up_priority
+from rtmtass.live.os_priority import drop_priority
 
 ADDRESS, KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
 
@@ -216,7 +216,7 @@ def main() -> None:
     """Connect to the engine's process and show it; ends when that does."""
     # Ctrl-C is for the engine's process, which ends this one in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    give_up_priority()
+    drop_priority()
     key = bytes.fromhex(os.environ[KEY])
     with (
         contextlib.suppress(EOFError, ConnectionError),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rtmtass.fullband import StreamSeparator
     from rtmtass.io.pipes import RawFormat
-    from rtmtass.offline.plan import Result, Wishes
-    from rtmtass.offline.separate import Watcher
+    from rtmtass.offline.plan import Result, SeparateOptions
+    from rtmtass.offline.separate import ProgressListener
 
 
 def register(commands: Commands) -> None:
@@ -94,15 +94,15 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.offline.plan import plan
     from rtmtass.offline.separate import Interrupted, separate_files
 
-    wishes = _wishes(arguments)
-    jobs = plan([Path(name) for name in arguments.inputs], wishes, recursive=arguments.recursive)
+    options = _options(arguments)
+    jobs = plan([Path(name) for name in arguments.inputs], options, recursive=arguments.recursive)
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
     load = loader(arguments)
-    with _watcher(arguments, len(jobs)) as watcher:
+    with _progress(arguments, len(jobs)) as progress:
         try:
-            for result in separate_files(jobs, wishes, load, watcher):
+            for result in separate_files(jobs, options, load, progress):
                 results.append(result)
                 if arguments.json:
                     print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
@@ -136,9 +136,9 @@ def say_compiling() -> None:
     print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
 
 
-def _wishes(arguments: argparse.Namespace) -> Wishes:
+def _options(arguments: argparse.Namespace) -> SeparateOptions:
     from rtmtass.config import STEMS
-    from rtmtass.offline.plan import STREAM, Wishes
+    from rtmtass.offline.plan import STREAM, SeparateOptions
 
     only_mix = arguments.mix == "-" and arguments.output is None
     stems = arguments.stems or (("none",) if only_mix else STEMS)
@@ -146,7 +146,7 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
     for name in (*stems, *(arguments.gain or {})):
         if name not in STEMS:
             raise InputError(f"there is no stem {name!r}; choose of {', '.join(STEMS)}")
-    wishes = Wishes(
+    options = SeparateOptions(
         stems=stems,
         folder=None if arguments.output is None else Path(arguments.output),
         format=arguments.format,
@@ -162,16 +162,16 @@ def _wishes(arguments: argparse.Namespace) -> Wishes:
         raise UsageError(
             "a remix needs both: --gain speech=0,music=-12 says what, --mix FILE where to"
         )
-    n_streamed = len(stems) * (wishes.folder == STREAM) + (wishes.mix == STREAM)
+    n_streamed = len(stems) * (options.folder == STREAM) + (options.mix == STREAM)
     if n_streamed > 1:
         raise UsageError("stdout carries one stem; choose it: --stems speech -o -")
     if n_streamed and arguments.json:
         raise UsageError("stdout carries sound already; leave out --json or add -o FOLDER")
-    if not stems and wishes.mix is None:
+    if not stems and options.mix is None:
         raise UsageError("nothing to write; name stems with --stems, or a remix with --mix")
-    if "-" in arguments.inputs and stems and wishes.folder is None:
+    if "-" in arguments.inputs and stems and options.folder is None:
         raise UsageError("stdin has no folder; add -o FOLDER, or --stems speech -o -")
-    return wishes
+    return options
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
@@ -190,11 +190,13 @@ def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
     return RawFormat(arguments.raw or "f32", arguments.rate or 0, arguments.channels_in or 1)
 
 
-def _watcher(arguments: argparse.Namespace, n_files: int) -> AbstractContextManager[Watcher]:
-    from rtmtass.offline.separate import Unwatched
+def _progress(
+    arguments: argparse.Namespace, n_files: int
+) -> AbstractContextManager[ProgressListener]:
+    from rtmtass.offline.separate import NullProgress
 
     if arguments.quiet or not sys.stderr.isatty():
-        return nullcontext(Unwatched())
+        return nullcontext(NullProgress())
     from rtmtass.cli.console import Progress
 
     return Progress(n_files)

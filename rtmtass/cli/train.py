@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmtass.cli.arguments import count
-from rtmtass.cli.data import need_workshop
+from rtmtass.cli.data import require_training_tools
 from rtmtass.cli.progress import open_steps
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def register(commands: Commands) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train`."""
-    need_workshop("torch")
+    require_training_tools("torch")
     from rtmtass.training.train import BranchOrder, train
 
     if arguments.profile:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.jit.compiler import borrow, kernel, kernel_apart
+from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
 
 Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
@@ -75,7 +75,7 @@ def _quarters(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     return borrow(x, 0, n), borrow(x, n, n), borrow(x, 2 * n, n), borrow(x, 3 * n, n)
 
 
-@kernel_apart
+@kernel_noalias
 def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> None:
     # Neighbouring butterflies, neighbouring twiddles; results interleave by four.
     m = xr.size // 4
@@ -95,7 +95,7 @@ def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> N
         yr[4 * p + 3], yi[4 * p + 3] = er * w3r[p] - ei * w3i[p], er * w3i[p] + ei * w3r[p]
 
 
-@kernel_apart
+@kernel_noalias
 def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, four: int) -> None:
     # As _middle_stage for stride 4. A literal 4 would be unrolled and a bare variable taken
     # for long: of their minimum the compiler makes one vector of four.
@@ -119,7 +119,7 @@ def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, fou
             yr[o + 12], yi[o + 12] = er * w3r - ei * w3i, er * w3i + ei * w3r
 
 
-@kernel_apart
+@kernel_noalias
 def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int) -> None:
     # Neighbours share their twiddles.
     m = xr.size // (4 * stride)
@@ -143,7 +143,7 @@ def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, str
             y3r[q], y3i[q] = er * w3r - ei * w3i, er * w3i + ei * w3r
 
 
-@kernel_apart
+@kernel_noalias
 def _last_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
     # All twiddles are one, input and output lie alike.
     x0r, x1r, x2r, x3r = _quarters(xr)
@@ -159,7 +159,7 @@ def _last_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
         y3r[q], y3i[q] = tr - vi, ti + vr
 
 
-@kernel_apart
+@kernel_noalias
 def _halving_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
     s = xr.size // 2
     x0r, x1r, x0i, x1i = borrow(xr, 0, s), borrow(xr, s, s), borrow(xi, 0, s), borrow(xi, s, s)
@@ -204,7 +204,7 @@ def _round(part: Any) -> Any:
     return (part + _GRAIN) - _GRAIN
 
 
-@kernel_apart
+@kernel_noalias
 def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) -> None:
     # low holds bins k = 0.. upwards, high bins points - k downwards: from 0 on, so that
     # whole vectors fit. What this makes of bin 0 and its partner is overwritten.
@@ -220,7 +220,7 @@ def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) ->
         vr[j], vi[j] = _round(er - tr), _round(ti - ei)
 
 
-@kernel_apart
+@kernel_noalias
 def _merge(spec_low: Pair, spec_high: Pair, w: Floats, low: Pair, high: Pair) -> None:
     # The inverse of _split, conjugated, so that the forward transform can follow.
     (xr, xi), (vr, vi), (zr, zi), (yr, yi) = spec_low, spec_high, low, high

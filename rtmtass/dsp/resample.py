@@ -102,7 +102,7 @@ def _longest_wait(in_rate: int, out_rate: int) -> int:
     return worst + step
 
 
-class PromptResampler:
+class LowLatencyResampler:
     """As `Resampler`, for who listens while it runs: 1.5 ms late at the lower rate, not 40.
 
     The filter is shorter, so it falls off earlier: 7.4 kHz instead of 7.8 for the

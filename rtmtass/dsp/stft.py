@@ -14,7 +14,7 @@ from rtmtass.config import StftConfig
 from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
-from rtmtass.jit.compiler import borrow, kernel, kernel_apart
+from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
 
 __all__ = [
     "SAMPLE_FLOOR",
@@ -36,34 +36,34 @@ SAMPLE_FLOOR = np.float32(1e-12)
 _ZERO = np.float32(0.0)
 
 
-@kernel_apart
+@kernel_noalias
 def _weigh(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
     for i in range(even.size):
         even[i] = history[2 * i] * window[2 * i]
         odd[i] = history[2 * i + 1] * window[2 * i + 1]
 
 
-@kernel_apart
+@kernel_noalias
 def _enter(block: Floats, newest: Floats) -> None:
     for i in range(block.size):
         sample = block[i]
         newest[i] = _ZERO if abs(sample) < SAMPLE_FLOOR else sample
 
 
-@kernel_apart
+@kernel_noalias
 def _copy(source: Floats, target: Floats) -> None:
     for i in range(source.size):
         target[i] = source[i]
 
 
-@kernel_apart
+@kernel_noalias
 def _interleave(even: Floats, minus_odd: Floats, frame: Floats) -> None:
     for i in range(even.size):
         frame[2 * i] = even[i]
         frame[2 * i + 1] = -minus_odd[i]
 
 
-@kernel_apart
+@kernel_noalias
 def _add_weighed(overlap: Floats, window: Floats, frame: Floats, target: Floats) -> None:
     for i in range(target.size):
         target[i] = overlap[i] + window[i] * frame[i]

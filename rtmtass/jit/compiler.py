@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import NDArray
 
-from rtmtass.jit.cpu import int8_way
+from rtmtass.jit.cpu import int8_isa
 
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., object])
@@ -49,7 +49,7 @@ _KERNELS = (
 
 
 def _digest() -> str:
-    total = hashlib.sha256(int8_way().encode())  # kernels are compiled for one way
+    total = hashlib.sha256(int8_isa().encode())  # kernels are compiled for one way
     for path in kernel_sources():
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
@@ -131,7 +131,7 @@ def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) ->
     return cast(F, compiled)
 
 
-class _ApartCompiler(Compiler):
+class _NoaliasCompiler(Compiler):
     """As numba's own, but tells LLVM that no two arguments overlap (C's `restrict`)."""
 
     def __init__(self, *args: Any) -> None:
@@ -142,12 +142,12 @@ class _ApartCompiler(Compiler):
         super().__init__(*args)
 
 
-def kernel_apart(function: F) -> F:
+def kernel_noalias(function: F) -> F:
     """As `kernel`, for loops whose array arguments never overlap: they become vector code.
 
     Otherwise each call first compares all addresses, which costs more than a short loop.
     """
-    return kernel(function, pipeline_class=_ApartCompiler)
+    return kernel(function, pipeline_class=_NoaliasCompiler)
 
 
 def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:

@@ -8,7 +8,7 @@ import llvmlite.binding as llvm
 
 from rtmtass.errors import UsageError
 
-WAYS: dict[str, tuple[str, ...]] = {
+ISAS: dict[str, tuple[str, ...]] = {
     "avx512vnni": ("avx512f", "avx512bw", "avx512vnni"),
     "avxvnni": ("avx2", "avxvnni"),
     "avx2": ("avx2",),
@@ -18,7 +18,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 """Ways to sum products of bytes, best first, and the features each needs."""
 
 VARIABLE = "RTMTASS_INT8"
-"""Environment variable that forces one of `WAYS`, for tests and for comparisons."""
+"""Environment variable that forces one of `ISAS`, for tests and for comparisons."""
 
 
 def features() -> frozenset[str]:
@@ -27,25 +27,25 @@ def features() -> frozenset[str]:
     return frozenset(name for name, there in found.items() if there)
 
 
-def usable_ways() -> tuple[str, ...]:
+def usable_isas() -> tuple[str, ...]:
     """Return the ways this processor has, best first; the last is always there."""
     here = features()
-    return tuple(name for name, needed in WAYS.items() if here.issuperset(needed))
+    return tuple(name for name, needed in ISAS.items() if here.issuperset(needed))
 
 
-def int8_way() -> str:
+def int8_isa() -> str:
     """Return the way to use: the best there is, or the one the environment forces.
 
     Raises:
         UsageError: the environment names none, or one this processor lacks.
     """
-    ways = usable_ways()
+    isas = usable_isas()
     wanted = os.environ.get(VARIABLE, "")
     if not wanted:
-        return ways[0]
-    if wanted not in ways:
+        return isas[0]
+    if wanted not in isas:
         raise UsageError(
-            f"{VARIABLE}={wanted} is set, but this processor has {', '.join(ways)};"
+            f"{VARIABLE}={wanted} is set, but this processor has {', '.join(isas)};"
             f" unset {VARIABLE}, or set it to one of them"
         )
     return wanted

@@ -1,8 +1,8 @@
 """Live sound: devices in and out, an engine between them that is never late, your mix of it.
 
-from rtmtass.live import DeviceLink, Engine, LinkWishes, Mixer
+from rtmtass.live import DeviceIO, Engine, StreamRequest, Mixer
 separator = rtmtass.load(block=256)
-link = DeviceLink(LinkWishes(input="scarlett"), separator)
+link = DeviceIO(StreamRequest(input="scarlett"), separator)
 mixer = Mixer(separator.stems, separator.sample_rate, gains_db={"noise": -20})
 with Engine(separator, link, link, mixer=mixer) as engine:
 ...
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rtmtass.io.arrays import ArraySink, ArraySource
     from rtmtass.io.udp import UdpSink, UdpSource
-    from rtmtass.live.devices.device_io import DeviceLink
-    from rtmtass.live.devices.stream_config import LinkWishes
+    from rtmtass.live.devices.device_io import DeviceIO
+    from rtmtass.live.devices.stream_config import StreamRequest
     from rtmtass.live.engine import Engine
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ArraySink",
     "ArraySource",
-    "DeviceLink",
+    "DeviceIO",
     "Engine",
-    "LinkWishes",
     "Mixer",
     "PacedSource",
     "Stats",
+    "StreamRequest",
     "TakeRecorder",
     "UdpSink",
     "UdpSource",
@@ -42,9 +42,9 @@ __all__ = [
 _ROOMS = {
     "ArraySink": "rtmtass.io.arrays",
     "ArraySource": "rtmtass.io.arrays",
-    "DeviceLink": "rtmtass.live.devices.device_io",
+    "DeviceIO": "rtmtass.live.devices.device_io",
     "Engine": "rtmtass.live.engine",
-    "LinkWishes": "rtmtass.live.devices.stream_config",
+    "StreamRequest": "rtmtass.live.devices.stream_config",
     "Mixer": "rtmtass.live.mixer",
     "PacedSource": "rtmtass.live.sources",
     "Stats": "rtmtass.live.stats",

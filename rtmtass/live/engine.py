@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
-from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Right, ask_for_priority
-from rtmtass.live.overload import Lateness
-from rtmtass.live.protocols import Clocked, Recorder
+from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
+from rtmtass.live.overload import OverloadPolicy
+from rtmtass.live.protocols import RealtimeEndpoint, Recorder
 from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
@@ -71,8 +71,8 @@ class Engine:
                 f"the source has {source.channels} channels, the separator {separator.channels};"
                 f" load it with channels={source.channels}, or 1 for their mean"
             )
-        clocks = [end for end in (sink, source) if isinstance(end, Clocked)]
-        self._clock: Clocked | None = clocks[0] if clocks else None
+        clocks = [end for end in (sink, source) if isinstance(end, RealtimeEndpoint)]
+        self._clock: RealtimeEndpoint | None = clocks[0] if clocks else None
         if source.sample_rate != separator.sample_rate:
             source = ConvertedSource(source, separator.sample_rate)
         self.delay, self.sample_rate = separator.delay, separator.sample_rate
@@ -81,14 +81,14 @@ class Engine:
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
         self._make_room(separator)
-        self._number = self._gaps = 0
-        self._lateness = Lateness(-(-self.delay // self._hop))
+        self._number = self._discontinuities = 0
+        self._overload = OverloadPolicy(-(-self.delay // self._hop))
         self._state = "new"
         self._is_stopping = threading.Event()
         self._error: BaseException | None = None
         self._events: deque[str] = deque(maxlen=100)
         self._on_levels, self._on_event = on_levels, on_event
-        self._right: Right | None = None
+        self._right: Grant | None = None
         self._looked = time.monotonic(), time.process_time()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
@@ -148,7 +148,7 @@ class Engine:
         return self._thread.is_alive()
 
     @property
-    def rights(self) -> list[Right]:
+    def grants(self) -> list[Grant]:
         """What the system said to the threads' wish for priority, as far as they have asked."""
         return [right for right in (self._right, self._worker.right) if right]
 
@@ -165,20 +165,20 @@ class Engine:
             state=state,
             seconds=self._number * self._hop / self.sample_rate,
             hops=self._number,
-            deadline_misses=self._lateness.misses,
-            skipped=self._lateness.skipped,
+            deadline_misses=self._overload.misses,
+            skipped=self._overload.skipped,
             steps=steps,
             cpu_share=share,
             levels=self.mixer.levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
-            advice=self._lateness.advice(steps),
+            advice=self._overload.advice(steps),
         )
 
     def _run(self) -> None:
         try:
             if self._is_realtime:
-                self._right = ask_for_priority(ENGINE_PRIORITY)
+                self._right = request_priority(ENGINE_PRIORITY)
             self._pump()
             self._state = "stopped"
         except BaseException as error:  # raised again by stop
@@ -196,7 +196,7 @@ class Engine:
             n = self._fill()
             if n < self._hop:
                 break
-            self._through(self._hop)
+            self._process_hop(self._hop)
             if self._is_stopping.is_set():
                 self.mixer.fade_out()
                 fading -= 1
@@ -206,7 +206,7 @@ class Engine:
         owed += n
         self._given[n:] = 0
         while owed:
-            self._through(min(owed, self._hop))
+            self._process_hop(min(owed, self._hop))
             owed -= min(owed, self._hop)
             self._given[:] = 0
 
@@ -219,19 +219,19 @@ class Engine:
             filled += n
         return filled
 
-    def _through(self, n_out: int) -> None:
+    def _process_hop(self, n_out: int) -> None:
         """Take the hop in `_given` and write `n_out` samples."""
         hop, past = self._hop, self._past
         past[:-hop] = past[hop:]
-        self._mend()
+        self._zero_nonfinite()
         if past.shape[1] == self._given.shape[1]:
             past[-hop:] = self._given
         else:
             np.mean(self._given, axis=1, out=past[-hop:, 0])
-        if self._clock and self._clock.gaps != self._gaps:
-            self._gaps = self._clock.gaps
+        if self._clock and self._clock.discontinuities != self._discontinuities:
+            self._discontinuities = self._clock.discontinuities
             past[:-hop] = 0
-            self._lateness.break_off(self._number)
+            self._overload.break_off(self._number)
         dry = past[:hop]
         if self._recorder:
             self._recorder.add_mixture(self._number, dry)
@@ -241,7 +241,7 @@ class Engine:
         self._sink.write(self._out[:, :n_out])
         self._number += 1
 
-    def _mend(self) -> None:
+    def _zero_nonfinite(self) -> None:
         """Silence samples that aren't numbers: one would stay in the network for ever."""
         with np.errstate(over="ignore", invalid="ignore"):
             if math.isfinite(float(np.sum(self._given))):
@@ -251,7 +251,7 @@ class Engine:
 
     def _separated(self) -> Slot | None:
         """Return the stems of this hop, or None if they are late or can't be trusted."""
-        number, late, is_due = self._number, self._lateness, True
+        number, late, is_due = self._number, self._overload, True
         if self._worker.is_full:
             self._late_by_collecting()
         is_held = late.is_held(number)
@@ -304,7 +304,7 @@ class Engine:
 
     def _watch(self) -> None:
         if self._is_realtime:
-            ask_for_priority(OTHER_PRIORITY)
+            request_priority(OTHER_PRIORITY)
         is_last = False
         while not is_last:
             # Until the engine's thread is gone: waiting for the wish to stop would, once there is

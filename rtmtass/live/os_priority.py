@@ -30,33 +30,33 @@ _ELSEWHERE = "nothing to type here: it helps to close other programs"
 
 
 @dataclass(frozen=True)
-class Right:
+class Grant:
     """One thing that was asked for: `advice` says what to do where it wasn't given."""
 
     name: str
-    is_given: bool
+    is_granted: bool
     detail: str
     advice: str = ""
 
 
-def ask_for_priority(priority: int) -> Right:
+def request_priority(priority: int) -> Grant:
     """Run the calling thread before all ordinary ones."""
     name = "real-time priority"
     if sys.platform == "win32":
         kernel32 = ctypes.windll.kernel32
-        is_given = bool(kernel32.SetThreadPriority(kernel32.GetCurrentThread(), _TIME_CRITICAL))
-        detail = "time critical" if is_given else "refused"
-        return Right(name, is_given, detail, "" if is_given else _ELSEWHERE)
+        is_granted = bool(kernel32.SetThreadPriority(kernel32.GetCurrentThread(), _TIME_CRITICAL))
+        detail = "time critical" if is_granted else "refused"
+        return Grant(name, is_granted, detail, "" if is_granted else _ELSEWHERE)
     if not hasattr(os, "sched_setscheduler"):
-        return Right(name, False, "this system has no call for it", _ELSEWHERE)
+        return Grant(name, False, "this system has no call for it", _ELSEWHERE)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except OSError as error:
-        return Right(name, False, f"SCHED_FIFO refused: {error.strerror}", _SCHEDULING_ADVICE)
-    return Right(name, True, f"SCHED_FIFO {priority}")
+        return Grant(name, False, f"SCHED_FIFO refused: {error.strerror}", _SCHEDULING_ADVICE)
+    return Grant(name, True, f"SCHED_FIFO {priority}")
 
 
-def give_up_priority() -> None:
+def drop_priority() -> None:
     """Run the calling thread as an ordinary one; a new process inherits what it needn't have."""
     if hasattr(os, "SCHED_OTHER"):
         with contextlib.suppress(OSError):
@@ -70,7 +70,7 @@ def ordinary_priority() -> Iterator[None]:
         yield
         return
     before = os.sched_getscheduler(0), os.sched_getparam(0)
-    give_up_priority()
+    drop_priority()
     try:
         yield
     finally:
@@ -78,25 +78,25 @@ def ordinary_priority() -> Iterator[None]:
             os.sched_setscheduler(0, *before)
 
 
-def ask_for_memory() -> Right:
+def lock_memory() -> Grant:
     """Keep the program's memory from being swapped out."""
     name = "locked memory"
     if not sys.platform.startswith("linux"):
-        return Right(name, False, "only asked for on Linux", _ELSEWHERE)
+        return Grant(name, False, "only asked for on Linux", _ELSEWHERE)
     import resource
 
     # With a limit, locking succeeds at first and lets a later allocation fail.
     if os.geteuid() and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-        return Right(name, False, "mlockall would run into the limit", _SCHEDULING_ADVICE)
+        return Grant(name, False, "mlockall would run into the limit", _SCHEDULING_ADVICE)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_LOCK_ALL_ON_FAULT):
         why = os.strerror(ctypes.get_errno())
-        return Right(name, False, f"mlockall refused: {why}", _SCHEDULING_ADVICE)
-    return Right(name, True, "mlockall")
+        return Grant(name, False, f"mlockall refused: {why}", _SCHEDULING_ADVICE)
+    return Grant(name, True, "mlockall")
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Within it no garbage is looked for; a start that loads much is a quarter faster so."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -108,15 +108,15 @@ def no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_interpreter() -> Iterator[Right]:
+def realtime_interpreter() -> Iterator[Grant]:
     """Within it nothing is collected, and threads hand the interpreter over sooner."""
     before = sys.getswitchinterval()
     # Without collecting first: that takes a tenth of a second and frees next to nothing.
     gc.freeze()
     sys.setswitchinterval(_SWITCH_S)
     try:
-        with no_collection():
-            yield Right("garbage collection", True, "frozen and off")
+        with gc_disabled():
+            yield Grant("garbage collection", True, "frozen and off")
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()

@@ -11,7 +11,7 @@ _TOO_MANY = 0.05
 _TOO_SLOW = 0.7
 
 
-class Lateness:
+class OverloadPolicy:
     """Decides which hops are heard as input, counts why, and knows what would help.
 
     Args:
@@ -71,6 +71,6 @@ class Lateness:
             )
         return (
             f"{100 * self._late_share:.0f} % of the steps come too late, though one takes only"
-            f" {step_ms:.1f} ms: add --slack 10, a larger --block, or --precision int8;"
+            f" {step_ms:.1f} ms: add --extra-buffer 10, a larger --block, or --precision int8;"
             " rtmtass doctor says more"
         )

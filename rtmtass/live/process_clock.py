@@ -12,7 +12,7 @@ _TICK_S = 1e-7  # of a FILETIME
 _EPOCH_S = 11644473600.0  # from a FILETIME's zero, 1601, to that of time.time, 1970
 
 
-def born_at_s() -> float | None:
+def process_start_s() -> float | None:
     """Return when the process was created, on time.monotonic; None where no way is known.
 
     To some 10 ms on Linux, which counts it in ticks.

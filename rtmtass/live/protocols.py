@@ -13,10 +13,10 @@ Floats = NDArray[np.float32]
 
 
 @runtime_checkable
-class Clocked(Protocol):
+class RealtimeEndpoint(Protocol):
     """A source or sink that doesn't wait: a sound device, or a source at real-time pace."""
 
-    gaps: int
+    discontinuities: int
     """How often the input broke off and went on elsewhere: what was before is no past."""
 
     def deadline_s(self) -> float:

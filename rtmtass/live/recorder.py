@@ -18,7 +18,7 @@ from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.wav_header import stream_header
-from rtmtass.live.os_priority import OTHER_PRIORITY, ask_for_priority
+from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.stats import RecordingStats
 
 Floats = NDArray[np.float32]
@@ -88,7 +88,7 @@ class TakeRecorder:
         stems: their names.
         sample_rate: in Hz.
         channels: of each stem and the mixture.
-        is_realtime: ask for a little priority: see `rights.OTHER_PRIORITY`.
+        is_realtime: ask for a little priority: see `grants.OTHER_PRIORITY`.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class TakeRecorder:
 
     def _run(self) -> None:
         if self._is_realtime:
-            ask_for_priority(OTHER_PRIORITY)
+            request_priority(OTHER_PRIORITY)
         synced_s = time.monotonic()
         while True:
             is_last = self._is_closing

@@ -59,7 +59,7 @@ class PacedSource:
     def __init__(self, source: Source, *, slack_s: float = 0.0) -> None:
         self._source = source
         self.sample_rate, self.channels = source.sample_rate, source.channels
-        self.gaps = 0
+        self.discontinuities = 0
         self._slack_s = slack_s
         self._n_read = 0
         self._started: float | None = None
@@ -76,12 +76,12 @@ class PacedSource:
         return n
 
     def deadline_s(self) -> float:
-        """See Clocked: when the next hop, as long as a default one, has come."""
+        """See RealtimeEndpoint: when the next hop, as long as a default one, has come."""
         assert self._started is not None, "read first"
         return self._started + (self._n_read + 256) / self.sample_rate + self._slack_s
 
     def device_stats(self) -> DeviceStats:
-        """See Clocked."""
+        """See RealtimeEndpoint."""
         return DeviceStats()
 
     def close(self) -> None:

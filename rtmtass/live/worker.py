@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.live.os_priority import WORKER_PRIORITY, Right, ask_for_priority
+from rtmtass.live.os_priority import WORKER_PRIORITY, Grant, request_priority
 from rtmtass.live.stats import StepClock
 
 Floats = NDArray[np.float32]
@@ -30,7 +30,7 @@ class LiveSeparator(Protocol):
     algorithmic_latency: int
     channels: int
 
-    def process_into(self, block: Floats, out: Floats, shares: Floats) -> None:
+    def process_into(self, block: Floats, out: Floats, highband_weights: Floats) -> None:
         """See Separator."""
 
     def reset(self) -> None:
@@ -50,7 +50,7 @@ class Slot:
         self.number = 0
         self.mixture = np.zeros((hop, channels), np.float32)
         self.stems = np.zeros((n_stems, hop, channels), np.float32)
-        self.shares = np.zeros((n_stems, hop), np.float32)
+        self.highband_weights = np.zeros((n_stems, hop), np.float32)
 
 
 class Worker:
@@ -80,7 +80,7 @@ class Worker:
         self._submitted = 0
         self.in_flight = 0
         self.clock = StepClock()
-        self.right: Right | None = None
+        self.right: Grant | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="rtmtass-worker", daemon=True)
 
@@ -130,11 +130,11 @@ class Worker:
     def _run(self) -> None:
         try:
             if self._is_realtime:
-                self.right = ask_for_priority(WORKER_PRIORITY)
+                self.right = request_priority(WORKER_PRIORITY)
             while (index := self._todo.get()) != _END:
                 slot = self._slots[index]
                 started = time.perf_counter_ns()
-                self._separator.process_into(slot.mixture, slot.stems, slot.shares)
+                self._separator.process_into(slot.mixture, slot.stems, slot.highband_weights)
                 self.clock.add(time.perf_counter_ns() - started)
                 self._done.put(index)
         except BaseException as error:  # handed to whoever collects

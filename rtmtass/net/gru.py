@@ -18,13 +18,13 @@ from torch import Tensor
 F = TypeVar("F", bound=Callable[..., object])
 
 try:
-    from rtmtass.jit.compiler import kernel_apart
+    from rtmtass.jit.compiler import kernel_noalias
 except ModuleNotFoundError as missing:
     if missing.name not in ("numba", "llvmlite"):
         raise
     HAS_KERNEL = False
 
-    def kernel_apart(function: F) -> F:
+    def kernel_noalias(function: F) -> F:
         """Leave the loop as it is; nothing calls it."""
         return function
 else:
@@ -33,7 +33,7 @@ else:
 Numbers = np.ndarray[Any, Any]
 
 
-@kernel_apart
+@kernel_noalias
 def _back(
     now: Numbers,
     new: Numbers,

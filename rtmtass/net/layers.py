@@ -104,9 +104,9 @@ class GatedBlock(StreamingModule[Tensor]):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.squeeze = Affine(channels, hidden, activation, dropout)
+        self.reduce = Affine(channels, hidden, activation, dropout)
         self.gate = DilatedConv(hidden, 2 * hidden, kernel, dilation)
-        self.widen = Affine(hidden, channels, "none")
+        self.expand = Affine(hidden, channels, "none")
 
     def init_state(self, batch: int) -> Tensor:
         """Return the convolution's memory."""
@@ -114,9 +114,9 @@ class GatedBlock(StreamingModule[Tensor]):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: (B, T, C) -> (B, T, C)."""
-        y, state = self.gate.step(self.squeeze(x), state)
+        y, state = self.gate.step(self.reduce(x), state)
         value, gate = y.chunk(2, dim=-1)
-        return x + self.widen(value * torch.sigmoid(gate)), state
+        return x + self.expand(value * torch.sigmoid(gate)), state
 
 
 class RecurrentBlock(StreamingModule[Tensor]):
@@ -140,7 +140,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
             self.grus = nn.ModuleList(
                 nn.GRU(channels, hidden, batch_first=True) for _ in range(groups)
             )
-        self.widen = Affine(groups * hidden, channels, "none")
+        self.expand = Affine(groups * hidden, channels, "none")
 
     def all_grus(self) -> list[nn.GRU]:
         """Return the GRUs, in the order of their states."""
@@ -148,7 +148,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
 
     def init_state(self, batch: int) -> Tensor:
         """Return a state of zeros."""
-        return self.widen.linear.bias.new_zeros(batch, self.groups * self.hidden)
+        return self.expand.linear.bias.new_zeros(batch, self.groups * self.hidden)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance by T frames: (B, T, C) -> (B, T, C)."""
@@ -156,7 +156,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
             y, last = gru_scan(x, state, *self.all_grus())
         else:
             y, last = torch_grus(x, state.to(x.dtype), *self.all_grus())
-        return x + self.widen(y), last
+        return x + self.expand(y), last
 
 
 class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
@@ -174,7 +174,7 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
         self, channels: int, n_bins: int, bands: int, kernel: int, dilation: int, dropout: float
     ) -> None:
         super().__init__()
-        self.squeeze = Affine(channels, n_bins, "relu", dropout)
+        self.reduce = Affine(channels, n_bins, "relu", dropout)
         width, extra = divmod(2 * n_bins, bands)
         self.widths = [width + (band < extra) for band in range(bands)]
         self.orders = [list(range(bands)), list(reversed(range(bands)))]
@@ -192,7 +192,7 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
             )
             for order in self.orders
         )
-        self.widen = Affine(2 * n_bins, channels, "relu", dropout)
+        self.expand = Affine(2 * n_bins, channels, "relu", dropout)
 
     def convolutions(self) -> list[DilatedConv]:
         """Return the convolutions in the order they run: upwards, then downwards."""
@@ -206,7 +206,7 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
         self, x: Tensor, magnitude: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Advance by T frames: (B, T, C) and the magnitude (B, T, F) -> (B, T, C)."""
-        parts = torch.cat([self.squeeze(x), magnitude], dim=-1).split(self.widths, dim=-1)  # type: ignore[no-untyped-call]
+        parts = torch.cat([self.reduce(x), magnitude], dim=-1).split(self.widths, dim=-1)  # type: ignore[no-untyped-call]
         after: list[Tensor] = []
         sums: list[Tensor] = list(parts)
         memories = iter(state)
@@ -217,7 +217,7 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
                 before, memory = conv.step(heard, next(memories))
                 after.append(memory)
                 sums[band] = before if pass_ == 0 else sums[band] + before
-        return x + self.widen(torch.cat(sums, dim=-1)), tuple(after)
+        return x + self.expand(torch.cat(sums, dim=-1)), tuple(after)
 
 
 class RunningLevel(StreamingModule[Tensor]):

@@ -55,7 +55,9 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
         super().__init__()
         self.multiscale = config.backbone == "multiscale"
         activation = "relu" if self.multiscale else "prelu"
-        self.enter = Affine(n_bins if self.multiscale else 3 * n_bins, config.channels, activation)
+        self.in_proj = Affine(
+            n_bins if self.multiscale else 3 * n_bins, config.channels, activation
+        )
         self.blocks = nn.ModuleList()
         for dilation in config.dilations:
             if self.multiscale:
@@ -71,7 +73,7 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
             self.blocks.append(
                 RecurrentBlock(config.channels, config.recurrent, config.recurrent_groups)
             )
-        self.leave = Affine(config.channels, config.channels, activation)
+        self.out_proj = Affine(config.channels, config.channels, activation)
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
         """Return the memories of all blocks."""
@@ -79,7 +81,7 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
 
     def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         """Advance by T frames."""
-        y = self.enter(x)
+        y = self.in_proj(x)
         after: list[Any] = []
         for block, memory in zip(self.blocks, state, strict=True):
             if isinstance(block, MultiScaleBlock):
@@ -87,7 +89,7 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
             else:
                 y, memory = block.step(y, memory)  # type: ignore[operator]
             after.append(memory)
-        return self.leave(y), tuple(after)
+        return self.out_proj(y), tuple(after)
 
 
 class Compensation(StreamingModule[tuple[Any, ...]]):
@@ -103,10 +105,10 @@ class Compensation(StreamingModule[tuple[Any, ...]]):
         published = config.backbone == "multiscale"
         activation = "relu" if published else "prelu"
         c_in = (2 if published else 3) * n_bins
-        if config.compensation_hears_stage_one:
+        if config.compensation_uses_trunk:
             c_in += config.channels
         width = config.compensation_channels
-        self.enter = Affine(c_in, width, activation, config.dropout)
+        self.in_proj = Affine(c_in, width, activation, config.dropout)
         self.blocks = Chain(
             [
                 GatedBlock(
@@ -121,7 +123,7 @@ class Compensation(StreamingModule[tuple[Any, ...]]):
             ]
         )
         outputs = 1 if config.compensation_target == "magnitude_mask" else 2
-        self.leave = Affine(width, outputs * n_bins, "none")
+        self.out_proj = Affine(width, outputs * n_bins, "none")
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
         """Return the memories of the blocks."""
@@ -129,8 +131,8 @@ class Compensation(StreamingModule[tuple[Any, ...]]):
 
     def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         """Advance by T frames."""
-        y, state = self.blocks.step(self.enter(x), state)
-        return self.leave(y), state
+        y, state = self.blocks.step(self.in_proj(x), state)
+        return self.out_proj(y), state
 
 
 class MtassNet(StreamingModule[NetState]):
@@ -169,7 +171,7 @@ class MtassNet(StreamingModule[NetState]):
 
     def init_state(self, batch: int) -> NetState:
         """Return the memory of `batch` streams that have heard nothing yet."""
-        blank = self.trunk.enter.linear.weight.new_zeros(
+        blank = self.trunk.in_proj.linear.weight.new_zeros(
             batch, self.config.net.lookahead, 2, self.config.stft.n_bins
         )
         parts = tuple(part.init_state(batch) for part in self.compensations)  # type: ignore[operator]
@@ -215,7 +217,7 @@ class MtassNet(StreamingModule[NetState]):
                 residual = mixture - estimate
                 left = compress(residual[:, :, 0], residual[:, :, 1], level)
                 pieces = list(left[:2] if net.backbone == "multiscale" else left)
-                if net.compensation_hears_stage_one:
+                if net.compensation_uses_trunk:
                     pieces.append(hidden.to(left[0].dtype))
                 answer, memory = part.step(  # type: ignore[operator]
                     torch.cat(pieces, dim=-1), state.compensation[stem]
@@ -226,7 +228,7 @@ class MtassNet(StreamingModule[NetState]):
                 )
             final.append(estimate)
         stages = Stages(
-            torch.stack(first, dim=2), share_residue(torch.stack(final, dim=2), mixture)
+            torch.stack(first, dim=2), mixture_consistency(torch.stack(final, dim=2), mixture)
         )
         past = waiting[:, x.shape[1] :]
         return stages, NetState(level_state, past, trunk_state, subband_state, tuple(memories))
@@ -245,7 +247,7 @@ class MtassNet(StreamingModule[NetState]):
         return torch.stack([a * re - b * im, a * im + b * re], dim=2)
 
 
-def share_residue(stems: Tensor, mixture: Tensor) -> Tensor:
+def mixture_consistency(stems: Tensor, mixture: Tensor) -> Tensor:
     """Make the stems sum to the mixture: each takes what is missing by its share of the power.
 
     Args:

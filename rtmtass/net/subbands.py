@@ -32,21 +32,21 @@ class SubBands(StreamingModule[Tensor]):
         super().__init__()
         self.n_bins, self.answers = n_bins, answers
         self.bins, self.overlap = config.subband_bins, config.subband_overlap
-        self.told, self.width = config.subband_told, config.subband_channels
+        self.context, self.width = config.subband_context, config.subband_channels
         self.bands = config.n_subbands(n_bins)
-        c_in = 3 * (self.bins + 2 * self.overlap) + answers * self.bins + self.told
-        self.tell = Affine(config.channels, self.bands * self.told, "none")
-        self.enter = Affine(c_in, self.width)
+        c_in = 3 * (self.bins + 2 * self.overlap) + answers * self.bins + self.context
+        self.context_proj = Affine(config.channels, self.bands * self.context, "none")
+        self.in_proj = Affine(c_in, self.width)
         self.memory = RecurrentBlock(
             self.width, self.width // config.subband_groups, config.subband_groups
         )
-        self.leave = Affine(self.width, answers * self.bins, "none")
-        nn.init.zeros_(self.leave.linear.weight)
-        nn.init.zeros_(self.leave.linear.bias)
+        self.out_proj = Affine(self.width, answers * self.bins, "none")
+        nn.init.zeros_(self.out_proj.linear.weight)
+        nn.init.zeros_(self.out_proj.linear.bias)
 
     def init_state(self, batch: int) -> Tensor:
         """Return silence for every band."""
-        return self.leave.linear.weight.new_zeros(batch, self.bands * self.width)
+        return self.out_proj.linear.weight.new_zeros(batch, self.bands * self.width)
 
     def cut(self, x: Tensor, overlap: int = 0) -> Tensor:
         """Cut bins into bands, silence beyond: (..., F) -> (..., K, bins + 2 * overlap)."""
@@ -63,10 +63,10 @@ class SubBands(StreamingModule[Tensor]):
         kind = pieces[0].dtype
         apart = answers.reshape(*answers.shape[:2], self.answers, self.n_bins)
         pieces.append(self.cut(apart.to(kind)).transpose(2, 3).flatten(3))
-        pieces.append(self.tell(hidden).unflatten(-1, (self.bands, self.told)).to(kind))
-        rows = self.enter(torch.cat(pieces, dim=-1).transpose(1, 2)).flatten(0, 1)
+        pieces.append(self.context_proj(hidden).unflatten(-1, (self.bands, self.context)).to(kind))
+        rows = self.in_proj(torch.cat(pieces, dim=-1).transpose(1, 2)).flatten(0, 1)
         rows, now = self.memory.step(rows, state.reshape(len(rows), self.width))
-        change = self.leave(rows).unflatten(0, (batch, self.bands)).transpose(1, 2)
+        change = self.out_proj(rows).unflatten(0, (batch, self.bands)).transpose(1, 2)
         change = change.unflatten(-1, (self.answers, self.bins)).transpose(2, 3)
         corrected = apart + change.flatten(3)[..., : self.n_bins].to(answers.dtype)
         return corrected.flatten(2), now.reshape(batch, -1)

@@ -26,7 +26,7 @@ STREAM = Path("-")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SeparateOptions:
     """What the user asked for, the same for every file.
 
     `stems` are those to write; `mix` is where the remix goes, with `gains_db`.
@@ -97,7 +97,7 @@ class Result:
         return plain
 
 
-def plan(inputs: Sequence[Path], wishes: Wishes, *, recursive: bool = False) -> list[Job]:
+def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = False) -> list[Job]:
     """Decide what becomes of each file, and each recording in each folder.
 
     A folder's own outputs (`*.speech.*` and the like) aren't separated again.
@@ -109,7 +109,7 @@ def plan(inputs: Sequence[Path], wishes: Wishes, *, recursive: bool = False) -> 
     """
     found = list(dict.fromkeys(pair for path in inputs for pair in _expand(path, recursive)))
     several = len(found) > 1
-    jobs = [Job(path, _targets(path, root, wishes, several)) for path, root in found]
+    jobs = [Job(path, _targets(path, root, options, several)) for path, root in found]
     sources = {job.path.resolve(): job.path for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
@@ -144,20 +144,20 @@ def _is_ours(path: Path) -> bool:
     return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, MIX)]
 
 
-def _targets(path: Path, root: Path, wishes: Wishes, several: bool) -> dict[str, Path]:
+def _targets(path: Path, root: Path, options: SeparateOptions, several: bool) -> dict[str, Path]:
     name = "stdin" if path == STREAM else path.stem
     folder = path.parent
-    if wishes.folder is not None:
-        folder = wishes.folder / path.parent.relative_to(root)
+    if options.folder is not None:
+        folder = options.folder / path.parent.relative_to(root)
     own = path.suffix.lstrip(".").lower()
-    suffix = wishes.format or (own if own in FORMATS else "wav")
-    targets = {stem: folder / f"{name}.{stem}.{suffix}" for stem in wishes.stems}
-    if wishes.folder == STREAM:
-        targets = dict.fromkeys(wishes.stems, STREAM)
-    if wishes.mix is not None and several:
-        targets[MIX] = wishes.mix / f"{name}.{MIX}.{suffix}"
-    elif wishes.mix is not None:
-        targets[MIX] = wishes.mix
+    suffix = options.format or (own if own in FORMATS else "wav")
+    targets = {stem: folder / f"{name}.{stem}.{suffix}" for stem in options.stems}
+    if options.folder == STREAM:
+        targets = dict.fromkeys(options.stems, STREAM)
+    if options.mix is not None and several:
+        targets[MIX] = options.mix / f"{name}.{MIX}.{suffix}"
+    elif options.mix is not None:
+        targets[MIX] = options.mix
     return targets
 
 

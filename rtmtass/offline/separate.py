@@ -17,9 +17,9 @@ from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
-from rtmtass.offline.plan import STREAM, Job, Result, Wishes
+from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
-from rtmtass.signals import held
+from rtmtass.signals import defer_signals
 
 BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
         self.cause = cause
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Is told how it goes: see `tui.Progress`."""
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
@@ -51,7 +51,7 @@ class Watcher(Protocol):
         """A recording is done with, one way or another."""
 
 
-class Unwatched:
+class NullProgress:
     """A Watcher that says nothing."""
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
@@ -65,7 +65,7 @@ class Unwatched:
 
 
 def separate_files(
-    jobs: Sequence[Job], wishes: Wishes, load: Load, watcher: Watcher
+    jobs: Sequence[Job], options: SeparateOptions, load: Load, progress: ProgressListener
 ) -> Iterator[Result]:
     """Separate one after the other; a bad file doesn't end the series.
 
@@ -75,14 +75,16 @@ def separate_files(
     """
     for job in jobs:
         try:
-            result = separate_file(job, wishes, load, watcher)
+            result = separate_file(job, options, load, progress)
         except (InputError, OutputError) as error:
             result = Result(job.path, "failed", error=str(error))
-        watcher.finished(result)
+        progress.finished(result)
         yield result
 
 
-def separate_file(job: Job, wishes: Wishes, load: Load, watcher: Watcher) -> Result:
+def separate_file(
+    job: Job, options: SeparateOptions, load: Load, progress: ProgressListener
+) -> Result:
     """Separate one file into those of its targets that aren't there yet.
 
     Raises:
@@ -92,43 +94,43 @@ def separate_file(job: Job, wishes: Wishes, load: Load, watcher: Watcher) -> Res
     missing = {
         name: target
         for name, target in job.targets.items()
-        if wishes.overwrite or target == STREAM or not target.exists()
+        if options.overwrite or target == STREAM or not target.exists()
     }
     if not missing:
         return Result(job.path, "skipped", job.targets)
-    with closing(_open(job.path, wishes)) as source:
-        return separate_source(source, job.path, missing, wishes, load, watcher)
+    with closing(_open(job.path, options)) as source:
+        return separate_source(source, job.path, missing, options, load, progress)
 
 
 def separate_source(
     source: FileSource | StreamSource,
     path: Path,
     targets: Mapping[str, Path],
-    wishes: Wishes,
+    options: SeparateOptions,
     load: Load,
-    watcher: Watcher,
+    progress: ProgressListener,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
     streams = path == STREAM or STREAM in targets.values()
     separator = FullBandSeparator(
-        load(), source.sample_rate, source.channels, wishes.channels, prompt=streams
+        load(), source.sample_rate, source.channels, options.channels, low_latency=streams
     )
     started = time.perf_counter()  # what opening the model took is no part of the RTF
-    sink = StemWriters(separator.stems, wishes.gains_db)
+    sink = StemWriters(separator.stems, options.gains_db)
     thread: WriterThread | None = None
     try:
-        with held():
-            sink.writers = _open_writers(source, path, separator.channels, targets, wishes)
+        with defer_signals():
+            sink.writers = _open_writers(source, path, separator.channels, targets, options)
             if STREAM not in targets.values():  # what goes to a pipe must not wait for a thread
                 thread = WriterThread(sink)
-        watcher.started(path, source.frames, source.sample_rate)
-        frames = run(source, separator, thread or sink, watcher.advanced)
+        progress.started(path, source.frames, source.sample_rate)
+        frames = run(source, separator, thread or sink, progress.advanced)
         if thread:
             thread.close()
-        with held():
+        with defer_signals():
             sink.close()
     except KeyboardInterrupt as stop:
-        with held():
+        with defer_signals():
             if thread:
                 thread.stop()
             raise Interrupted(sink.leave_parts(), stop) from stop
@@ -174,10 +176,10 @@ def run(
     return frames
 
 
-def _open(path: Path, wishes: Wishes) -> FileSource | StreamSource:
+def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
     if path == STREAM:
-        return open_stdin(wishes.raw, allow_truncated=wishes.allow_truncated)
-    return open_source(path, allow_truncated=wishes.allow_truncated)
+        return open_stdin(options.raw, allow_truncated=options.allow_truncated)
+    return open_source(path, allow_truncated=options.allow_truncated)
 
 
 def _open_writers(
@@ -185,15 +187,15 @@ def _open_writers(
     path: Path,
     channels: int,
     targets: Mapping[str, Path],
-    wishes: Wishes,
+    options: SeparateOptions,
 ) -> dict[str, BlockWriter]:
     writers: dict[str, BlockWriter] = {}
     try:
         for name, target in targets.items():
             if target == STREAM:
-                writers[name] = _open_stdout(source, channels, wishes)
+                writers[name] = _open_stdout(source, channels, options)
                 continue
-            encoding = choose_file_encoding(source, path, target, channels, wishes)
+            encoding = choose_file_encoding(source, path, target, channels, options)
             _make_folder(target.parent)
             writers[name] = FileSink(
                 target,
@@ -211,7 +213,11 @@ def _open_writers(
 
 
 def choose_file_encoding(
-    source: FileSource | StreamSource, path: Path, target: Path, channels: int, wishes: Wishes
+    source: FileSource | StreamSource,
+    path: Path,
+    target: Path,
+    channels: int,
+    options: SeparateOptions,
 ) -> Encoding:
     """Decide how a target is written: its name says the format, the input the depth."""
     own = target.suffix.lstrip(".").lower()
@@ -220,27 +226,29 @@ def choose_file_encoding(
         subtype=source.subtype,
         sample_rate=source.sample_rate,
         channels=channels,
-        wanted_format=own if own in FORMATS else wishes.format,
-        wanted_subtype=wishes.subtype,
+        wanted_format=own if own in FORMATS else options.format,
+        wanted_subtype=options.subtype,
     )
 
 
-def _open_stdout(source: FileSource | StreamSource, channels: int, wishes: Wishes) -> StreamSink:
+def _open_stdout(
+    source: FileSource | StreamSource, channels: int, options: SeparateOptions
+) -> StreamSink:
     """Send what came in: raw for raw, WAV for all else, 16 bits for 16 bits."""
-    if wishes.format not in (None, "wav"):
-        raise UsageError(f"stdout carries WAV or raw samples, not {wishes.format}; add -o FOLDER")
-    is_raw = wishes.raw is not None and wishes.format is None
-    if is_raw and wishes.raw:
-        encoding = wishes.raw.encoding
+    if options.format not in (None, "wav"):
+        raise UsageError(f"stdout carries WAV or raw samples, not {options.format}; add -o FOLDER")
+    is_raw = options.raw is not None and options.format is None
+    if is_raw and options.raw:
+        encoding = options.raw.encoding
     else:
-        encoding = "s16" if (wishes.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
+        encoding = "s16" if (options.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
     return StreamSink(
         stdout_stream(),
         source.sample_rate,
         channels,
         encoding,
         is_raw=is_raw,
-        frames=source.frames if not wishes.allow_truncated else None,
+        frames=source.frames if not options.allow_truncated else None,
     )
 
 

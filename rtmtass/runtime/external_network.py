@@ -58,7 +58,7 @@ class SpectralStream:
         self._waiting[:] = 0
         self._clock = 0
 
-    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+    def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
         """Separate `hops` hops, up to `chunk` frames a step of the network."""
         frames, sizes, late = self._frames, self._frames.sizes, self._lookahead
         hop, waiting = int(sizes[HOP]), self._waiting
@@ -72,7 +72,7 @@ class SpectralStream:
             stems = self._network.advance(mixture)[0]
             waiting[late : late + n] = mixture[0]
             synthesise(
-                waiting[:n], stems, out, shares, done * hop, n, self._clock, sizes,
+                waiting[:n], stems, out, highband_weights, done * hop, n, self._clock, sizes,
                 frames.synthesis, frames.product, frames.tables, self._memory, self._scratch,
             )  # fmt: skip
             waiting[:late] = waiting[n : n + late].copy()
@@ -102,7 +102,7 @@ def _synthesise_all(
     aligned: Floats,
     stems: Floats,
     out: Floats,
-    shares: Floats,
+    highband_weights: Floats,
     first: int,
     frames: int,
     sizes: Longs,
@@ -116,8 +116,8 @@ def _synthesise_all(
     for b in range(out.shape[0]):
         one = out[b].reshape((out.shape[1], out.shape[2], 1))
         synthesise(
-            aligned[b], stems[b], one, shares, first, frames, 0, sizes, window, product, tables,
-            memory[b], scratch,
+            aligned[b], stems[b], one, highband_weights, first, frames, 0, sizes, window, product,
+            tables, memory[b], scratch,
         )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ class SpectralBatch:
         self._scratch = np.zeros(self._frames.scratch_size, np.float32)
         self._waiting = np.zeros((streams, self._lookahead + CHUNK, 2 * bins), np.float32)
         self._memory = np.stack([self._frames.silence()] * streams)
-        self._shares = np.zeros((len(config.stems), 0), np.float32)
+        self._highband_weights = np.zeros((len(config.stems), 0), np.float32)
 
     def reset(self, stream: int | None = None) -> None:
         """Forget what one stream heard, or all."""
@@ -144,8 +144,8 @@ class SpectralBatch:
         """Separate `hops` hops of every stream, up to `CHUNK` frames a step of the network."""
         frames, sizes, late = self._frames, self._frames.sizes, self._lookahead
         hop, waiting = int(sizes[HOP]), self._waiting
-        if self._shares.shape[1] < out.shape[2]:
-            self._shares = np.zeros((out.shape[1], out.shape[2]), np.float32)
+        if self._highband_weights.shape[1] < out.shape[2]:
+            self._highband_weights = np.zeros((out.shape[1], out.shape[2]), np.float32)
         for done in range(0, hops, CHUNK):
             n = min(CHUNK, hops - done)
             mixture = np.empty((len(samples), n, 2 * int(sizes[PART])), np.float32)
@@ -156,7 +156,7 @@ class SpectralBatch:
             stems = self._network.advance(mixture)
             waiting[:, late : late + n] = mixture
             _synthesise_all(
-                waiting, stems, out, self._shares, done * hop, n, sizes, frames.synthesis,
+                waiting, stems, out, self._highband_weights, done * hop, n, sizes, frames.synthesis,
                 frames.product, frames.tables, self._memory, self._scratch,
             )  # fmt: skip
             waiting[:, :late] = waiting[:, n : n + late].copy()

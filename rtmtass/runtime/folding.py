@@ -92,7 +92,7 @@ def input_layer(grus: list[Gru]) -> Layer:
     return Layer(np.concatenate([gru.w_in for gru in grus]), bias, np.ones_like(bias))
 
 
-class Ledger(dict[str, Floats]):
+class TrackedWeights(dict[str, Floats]):
     """Weights by name that remember which of them were asked for."""
 
     def __init__(self, weights: Weights) -> None:

@@ -16,13 +16,13 @@ CHUNK = 32
 class Stream(Protocol):
     """One sound being separated: the memory of a stream, and its next hops."""
 
-    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+    def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
         """Separate whole hops.
 
         Args:
             samples: (n, C) float32, C-contiguous, n >= `hops` times the hop.
             out: (S, n, C) float32, receives the stems, the model's delay late.
-            shares: (S, n) float32, receives each stem's share of the top band.
+            highband_weights: (S, n) float32, receives each stem's share of the top band.
             hops: how many hops to run; samples beyond them stay untouched.
         """
 

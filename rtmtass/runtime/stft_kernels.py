@@ -51,7 +51,7 @@ class Frames:
     tables: Floats
 
     @classmethod
-    def of(cls, config: ModelConfig, part: int, chunk: int, channels: int) -> Frames:
+    def of(cls, config: ModelConfig, imag_offset: int, chunk: int, channels: int) -> Frames:
         """Work out sizes and tables of streams of `channels` that run `chunk` hops a call."""
         stft = config.stft
         ring = config.net.lookahead + chunk
@@ -61,8 +61,8 @@ class Frames:
         return cls(
             sizes=np.array(
                 [
-                    stft.n_fft, stft.hop, stft.synthesis, stft.n_bins, part, len(config.stems),
-                    channels, ring, top_start, top_end, config.net.lookahead,
+                    stft.n_fft, stft.hop, stft.synthesis, stft.n_bins, imag_offset,
+                    len(config.stems), channels, ring, top_start, top_end, config.net.lookahead,
                     work_size(stft.n_fft),
                 ],
                 np.int64,
@@ -90,9 +90,9 @@ class Frames:
         """Return the memory of a stream that has heard nothing; its shares are equal."""
         memory = np.zeros(self.memory_size, np.float32)
         n_stems, synthesis, hop = (int(self.sizes[i]) for i in (STEMS, SYNTHESIS, HOP))
-        shares = memory[: n_stems * synthesis].reshape(n_stems, synthesis)
+        highband_weights = memory[: n_stems * synthesis].reshape(n_stems, synthesis)
         for start in range(hop, synthesis, hop):
-            shares[:, : synthesis - start] += self.product[start:] / n_stems
+            highband_weights[:, : synthesis - start] += self.product[start:] / n_stems
         return memory
 
 
@@ -120,7 +120,7 @@ def analyse(
         memory, scratch: of the stream.
         mixture: (>= frames, 2 part), receives [re | im].
     """
-    n_fft, hop, bins, part, channels = (
+    n_fft, hop, bins, imag_offset, channels = (
         sizes[N_FFT], sizes[HOP], sizes[BINS], sizes[PART], sizes[CHANNELS],
     )  # fmt: skip
     at = sizes[WORK]
@@ -136,20 +136,26 @@ def analyse(
             history = memory[histories + c * n_fft : histories + (c + 1) * n_fft]
             if channels == 1:
                 analyse_hop(
-                    block, history, window, tables, work, row[:bins], row[part : part + bins]
+                    block,
+                    history,
+                    window,
+                    tables,
+                    work,
+                    row[:bins],
+                    row[imag_offset : imag_offset + bins],
                 )
                 continue
-            at = rings + (c * sizes[RING] + (clock + t) % sizes[RING]) * 2 * part
+            at = rings + (c * sizes[RING] + (clock + t) % sizes[RING]) * 2 * imag_offset
             re = memory[at : at + bins]
-            im = memory[at + part : at + part + bins]
+            im = memory[at + imag_offset : at + imag_offset + bins]
             analyse_hop(block, history, window, tables, work, re, im)
             scale = _ONE / np.float32(channels)
             for k in range(bins):
                 if c == 0:
                     row[k] = _ZERO
-                    row[part + k] = _ZERO
+                    row[imag_offset + k] = _ZERO
                 row[k] += scale * re[k]
-                row[part + k] += scale * im[k]
+                row[imag_offset + k] += scale * im[k]
 
 
 @kernel(fastmath=LOOSE)
@@ -157,7 +163,7 @@ def synthesise(
     aligned: Floats,
     stems: Floats,
     out: Floats,
-    shares: Floats,
+    highband_weights: Floats,
     first: int,
     frames: int,
     clock: int,
@@ -174,41 +180,44 @@ def synthesise(
         aligned: (>= frames, 2 part), the mixture's spectra the stems belong to.
         stems: (>= frames, S 2 part).
         out: (S, n, C), receives the stems from sample `first` on.
-        shares: (S, n), receives each stem's share of the top band; sums to one.
+        highband_weights: (S, n), receives each stem's share of the top band; sums to one.
         first, frames, clock, sizes, tables, memory, scratch: as of `analyse`.
         windows_of: the synthesis window.
         product: both windows together.
     """
-    n_fft, hop, length, bins, part, n_stems, channels = (
+    n_fft, hop, length, bins, imag_offset, n_stems, channels = (
         sizes[N_FFT], sizes[HOP], sizes[SYNTHESIS], sizes[BINS], sizes[PART], sizes[STEMS],
         sizes[CHANNELS],
     )  # fmt: skip
     at = sizes[WORK]
     work = scratch[:at]
     block = scratch[at + hop : at + 2 * hop]
-    masks = scratch[at + 2 * hop : at + 2 * hop + 2 * n_stems * part]
-    spec = scratch[at + 2 * hop + 2 * n_stems * part :]
+    masks = scratch[at + 2 * hop : at + 2 * hop + 2 * n_stems * imag_offset]
+    spec = scratch[at + 2 * hop + 2 * n_stems * imag_offset :]
     histories = n_stems * length + n_stems + 1
     overlaps = histories + channels * n_fft
     rings = overlaps + channels * n_stems * length
     for t in range(frames):
         start = first + t * hop
-        _share_top(aligned[t], stems[t], shares, start, sizes, product, memory)
+        _share_top(aligned[t], stems[t], highband_weights, start, sizes, product, memory)
         if channels > 1:
-            at = rings + ((clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * part
+            at = rings + ((clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * imag_offset
             _link(aligned[t], stems[t], masks, sizes, memory, at)
         for c in range(channels):
-            at = rings + (c * sizes[RING] + (clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * part
+            at = (
+                rings
+                + (c * sizes[RING] + (clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * imag_offset
+            )
             for s in range(n_stems):
-                re = stems[t, 2 * s * part : 2 * s * part + bins]
-                im = stems[t, (2 * s + 1) * part : (2 * s + 1) * part + bins]
+                re = stems[t, 2 * s * imag_offset : 2 * s * imag_offset + bins]
+                im = stems[t, (2 * s + 1) * imag_offset : (2 * s + 1) * imag_offset + bins]
                 if channels > 1:
                     x_re = memory[at : at + bins]
-                    x_im = memory[at + part : at + part + bins]
-                    m_re = masks[2 * s * part : 2 * s * part + bins]
-                    m_im = masks[(2 * s + 1) * part : (2 * s + 1) * part + bins]
+                    x_im = memory[at + imag_offset : at + imag_offset + bins]
+                    m_re = masks[2 * s * imag_offset : 2 * s * imag_offset + bins]
+                    m_im = masks[(2 * s + 1) * imag_offset : (2 * s + 1) * imag_offset + bins]
                     re = spec[:bins]
-                    im = spec[part : part + bins]
+                    im = spec[imag_offset : imag_offset + bins]
                     for k in range(bins):
                         re[k] = m_re[k] * x_re[k] - m_im[k] * x_im[k]
                         im[k] = m_re[k] * x_im[k] + m_im[k] * x_re[k]
@@ -222,25 +231,25 @@ def synthesise(
 def _share_top(
     mixture: Floats,
     stems: Floats,
-    shares: Floats,
+    highband_weights: Floats,
     start: int,
     sizes: Longs,
     product: Floats,
     memory: Floats,
 ) -> None:
     """Tell which part of the mixture's top band each stem has, cross-faded over the frames."""
-    hop, length, part, n_stems = sizes[HOP], sizes[SYNTHESIS], sizes[PART], sizes[STEMS]
+    hop, length, imag_offset, n_stems = sizes[HOP], sizes[SYNTHESIS], sizes[PART], sizes[STEMS]
     sums = memory[n_stems * length : n_stems * length + n_stems + 1]
     power = _ZERO
     for k in range(sizes[TOP], sizes[TOP_END]):
-        power += mixture[k] * mixture[k] + mixture[part + k] * mixture[part + k]
+        power += mixture[k] * mixture[k] + mixture[imag_offset + k] * mixture[imag_offset + k]
     sums[n_stems] = max(SHARE_MEMORY * sums[n_stems] + power, TINY)
     total = _ZERO
     for s in range(n_stems):
         inner = _ZERO
         for k in range(sizes[TOP], sizes[TOP_END]):
-            inner += stems[2 * s * part + k] * mixture[k]
-            inner += stems[(2 * s + 1) * part + k] * mixture[part + k]
+            inner += stems[2 * s * imag_offset + k] * mixture[k]
+            inner += stems[(2 * s + 1) * imag_offset + k] * mixture[imag_offset + k]
         sums[s] = SHARE_MEMORY * sums[s] + inner
         if abs(sums[s]) < TINY:
             sums[s] = _ZERO
@@ -251,7 +260,7 @@ def _share_top(
             share = max(sums[s], _ZERO) / total
         overlap = memory[s * length : (s + 1) * length]
         for i in range(hop):
-            shares[s, start + i] = overlap[i] + share * product[i]
+            highband_weights[s, start + i] = overlap[i] + share * product[i]
         for i in range(length - hop):
             overlap[i] = overlap[i + hop] + share * product[i + hop]
         for i in range(length - hop, length):
@@ -263,31 +272,31 @@ def _link(
     mid: Floats, stems: Floats, masks: Floats, sizes: Longs, memory: Floats, ring: int
 ) -> None:
     """Recover the masks the mid signal got, to be applied to every channel; they sum to one."""
-    bins, part, n_stems, channels = sizes[BINS], sizes[PART], sizes[STEMS], sizes[CHANNELS]
-    step = sizes[RING] * 2 * part
+    bins, imag_offset, n_stems, channels = sizes[BINS], sizes[PART], sizes[STEMS], sizes[CHANNELS]
+    step = sizes[RING] * 2 * imag_offset
     for k in range(bins):
         a = mid[k]
-        b = mid[part + k]
+        b = mid[imag_offset + k]
         power = _ZERO
         for c in range(channels):
             at = ring + c * step + k
-            power += memory[at] * memory[at] + memory[at + part] * memory[at + part]
+            power += memory[at] * memory[at] + memory[at + imag_offset] * memory[at + imag_offset]
         scale = _ONE / (a * a + b * b + MID_FLOOR * power + TINY)
         left_re = _ONE
         left_im = _ZERO
         total = _ZERO
         for s in range(n_stems):
-            re = stems[2 * s * part + k]
-            im = stems[(2 * s + 1) * part + k]
+            re = stems[2 * s * imag_offset + k]
+            im = stems[(2 * s + 1) * imag_offset + k]
             mask_re = (re * a + im * b) * scale
             mask_im = (im * a - re * b) * scale
-            masks[2 * s * part + k] = mask_re
-            masks[(2 * s + 1) * part + k] = mask_im
+            masks[2 * s * imag_offset + k] = mask_re
+            masks[(2 * s + 1) * imag_offset + k] = mask_im
             left_re -= mask_re
             left_im -= mask_im
             total += mask_re * mask_re + mask_im * mask_im + MASK_FLOOR
         for s in range(n_stems):
-            at = 2 * s * part + k
-            share = (masks[at] ** 2 + masks[at + part] ** 2 + MASK_FLOOR) / total
+            at = 2 * s * imag_offset + k
+            share = (masks[at] ** 2 + masks[at + imag_offset] ** 2 + MASK_FLOOR) / total
             masks[at] += share * left_re
-            masks[at + part] += share * left_im
+            masks[at + imag_offset] += share * left_im

@@ -18,7 +18,7 @@ from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError, UsageError
 from rtmtass.training.checkpoints import LAST, read_last, write_last
 from rtmtass.training.config import TrainConfig
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.schedule import Branch, schedule_of
 
 
@@ -37,13 +37,15 @@ class BranchOrder:
     runs: str = ""
 
 
-def branch_off(config: TrainConfig, order: BranchOrder, team: Team) -> TrainConfig:
+def branch_off(
+    config: TrainConfig, order: BranchOrder, distributed: DistributedContext
+) -> TrainConfig:
     """Prepare a branch, unless it has begun before; return the config that trains it.
 
     Args:
         config: the trunk's.
         order: length and folder of the branch.
-        team: processes that train together; the first one writes.
+        distributed: processes that train together; the first one writes.
 
     Returns:
         `config` with the branch's folder, minutes and steps. Its folder holds a
@@ -59,8 +61,8 @@ def branch_off(config: TrainConfig, order: BranchOrder, team: Team) -> TrainConf
     trunk = Path(config.runs)
     if order.runs and Path(order.runs).resolve() == trunk.resolve():
         raise UsageError(f"{trunk} is the trunk's own folder; name another by --runs")
-    step = _begin(config, order) if team.is_first else 0
-    step = round(team.largest(float(step))[0])  # the others wait for the copy, too
+    step = _begin(config, order) if distributed.is_first else 0
+    step = round(distributed.largest(float(step))[0])  # the others wait for the copy, too
     folder = _folder(trunk, step, order)
     return dataclasses.replace(config, minutes=order.minutes, steps=order.steps, runs=str(folder))
 

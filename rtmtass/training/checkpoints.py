@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError
-from rtmtass.weights import as_safetensors, open_model, save_model
+from rtmtass.weights import as_safetensors, config_of, open_model, renamed, save_model
 
 LAST, BEST = "last.pt", "best"
 
@@ -34,9 +34,9 @@ def read_last(folder: Path, config: ModelConfig, device: torch.device) -> dict[s
     if not path.exists():
         return None
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if ModelConfig.from_dict(saved["config"]) != config:
+    if config_of(saved["config"]) != config:
         raise DataError(f"{path} holds another network than this config; use another runs folder")
-    return saved
+    return {**saved, **{name: renamed(saved[name]) for name in ("weights", "average")}}
 
 
 def starting_weights(

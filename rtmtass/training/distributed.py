@@ -33,7 +33,7 @@ class _Objective(nn.Module):
         return self._compute(*values)
 
 
-class Team:
+class DistributedContext:
     """Who trains together; entered for as long as they do.
 
     Args:

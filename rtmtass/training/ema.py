@@ -8,7 +8,7 @@ from torch import Tensor
 from rtmtass.net.mtass import MtassNet
 
 
-class Average:
+class EMA:
     """An exponential moving average of the weights: steadier than the last step's.
 
     Args:

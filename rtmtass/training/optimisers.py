@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from rtmtass.errors import DataError, UsageError
 from rtmtass.training.config import OPTIMISERS
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 
 BETAS = (0.9, 0.98)
 QUINTIC = (3.4445, -4.775, 2.0315)
@@ -59,7 +59,7 @@ class Muon(Optimizer):
         lr, weight_decay: as AdamW's; a step has the size that AdamW's would have. The
             rate may be a tensor on the device.
         momentum: of the averaged gradient, Nesterov's.
-        team: processes that step alike; each makes its share of the orthogonal matrices.
+        distributed: processes that step alike; each makes its share of the orthogonal matrices.
 
     Attributes:
         found_inf: as torch's fused optimisers have it: a tensor, 1 where the gradients
@@ -75,10 +75,10 @@ class Muon(Optimizer):
         lr: float | Tensor,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
-        team: Team | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.team = team or Team("cpu")
+        self.distributed = distributed or DistributedContext("cpu")
         self.found_inf: Tensor | None = None
         self._averages: dict[tuple[int, torch.Size], Tensor] = {}
 
@@ -106,16 +106,16 @@ class Muon(Optimizer):
         """Return the averaged gradients (K, M, N), with this step's a little ahead."""
         momentum = self.param_groups[group]["momentum"]
         gradients = torch.stack([matrix.grad for matrix in matrices])  # type: ignore[misc]
-        average = self._average(matrices, group)
+        ema = self._ema(matrices, group)
         weight = torch.full((), 1 - momentum, device=gradients.device)
         if self.found_inf is not None:
             is_good = self.found_inf == 0
             gradients = torch.where(is_good, gradients, 0.0)
             weight = weight * is_good
-        average.lerp_(gradients, weight)
-        return gradients.lerp(average, momentum)
+        ema.lerp_(gradients, weight)
+        return gradients.lerp(ema, momentum)
 
-    def _average(self, matrices: list[Tensor], group: int) -> Tensor:
+    def _ema(self, matrices: list[Tensor], group: int) -> Tensor:
         """Return the gradients' averages (K, M, N); each matrix's state is a part of it."""
         key = group, matrices[0].shape
         if key not in self._averages:
@@ -128,7 +128,7 @@ class Muon(Optimizer):
 
     def _ways(self, aims: list[Tensor]) -> list[Tensor]:
         """Return the orthogonal matrices next to `aims`, stacks of one shape each."""
-        if self.team.size == 1:
+        if self.distributed.size == 1:
             return [orthogonal(aim) for aim in aims]
         whole = aims[0].new_zeros(sum(aim.numel() for aim in aims))
         parts = torch.split(whole, [aim.numel() for aim in aims])
@@ -137,11 +137,11 @@ class Muon(Optimizer):
         dealt = sorted(range(len(aims)), key=lambda i: (aims[i][0].numel(), aims[i].shape[1:]))
         order = [(i, k) for i in dealt[::-1] for k in range(len(aims[i]))]
         mine: dict[int, list[int]] = defaultdict(list)
-        for i, k in order[self.team.rank :: self.team.size]:
+        for i, k in order[self.distributed.rank :: self.distributed.size]:
             mine[i].append(k)
         for i, places in mine.items():
             ways[i][places] = orthogonal(aims[i][places])
-        self.team.add_up(whole)
+        self.distributed.add_up(whole)
         return ways
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ class Optimisers:
         net: whose parameters learn.
         kind: of `OPTIMISERS`; "muon" leaves biases, norms and slopes to AdamW.
         learning_rate, weight_decay: of all; vectors don't decay.
-        team: processes that step alike.
+        distributed: processes that step alike.
 
     Raises:
         UsageError: there is no optimiser of that name.
@@ -173,7 +173,7 @@ class Optimisers:
         kind: str,
         learning_rate: float,
         weight_decay: float,
-        team: Team | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         if kind not in OPTIMISERS:
             raise UsageError(f"no optimiser {kind!r}; there are: {', '.join(OPTIMISERS)}")
@@ -184,7 +184,7 @@ class Optimisers:
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
         self.parts: list[Optimizer] = []
         if kind == "muon":
-            self.parts.append(Muon(matrices, self._rate, weight_decay, team=team))
+            self.parts.append(Muon(matrices, self._rate, weight_decay, distributed=distributed))
         else:
             groups.insert(0, {"params": matrices, "weight_decay": weight_decay})
         is_cuda = device.type == "cuda"

@@ -31,7 +31,7 @@ def tensors(memory: Any) -> list[Tensor]:
     return [found for part in memory for found in tensors(part)]
 
 
-class Memories:
+class StateCarryover:
     """Begins a share of the examples with the state an example of the batch before ended with.
 
     Whose state an example gets is drawn anew each time, so that it goes with sound,

@@ -16,11 +16,11 @@ from rtmtass.net.mtass import MtassNet, NetState
 from rtmtass.runtime.torch.steps import Body, Capture, try_capture
 from rtmtass.training.accumulator import Tally
 from rtmtass.training.distillation import Teacher
-from rtmtass.training.distributed import Compute, Team
-from rtmtass.training.ema import Average
+from rtmtass.training.distributed import Compute, DistributedContext
+from rtmtass.training.ema import EMA
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.optimisers import Optimisers
-from rtmtass.training.state_carryover import Memories
+from rtmtass.training.state_carryover import StateCarryover
 
 Mark = Callable[[str], None]
 """Called with a part's name when it is done."""
@@ -98,7 +98,7 @@ class StepGraph:
         net: the network that learns.
         compute: (stems, state) -> (loss, state after); see `Objective`.
         optimiser, average, memories: what moves with it.
-        team: processes that train together.
+        distributed: processes that train together.
         device: where all of it lies.
         clip: limit of the gradient's norm.
         scale: the loss is multiplied by it before the backward pass, and the gradients
@@ -118,9 +118,9 @@ class StepGraph:
         net: MtassNet,
         compute: Compute,
         optimiser: Optimisers,
-        average: Average,
-        memories: Memories,
-        team: Team,
+        ema: EMA,
+        carryover: StateCarryover,
+        distributed: DistributedContext,
         device: torch.device,
         *,
         clip: float,
@@ -129,8 +129,8 @@ class StepGraph:
         capture: Capture | None = None,
     ) -> None:
         self._net, self._compute = net, compute
-        self._optimiser, self._average, self._memories = optimiser, average, memories
-        self._team, self._device = team, device
+        self._optimiser, self._ema, self._carryover = optimiser, ema, carryover
+        self._distributed, self._device = distributed, device
         self._clip, self._scale, self._seed, self._capture = clip, scale, seed, capture
         self._parameters = list(net.parameters())
         self._buffers = _Buffers(net)
@@ -164,13 +164,15 @@ class StepGraph:
         else:
             self._stems, self._replay = stems, None
         self.mark("data copy")
-        self._memories.draw(len(stems), number)
+        self._carryover.draw(len(stems), number)
         self._optimiser.set_rate(rate)
-        self._average.set_weight(step)
+        self._ema.set_weight(step)
         if self._capture is not None and self._is_warm and self._replay is None:
             self._record(self._capture)
         if self._seed is not None:
-            torch.manual_seed(hash((self._seed, number - self._team.rank, self._team.rank)))
+            torch.manual_seed(
+                hash((self._seed, number - self._distributed.rank, self._distributed.rank))
+            )
         if self._replay is not None:
             self._replay()
             self.mark("whole step")
@@ -181,19 +183,19 @@ class StepGraph:
     def _body(self) -> None:
         self._optimiser.zero_grad()
         self._buffers.hold()
-        loss, after = self._compute(self._stems, self._memories.begin())
+        loss, after = self._compute(self._stems, self._carryover.begin())
         self.mark("forward")
         (loss * self._scale).backward()
         self.mark("backward")
-        value = self._team.mean(loss.detach())
+        value = self._distributed.mean(loss.detach())
         norm = self._clipped()
         is_good = norm.isfinite() & value.isfinite()
         self._optimiser.step(1 - is_good.float())
         self._buffers.restore_unless(is_good)
         self.mark("clip, optimiser")
-        self._average.update(is_good)
+        self._ema.update(is_good)
         self.mark("EMA")
-        self._memories.end(after, is_good)
+        self._carryover.end(after, is_good)
         self.tally.add(value, norm, is_good)
         self.mark("state, tally")
 
@@ -215,9 +217,9 @@ class StepGraph:
         return [
             *self._parameters,
             *self._net.buffers(),
-            *self._average.values.values(),
+            *self._ema.values.values(),
             *self._optimiser.tensors(),
-            self._memories.rows,
+            self._carryover.rows,
             self.tally.values,
         ]
 

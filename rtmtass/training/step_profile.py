@@ -15,7 +15,7 @@ import torch
 from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import Batch, batches, corpus_of, open_examples
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.trainer import Trainer
 
 WARM_UP = 5
@@ -100,12 +100,12 @@ def profile(config: TrainConfig, steps: int, corpus: Corpus | None = None) -> Pr
         corpus: the recordings, if they are open already.
     """
     corpus = corpus or corpus_of(config)
-    with Team(config.device) as team, tempfile.TemporaryDirectory() as folder:
+    with DistributedContext(config.device) as distributed, tempfile.TemporaryDirectory() as folder:
         apart = dataclasses.replace(config, runs=folder, tensorboard=False, steps=0, minutes=0.0)
-        trainer = Trainer(apart, lambda _: None, team)
-        opened = open_examples(apart, corpus, trainer.device, stride=team.size)
+        trainer = Trainer(apart, lambda _: None, distributed)
+        opened = open_examples(apart, corpus, trainer.device, stride=distributed.size)
         with opened as examples:
-            feed = batches(examples, team.rank, team.size)
+            feed = batches(examples, distributed.rank, distributed.size)
             if trainer.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(trainer.device)
             _run(trainer, feed, WARM_UP)
@@ -119,14 +119,14 @@ def profile(config: TrainConfig, steps: int, corpus: Corpus | None = None) -> Pr
                 apart_ms = _run(trainer, feed, steps)
         step_ms = sum(parts.values())
         return Profile(
-            team.device_name,
+            distributed.device_name,
             steps,
             config.batch,
             config.seconds,
             is_captured,
             step_ms,
             1000 / step_ms,
-            1000 / step_ms * config.batch * config.seconds * team.size,
+            1000 / step_ms * config.batch * config.seconds * distributed.size,
             parts,
             apart_ms,
             peak_mb,

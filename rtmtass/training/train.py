@@ -17,7 +17,7 @@ from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import batches, corpus_of, open_examples
 from rtmtass.training.data.mixing import dev_mixtures
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.log import Progress
 from rtmtass.training.trainer import Trainer
 
@@ -49,22 +49,22 @@ def train(
         DataError: recordings or checkpoint can't be used, or the loss stays infinite.
         DeviceError: the device ran out of memory or stopped working.
     """
-    with Team(config.device) as team:
+    with DistributedContext(config.device) as distributed:
         if branch is not None:
-            config = branch_off(config, branch, team)
+            config = branch_off(config, branch, distributed)
         corpus = corpus or corpus_of(config)
-        trainer = Trainer(config, progress, team)
+        trainer = Trainer(config, progress, distributed)
         with _naming_the_checkpoint(trainer):
             trainer.resume()
-            dev = list(dev_mixtures(corpus, config.dev_clips)) if team.is_first else []
+            dev = list(dev_mixtures(corpus, config.dev_clips)) if distributed.is_first else []
             sizes = trainer.bank_sizes if config.pin_banks else None
-            opened = open_examples(config, corpus, trainer.device, sizes, team.size)
+            opened = open_examples(config, corpus, trainer.device, sizes, distributed.size)
             with opened as examples, _stopping(trainer):
                 # Of a bank that is smaller here, the run elsewhere still has the rest.
                 found = {**dict.fromkeys(sizes or {}, 0), **examples.bank_sizes}
                 trainer.bank_sizes = {k: max(n, (sizes or {}).get(k, 0)) for k, n in found.items()}
-                first = trainer.batches + team.rank
-                trainer.run(batches(examples, first, team.size), dev)
+                first = trainer.batches + distributed.rank
+                trainer.run(batches(examples, first, distributed.size), dev)
         if trainer.log is not None:
             trainer.log.close()
     return trainer.folder / BEST

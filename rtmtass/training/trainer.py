@@ -27,14 +27,14 @@ from rtmtass.training.checkpoints import (
 from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.loader import Batch
 from rtmtass.training.distillation import Teacher
-from rtmtass.training.distributed import Team
-from rtmtass.training.ema import Average
+from rtmtass.training.distributed import DistributedContext
+from rtmtass.training.ema import EMA
 from rtmtass.training.lineage import runs_behind
 from rtmtass.training.log import Log, Progress
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.schedule import Branch, schedule_of
-from rtmtass.training.state_carryover import Memories
+from rtmtass.training.state_carryover import StateCarryover
 from rtmtass.training.step import Objective, StepGraph
 from rtmtass.training.validation import Mixed, dev_figures, write_snapshots
 
@@ -57,7 +57,7 @@ class Trainer:
     Args:
         config: of the run.
         progress: called with every report.
-        team: processes that train together; by default this one.
+        distributed: processes that train together; by default this one.
         capture: turns a step into something that replays it; by default `cuda_graph`
             where the config wants one.
     """
@@ -66,19 +66,19 @@ class Trainer:
         self,
         config: TrainConfig,
         progress: Progress,
-        team: Team | None = None,
+        distributed: DistributedContext | None = None,
         capture: Capture | None = None,
     ) -> None:
-        self.config, self.team = config, team or Team(config.device)
+        self.config, self.distributed = config, distributed or DistributedContext(config.device)
         self.folder = Path(config.runs)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log: Log | None = None
-        if self.team.is_first:
+        if self.distributed.is_first:
             self.log = Log(self.folder, progress, tensorboard=config.tensorboard)
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.device = self.team.device
+        self.device = self.distributed.device
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
         self._build(capture)
@@ -101,10 +101,10 @@ class Trainer:
         self.teacher: Teacher | None = None
         if config.teacher:
             self.teacher = Teacher(config.teacher, self.model_config, device)
-        self.average = Average(self.net, config.ema)
-        self.memories = Memories(self.net, config.carry, config.seed)
+        self.ema = EMA(self.net, config.ema)
+        self.carryover = StateCarryover(self.net, config.carry, config.seed)
         rates = (config.learning_rate, config.weight_decay)
-        self.optimiser = Optimisers(self.net, config.optimiser, *rates, self.team)
+        self.optimiser = Optimisers(self.net, config.optimiser, *rates, self.distributed)
         objective = Objective(
             self.net,
             SeparationLoss(self.stft, self.model_config.net.lookahead),
@@ -114,15 +114,15 @@ class Trainer:
             teacher_share=config.teacher_share,
         )
         compute = torch.compile(objective.compute) if config.uses_compile else objective.compute
-        if capture is None and config.uses_graph and self.team.size == 1:
+        if capture is None and config.uses_graph and self.distributed.size == 1:
             capture = cuda_graph
         self.step_graph = StepGraph(
             self.net,
-            self.team.wrap(self.net, compute),
+            self.distributed.wrap(self.net, compute),
             self.optimiser,
-            self.average,
-            self.memories,
-            self.team,
+            self.ema,
+            self.carryover,
+            self.distributed,
             device,
             clip=config.clip,
             scale=GRADIENT_SCALE if config.bf16 and device.type == "cuda" else 1.0,
@@ -141,11 +141,11 @@ class Trainer:
 
     def launch(self, batch: Batch) -> None:
         """Learn from one batch without waiting for the device; see `StepGraph`."""
-        number = self.batches + self.team.rank
+        number = self.batches + self.distributed.rank
         self.step_graph.run(self._placed(batch), number, self.step, self.learning_rate())
         self.step += 1
-        self.batches += self.team.size
-        self.mixture_s += self.config.batch * self.config.seconds * self.team.size
+        self.batches += self.distributed.size
+        self.mixture_s += self.config.batch * self.config.seconds * self.distributed.size
 
     def _placed(self, batch: Batch) -> Tensor:
         """Return whole hops of a batch, on the device."""
@@ -197,22 +197,24 @@ class Trainer:
             figures = self.collect()
             now = time.monotonic()
             mine = self.elapsed_s + now - start
-            self.elapsed_s, stop = self.team.largest(mine, float(self.stop_asked))
+            self.elapsed_s, stop = self.distributed.largest(mine, float(self.stop_asked))
             self.stop_asked = bool(stop)
             step_s = (now - start) / (self.step - first)
             meter.add(figures, self.step - first)
             if self._is_noted(now - meter.since):
-                audio_s = meter.steps * self.config.batch * self.config.seconds * self.team.size
+                audio_s = (
+                    meter.steps * self.config.batch * self.config.seconds * self.distributed.size
+                )
                 speed = audio_s / (now - meter.since)
                 self._note("train", loss=meter.mean, gradient=figures.norm, speed=speed)
                 meter = Meter(now)
             if self.elapsed_s - last_dev > self.config.dev_minutes * 60:
-                self.judge(dev)
+                self.validate(dev)
                 last_dev, meter.since = self.elapsed_s, time.monotonic()
             if self.elapsed_s - last_save > self.config.save_minutes * 60:
                 self.save()
                 last_save = self.elapsed_s
-        self.judge(dev)
+        self.validate(dev)
         self.save()
 
     def _steps_ahead(self, step_s: float) -> int:
@@ -226,7 +228,7 @@ class Trainer:
         span = self.schedule.span
         if span.steps:
             steps = min(steps, span.first_step + span.steps - self.step)
-        if span.minutes and step_s and self.team.size == 1:  # no step too many
+        if span.minutes and step_s and self.distributed.size == 1:  # no step too many
             left_s = span.first_s + 60 * span.minutes - self.elapsed_s
             steps = min(steps, math.ceil(left_s / step_s))
         return max(1, steps)
@@ -250,17 +252,17 @@ class Trainer:
         left = self.schedule.span.minutes_left(self.step, self.elapsed_s)
         self.log.note(kind, self.progress_fraction(), row, minutes_left=round(left, 2))
 
-    def judge(self, dev: Sequence[Mixed]) -> None:
+    def validate(self, dev: Sequence[Mixed]) -> None:
         """Validate the EMA on the dev mixtures; keep it if it is the best so far."""
-        if not self.team.is_first:
+        if not self.distributed.is_first:
             return
         net = MtassNet(self.model_config).to(self.device).eval()
-        net.load_state_dict(self.average.values)
+        net.load_state_dict(self.ema.values)
         figures = dev_figures(net, self.stft, dev, self.device)
         self._note("dev", **figures)
         if figures["si_sdri"] > self.best:
             self.best = figures["si_sdri"]
-            publish(self.folder, self.model_config, self.average.values, self._record(figures))
+            publish(self.folder, self.model_config, self.ema.values, self._record(figures))
         shown = dev[: self.config.snapshots]
         place = self.folder / "snapshots"
         write_snapshots(place, self.step, net, self.stft, shown, self.device)
@@ -271,8 +273,8 @@ class Trainer:
             "steps": self.step,
             "mixture_hours": round(self.mixture_s / 3600, 1),
             "machine_hours": round(self.elapsed_s / 3600, 2),
-            "device": self.team.device_name,
-            "threads": torch.get_num_threads() * self.team.size,
+            "device": self.distributed.device_name,
+            "threads": torch.get_num_threads() * self.distributed.size,
             "optimiser": self.config.optimiser,
             **self._branched(),
             **({"teacher": self.teacher.name} if self.teacher else {}),
@@ -287,11 +289,11 @@ class Trainer:
     def save(self) -> None:
         """Write all that a resumed run needs, whole or not at all."""
         self.saved_step = self.step
-        if not self.team.is_first:
+        if not self.distributed.is_first:
             return
         state = {
             "weights": self.net.state_dict(),
-            "average": self.average.values,
+            "average": self.ema.values,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "batches": self.batches,
@@ -301,7 +303,7 @@ class Trainer:
             "skipped": self.skipped,
             "bank_sizes": self.bank_sizes,
             "earlier": self.earlier,
-            "memories": self.memories.to_list(),
+            "memories": self.carryover.to_list(),
             **self._branched(),
         }
         write_last(self.folder, self.model_config, state)
@@ -318,7 +320,7 @@ class Trainer:
                 self._start_from(self.config.start_from)
             return False
         self.net.load_state_dict(saved["weights"])
-        self.average.load(saved["average"])
+        self.ema.load(saved["average"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
         self.saved_step = self.step
@@ -327,7 +329,7 @@ class Trainer:
         self.mixture_s = saved.get("mixture_s", before)
         self.best, self.skipped = saved["best"], saved["skipped"]
         self.bank_sizes = saved["bank_sizes"]
-        self.memories.from_list(saved.get("memories", []))
+        self.carryover.from_list(saved.get("memories", []))
         self.earlier = saved.get("earlier", [])
         if "earlier" not in saved and self.config.start_from:  # a checkpoint of before 0.3
             self.earlier = runs_behind(self.config.start_from)
@@ -341,4 +343,4 @@ class Trainer:
     def _start_from(self, path: str) -> None:
         self.earlier = runs_behind(path)
         self.net.load_state_dict(starting_weights(path, self.model_config, self.net.state_dict()))
-        self.average.load(self.net.state_dict())
+        self.ema.load(self.net.state_dict())

@@ -29,7 +29,7 @@ _ULONG = types.uint64 if ctypes.sizeof(ctypes.c_ulong) == 8 else types.uint32
 # Places in the table the callback gets: rings, then what it counts.
 (
     _IN, _IN_SIZE, _IN_CHANNELS, _OUT, _OUT_SIZE, _OUT_CHANNELS, _VOICE, _FADE,
-    _CALLS, _XRUNS, _FRAMES, _N_PLACES,
+    _CALLS, _XRUNS, _FRAMES, _N_FIELDS,
 ) = range(12)  # fmt: skip
 _CONTINUE = 0  # paContinue
 _XRUN_FLAGS = 0xF  # paInputUnderflow, paInputOverflow, paOutputUnderflow, paOutputOverflow
@@ -67,7 +67,7 @@ def _fence(typing_context: Any) -> Any:
 
 
 @kernel
-def _capture(address: int, size: int, channels: int, given: Any, frames: int) -> None:
+def _capture(address: int, size: int, channels: int, capture: Any, frames: int) -> None:
     """Append to a ring what it has room for and count the rest as lost; the twin of Ring.write."""
     head = carray(_longs_at(address), (_DATA,))
     data = carray(_floats_at(address + 8 * _DATA), (size, channels))
@@ -77,7 +77,7 @@ def _capture(address: int, size: int, channels: int, given: Any, frames: int) ->
     place = written % size
     for t in range(n):
         for c in range(channels):
-            data[place, c] = given[t, c]
+            data[place, c] = capture[t, c]
         place += 1
         if place == size:
             place = 0
@@ -144,12 +144,12 @@ def _compiled() -> Any:
         numba.config.CACHE_DIR = str(CACHE_FOLDER)
 
     @cfunc(signature, nopython=True, cache=True)  # type: ignore[untyped-decorator]
-    def callback(given: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
-        table = carray(user, (_N_PLACES,))
+    def callback(capture: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
+        table = carray(user, (_N_FIELDS,))
         n = types.int64(frames)
         if table[_IN]:
             channels = table[_IN_CHANNELS]
-            _capture(table[_IN], table[_IN_SIZE], channels, carray(given, (n, channels)), n)
+            _capture(table[_IN], table[_IN_SIZE], channels, carray(capture, (n, channels)), n)
         if table[_OUT]:
             channels = table[_OUT_CHANNELS]
             voice = carray(_floats_at(table[_VOICE]), (1 + 2 * channels,))
@@ -177,8 +177,8 @@ class DeviceCallback:
     """The callback of one stream, and the table it works on.
 
     Args:
-        given: receives what the device captures; None for output only.
-        wanted: holds what the device plays; None for input only.
+        capture: receives what the device captures; None for output only.
+        playback: holds what the device plays; None for input only.
         fade: length of fades at gaps, in samples.
 
     Attributes:
@@ -186,13 +186,13 @@ class DeviceCallback:
         table: address of its `userData`.
     """
 
-    def __init__(self, given: Ring | None, wanted: Ring | None, fade: int) -> None:
-        self._rings = given, wanted  # the callback knows only addresses: keep them alive
-        self._voice = np.zeros(1 + 2 * (wanted.channels if wanted else 0), np.float32)
+    def __init__(self, capture: Ring | None, playback: Ring | None, fade: int) -> None:
+        self._rings = capture, playback  # the callback knows only addresses: keep them alive
+        self._voice = np.zeros(1 + 2 * (playback.channels if playback else 0), np.float32)
         self._voice[0] = 1.0
-        self._table = np.zeros(_N_PLACES, np.int64)
+        self._table = np.zeros(_N_FIELDS, np.int64)
         self._table[_VOICE], self._table[_FADE] = self._voice.ctypes.data, max(fade, 10)
-        for ring, place in ((given, _IN), (wanted, _OUT)):
+        for ring, place in ((capture, _IN), (playback, _OUT)):
             if ring:
                 self._table[place : place + 3] = (
                     ring._written.ctypes.data,

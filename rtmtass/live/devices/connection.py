@@ -14,7 +14,7 @@ from rtmtass.live.devices.drift import DriftControl
 from rtmtass.live.devices.listing import Device
 from rtmtass.live.devices.portaudio import quiet_libraries
 from rtmtass.live.devices.portaudio_stream import DeviceStream
-from rtmtass.live.devices.stream_config import LinkShape, fills
+from rtmtass.live.devices.stream_config import StreamConfig, fills
 from rtmtass.live.worker import LiveSeparator
 
 Floats = NDArray[np.float32]
@@ -30,7 +30,7 @@ _OPENING_HOPS = 12
 """For so long two clocks are listened to before anything is heard."""
 
 
-class Wire:
+class Connection:
     """Rings, converters and streams of a shape.
 
     Where both devices share a clock, every sample has its place, a fixed number
@@ -38,23 +38,27 @@ class Wire:
     they don't, the output's rate follows how full its ring is.
 
     Args:
-        shape: of `shape_of`.
+        shape: of `stream_config_of`.
         separator: that is used.
         n_rows: 1 mix, or as many stems side by side.
-        slack_ms: see LinkWishes.
+        extra_buffer_ms: see StreamRequest.
 
     Attributes:
         given, wanted: the rings that the devices fill and empty.
         fill: samples that the buffers add to the latency, at the output's rate.
-        gaps: how often input was lost and what was before it dropped.
-        is_silent: no call has come for long, as of the last `look`.
+        discontinuities: how often input was lost and what was before it dropped.
+        is_silent: no call has come for long, as of the last `poll`.
 
     Raises:
         DeviceError: a device can't be opened.
     """
 
     def __init__(
-        self, shape: LinkShape, separator: LiveSeparator, n_rows: int, slack_ms: float | None
+        self,
+        shape: StreamConfig,
+        separator: LiveSeparator,
+        n_rows: int,
+        extra_buffer_ms: float | None,
     ) -> None:
         self.shape = shape
         self._model, self._separated, self._n_rows = (
@@ -65,8 +69,10 @@ class Wire:
         hop, (in_rate, out_rate) = separator.hop, shape.rates
         (in_block, out_block), n_picked = shape.blocks, len(shape.picked)
         in_channels = max(shape.picked) + 1
-        self.given = device_ring(max(round(_RING_S * in_rate), 8 * in_block), in_channels)
-        self.wanted = device_ring(max(round(_RING_S * out_rate), 8 * out_block), shape.out_channels)
+        self.capture = device_ring(max(round(_RING_S * in_rate), 8 * in_block), in_channels)
+        self.playback = device_ring(
+            max(round(_RING_S * out_rate), 8 * out_block), shape.out_channels
+        )
         self._captured = np.zeros((max(in_block, hop), in_channels), np.float32)
         self._picked = np.zeros((len(self._captured), n_picked), np.float32)
         self._to_model = self._to_device = None
@@ -77,9 +83,11 @@ class Wire:
             self._to_device = Converter(self._model, out_rate, shape.out_channels, hop)
             self._played = np.zeros((self._to_device.room, shape.out_channels), np.float32)
         self._spread = np.zeros((hop, shape.out_channels), np.float32)
-        self.fill, self._target = fills(shape, separator, slack_ms, self._to_model, self._to_device)
+        self.fill, self._target = fills(
+            shape, separator, extra_buffer_ms, self._to_model, self._to_device
+        )
         self._span = 0, 0
-        self._taken = self._made = self._dropped = self._seen_lost = self.gaps = 0
+        self._taken = self._made = self._dropped = self._seen_lost = self.discontinuities = 0
         self._drift = DriftControl(self._target, out_rate)
         self._seen_missing = self._n_excess = self._n_unheard = 0
         self._n_opening = 0 if shape.is_duplex else _OPENING_HOPS
@@ -96,24 +104,24 @@ class Wire:
         fade = [round(_FADE_MS * rate / 1000) for rate in shape.rates]
         ends: list[tuple[Device | None, Device | None, int]]
         if shape.is_duplex:
-            self._callbacks = [DeviceCallback(self.given, self.wanted, fade[1])]
-            ends = [(shape.given, shape.wanted, 1)]
+            self._callbacks = [DeviceCallback(self.capture, self.playback, fade[1])]
+            ends = [(shape.capture, shape.playback, 1)]
         elif not shape.has_input:
-            self._callbacks = [DeviceCallback(None, self.wanted, fade[1])]
-            ends = [(None, shape.wanted, 1)]
+            self._callbacks = [DeviceCallback(None, self.playback, fade[1])]
+            ends = [(None, shape.playback, 1)]
         else:
             self._callbacks = [
-                DeviceCallback(self.given, None, fade[0]),
-                DeviceCallback(None, self.wanted, fade[1]),
+                DeviceCallback(self.capture, None, fade[0]),
+                DeviceCallback(None, self.playback, fade[1]),
             ]
-            ends = [(shape.given, None, 0), (None, shape.wanted, 1)]
-        channels = self.given.channels, self.wanted.channels
+            ends = [(shape.capture, None, 0), (None, shape.playback, 1)]
+        channels = self.capture.channels, self.playback.channels
         with quiet_libraries():
             try:
-                for (given, wanted, side), callback in zip(ends, self._callbacks, strict=True):
+                for (capture, playback, side), callback in zip(ends, self._callbacks, strict=True):
                     rate, block = shape.rates[side], shape.blocks[side]
                     self._streams.append(
-                        DeviceStream(given, wanted, channels, rate, block, callback)
+                        DeviceStream(capture, playback, channels, rate, block, callback)
                     )
             except Exception:
                 self.close()
@@ -125,7 +133,7 @@ class Wire:
         Raises:
             DeviceError: one doesn't.
         """
-        self.wanted.write(np.zeros((self.fill, self.wanted.channels), np.float32))
+        self.playback.write(np.zeros((self.fill, self.playback.channels), np.float32))
         # The input last: what it captures can't wait for an output that takes its time to start.
         for stream in reversed(self._streams):
             stream.start()
@@ -140,19 +148,19 @@ class Wire:
 
     # --- the input
 
-    def take(self, out: Floats) -> int:
+    def read(self, out: Floats) -> int:
         """Hand over what is there, at most `out` (n, channels), at the separator's rate."""
-        if self.given.overruns != self._seen_lost:
+        if self.capture.overruns != self._seen_lost:
             self._drop_what_is_too_old()
         start, end = self._span
         if start == end:
             n = len(out)
             if self._to_model:
                 n = math.ceil(n * self._to_model.in_rate / self._model)
-            n = min(n, self.given.available, len(self._captured))
+            n = min(n, self.capture.available, len(self._captured))
             if not n:
                 return 0
-            self.given.read(self._captured[:n])
+            self.capture.read(self._captured[:n])
             for place, channel in enumerate(self.shape.picked):
                 self._picked[:n, place] = self._captured[:n, channel]
             if not self._to_model:
@@ -166,15 +174,15 @@ class Wire:
 
     def _drop_what_is_too_old(self) -> None:
         """Samples were lost behind those that wait, which are half a second old by now."""
-        self._seen_lost = self.given.overruns
-        while waiting := min(self.given.available, len(self._captured)):
-            self.given.read(self._captured[:waiting])
+        self._seen_lost = self.capture.overruns
+        while waiting := min(self.capture.available, len(self._captured)):
+            self.capture.read(self._captured[:waiting])
             self._dropped += waiting
-        self.gaps += 1
+        self.discontinuities += 1
 
     # --- the output
 
-    def put(self, stems: Floats) -> None:
+    def write(self, stems: Floats) -> None:
         """Take (rows, n, channels) at the separator's rate, n at most a hop; never waits."""
         n = stems.shape[1]
         spread = self._spread[:n]
@@ -191,16 +199,16 @@ class Wire:
             block = self._played[: self._to_device.process(spread, self._played)]
         block = self._in_place(block) if self.shape.is_duplex else self._opened(block)
         if len(block):
-            self.wanted.write(block[: self.wanted.free])
+            self.playback.write(block[: self.playback.free])
 
     def _in_place(self, block: Floats) -> Floats:
         """Put a block of one clock where it belongs: drop what is late, fill what is early."""
-        place = self._taken + self.wanted.underruns
-        late = place - (self._made + self.given.overruns + self._dropped)
+        place = self._taken + self.playback.underruns
+        late = place - (self._made + self.capture.overruns + self._dropped)
         self._made += len(block)
         if late < 0:
-            gap = min(-late, self.wanted.free)
-            self.wanted.write(np.zeros((gap, self.wanted.channels), np.float32))
+            gap = min(-late, self.playback.free)
+            self.playback.write(np.zeros((gap, self.playback.channels), np.float32))
             self._taken += gap
         kept = block[min(max(late, 0), len(block)) :]
         self._taken += len(kept)
@@ -220,7 +228,7 @@ class Wire:
 
     # --- the clocks
 
-    def look(self) -> str:
+    def poll(self) -> str:
         """Notice when the devices called last; return what is broken about them, or nothing."""
         now = time.monotonic()
         for side, callback in zip(self._sides, self._callbacks, strict=True):
@@ -240,30 +248,30 @@ class Wire:
         return "has fallen silent" if self.is_silent and not is_jack else ""
 
     def deadline_s(self) -> float:
-        """Return by when to `put` the next block: before the call that would find too little."""
+        """Return by when to `write` the next block: before the call that would find too little."""
         block, rate = self.shape.blocks[1], self.shape.rates[1]
-        calls = self.wanted.available // block + 1
+        calls = self.playback.available // block + 1
         margin_s = min(max(MARGIN_S[0], block / rate / 4), MARGIN_S[1])
         return self._seen_s[1] + calls * block / rate - margin_s
 
     def follow_clock(self) -> None:
         """Keep what waits in the output at its target though the clocks differ.
 
-        To be called before a `put`, just after a `look`, when the input has been waited for.
+        To be called before a `write`, just after a `poll`, when the input has been waited for.
         """
         if self.shape.is_duplex:
             return
         assert self._to_device, "two clocks have a converter between them"
         now, rate, block = time.monotonic(), self.shape.rates[1], self.shape.blocks[1]
-        fill = self.wanted.available
+        fill = self.playback.available
         # What has been played of the last block is no longer there: this falls without steps.
         waiting = fill - min((now - self._seen_s[1]) * rate, block)
         if self._n_opening:
             self._n_opening -= 1
             if not self._n_opening:
                 self._settle(waiting)
-        elif self.wanted.underruns != self._seen_missing:
-            self._seen_missing = self.wanted.underruns
+        elif self.playback.underruns != self._seen_missing:
+            self._seen_missing = self.playback.underruns
             self._pad(self._target - fill)
         elif self._is_catching_up or fill > self._target + 2 * self.fill:
             # Only the device may take samples out. A moment of wrong pitch beats a click.
@@ -279,24 +287,24 @@ class Wire:
         excess = round(waiting - self._target)
         self._n_excess = max(0, excess)
         self._pad(-excess)
-        self._seen_missing = self._n_unheard = self.wanted.underruns
+        self._seen_missing = self._n_unheard = self.playback.underruns
         self._drift.reset()
 
     def _pad(self, n: int) -> None:
         if n > 0:
-            self.wanted.write(np.zeros((n, self.wanted.channels), np.float32))
+            self.playback.write(np.zeros((n, self.playback.channels), np.float32))
 
     # --- what there is to know
 
     @property
     def is_audible(self) -> bool:
-        """Whether what is `put` will be heard: two clocks are listened to first."""
+        """Whether what is `write` will be heard: two clocks are listened to first."""
         return not self._n_opening
 
     @property
     def underruns(self) -> int:
         """Samples missing from the output since there was something to hear."""
-        return 0 if self._n_opening else self.wanted.underruns - self._n_unheard
+        return 0 if self._n_opening else self.playback.underruns - self._n_unheard
 
     @property
     def xruns(self) -> int:

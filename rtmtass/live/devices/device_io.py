@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.devices.connection import Wire
+from rtmtass.live.devices.connection import Connection
 from rtmtass.live.devices.listing import Device, find_again, list_devices
 from rtmtass.live.devices.portaudio import close_portaudio, quiet_libraries, restart_portaudio
-from rtmtass.live.devices.stream_config import LinkWishes, more_shapes, shape_of
-from rtmtass.live.process_clock import born_at_s, passed_s
+from rtmtass.live.devices.stream_config import StreamRequest, more_configs, stream_config_of
+from rtmtass.live.process_clock import passed_s, process_start_s
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.worker import LiveSeparator
 
@@ -27,17 +27,17 @@ _DRAIN_S = 0.5
 _SLEEP_S = 1.0
 
 
-class DeviceLink:
-    """An input and an output device as Source, Sink and Clocked of an engine.
+class DeviceIO:
+    """An input and an output device as Source, Sink and RealtimeEndpoint of an engine.
 
     Args:
-        wishes: which devices, and how.
+        request: which devices, and how.
         separator: that the engine will use.
         n_rows: what `write` gets: 1 mix, or S stems side by side.
         on_message: told in a line what happened; called from the engine's thread.
 
     Attributes:
-        gaps: see Clocked.
+        discontinuities: see RealtimeEndpoint.
         wire: the connection as it is now; further outputs have their own.
         measured_ms: the true latency, for whoever has measured it; see Latency.
 
@@ -48,20 +48,20 @@ class DeviceLink:
 
     def __init__(
         self,
-        wishes: LinkWishes,
+        request: StreamRequest,
         separator: LiveSeparator,
         *,
         n_rows: int = 1,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
-        self._wishes, self._separator, self._n_rows = wishes, separator, n_rows
+        self._request, self._separator, self._n_rows = request, separator, n_rows
         self._tell = on_message or (lambda _line: None)
         self._guard = threading.Lock()
         self._state, self._message = "new", ""
         self._is_closed = False
-        self._gaps_before = self._reopened = 0
+        self._discontinuities_before = self._reopened = 0
         self._overruns = self._underruns = self._xruns = 0
-        self._born_s = born_at_s()
+        self._born_s = process_start_s()
         self._start_up_s: float | None = None
         self.measured_ms: float | None = None
         self._lost: list[Device] = []
@@ -73,16 +73,16 @@ class DeviceLink:
         self.channels = len(self.wire.shape.picked)
 
     def _connect(self, devices: list[Device]) -> None:
-        wishes, separator = self._wishes, self._separator
-        n_rows = 1 if wishes.more_outputs else self._n_rows
+        request, separator = self._request, self._separator
+        n_rows = 1 if request.more_outputs else self._n_rows
         with quiet_libraries():
-            shape = shape_of(wishes, devices, separator, n_rows)
-            more = more_shapes(wishes, devices, separator, shape)
-        self.wire = Wire(shape, separator, n_rows, wishes.slack_ms)
+            shape = stream_config_of(request, devices, separator, n_rows)
+            more = more_configs(request, devices, separator, shape)
+        self.wire = Connection(shape, separator, n_rows, request.extra_buffer_ms)
         self._wires = [self.wire]
         try:
             for each in more:
-                self._wires.append(Wire(each, separator, 1, wishes.slack_ms))
+                self._wires.append(Connection(each, separator, 1, request.extra_buffer_ms))
         except RtmtassError:
             self._close_wires()
             raise
@@ -96,14 +96,14 @@ class DeviceLink:
         for wire in reversed(self._wires):
             wire.start()
 
-    def _look(self) -> str:
+    def _poll(self) -> str:
         """Look at all devices; return what is wrong with one, or nothing."""
-        return next((why for why in [wire.look() for wire in self._wires] if why), "")
+        return next((why for why in [wire.poll() for wire in self._wires] if why), "")
 
     @property
-    def gaps(self) -> int:
-        """How often the input broke off; see Clocked."""
-        return self._gaps_before + self.wire.gaps
+    def discontinuities(self) -> int:
+        """How often the input broke off; see RealtimeEndpoint."""
+        return self._discontinuities_before + self.wire.discontinuities
 
     def read(self, out: Floats) -> int:
         """See Source; waits for a device, however long it takes to come back."""
@@ -115,19 +115,19 @@ class DeviceLink:
             if self._is_closed:
                 return 0
             self._notice_sleep()
-            n = self.wire.take(out[filled:])
+            n = self.wire.read(out[filled:])
             filled += n
             if not n:
                 has_waited = True
-                if why := self._look():
+                if why := self._poll():
                     self._reconnect(why)
                 elif self._state == "running" and any(wire.is_silent for wire in self._wires):
-                    name = self.wire.shape.given.name
+                    name = self.wire.shape.capture.name
                     self._say("waiting", f"{name} has fallen silent; waiting for it")
                 time.sleep(_POLL_S)
             elif self._state == "waiting":
-                self._say("running", f"{self.wire.shape.given.name} is back")
-        self._look()
+                self._say("running", f"{self.wire.shape.capture.name} is back")
+        self._poll()
         if has_waited:
             for wire in self._wires:
                 wire.follow_clock()
@@ -138,7 +138,7 @@ class DeviceLink:
         now_s = passed_s()
         asleep_s, self._awake_s = now_s - self._awake_s, now_s
         if asleep_s > _SLEEP_S and self._state == "running":
-            self._gaps_before += 1
+            self._discontinuities_before += 1
             self._tell(f"everything stood still for {asleep_s:.1f} s, and goes on")
 
     def write(self, stems: Floats) -> None:
@@ -146,27 +146,27 @@ class DeviceLink:
         if self._state != "running":
             return
         if len(self._wires) == 1:
-            self.wire.put(stems)
+            self.wire.write(stems)
         else:
             for row, wire in enumerate(self._wires):
-                wire.put(stems[row : row + 1])
+                wire.write(stems[row : row + 1])
         if self._start_up_s is None and self._born_s is not None and self.wire.is_audible:
             self._start_up_s = time.monotonic() - self._born_s
 
     def deadline_s(self) -> float:
-        """See Clocked."""
+        """See RealtimeEndpoint."""
         return min(wire.deadline_s() for wire in self._wires)
 
     def _reconnect(self, why: str) -> None:
         """Let go of everything and open it again, with longer and longer pauses."""
         shape = self.wire.shape
-        names = " and ".join(dict.fromkeys((shape.given.name, shape.wanted.name)))
+        names = " and ".join(dict.fromkeys((shape.capture.name, shape.playback.name)))
         self._remember_counts()
         self._say("reconnecting", f"{names} {why}; trying to open it again")
         self._close_wires()
-        self._lost = [shape.given, *(wire.shape.wanted for wire in self._wires)]
-        self._wishes = replace(
-            self._wishes, input_channels=tuple(channel + 1 for channel in shape.picked)
+        self._lost = [shape.capture, *(wire.shape.playback for wire in self._wires)]
+        self._request = replace(
+            self._request, input_channels=tuple(channel + 1 for channel in shape.picked)
         )
         pauses, pause_s = iter(_BACK_OFF_S), 0.0
         while not self._is_closed:
@@ -186,31 +186,31 @@ class DeviceLink:
             if why:
                 self._say_once(why)
 
-    def _wish_again(self, devices: list[Device]) -> bool:
+    def _request_again(self, devices: list[Device]) -> bool:
         """Wish for the lost devices by the numbers they have now; whether all are there."""
-        given, wanted, *more = self._lost
-        inputs = [find_again(given, "input", devices)]
-        outputs = [find_again(each, "output", devices) for each in (wanted, *more)]
+        capture, playback, *more = self._lost
+        inputs = [find_again(capture, "input", devices)]
+        outputs = [find_again(each, "output", devices) for each in (playback, *more)]
         # Whoever wished for the default gets what is the default now.
-        if not self._wishes.input:
+        if not self._request.input:
             inputs = [next((device for device in devices if device.inputs), None)]
-        if not self._wishes.output:
+        if not self._request.output:
             outputs[0] = next((device for device in devices if device.outputs), None)
         numbers = [str(device.index) for device in (*inputs, *outputs) if device]
         if len(numbers) < 2 + len(more):
             return False
-        self._wishes = replace(
-            self._wishes,
-            input=self._wishes.input and numbers[0],
-            output=self._wishes.output and numbers[1],
+        self._request = replace(
+            self._request,
+            input=self._request.input and numbers[0],
+            output=self._request.output and numbers[1],
             more_outputs=tuple(numbers[2:]),
         )
         return True
 
     def _open_again(self) -> bool:
         restart_portaudio()
-        gaps, devices = self.gaps + 1, list_devices()
-        if not self._wish_again(devices):
+        discontinuities, devices = self.discontinuities + 1, list_devices()
+        if not self._request_again(devices):
             return False
         self._connect(devices)
         try:
@@ -218,9 +218,9 @@ class DeviceLink:
         except RtmtassError:
             self._close_wires()
             raise
-        self._gaps_before = gaps
+        self._discontinuities_before = discontinuities
         self._reopened += 1
-        now = self.wire.shape.given.name
+        now = self.wire.shape.capture.name
         is_same = now == self._lost[0].name
         self._awake_s = passed_s()
         self._say("running", f"{now} is back" if is_same else f"{now} is heard from now on")
@@ -244,13 +244,13 @@ class DeviceLink:
     def _counts(self) -> tuple[int, int, int]:
         wires = self._wires
         return (
-            sum(wire.given.overruns for wire in wires),
+            sum(wire.capture.overruns for wire in wires),
             sum(wire.underruns for wire in wires),
             sum(wire.xruns for wire in wires),
         )
 
     def device_stats(self) -> DeviceStats:
-        """See Clocked."""
+        """See RealtimeEndpoint."""
         # While nothing runs, the counts are added up already.
         is_open = self._state in ("running", "waiting")
         overruns, underruns, xruns = self._counts() if is_open else (0, 0, 0)
@@ -259,7 +259,7 @@ class DeviceLink:
             underruns=self._underruns + underruns,
             xruns=self._xruns + xruns,
             drift_ppm=max((wire.drift_ppm for wire in self._wires), key=abs),
-            fill=self.wire.wanted.available,
+            fill=self.wire.playback.available,
             reopened=self._reopened,
             state=self._state,
             message=self._message,
@@ -290,7 +290,7 @@ class DeviceLink:
                 self._remember_counts()
                 self._state = "closed"
                 until = time.monotonic() + _DRAIN_S
-                while self.wire.wanted.available and time.monotonic() < until:
+                while self.wire.playback.available and time.monotonic() < until:
                     time.sleep(0.005)
             self._close_wires()
             self._state = "closed"

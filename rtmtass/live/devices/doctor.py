@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live import os_priority as rights
+from rtmtass.live import os_priority
 from rtmtass.live.devices.listing import Device, list_devices, supported_rates
 from rtmtass.live.devices.portaudio import portaudio, quiet_libraries
-from rtmtass.live.os_priority import Right
+from rtmtass.live.os_priority import Grant
 
 _N_STEPS = 150
 _TIGHT = 0.5
@@ -86,16 +86,16 @@ def _rates(devices: list[Device]) -> Iterator[Check]:
 
 
 def _rights() -> Iterator[Check]:
-    given: list[Right] = []
+    given: list[Grant] = []
     # In a thread of its own, which takes the priority with it when it ends.
     thread = threading.Thread(
-        target=lambda: given.append(rights.ask_for_priority(rights.ENGINE_PRIORITY))
+        target=lambda: given.append(os_priority.request_priority(os_priority.ENGINE_PRIORITY))
     )
     thread.start()
     thread.join()
-    given.append(rights.ask_for_memory())
+    given.append(os_priority.lock_memory())
     for right in given:
-        yield Check(right.name, right.is_given, right.detail, right.advice, is_needed=False)
+        yield Check(right.name, right.is_granted, right.detail, right.advice, is_needed=False)
 
 
 def _processor() -> Iterator[Check]:
@@ -109,10 +109,10 @@ def _processor() -> Iterator[Check]:
         "processor", bool(fast), f"{platform.machine()}: {said}",
         "a processor of the last ten years is several times faster", is_needed=False,
     )  # fmt: skip
-    ways, way = cpu.usable_ways(), cpu.int8_way()
-    forced = f", forced by {cpu.VARIABLE}; best: {ways[0]}" if way != ways[0] else ""
+    isas, isa = cpu.usable_isas(), cpu.int8_isa()
+    forced = f", forced by {cpu.VARIABLE}; best: {isas[0]}" if isa != isas[0] else ""
     yield Check(
-        "int8", way != "portable", f"products of bytes by {way}{forced}",
+        "int8", isa != "portable", f"products of bytes by {isa}{forced}",
         "without the instructions int8 saves little: try rtmtass live --precision f32",
         is_needed=False,
     )  # fmt: skip
@@ -149,6 +149,6 @@ def _model() -> Iterator[Check]:
     yield Check(
         "speed", bool(p99 < _TIGHT * hop_ms),
         f"a step takes {p50:.2f} ms, 99 of 100 less than {p99:.2f}, of {hop_ms:.0f} there are",
-        "close other programs, plug in the power supply, or try rtmtass live --slack 10",
+        "close other programs, plug in the power supply, or try rtmtass live --extra-buffer 10",
         is_needed=False,
     )  # fmt: skip

@@ -177,7 +177,7 @@ def takes_rate(device: Device, kind: Kind, sample_rate: int) -> bool:
     return True
 
 
-def share_a_clock(given: Device, wanted: Device) -> bool:
+def have_one_clock(given: Device, wanted: Device) -> bool:
     """Say whether input and output can be one stream, which needs no drift correction."""
     if given.index == wanted.index:
         return True

@@ -21,8 +21,8 @@ class DeviceStream:
     """An open stream: a device calls a compiled callback.
 
     Args:
-        given: to capture from, or None.
-        wanted: to play on, or None.
+        capture: to capture from, or None.
+        playback: to play on, or None.
         channels: of each, as opened.
         sample_rate: in Hz.
         block: samples a call.
@@ -38,8 +38,8 @@ class DeviceStream:
 
     def __init__(
         self,
-        given: Device | None,
-        wanted: Device | None,
+        capture: Device | None,
+        playback: Device | None,
         channels: tuple[int, int],
         sample_rate: int,
         block: int,
@@ -47,11 +47,11 @@ class DeviceStream:
     ) -> None:
         sd = portaudio()
         self._callback = callback  # its memory is in use as long as this stream is open
-        kind, device, count = _direction(given, wanted, channels)
-        self.is_jack = any(device and device.host == JACK for device in (given, wanted))
-        self._is_hardware = all("(hw:" in d.name for d in (given, wanted) if d)
+        kind, device, count = _direction(capture, playback, channels)
+        self.is_jack = any(device and device.host == JACK for device in (capture, playback))
+        self._is_hardware = all("(hw:" in d.name for d in (capture, playback) if d)
         self._has_started = False
-        self._name = " and ".join(str(d) for d in dict.fromkeys((given, wanted)) if d)
+        self._name = " and ".join(str(d) for d in dict.fromkeys((capture, playback)) if d)
         try:
             # The base class takes a C function; python-rtmixer builds on it in the same way.
             self._stream = sd._StreamBase(
@@ -126,14 +126,14 @@ class DeviceStream:
 
 
 def _direction(
-    given: Device | None, wanted: Device | None, channels: tuple[int, int]
+    capture: Device | None, playback: Device | None, channels: tuple[int, int]
 ) -> tuple[str, int | tuple[int, int], int | tuple[int, int]]:
-    if given and wanted:
-        return "duplex", (given.index, wanted.index), channels
-    if given:
-        return "input", given.index, channels[0]
-    assert wanted, "a stream has a device"
-    return "output", wanted.index, channels[1]
+    if capture and playback:
+        return "duplex", (capture.index, playback.index), channels
+    if capture:
+        return "input", capture.index, channels[0]
+    assert playback, "a stream has a device"
+    return "output", playback.index, channels[1]
 
 
 def _why_not(name: str, error: Exception, sample_rate: int) -> str:

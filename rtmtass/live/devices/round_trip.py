@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DeviceError
-from rtmtass.live.devices.device_io import DeviceLink
-from rtmtass.live.devices.stream_config import LinkWishes
+from rtmtass.live.devices.device_io import DeviceIO
+from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.engine import Engine
 from rtmtass.live.stats import DeviceStats
 from rtmtass.live.worker import LiveSeparator
@@ -86,10 +86,10 @@ class _Probe:
     level, what the engine makes of what comes in.
     """
 
-    def __init__(self, link: DeviceLink, sweep: Floats) -> None:
+    def __init__(self, link: DeviceIO, sweep: Floats) -> None:
         self._link, self._sweep = link, sweep
         self.sample_rate, self.channels = link.sample_rate, link.channels
-        self.gaps = 0
+        self.discontinuities = 0
         self._heard: list[Floats] = []
         self._n_written = 0
         first = round(_SETTLE_S * link.sample_rate)
@@ -120,11 +120,11 @@ class _Probe:
         return np.concatenate(self._heard)
 
     def deadline_s(self) -> float:
-        """See Clocked."""
+        """See RealtimeEndpoint."""
         return self._link.deadline_s()
 
     def device_stats(self) -> DeviceStats:
-        """See Clocked."""
+        """See RealtimeEndpoint."""
         return self._link.device_stats()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class _Probe:
         self._link.close()
 
 
-def measure(wishes: LinkWishes, separator: LiveSeparator) -> RoundTrip:
+def measure(request: StreamRequest, separator: LiveSeparator) -> RoundTrip:
     """Play a chirp twice: without the engine's own sound, then with it.
 
     The output must reach the input: a cable, a loopback device, or air.
@@ -140,7 +140,7 @@ def measure(wishes: LinkWishes, separator: LiveSeparator) -> RoundTrip:
     Raises:
         DeviceError: the chirp doesn't come back.
     """
-    link = DeviceLink(wishes, separator)
+    link = DeviceIO(request, separator)
     rate, sweep = link.sample_rate, chirp(link.sample_rate)
     probe = _Probe(link, sweep)
     with Engine(separator, probe, probe, is_realtime=True) as engine:
@@ -153,7 +153,7 @@ def measure(wishes: LinkWishes, separator: LiveSeparator) -> RoundTrip:
     alone = find(sweep, heard[: probe.starts[1]], probe.starts[0])
     if alone is None:
         raise DeviceError(
-            f"the chirp played on {shape.wanted} was not heard on {shape.given}; connect"
+            f"the chirp played on {shape.playback} was not heard on {shape.capture}; connect"
             " output to input with a cable, choose a loopback device, or raise the volume"
         )
     arrived = find(sweep, heard, probe.starts[1])

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.live.devices.listing import Device, find_device, share_a_clock, takes_rate
+from rtmtass.live.devices.listing import Device, find_device, have_one_clock, takes_rate
 from rtmtass.live.worker import LiveSeparator
 
 BUDGET_S = 0.008
-"""What a step may take; shorter device blocks get so much slack."""
+"""What a step may take; shorter device blocks get so much extra buffer."""
 JITTER_S = 0.004
 """Between two clocks, what waits beyond the need."""
-LARGEST_BLOCK, LARGEST_SLACK_MS = 8192, 250.0
+LARGEST_BLOCK, LARGEST_EXTRA_BUFFER_MS = 8192, 250.0
 
 
 @dataclass(frozen=True)
-class LinkWishes:
+class StreamRequest:
     """What is asked of the devices; None chooses.
 
     Attributes:
@@ -29,10 +29,10 @@ class LinkWishes:
             if the separator has two channels.
         sample_rate: of the devices, in Hz; None: the model's if they take it.
         block: samples a device hands over at once.
-        slack_ms: waits in the output besides what must.
+        extra_buffer_ms: waits in the output besides what must.
 
     Raises:
-        UsageError: block or slack are beyond what the buffers hold.
+        UsageError: block or extra buffer are beyond what the buffers hold.
     """
 
     input: str | None = None
@@ -40,7 +40,7 @@ class LinkWishes:
     input_channels: tuple[int, ...] = ()
     sample_rate: int | None = None
     block: int | None = None
-    slack_ms: float | None = None
+    extra_buffer_ms: float | None = None
     more_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -48,28 +48,32 @@ class LinkWishes:
             raise UsageError(
                 f"a block of {self.block} samples was asked for; give 1 to {LARGEST_BLOCK}"
             )
-        if self.slack_ms is not None and not 0 <= self.slack_ms <= LARGEST_SLACK_MS:
+        if (
+            self.extra_buffer_ms is not None
+            and not 0 <= self.extra_buffer_ms <= LARGEST_EXTRA_BUFFER_MS
+        ):
             raise UsageError(
-                f"a slack of {self.slack_ms:g} ms was asked for; give 0 to {LARGEST_SLACK_MS:g} ms"
+                f"an extra buffer of {self.extra_buffer_ms:g} ms was asked for;"
+                f" give 0 to {LARGEST_EXTRA_BUFFER_MS:g} ms"
             )
 
 
 @dataclass(frozen=True)
-class LinkShape:
+class StreamConfig:
     """What the streams will be; pairs are (input, output).
 
     Attributes:
         given, wanted: the devices.
         is_duplex: both share a clock and are one stream.
-        has_input: whether `given` is opened too; else its rate and block only say
+        has_input: whether `capture` is opened too; else its rate and block only say
             when sound comes.
         rates, blocks: Hz, and samples a call.
         picked: input channels to hear, from 0.
         out_channels: to open.
     """
 
-    given: Device
-    wanted: Device
+    capture: Device
+    playback: Device
     is_duplex: bool
     rates: tuple[int, int]
     blocks: tuple[int, int]
@@ -78,13 +82,13 @@ class LinkShape:
     has_input: bool = True
 
 
-def shape_of(
-    wishes: LinkWishes, devices: Sequence[Device], separator: LiveSeparator, n_rows: int
-) -> LinkShape:
+def stream_config_of(
+    request: StreamRequest, devices: Sequence[Device], separator: LiveSeparator, n_rows: int
+) -> StreamConfig:
     """Find the devices and decide on everything.
 
     Args:
-        wishes: what is asked for.
+        request: what is asked for.
         devices: that there are.
         separator: that will be used.
         n_rows: 1 to play a mix, or as many stems side by side.
@@ -93,51 +97,51 @@ def shape_of(
         DeviceError: a device isn't there, or has too few channels.
         UsageError: an input channel isn't there.
     """
-    given = find_device(wishes.input, "input", devices)
-    wanted = find_device(wishes.output, "output", devices)
-    is_duplex = share_a_clock(given, wanted)
-    rates = _rates(wishes, given, wanted, separator.sample_rate, is_duplex=is_duplex)
-    picked = wishes.input_channels or tuple(range(1, 1 + min(separator.channels, given.inputs)))
+    capture = find_device(request.input, "input", devices)
+    playback = find_device(request.output, "output", devices)
+    is_duplex = have_one_clock(capture, playback)
+    rates = _rates(request, capture, playback, separator.sample_rate, is_duplex=is_duplex)
+    picked = request.input_channels or tuple(range(1, 1 + min(separator.channels, capture.inputs)))
     for channel in picked:
-        if not 1 <= channel <= given.inputs:
+        if not 1 <= channel <= capture.inputs:
             raise UsageError(
-                f"input channel {channel} was asked for, but {given} has 1 to {given.inputs}"
+                f"input channel {channel} was asked for, but {capture} has 1 to {capture.inputs}"
             )
     needed = n_rows * separator.channels
-    if n_rows > 1 and wanted.outputs < needed:
+    if n_rows > 1 and playback.outputs < needed:
         raise DeviceError(
-            f"stems need {needed} output channels, but {wanted} has {wanted.outputs};"
+            f"stems need {needed} output channels, but {playback} has {playback.outputs};"
             " choose another --output, or name a device for each: --stems-out A,B,C"
         )
-    return LinkShape(
-        given,
-        wanted,
+    return StreamConfig(
+        capture,
+        playback,
         is_duplex,
         rates,
-        (_block(wishes, rates[0], separator), _block(wishes, rates[1], separator)),
+        (_block(request, rates[0], separator), _block(request, rates[1], separator)),
         tuple(channel - 1 for channel in picked),
-        needed if n_rows > 1 else min(max(2, needed), wanted.outputs),
+        needed if n_rows > 1 else min(max(2, needed), playback.outputs),
     )
 
 
-def more_shapes(
-    wishes: LinkWishes, devices: Sequence[Device], separator: LiveSeparator, main: LinkShape
-) -> list[LinkShape]:
+def more_configs(
+    request: StreamRequest, devices: Sequence[Device], separator: LiveSeparator, main: StreamConfig
+) -> list[StreamConfig]:
     """Return the shapes of further outputs, which hear what `main` captures.
 
     Raises:
         DeviceError: a device isn't there.
     """
     shapes = []
-    for name in wishes.more_outputs:
-        wanted = find_device(name, "output", devices)
-        rates = _rates(wishes, main.given, wanted, separator.sample_rate, is_duplex=False)
-        blocks = main.blocks[0], _block(wishes, rates[1], separator)
-        channels = min(max(2, separator.channels), wanted.outputs)
+    for name in request.more_outputs:
+        playback = find_device(name, "output", devices)
+        rates = _rates(request, main.capture, playback, separator.sample_rate, is_duplex=False)
+        blocks = main.blocks[0], _block(request, rates[1], separator)
+        channels = min(max(2, separator.channels), playback.outputs)
         shapes.append(
             replace(
                 main,
-                wanted=wanted,
+                playback=playback,
                 is_duplex=False,
                 rates=(main.rates[0], rates[1]),
                 blocks=blocks,
@@ -149,25 +153,27 @@ def more_shapes(
 
 
 def _rates(
-    wishes: LinkWishes, given: Device, wanted: Device, model: int, *, is_duplex: bool
+    request: StreamRequest, capture: Device, playback: Device, model: int, *, is_duplex: bool
 ) -> tuple[int, int]:
-    if wishes.sample_rate:
-        return wishes.sample_rate, wishes.sample_rate
-    in_rate = model if takes_rate(given, "input", model) else given.sample_rate
-    out_rate = model if takes_rate(wanted, "output", model) else wanted.sample_rate
+    if request.sample_rate:
+        return request.sample_rate, request.sample_rate
+    in_rate = model if takes_rate(capture, "input", model) else capture.sample_rate
+    out_rate = model if takes_rate(playback, "output", model) else playback.sample_rate
     if is_duplex and in_rate != out_rate:
-        return given.sample_rate, given.sample_rate
+        return capture.sample_rate, capture.sample_rate
     return in_rate, out_rate
 
 
-def _block(wishes: LinkWishes, rate: int, separator: LiveSeparator) -> int:
-    if wishes.block:
-        return wishes.block
+def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:
+    if request.block:
+        return request.block
     # At its own rate a hop fits a block exactly; else small blocks cost the least latency.
     return separator.hop if rate == separator.sample_rate else 64 * max(1, round(rate / 12000))
 
 
-def smallest_fill(block: int, hop: int, given: Converter | None, wanted: Converter | None) -> int:
+def smallest_fill(
+    block: int, hop: int, capture: Converter | None, playback: Converter | None
+) -> int:
     """Return how many samples must wait in the output of one clock so that it never runs dry.
 
     Before call k + 1 of the device, all that calls 1 … k made possible has been
@@ -181,19 +187,19 @@ def smallest_fill(block: int, hop: int, given: Converter | None, wanted: Convert
     behind = 0
     for call in range(1 + 4 * 44100 // block):
         there = call * block
-        model = given.ready_after(there) - 1 if given else there
+        model = capture.ready_after(there) - 1 if capture else there
         made = max(0, model) // hop * hop
-        written = wanted.ready_after(made) - 1 if wanted and made else made
+        written = playback.ready_after(made) - 1 if playback and made else made
         behind = max(behind, (call + 1) * block - max(0, written))
     return behind
 
 
 def fills(
-    shape: LinkShape,
+    shape: StreamConfig,
     separator: LiveSeparator,
-    slack_ms: float | None,
-    given: Converter | None,
-    wanted: Converter | None,
+    extra_buffer_ms: float | None,
+    capture: Converter | None,
+    playback: Converter | None,
 ) -> tuple[int, int]:
     """Return what waits in the output at first, and for two clocks before each write.
 
@@ -202,9 +208,13 @@ def fills(
     """
     out_rate, out_block = shape.rates[1], shape.blocks[1]
     if shape.is_duplex:
-        slack_s = max(0.0, BUDGET_S - out_block / out_rate) if slack_ms is None else slack_ms / 1000
-        least = smallest_fill(out_block, separator.hop, given, wanted)
-        return least + round(slack_s * out_rate), 0
-    target = out_block + round((JITTER_S + (slack_ms or 0.0) / 1000) * out_rate)
+        extra_s = (
+            max(0.0, BUDGET_S - out_block / out_rate)
+            if extra_buffer_ms is None
+            else extra_buffer_ms / 1000
+        )
+        least = smallest_fill(out_block, separator.hop, capture, playback)
+        return least + round(extra_s * out_rate), 0
+    target = out_block + round((JITTER_S + (extra_buffer_ms or 0.0) / 1000) * out_rate)
     longest_s = max(shape.blocks[0] / shape.rates[0], separator.hop / separator.sample_rate)
     return target + round(longest_s * out_rate), target

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
 from rtmtass.runtime.compiled import interpreter as op
-from rtmtass.runtime.compiled.int8 import HEAD
+from rtmtass.runtime.compiled.int8 import ROW_HEADER
 from rtmtass.runtime.compiled.memory import LINE, allocate
 from rtmtass.runtime.compiled.packing import pack
 from rtmtass.runtime.compiled.simd import LANES
@@ -29,13 +29,13 @@ class Register(NamedTuple):
     width: int
     rows: int = 1
 
-    def part(self, start: int, width: int) -> Register:
+    def columns(self, start: int, width: int) -> Register:
         """Return a slice of every row."""
         return Register(self.at + start, self.stride, width, self.rows)
 
 
 @dataclass
-class Layout:
+class Builder:
     """Hands out addresses and collects operations."""
 
     chunk: int
@@ -64,9 +64,9 @@ class Layout:
         """Return the weights' arena: floats, some of which hold halves or bytes."""
         arena = allocate(self.used)
         at = 0
-        for part in self.arena:
-            arena[at : at + part.size] = part
-            at += -(-part.size // LINE) * LINE
+        for imag_offset in self.arena:
+            arena[at : at + imag_offset.size] = imag_offset
+            at += -(-imag_offset.size // LINE) * LINE
         return arena.view(np.float32)
 
     def kind(self, m: int) -> int:
@@ -77,7 +77,7 @@ class Layout:
 
     def finish(self) -> None:
         """Give all quantised inputs one place, as wide as the widest of them."""
-        stride = (HEAD + -(-self.widest // LINE) * LINE) // 4
+        stride = (ROW_HEADER + -(-self.widest // LINE) * LINE) // 4
         at = self.work
         if self.precision == "int8":
             self.work += stride * self.chunk * self.most_rows

@@ -15,11 +15,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rtmtass.jit.cpu import int8_way
+from rtmtass.jit.cpu import int8_isa
 from rtmtass.runtime.compiled.microkernels import FLOAT, INT, PANEL, address, constant, load, spread
 from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
-HEAD = 64
+ROW_HEADER = 64
 """Bytes before a row of quantised input; the first four hold its scale as a float32."""
 GROUP = 4
 """Inputs multiplied and summed in one instruction."""
@@ -34,7 +34,7 @@ Dot = Callable[[Any, Any, Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Way:
+class Int8Isa:
     """One way to add up products of bytes.
 
     Attributes:
@@ -66,7 +66,7 @@ def _vnni(lanes: int) -> Dot:
 
     def dot(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
         both = (spread(builder, inputs, lanes), weights)
-        as_bytes = [builder.bitcast(part, kind) for part in both]
+        as_bytes = [builder.bitcast(imag_offset, kind) for imag_offset in both]
         return _intrinsic(builder, name, sums.type, sums, *as_bytes)
 
     return dot
@@ -100,31 +100,31 @@ def _portable(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
     for place in range(GROUP):
         left = ir.Constant(sums.type, [24 - 8 * place] * lanes)
         right = ir.Constant(sums.type, [24] * lanes)
-        a, b = (builder.ashr(builder.shl(part, left), right) for part in (x, weights))
+        a, b = (builder.ashr(builder.shl(imag_offset, left), right) for imag_offset in (x, weights))
         sums = builder.add(sums, builder.mul(a, b))
     return sums
 
 
-WAYS = {
-    "avx512vnni": Way(16, 6, 4, 128, _vnni(16)),
-    "avxvnni": Way(8, 4, 2, 128, _vnni(8)),
-    "avx2": Way(8, 4, 2, 0, _avx2),
-    "neon": Way(4, 6, 4, 0, _neon),
-    "portable": Way(16, 4, 1, 0, _portable),
+ISAS = {
+    "avx512vnni": Int8Isa(16, 6, 4, 128, _vnni(16)),
+    "avxvnni": Int8Isa(8, 4, 2, 128, _vnni(8)),
+    "avx2": Int8Isa(8, 4, 2, 0, _avx2),
+    "neon": Int8Isa(4, 6, 4, 0, _neon),
+    "portable": Int8Isa(16, 4, 1, 0, _portable),
 }
 
 
-def panel(way: Way, rows: int, outputs: int) -> Any:
+def microkernel(isa: Int8Isa, rows: int, outputs: int) -> Any:
     """Make the product of `rows` quantised inputs with a panel of `outputs` outputs.
 
     The panel lies as [groups][outputs][4] bytes, then [outputs] float32 scales and
-    [outputs] int32 sums of the weights times `WAYS`' largest offset, 128.
+    [outputs] int32 sums of the weights times `ISAS`' largest offset, 128.
     """
-    vectors = outputs // way.lanes
-    strip = min(vectors, way.strip) if rows > 1 else vectors
+    vectors = outputs // isa.lanes
+    strip = min(vectors, isa.strip) if rows > 1 else vectors
 
     @intrinsic
-    def product(
+    def matmul(
         typing_context: Any, weights: Any, x: Any, x_stride: Any, groups: Any, y: Any, y_stride: Any
     ) -> Any:
         """Addresses and strides in bytes; `x` is that of the first row's head."""
@@ -132,62 +132,62 @@ def panel(way: Way, rows: int, outputs: int) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             for first in range(0, vectors, strip):
                 places = range(first, min(first + strip, vectors))
-                sums = _emit_sums(builder, way, args, rows, outputs, places)
-                _emit_outputs(builder, way, args, sums, outputs, places)
+                sums = _emit_sums(builder, isa, args, rows, outputs, places)
+                _emit_outputs(builder, isa, args, sums, outputs, places)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 6), emit
 
-    return product
+    return matmul
 
 
 def _emit_sums(
-    builder: Any, way: Way, args: Any, rows: int, outputs: int, places: range
+    builder: Any, isa: Int8Isa, args: Any, rows: int, outputs: int, places: range
 ) -> list[list[Any]]:
     """Emit the loop over the inputs; return where the sums of each row and vector are."""
     w_at, x_at, x_step, count = args[:4]
-    kind = ir.VectorType(INT, way.lanes)
-    zero = ir.Constant(kind, [0] * way.lanes)
+    kind = ir.VectorType(INT, isa.lanes)
+    zero = ir.Constant(kind, [0] * isa.lanes)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in places] for _ in range(rows)]
     with cgutils.for_range(builder, count) as loop:
         start = builder.mul(loop.index, constant(GROUP * outputs))
         loaded = [
-            load(builder, w_at, builder.add(start, constant(GROUP * way.lanes * v)), kind, 4)
+            load(builder, w_at, builder.add(start, constant(GROUP * isa.lanes * v)), kind, 4)
             for v in places
         ]
-        place = builder.add(builder.mul(loop.index, constant(GROUP)), constant(HEAD))
+        place = builder.add(builder.mul(loop.index, constant(GROUP)), constant(ROW_HEADER))
         for r, row in enumerate(sums):
             at = builder.add(place, builder.mul(x_step, constant(r)))
             four = load(builder, x_at, at, INT, 4)
             for total, weight in zip(row, loaded, strict=True):
-                builder.store(way.dot(builder, builder.load(total), four, weight), total)
+                builder.store(isa.dot(builder, builder.load(total), four, weight), total)
     return sums
 
 
 def _emit_outputs(
-    builder: Any, way: Way, args: Any, sums: list[list[Any]], outputs: int, places: range
+    builder: Any, isa: Int8Isa, args: Any, sums: list[list[Any]], outputs: int, places: range
 ) -> None:
     """Emit what turns sums into floats: the offset's part off, times both scales."""
     w_at, x_at, x_step, count, y_at, y_step = args
-    whole, real = ir.VectorType(INT, way.lanes), ir.VectorType(FLOAT, way.lanes)
+    whole, real = ir.VectorType(INT, isa.lanes), ir.VectorType(FLOAT, isa.lanes)
     scales = builder.mul(count, constant(GROUP * outputs))
     for number, v in enumerate(places):
-        at = builder.add(scales, constant(4 * way.lanes * v))
+        at = builder.add(scales, constant(4 * isa.lanes * v))
         scale = load(builder, w_at, at, real, 4)
         shift = load(builder, w_at, builder.add(at, constant(4 * outputs)), whole, 4)
         for r, row in enumerate(sums):
             step = builder.mul(x_step, constant(r))
-            level = spread(builder, load(builder, x_at, step, FLOAT, 4), way.lanes)
+            level = spread(builder, load(builder, x_at, step, FLOAT, 4), isa.lanes)
             total = builder.load(row[number])
-            if way.offset:
+            if isa.offset:
                 total = builder.sub(total, shift)
             value = builder.fmul(builder.sitofp(total, real), scale)
             value = builder.fmul(value, level)
-            to = builder.add(builder.mul(y_step, constant(r)), constant(4 * way.lanes * v))
+            to = builder.add(builder.mul(y_step, constant(r)), constant(4 * isa.lanes * v))
             builder.store(value, address(builder, y_at, to, real)).align = 4
 
 
-def quantiser(way: Way) -> Any:
+def quantiser(isa: Int8Isa) -> Any:
     """Make the function that turns a row of floats into a head and bytes.
 
     The scale is the row's largest magnitude over 127; halves round to even. What
@@ -203,8 +203,8 @@ def quantiser(way: Way) -> Any:
     def to_byte(builder: Any, x: Any, factor: Any, kind: Any, result: Any) -> Any:
         name = "llvm.rint.v16f32" if isinstance(x.type, ir.VectorType) else "llvm.rint.f32"
         whole_x = builder.fptosi(call_llvm(builder, name, builder.fmul(x, factor)), kind)
-        if way.offset:
-            lanes = [way.offset] * LANES if isinstance(kind, ir.VectorType) else way.offset
+        if isa.offset:
+            lanes = [isa.offset] * LANES if isinstance(kind, ir.VectorType) else isa.offset
             whole_x = builder.add(whole_x, ir.Constant(kind, lanes))
         return builder.trunc(whole_x, result)
 
@@ -242,13 +242,13 @@ def quantiser(way: Way) -> Any:
             with cgutils.for_range(builder, vectors) as loop:
                 at = builder.mul(loop.index, constant(4 * LANES))
                 value = load(builder, x_at, at, real, 4)
-                to = builder.add(builder.mul(loop.index, constant(LANES)), constant(HEAD))
+                to = builder.add(builder.mul(loop.index, constant(LANES)), constant(ROW_HEADER))
                 packed = to_byte(builder, value, factors, whole, few)
                 builder.store(packed, address(builder, head_at, to, few)).align = 1
             with cgutils.for_range(builder, left) as loop:
                 place = builder.add(first, loop.index)
                 value = load(builder, x_at, builder.mul(place, constant(4)), FLOAT, 4)
-                to = builder.add(place, constant(HEAD))
+                to = builder.add(place, constant(ROW_HEADER))
                 one = to_byte(builder, value, factor, INT, _BYTE)
                 builder.store(one, address(builder, head_at, to, _BYTE)).align = 1
             return context.get_dummy_value()
@@ -258,12 +258,12 @@ def quantiser(way: Way) -> Any:
     return quantise
 
 
-WAY_NAME = int8_way()
-_WAY = WAYS[WAY_NAME]
-BYTE_ROWS = _WAY.rows
+ISA_NAME = int8_isa()
+_ISA = ISAS[ISA_NAME]
+BYTE_ROWS = _ISA.rows
 
-quantise = quantiser(_WAY)
-wide_rows_int8 = panel(_WAY, _WAY.rows, PANEL)
-wide_row_int8 = panel(_WAY, 1, PANEL)
-slim_rows_int8 = panel(_WAY, _WAY.rows, LANES)
-slim_row_int8 = panel(_WAY, 1, LANES)
+quantise = quantiser(_ISA)
+wide_rows_int8 = microkernel(_ISA, _ISA.rows, PANEL)
+wide_row_int8 = microkernel(_ISA, 1, PANEL)
+slim_rows_int8 = microkernel(_ISA, _ISA.rows, LANES)
+slim_row_int8 = microkernel(_ISA, 1, LANES)

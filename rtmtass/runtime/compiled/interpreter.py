@@ -15,9 +15,9 @@ from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.compiled.matmul import (
     BF16,
     INT8,
-    product,
-    product_bf16,
-    product_int8,
+    matmul,
+    matmul_bf16,
+    matmul_int8,
     quantise_rows,
 )
 from rtmtass.runtime.compiled.simd import sigmoid, tanh
@@ -58,13 +58,13 @@ def _multiply(
     kind = op[KIND]
     if kind == INT8:
         heads = work.ctypes.data + 4 * op[QUANTISED]
-        head_stride = 4 * op[QUANTISED + 1]
-        quantise_rows(x, x_stride, m, heads, head_stride, frames)
-        product_int8(packed, m, n, heads, head_stride, y, y_stride, frames)
+        header_stride = 4 * op[QUANTISED + 1]
+        quantise_rows(x, x_stride, m, heads, header_stride, frames)
+        matmul_int8(packed, m, n, heads, header_stride, y, y_stride, frames)
     elif kind == BF16:
-        product_bf16(packed, m, n, x, x_stride, y, y_stride, frames)
+        matmul_bf16(packed, m, n, x, x_stride, y, y_stride, frames)
     else:
-        product(packed, m, n, x, x_stride, y, y_stride, frames)
+        matmul(packed, m, n, x, x_stride, y, y_stride, frames)
 
 
 @kernel(fastmath=LOOSE)
@@ -95,20 +95,22 @@ def _affine(op: Longs, weights: Floats, work: Floats, rows: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _taps(op: Longs, state: Floats, work: Floats, clock: int, frames: int, apart: int) -> None:
+def _taps(
+    op: Longs, state: Floats, work: Floats, clock: int, frames: int, stream_stride: int
+) -> None:
     """Remember the frames, and lay each beside the earlier ones a dilated kernel hears."""
     source, stride, width, target, out_stride, size, dilation, ring, mask = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
     )  # fmt: skip
-    passes = 0 if apart else 1
+    passes = 0 if stream_stride else 1
     for t in range(frames):
-        row = ring + t * apart + ((clock + t * passes) & mask) * width
+        row = ring + t * stream_stride + ((clock + t * passes) & mask) * width
         for i in range(width):
             state[row + i] = work[source + t * stride + i]
     for t in range(frames):
         now = clock + t * passes
         for tap in range(size):
-            row = ring + t * apart + ((now - (size - 1 - tap) * dilation) & mask) * width
+            row = ring + t * stream_stride + ((now - (size - 1 - tap) * dilation) & mask) * width
             to = target + t * out_stride + tap * width
             for i in range(width):
                 work[to + i] = state[row + i]
@@ -127,7 +129,9 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, apart: int) -> None:
+def _gru(
+    op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, stream_stride: int
+) -> None:
     """Step a GRU whose input product is done: the recurrent product, the gates, the state.
 
     A frame may have many rows, each with a state of its own, `held` floats apart.
@@ -139,15 +143,27 @@ def _gru(op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, a
     bias = weights[bias_at : bias_at + 3 * width]
     states = state.ctypes.data + 4 * memory
     base = work.ctypes.data + 4 * scratch
-    at_once = apart > 0 and rows == 1
+    at_once = stream_stride > 0 and rows == 1
     if at_once:  # rows are streams, not frames
-        _multiply(op, weights, work, states, 4 * apart, width, base, 4 * padded, padded, at, frames)
+        _multiply(
+            op,
+            weights,
+            work,
+            states,
+            4 * stream_stride,
+            width,
+            base,
+            4 * padded,
+            padded,
+            at,
+            frames,
+        )
     for t in range(frames):
         if not at_once:
-            now = states + 4 * t * apart
+            now = states + 4 * t * stream_stride
             _multiply(op, weights, work, now, 4 * held, width, base, 4 * padded, padded, at, rows)
         for k in range(rows):
-            own = memory + t * apart + k * held
+            own = memory + t * stream_stride + k * held
             h = state[own : own + width]
             row = scratch + (t if at_once else k) * padded
             heard = work[row : row + 3 * width]
@@ -236,7 +252,7 @@ def execute(
     work: Floats,
     clock: int,
     frames: int,
-    apart: int,
+    stream_stride: int,
 ) -> None:
     """Run every operation of `plan`, for frames of one stream or one frame of many streams.
 
@@ -245,7 +261,7 @@ def execute(
         weights, state, work: arenas.
         clock: number of the first frame.
         frames: rows of the registers in use.
-        apart: 0 if rows are frames of one stream; otherwise rows are streams, at the
+        stream_stride: 0 if rows are frames of one stream; otherwise rows are streams, at the
             same frame, whose states lie so many floats apart.
     """
     for row in range(plan.shape[0]):
@@ -254,15 +270,15 @@ def execute(
         if code == AFFINE:
             _affine(op, weights, work, frames * op[ROWS])
         elif code == TAPS:
-            _taps(op, state, work, clock, frames, apart)
+            _taps(op, state, work, clock, frames, stream_stride)
         elif code == GATE:
             _gate(op, work, frames)
         elif code == GRU:
-            _gru(op, weights, state, work, frames, apart)
+            _gru(op, weights, state, work, frames, stream_stride)
         elif code in (COPY, ADD):
             _copy(op, work, frames)
         elif code == LEVEL:
-            level(op, weights, state, work, clock, frames, apart)
+            level(op, weights, state, work, clock, frames, stream_stride)
         elif code == COMPRESS:
             compress(op, work, frames)
         elif code == ESTIMATE:

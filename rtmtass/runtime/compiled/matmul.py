@@ -32,7 +32,7 @@ F32, BF16, INT8 = range(len(PRECISIONS))
 
 
 @kernel(fastmath=LOOSE)
-def product(
+def matmul(
     weights: int, m: int, n: int, x: int, x_stride: int, y: int, y_stride: int, frames: int
 ) -> None:
     """y[t] = W x[t] for packed weights; all arguments addresses or counts, strides in bytes."""
@@ -59,10 +59,10 @@ def product(
 
 
 @kernel(fastmath=LOOSE)
-def product_bf16(
+def matmul_bf16(
     weights: int, m: int, n: int, x: int, x_stride: int, y: int, y_stride: int, frames: int
 ) -> None:
-    """As `product`, of bfloat16 weights; all arguments addresses or counts, strides in bytes."""
+    """As `matmul`, of bfloat16 weights; all arguments addresses or counts, strides in bytes."""
     start = 0
     while start < n:
         wide = n - start >= PANEL
@@ -86,10 +86,10 @@ def product_bf16(
 
 
 @kernel(fastmath=LOOSE)
-def product_int8(
-    weights: int, m: int, n: int, heads: int, head_stride: int, y: int, y_stride: int, frames: int
+def matmul_int8(
+    weights: int, m: int, n: int, heads: int, header_stride: int, y: int, y_stride: int, frames: int
 ) -> None:
-    """As `product`, of bytes with quantised inputs; see `int8.panel`."""
+    """As `matmul`, of bytes with quantised inputs; see `int8.panel`."""
     groups = (m + GROUP - 1) // GROUP
     start = 0
     while start < n:
@@ -97,16 +97,16 @@ def product_int8(
         t = 0
         while t < frames:
             rows = BYTE_ROWS if frames - t >= BYTE_ROWS else 1
-            x_at = heads + t * head_stride
+            x_at = heads + t * header_stride
             y_at = y + t * y_stride + 4 * start
             if wide and rows > 1:
-                wide_rows_int8(weights, x_at, head_stride, groups, y_at, y_stride)
+                wide_rows_int8(weights, x_at, header_stride, groups, y_at, y_stride)
             elif wide:
-                wide_row_int8(weights, x_at, head_stride, groups, y_at, y_stride)
+                wide_row_int8(weights, x_at, header_stride, groups, y_at, y_stride)
             elif rows > 1:
-                slim_rows_int8(weights, x_at, head_stride, groups, y_at, y_stride)
+                slim_rows_int8(weights, x_at, header_stride, groups, y_at, y_stride)
             else:
-                slim_row_int8(weights, x_at, head_stride, groups, y_at, y_stride)
+                slim_row_int8(weights, x_at, header_stride, groups, y_at, y_stride)
             t += rows
         done = PANEL if wide else LANES
         weights += (GROUP * groups + 8) * done
@@ -114,7 +114,9 @@ def product_int8(
 
 
 @kernel(fastmath=LOOSE)
-def quantise_rows(x: int, x_stride: int, m: int, heads: int, head_stride: int, frames: int) -> None:
+def quantise_rows(
+    x: int, x_stride: int, m: int, heads: int, header_stride: int, frames: int
+) -> None:
     """Turn rows of `m` floats into heads and bytes; addresses and strides in bytes."""
     for t in range(frames):
-        quantise(x + t * x_stride, m, heads + t * head_stride)
+        quantise(x + t * x_stride, m, heads + t * header_stride)

@@ -64,7 +64,7 @@ def _half_weight(builder: Any, base: Any, offset: Any) -> Any:
     return builder.bitcast(up, ir.VectorType(FLOAT, LANES))
 
 
-def _panel(rows: int, vectors: int, size: int) -> Any:
+def _microkernel(rows: int, vectors: int, size: int) -> Any:
     """Make the product of `rows` inputs with a panel of `vectors` * LANES outputs.
 
     The weights lie as [m][vectors * LANES], each of `size` bytes: 4 for float32,
@@ -73,7 +73,7 @@ def _panel(rows: int, vectors: int, size: int) -> Any:
     read = {4: _float_weight, 2: _half_weight}[size]
 
     @intrinsic
-    def product(
+    def matmul(
         typing_context: Any,
         weights: Any,
         x: Any,
@@ -116,15 +116,15 @@ def _panel(rows: int, vectors: int, size: int) -> Any:
 
         return types.void(*[types.int64] * 6), emit
 
-    return product
+    return matmul
 
 
-wide_rows = _panel(ROWS, PANEL // LANES, 4)
-wide_row = _panel(1, PANEL // LANES, 4)
-slim_rows = _panel(ROWS, 1, 4)
-slim_row = _panel(1, 1, 4)
+wide_rows = _microkernel(ROWS, PANEL // LANES, 4)
+wide_row = _microkernel(1, PANEL // LANES, 4)
+slim_rows = _microkernel(ROWS, 1, 4)
+slim_row = _microkernel(1, 1, 4)
 
-wide_rows_bf16 = _panel(ROWS, PANEL // LANES, 2)
-wide_row_bf16 = _panel(1, PANEL // LANES, 2)
-slim_rows_bf16 = _panel(ROWS, 1, 2)
-slim_row_bf16 = _panel(1, 1, 2)
+wide_rows_bf16 = _microkernel(ROWS, PANEL // LANES, 2)
+wide_row_bf16 = _microkernel(1, PANEL // LANES, 2)
+slim_rows_bf16 = _microkernel(ROWS, 1, 2)
+slim_row_bf16 = _microkernel(1, 1, 2)

@@ -56,24 +56,24 @@ def to_int8(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scales
 
 
-def _lay_f32(panel: Floats) -> Bytes:
-    return np.ascontiguousarray(panel.T).view(np.uint8).ravel()
+def _lay_f32(microkernel: Floats) -> Bytes:
+    return np.ascontiguousarray(microkernel.T).view(np.uint8).ravel()
 
 
-def _lay_bf16(panel: Floats) -> Bytes:
-    return to_bf16(panel.T).view(np.uint8).ravel()
+def _lay_bf16(microkernel: Floats) -> Bytes:
+    return to_bf16(microkernel.T).view(np.uint8).ravel()
 
 
-def _lay_int8(panel: Floats) -> Bytes:
-    outputs, m = panel.shape
-    values, scales = to_int8(panel)
+def _lay_int8(microkernel: Floats) -> Bytes:
+    outputs, m = microkernel.shape
+    values, scales = to_int8(microkernel)
     groups = -(-m // GROUP)
     filled = np.zeros((outputs, groups * GROUP), np.int8)
     filled[:, :m] = values
     bytes_ = filled.reshape(outputs, groups, GROUP).transpose(1, 0, 2)
     shifts = 128 * values.astype(np.int32).sum(axis=1, dtype=np.int32)
     parts = (np.ascontiguousarray(bytes_), scales, shifts)
-    return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])
+    return np.concatenate([imag_offset.reshape(-1).view(np.uint8) for imag_offset in parts])
 
 
 _LAYOUTS: dict[str, Callable[[Floats], Bytes]] = dict(

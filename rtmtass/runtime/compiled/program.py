@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime.compiled import interpreter as op
-from rtmtass.runtime.compiled.builder import Layout, Register
+from rtmtass.runtime.compiled.builder import Builder, Register
 from rtmtass.runtime.compiled.lowering import (
     compensation,
     compress,
@@ -20,23 +20,23 @@ from rtmtass.runtime.compiled.lowering import (
     trunk,
 )
 from rtmtass.runtime.compiled.simd import LANES
-from rtmtass.runtime.folding import Ledger, Weights, fold
+from rtmtass.runtime.folding import TrackedWeights, Weights, fold
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Program:
     """A network ready to run; shared, read-only, by any number of streams.
 
     Attributes:
         rows: (n_operations, FIELDS) int64 for `machine.execute`.
         weights: packed float32 arena.
         state_size, work_size: floats each stream needs; zeros at first.
-        mixture: register of the spectrum that goes in, [re | im], parts `part` apart.
+        mixture: register of the spectrum that goes in, [re | im], parts `imag_offset` apart.
         aligned: register of the mixture's spectrum the stems belong to (older by the look-ahead).
         stems: register of the stems' spectra, S times [re | im].
-        part: floats from the real to the imaginary part.
+        imag_offset: floats from the real to the imaginary part.
         chunk: frames that run together at most.
     """
 
@@ -48,7 +48,7 @@ class Plan:
     mixture: Register
     aligned: Register
     stems: Register
-    part: int
+    imag_offset: int
     chunk: int
 
 
@@ -58,7 +58,7 @@ def build(
     chunk: int = 1,
     precision: str = "f32",
     streams: int = 1,
-) -> Plan:
+) -> Program:
     """Fold, pack and lay out a network.
 
     Args:
@@ -72,20 +72,20 @@ def build(
         ModelError: the weights are not those of this config.
     """
     net, n_bins, n_stems = config.net, config.stft.n_bins, len(config.stems)
-    make, weights = Layout(chunk * streams, precision, chunk), Ledger(weights)
-    part = -(-n_bins // LANES) * LANES
-    mixture = make.register(2 * part, 1)
-    level = running_level(make, config, mixture, part)
+    make, weights = Builder(chunk * streams, precision, chunk), TrackedWeights(weights)
+    imag_offset = -(-n_bins // LANES) * LANES
+    mixture = make.register(2 * imag_offset, 1)
+    level = running_level(make, config, mixture, imag_offset)
     limit = make.store(np.array([net.mask_limit], np.float32))
     parts = 1 if net.backbone == "multiscale" else 3
-    features = compress(make, mixture, n_bins, part, level, parts)
+    features = compress(make, mixture, n_bins, imag_offset, level, parts)
     hidden = trunk(make, config, weights, features)
 
     aligned = mixture
     if net.lookahead:
         both = make.taps(mixture, 2, net.lookahead)
-        aligned = both.part(0, mixture.width)
-    stems = make.register(2 * part * n_stems, 1)
+        aligned = both.columns(0, mixture.width)
+    stems = make.register(2 * imag_offset * n_stems, 1)
     outputs = 1 if net.target == "magnitude_mask" else 2
     answers = [
         make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins)) for s in range(n_stems)
@@ -93,26 +93,28 @@ def build(
     if net.subband_bins:
         subbands(make, config, weights, features, hidden, answers)
     for s, answer in enumerate(answers):
-        stem = stems.part(2 * part * s, 2 * part)
-        estimate(make, answer, aligned, stem, n_bins, part, level, net.target, limit, 0)
+        stem = stems.columns(2 * imag_offset * s, 2 * imag_offset)
+        estimate(make, answer, aligned, stem, n_bins, imag_offset, level, net.target, limit, 0)
         if net.compensation_target == "none":
             continue
-        residual = make.register(2 * part, 1)
+        residual = make.register(2 * imag_offset, 1)
         make.emit(
             op.SUBTRACT, aligned.at, aligned.stride, stem.at, stem.stride, residual.at,
-            residual.stride, 2 * part,
+            residual.stride, 2 * imag_offset,
         )  # fmt: skip
-        answer = compensation(make, config, weights, s, residual, hidden, level, part)
+        answer = compensation(make, config, weights, s, residual, hidden, level, imag_offset)
         target = net.compensation_target
-        estimate(make, answer, residual, stem, n_bins, part, level, target, limit, 1)
-    make.emit(op.SHARE, aligned.at, aligned.stride, n_bins, part, stems.at, stems.stride, n_stems)
+        estimate(make, answer, residual, stem, n_bins, imag_offset, level, target, limit, 1)
+    make.emit(
+        op.SHARE, aligned.at, aligned.stride, n_bins, imag_offset, stems.at, stems.stride, n_stems
+    )
     if left_over := weights.left_over():
         raise ModelError(
             f"the weights hold layers the config doesn't know: {', '.join(left_over[:3])}"
             f"{' …' if len(left_over) > 3 else ''}; config and weights belong to different networks"
         )
     make.finish()
-    return Plan(
+    return Program(
         config=config,
         rows=np.array(make.rows, np.int64),
         weights=make.weights(),
@@ -121,6 +123,6 @@ def build(
         mixture=mixture,
         aligned=aligned,
         stems=stems,
-        part=part,
+        imag_offset=imag_offset,
         chunk=chunk,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.compiled.interpreter import execute
-from rtmtass.runtime.compiled.program import Plan, build
+from rtmtass.runtime.compiled.program import Program, build
 from rtmtass.runtime.folding import Weights
 from rtmtass.runtime.protocols import CHUNK
 from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
@@ -23,7 +23,7 @@ Longs = NDArray[np.int64]
 def run_hops(
     samples: Floats,
     out: Floats,
-    shares: Floats,
+    highband_weights: Floats,
     hops: int,
     rows: Longs,
     weights: Floats,
@@ -38,7 +38,7 @@ def run_hops(
     Args:
         samples: (n, C), n >= hops * hop.
         out: (S, n, C).
-        shares: (S, n).
+        highband_weights: (S, n).
         hops: how many of them to run.
         rows, weights: of the plan.
         places: int64: address and stride of mixture, aligned and stems; chunk.
@@ -62,8 +62,8 @@ def run_hops(
         analyse(samples, first, frames, now, sizes, analysis, tables, memory, scratch, mixture)
         execute(rows, weights, state, work, now, frames, 0)
         synthesise(
-            aligned, stems, out, shares, first, frames, now, sizes, synthesis, product, tables,
-            memory, scratch,
+            aligned, stems, out, highband_weights, first, frames, now, sizes, synthesis, product,
+            tables, memory, scratch,
         )  # fmt: skip
         clock[0] = now + frames
         done += frames
@@ -73,7 +73,7 @@ def run_hops(
 def run_batch(
     samples: Floats,
     out: Floats,
-    shares: Floats,
+    highband_weights: Floats,
     hops: int,
     rows: Longs,
     weights: Floats,
@@ -88,7 +88,7 @@ def run_batch(
     Args:
         samples: (B, n, 1), n >= hops * hop.
         out: (B, S, n, 1).
-        shares: (S, n), overwritten.
+        highband_weights: (S, n), overwritten.
         hops, rows, weights, places, sizes, windows, clock: as `run_hops`.
         arenas: the streams' network states (B, size) and work space, transform
             memories (B, size) and scratch.
@@ -96,7 +96,7 @@ def run_batch(
     analysis, synthesis, product, tables = windows
     state, work, memory, scratch = arenas
     streams = samples.shape[0]
-    apart = state.size // streams
+    stream_stride = state.size // streams
     each = memory.size // streams
     hop = sizes[HOP]
     for done in range(hops):
@@ -106,7 +106,7 @@ def run_batch(
             mixture = work[at : at + places[1]].reshape((1, places[1]))
             own = memory[b * each : (b + 1) * each]
             analyse(samples[b], done * hop, 1, now, sizes, analysis, tables, own, scratch, mixture)
-        execute(rows, weights, state, work, now, streams, apart)
+        execute(rows, weights, state, work, now, streams, stream_stride)
         for b in range(streams):
             at = places[2] + b * places[3]
             aligned = work[at : at + places[3]].reshape((1, places[3]))
@@ -114,8 +114,8 @@ def run_batch(
             stems = work[at : at + places[5]].reshape((1, places[5]))
             own = memory[b * each : (b + 1) * each]
             synthesise(
-                aligned, stems, out[b], shares, done * hop, 1, now, sizes, synthesis, product,
-                tables, own, scratch,
+                aligned, stems, out[b], highband_weights, done * hop, 1, now, sizes, synthesis,
+                product, tables, own, scratch,
             )  # fmt: skip
         clock[0] = now + 1
 
@@ -123,7 +123,7 @@ def run_batch(
 class _Arenas:
     """What one stream, or many that run together, work in."""
 
-    def __init__(self, plan: Plan, frames: Frames, streams: int = 1) -> None:
+    def __init__(self, plan: Program, frames: Frames, streams: int = 1) -> None:
         self._frames, self._streams = frames, streams
         self._state = np.zeros(streams * plan.state_size, np.float32)
         self._work = np.zeros(plan.work_size, np.float32)
@@ -142,15 +142,15 @@ class _Arenas:
         )
 
 
-class NumbaStream(_Arenas):
+class CompiledStream(_Arenas):
     """One stream's memory on the compiled runtime; see `base.Stream`."""
 
-    def __init__(self, plan: Plan, channels: int) -> None:
-        super().__init__(plan, Frames.of(plan.config, plan.part, plan.chunk, channels))
+    def __init__(self, plan: Program, channels: int) -> None:
+        super().__init__(plan, Frames.of(plan.config, plan.imag_offset, plan.chunk, channels))
 
-    def run(self, samples: Floats, out: Floats, shares: Floats, hops: int) -> None:
+    def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
         """Separate `hops` hops in one compiled call."""
-        run_hops(samples, out, shares, hops, *self._arguments)
+        run_hops(samples, out, highband_weights, hops, *self._arguments)
 
     def reset(self) -> None:
         """Forget everything heard, without a new allocation of the arenas."""
@@ -159,17 +159,19 @@ class NumbaStream(_Arenas):
         self._clock[:] = 0
 
 
-class NumbaBatch(_Arenas):
+class CompiledBatch(_Arenas):
     """Many streams' memories on the compiled runtime; see `base.BatchStream`."""
 
-    def __init__(self, plan: Plan, streams: int) -> None:
-        super().__init__(plan, Frames.of(plan.config, plan.part, 1, 1), streams)
+    def __init__(self, plan: Program, streams: int) -> None:
+        super().__init__(plan, Frames.of(plan.config, plan.imag_offset, 1, 1), streams)
         n_stems = len(plan.config.stems)
-        self._shares = np.zeros((n_stems, CHUNK * plan.config.stft.hop), np.float32)
+        self._highband_weights = np.zeros((n_stems, CHUNK * plan.config.stft.hop), np.float32)
 
     def run(self, samples: Floats, out: Floats, hops: int) -> None:
         """Separate `hops` hops of every stream, up to `CHUNK` in one compiled call."""
-        run_batch(samples[..., None], out[..., None], self._shares, hops, *self._arguments)
+        run_batch(
+            samples[..., None], out[..., None], self._highband_weights, hops, *self._arguments
+        )
 
     def reset(self, stream: int | None = None) -> None:
         """Forget everything heard in one stream, or in all."""
@@ -178,7 +180,7 @@ class NumbaBatch(_Arenas):
         self._memory.reshape(self._streams, -1)[chosen] = self._frames.silence()
 
 
-class NumbaRuntime:
+class CompiledRuntime:
     """A network folded and packed for the machine of this room; streams share its weights.
 
     Args:
@@ -189,7 +191,7 @@ class NumbaRuntime:
 
     def __init__(self, config: ModelConfig, weights: Weights, precision: str = "f32") -> None:
         self._config, self._weights, self._precision = config, weights, precision
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int], Program] = {}
 
     @property
     def precision(self) -> str:
@@ -201,7 +203,7 @@ class NumbaRuntime:
         """See `base.Runtime`."""
         return int(self.plan(1).weights.nbytes)
 
-    def plan(self, chunk: int, streams: int = 1) -> Plan:
+    def plan(self, chunk: int, streams: int = 1) -> Program:
         """Return the plan for `chunk` hops or `streams` streams a pass, made once."""
         key = (chunk, streams)
         if key not in self._plans:
@@ -211,10 +213,10 @@ class NumbaRuntime:
             self._plans[key] = plan
         return self._plans[key]
 
-    def stream(self, channels: int = 1, chunk: int = 1) -> NumbaStream:
+    def stream(self, channels: int = 1, chunk: int = 1) -> CompiledStream:
         """Return a new stream; see `base.Runtime`."""
-        return NumbaStream(self.plan(chunk), channels)
+        return CompiledStream(self.plan(chunk), channels)
 
-    def batch(self, streams: int) -> NumbaBatch:
+    def batch(self, streams: int) -> CompiledBatch:
         """Return many new streams that run in one call; see `base.Runtime`."""
-        return NumbaBatch(self.plan(1, streams), streams)
+        return CompiledBatch(self.plan(1, streams), streams)

@@ -40,10 +40,10 @@ def _emit_exp(builder: Any, x: Any) -> Any:
     power = call_llvm(builder, "llvm.minnum.f32", power, _float(126.0))
     power = call_llvm(builder, "llvm.maxnum.f32", power, _float(-126.0))
     whole = call_llvm(builder, "llvm.rint.f32", power)
-    part = builder.fsub(power, whole)
+    imag_offset = builder.fsub(power, whole)
     value = _float(_EXP2[0])
     for factor in (*_EXP2[1:], 1.0):
-        value = call_llvm(builder, "llvm.fma.f32", value, part, _float(factor))
+        value = call_llvm(builder, "llvm.fma.f32", value, imag_offset, _float(factor))
     exponent = builder.add(builder.fptosi(whole, _INT), ir.Constant(_INT, 127))
     scale = builder.bitcast(builder.shl(exponent, ir.Constant(_INT, 23)), _FLOAT)
     return builder.fmul(value, scale)

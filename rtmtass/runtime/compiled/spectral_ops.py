@@ -51,25 +51,31 @@ def largest(powers: Floats, rank: int) -> np.float32:
 
 @kernel(fastmath=LOOSE)
 def level(
-    op: Longs, weights: Floats, state: Floats, work: Floats, clock: int, frames: int, apart: int
+    op: Longs,
+    weights: Floats,
+    state: Floats,
+    work: Floats,
+    clock: int,
+    frames: int,
+    stream_stride: int,
 ) -> None:
     """The running level of the mixture: a fading mean of power, as a root.
 
     With a window, of power that pops don't move; see net.layers.RunningLevel. A stream's
     state: both sums; with a window also what is left of a pop, and a ring of powers.
     """
-    source, stride, bins, part, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
+    source, stride, bins, imag_offset, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
     decay, fall = weights[op[7]], weights[op[7] + 1]
     by_power, window, rank = op[8], op[9], op[10]
-    passes = 0 if apart else 1
+    passes = 0 if stream_stride else 1
     for t in range(frames):
         re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
+        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
         power = _ZERO
         for k in range(bins):
             power += re[k] * re[k] + im[k] * im[k]
         power = power / np.float32(bins)
-        at = memory + t * apart
+        at = memory + t * stream_stride
         pop = _ZERO
         if window:
             ring = at + 3
@@ -88,12 +94,12 @@ def level(
 @kernel(fastmath=LOOSE)
 def compress(op: Longs, work: Floats, frames: int) -> None:
     """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
-    source, stride, bins, part, level, target, out_stride, parts = (
+    source, stride, bins, imag_offset, level, target, out_stride, parts = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8],
     )  # fmt: skip
     for t in range(frames):
         re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
+        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
         out = work[target + t * out_stride : target + t * out_stride + parts * bins]
         scale = _ONE / work[level + t]
         for k in range(bins):
@@ -112,7 +118,7 @@ def compress(op: Longs, work: Floats, frames: int) -> None:
 @kernel(fastmath=LOOSE)
 def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     """Turn a head's answer into a spectrum: a mask on what it heard, or the thing itself."""
-    answer, stride, bins, source, in_stride, part, level, target, out_stride, packed = (
+    answer, stride, bins, source, in_stride, imag_offset, level, target, out_stride, packed = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
     )  # fmt: skip
     target_kind, adds = packed // 2, packed % 2
@@ -120,10 +126,12 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     for t in range(frames):
         a = work[answer + t * stride : answer + t * stride + bins]
         re = work[source + t * in_stride : source + t * in_stride + bins]
-        im = work[source + t * in_stride + part : source + t * in_stride + part + bins]
+        im = work[
+            source + t * in_stride + imag_offset : source + t * in_stride + imag_offset + bins
+        ]
         to = target + t * out_stride
         out_re = work[to : to + bins]
-        out_im = work[to + part : to + part + bins]
+        out_im = work[to + imag_offset : to + imag_offset + bins]
         if not adds:
             for k in range(bins):
                 out_re[k] = _ZERO
@@ -151,13 +159,13 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
 
 @kernel(fastmath=LOOSE)
 def share(op: Longs, work: Floats, frames: int) -> None:
-    """Make the stems sum to the mixture; see net.mtass.share_residue."""
-    source, stride, bins, part, stems_at, stems_stride, n_stems = (
+    """Make the stems sum to the mixture; see net.mtass.mixture_consistency."""
+    source, stride, bins, imag_offset, stems_at, stems_stride, n_stems = (
         op[1], op[2], op[3], op[4], op[5], op[6], op[7],
     )  # fmt: skip
     for t in range(frames):
         re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + part : source + t * stride + part + bins]
+        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
         first = stems_at + t * stems_stride
         for k in range(bins):
             left_re = re[k]
@@ -165,16 +173,16 @@ def share(op: Longs, work: Floats, frames: int) -> None:
             floor = SHARE_FLOOR * (left_re * left_re + left_im * left_im) + TINY
             total = _ZERO
             for s in range(n_stems):
-                a = work[first + 2 * s * part + k]
-                b = work[first + (2 * s + 1) * part + k]
+                a = work[first + 2 * s * imag_offset + k]
+                b = work[first + (2 * s + 1) * imag_offset + k]
                 left_re -= a
                 left_im -= b
                 total += a * a + b * b + floor
             scale = _ONE / total
             for s in range(n_stems):
-                at = first + 2 * s * part + k
+                at = first + 2 * s * imag_offset + k
                 a = work[at]
-                b = work[at + part]
+                b = work[at + imag_offset]
                 portion = (a * a + b * b + floor) * scale
                 work[at] = a + portion * left_re
-                work[at + part] = b + portion * left_im
+                work[at + imag_offset] = b + portion * left_im

@@ -146,10 +146,10 @@ def compare(
         the largest difference over the largest sample, the mean difference over
         the mean sample; magnitudes, all stems, the worse of both ways.
     """
-    from rtmtass.runtime.compiled.runtime import NumbaRuntime
+    from rtmtass.runtime.compiled.runtime import CompiledRuntime
 
     sound = lively(hops * config.stft.hop, config.stft.sample_rate)[:, None].copy()
-    ours = _separate(config, NumbaRuntime(config, weights), sound, CHUNK)
+    ours = _separate(config, CompiledRuntime(config, weights), sound, CHUNK)
     deltas = [
         np.abs(_separate(config, other, sound, chunk) - ours) / np.abs(ours).max()
         for chunk in (1, CHUNK)
@@ -160,8 +160,8 @@ def compare(
 
 def _separate(config: ModelConfig, runtime: Runtime, sound: Floats, chunk: int) -> Floats:
     out = np.zeros((len(config.stems), *sound.shape), np.float32)
-    shares = np.zeros(out.shape[:2], np.float32)
-    runtime.stream(1, chunk).run(sound, out, shares, len(sound) // config.stft.hop)
+    highband_weights = np.zeros(out.shape[:2], np.float32)
+    runtime.stream(1, chunk).run(sound, out, highband_weights, len(sound) // config.stft.hop)
     return out
 
 

@@ -103,11 +103,11 @@ class _Writer:
     def gated(self, x: str, name: str, hidden: int, channels: int, dilation: int) -> str:
         """A gated block; see `net.layers.GatedBlock`."""
         g = self.nodes
-        squeezed = g.affine(x, self.layer(f"{name}.squeeze", hidden))
-        both = self.convolution(squeezed, f"{name}.gate", hidden, 2 * hidden, dilation)
+        reduced = g.affine(x, self.layer(f"{name}.reduce", hidden))
+        both = self.convolution(reduced, f"{name}.gate", hidden, 2 * hidden, dilation)
         passed, gate = g.split(both, [hidden, hidden], -1)
         y = g.put("Mul", passed, g.put("Sigmoid", gate))
-        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
+        return g.put("Add", x, g.affine(y, self.layer(f"{name}.expand", channels)))
 
     def recurrent(
         self, x: str, name: str, n: int, channels: int, *, groups: int = 1, rows: int = 1
@@ -122,7 +122,7 @@ class _Writer:
                 self.one_gru(given, f"{name}.gru{k or ''}", gru, rows) for k, gru in enumerate(grus)
             ]
             y = outs[0] if groups == 1 else g.put("Concat", *outs, axis=1)
-        return g.put("Add", x, g.affine(y, self.layer(f"{name}.widen", channels)))
+        return g.put("Add", x, g.affine(y, self.layer(f"{name}.expand", channels)))
 
     def grus_spelled_out(self, x: str, name: str, grus: list[Gru], rows: int) -> str:
         """One step of GRUs side by side, the states in one memory, (rows, G * n)."""
@@ -166,7 +166,7 @@ class _Writer:
     def subbands(self, features: str, hidden: str, answer: str) -> str:
         """Stage 1's answers (T, S, 1 or 2, F), corrected; see `net.subbands.SubBands`."""
         g, net, n_bins = self.nodes, self.config.net, self.bins
-        bins, overlap, told = net.subband_bins, net.subband_overlap, net.subband_told
+        bins, overlap, context = net.subband_bins, net.subband_overlap, net.subband_context
         width, bands = net.subband_channels, net.n_subbands(n_bins)
         missing, broad = bands * bins - n_bins, bins + 2 * overlap
         outputs = 1 if net.target == "magnitude_mask" else 2
@@ -184,13 +184,13 @@ class _Writer:
             g.reshape(g.put("Transpose", x, perm=[0, 2, 1, 3]), -1, bands, parts * size)
             for x, parts, size in ((heard, 3, broad), (own, answers, bins))
         ]
-        said = g.affine(hidden, self.layer("subbands.tell", bands * told))
-        x = g.put("Concat", *pieces, g.reshape(said, -1, bands, told), axis=2)
-        x = g.reshape(x, -1, 3 * broad + answers * bins + told)
-        y = g.affine(x, self.layer("subbands.enter", width))
+        said = g.affine(hidden, self.layer("subbands.context_proj", bands * context))
+        x = g.put("Concat", *pieces, g.reshape(said, -1, bands, context), axis=2)
+        x = g.reshape(x, -1, 3 * broad + answers * bins + context)
+        y = g.affine(x, self.layer("subbands.in_proj", width))
         n, groups = width // net.subband_groups, net.subband_groups
         y = self.recurrent(y, "subbands.memory", n, width, groups=groups, rows=bands)
-        y = g.affine(y, self.layer("subbands.leave", answers * bins))
+        y = g.affine(y, self.layer("subbands.out_proj", answers * bins))
         change = g.put("Transpose", g.reshape(y, -1, bands, answers, bins), perm=[0, 2, 1, 3])
         change = g.take(g.reshape(change, -1, answers, bands * bins), 0, n_bins, axis=2)
         change = g.reshape(change, -1, self.stems, outputs, n_bins)
@@ -201,8 +201,8 @@ class _Writer:
         g, net, bins = self.nodes, self.config.net, self.bins
         width, extra = divmod(2 * bins, net.bands)
         widths = [width + (band < extra) for band in range(net.bands)]
-        squeezed = g.affine(x, self.layer(f"{name}.squeeze", bins))
-        parts = g.split(g.put("Concat", squeezed, magnitude, axis=1), widths, 1)
+        reduced = g.affine(x, self.layer(f"{name}.reduce", bins))
+        parts = g.split(g.put("Concat", reduced, magnitude, axis=1), widths, 1)
         chains = []
         for chain in range(2):
             order = list(range(net.bands))[:: 1 - 2 * chain]
@@ -215,13 +215,13 @@ class _Writer:
                 conv = f"{name}.chains.{chain}.{i}"
                 answers[band] = self.convolution(heard, conv, c_in, widths[band], dilation)
             chains.append(g.put("Concat", *(answers[b] for b in range(net.bands)), axis=1))
-        widened = g.affine(g.put("Add", *chains), self.layer(f"{name}.widen", net.channels))
-        return g.put("Add", x, widened)
+        expanded = g.affine(g.put("Add", *chains), self.layer(f"{name}.expand", net.channels))
+        return g.put("Add", x, expanded)
 
     def trunk(self, features: str) -> str:
         """Stage 1 up to its heads, (T, channels)."""
         net = self.config.net
-        y = self.nodes.affine(features, self.layer("trunk.enter", net.channels))
+        y = self.nodes.affine(features, self.layer("trunk.in_proj", net.channels))
         for i, dilation in enumerate(net.dilations):
             name = f"trunk.blocks.{i}"
             if net.backbone == "multiscale":
@@ -231,7 +231,7 @@ class _Writer:
         for i in range(net.recurrent_layers):
             name = f"trunk.blocks.{len(net.dilations) + i}"
             y = self.recurrent(y, name, net.recurrent, net.channels, groups=net.recurrent_groups)
-        return self.nodes.affine(y, self.layer("trunk.leave", net.channels))
+        return self.nodes.affine(y, self.layer("trunk.out_proj", net.channels))
 
     def heads(self, hidden: str) -> str:
         """The answers of all heads, one product, (T, S, 1 or 2, F)."""
@@ -251,16 +251,16 @@ class _Writer:
         width = len(pieces) * bins
         rows = g.reshape(g.put("Concat", *pieces, axis=2), -1, self.stems, width)
         x = g.put("Transpose", rows, perm=[1, 0, 2])
-        if net.compensation_hears_stage_one:
+        if net.compensation_uses_trunk:
             shape = g.constant([self.stems, 1, 1], np.int64)
             x = g.put("Concat", x, g.put("Expand", hidden, shape), axis=2)
         channels, hidden_width = net.compensation_channels, net.compensation_hidden
-        y = g.affine(x, self.layer("compensations.*.enter", channels))
+        y = g.affine(x, self.layer("compensations.*.in_proj", channels))
         for i, dilation in enumerate(net.compensation_dilations):
             name = f"compensations.*.blocks.layers.{i}"
             y = self.gated(y, name, hidden_width, channels, dilation)
         outputs = 1 if net.compensation_target == "magnitude_mask" else 2
-        answer = g.affine(y, self.layer("compensations.*.leave", outputs * bins))
+        answer = g.affine(y, self.layer("compensations.*.out_proj", outputs * bins))
         answer = g.put("Transpose", answer, perm=[1, 0, 2])
         return g.reshape(answer, -1, self.stems, outputs, bins)
 
@@ -281,15 +281,15 @@ class _Writer:
         return g.put("Add", g.put("Mul", a, of), g.put("Mul", b, turned))
 
     def share(self, found: str, mixture: str) -> None:
-        """Make the stems sum to the mixture; see `net.mtass.share_residue`."""
+        """Make the stems sum to the mixture; see `net.mtass.mixture_consistency`."""
         g = self.nodes
         floor = g.put("ReduceSumSquare", mixture, axes=[2], keepdims=1)
         floor = g.put("Add", g.put("Mul", floor, g.constant([SHARE_FLOOR])), g.constant([TINY]))
         power = g.put("Add", g.put("ReduceSumSquare", found, axes=[2], keepdims=1), floor)
         axis = g.constant([1], np.int64)
-        shares = g.put("Div", power, g.put("ReduceSum", power, axis, keepdims=1))
+        highband_weights = g.put("Div", power, g.put("ReduceSum", power, axis, keepdims=1))
         residue = g.put("Sub", mixture, g.put("ReduceSum", found, axis, keepdims=1))
-        g.put("Add", found, g.put("Mul", shares, residue), to=STEMS)
+        g.put("Add", found, g.put("Mul", highband_weights, residue), to=STEMS)
 
 
 def write_graph(

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
 from rtmtass.runtime.external_network import SpectralStream
 from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
 from rtmtass.runtime.onnx.nodes import MANY, NEXT, STATE
+from rtmtass.weights import config_of
 
 try:
     import onnxruntime
@@ -118,7 +118,7 @@ class OnnxRuntime:
                 providers=["CPUExecutionProvider"],
             )
             about = self.session.get_modelmeta().custom_metadata_map
-            self.config = ModelConfig.from_dict(json.loads(about["config"]))
+            self.config = config_of(json.loads(about["config"]))
         # onnxruntime's own exceptions have no common class but this.
         except Exception as error:
             name = "the graph" if isinstance(path, bytes) else str(path)

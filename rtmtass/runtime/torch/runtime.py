@@ -62,11 +62,11 @@ class TorchRuntime:
 
         On a GPU, steps of one frame and of `chunk` are captured when they first come.
         """
-        from rtmtass.runtime.torch.steps import PlaceSteps, ValueSteps, cuda_graph
+        from rtmtass.runtime.torch.steps import EagerStepper, GraphStepper, cuda_graph
 
         if self._device.type == "cpu":
-            return ValueSteps(self._net, streams)
+            return EagerStepper(self._net, streams)
         fixed = frozenset({1, chunk}) if self._device.type == "cuda" else frozenset[int]()
-        return PlaceSteps(
+        return GraphStepper(
             self._net, self._device, streams, fixed, cuda_graph, is_tf32=self.precision == "tf32"
         )

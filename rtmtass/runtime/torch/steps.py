@@ -85,7 +85,7 @@ def leaves(state: Any) -> list[Tensor]:
     return [leaf for part in state for leaf in leaves(part)]
 
 
-class ValueSteps:
+class EagerStepper:
     """Memory as a value: each step's is the next one's. What a CPU runs."""
 
     def __init__(self, net: MtassNet, streams: int) -> None:
@@ -125,7 +125,7 @@ class _Slot:
         self.run: Body = lambda: None
 
 
-class PlaceSteps:
+class GraphStepper:
     """Memory and buffers that stay where they are, as a captured CUDA graph wants them.
 
     A step is: samples' spectra into a page-locked buffer, one copy in, the

@@ -14,7 +14,7 @@ import numpy as np
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError, InputError, MissingPartError
 from rtmtass.io.decode import FLAC, decode, encode
-from rtmtass.training.data.build_log import Candidate, Finding, Journal
+from rtmtass.training.data.build_log import BuildLog, Candidate, Finding
 from rtmtass.training.data.corpus import INDEX_COLUMNS, IndexRow
 from rtmtass.training.data.fetch import (
     Package,
@@ -190,21 +190,21 @@ def build(
         OutputError: the corpus can't be written.
     """
     corpus.mkdir(parents=True, exist_ok=True)
-    journal = Journal(corpus / "build.jsonl")
+    build_log = BuildLog(corpus / "build.jsonl")
     wanted = list(candidates)
     report = BuildReport()
     try:
         for number, candidate in enumerate(wanted):
-            if journal.is_current(candidate):
+            if build_log.is_current(candidate):
                 continue
-            journal.add(candidate, *_take_in(candidate, corpus, journal))
+            build_log.add(candidate, *_take_in(candidate, corpus, build_log))
             report.new += 1
             if progress is not None:
                 progress(candidate.key, number + 1, len(wanted))
     finally:
-        rows = assign_splits(journal.rows(), dev_share)
+        rows = assign_splits(build_log.rows(), dev_share)
         _write_index(corpus, rows)
-        report.findings = [*journal.findings(), *missing]
+        report.findings = [*build_log.findings(), *missing]
         _write_report(corpus, report.findings)
     if not rows:
         raise DataError(f"nothing could be used; {corpus / 'report.csv'} says why")
@@ -216,7 +216,7 @@ def build(
 
 
 def _take_in(
-    candidate: Candidate, corpus: Path, journal: Journal
+    candidate: Candidate, corpus: Path, build_log: BuildLog
 ) -> tuple[IndexRow | None, str, list[tuple[str, str]]]:
     try:
         samples = decode(candidate.file)
@@ -230,7 +230,7 @@ def _take_in(
     if peak > 1.0:
         samples = samples * np.float32(0.99 / peak)
     digest = hashlib.sha256(np.round(samples * 32767).astype("<i2").tobytes()).hexdigest()
-    twin = journal.twin(digest, candidate.key)
+    twin = build_log.twin(digest, candidate.key)
     if twin is not None:
         return None, digest, [("duplicate", f"same samples as {twin}")]
     found: list[tuple[str, str]] = []

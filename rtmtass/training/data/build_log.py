@@ -38,7 +38,7 @@ class Finding:
     detail: str = ""
 
 
-class Journal:
+class BuildLog:
     """`build.jsonl`: one line per recording looked at; the last line about it counts."""
 
     def __init__(self, path: Path) -> None:

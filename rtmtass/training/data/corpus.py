@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rtmtass.errors import DataError
 from rtmtass.io.decode import decode
-from rtmtass.training.data.recordings import Found, Recordings, has_recordings, store
+from rtmtass.training.data.recordings import PendingRecording, Recordings, has_recordings, store
 from rtmtass.types import Progress
 
 SPLITS = ("train", "dev")
@@ -82,10 +82,10 @@ class Corpus:
         """Decode what the cache doesn't hold yet."""
         store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
 
-    def _found(self, rows: Sequence[IndexRow]) -> Iterator[Found]:
+    def _found(self, rows: Sequence[IndexRow]) -> Iterator[PendingRecording]:
         for row in rows:
             load = partial(decode, self.folder / row.path)
-            yield Found(row.source, row.group, row.path, load)
+            yield PendingRecording(row.source, row.group, row.path, load)
 
     def _stamp(self, rows: Sequence[IndexRow]) -> str:
         digest = hashlib.sha256()

@@ -41,7 +41,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Found:
+class PendingRecording:
     """A recording about to be stored: where it comes from, and how to get its samples."""
 
     source: str
@@ -168,7 +168,7 @@ class Sampler:
 
 def store(
     stem_path: Path,
-    found: Iterable[Found],
+    found: Iterable[PendingRecording],
     stamp: str,
     progress: Progress | None = None,
     total: int = 0,
@@ -222,7 +222,7 @@ def alone(file: BinaryIO) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def quantise(item: Found, start: int) -> tuple[Recording, bytes]:
+def quantise(item: PendingRecording, start: int) -> tuple[Recording, bytes]:
     """Return a recording's row, were it stored from sample `start` on, and its int16 samples.
 
     What can't be read, is silent or shorter than 0.1 s has length 0.

@@ -38,7 +38,7 @@ class Voice:
     breath: NDArray[np.float64]
 
 
-def take_apart(speech: Samples) -> Voice:
+def analyse_voice(speech: Samples) -> Voice:
     """Analyse speech with the WORLD vocoder.
 
     Raises:
@@ -56,7 +56,7 @@ def take_apart(speech: Samples) -> Voice:
     return Voice(pitch, envelope, world.d4c(x, pitch, times, SAMPLE_RATE))
 
 
-def put_together(voice: Voice) -> Samples:
+def synthesise_voice(voice: Voice) -> Samples:
     """Synthesise a voice, (N,) float32."""
     sound = _world().synthesize(
         np.ascontiguousarray(voice.pitch),
@@ -78,15 +78,15 @@ def sing(speech: Samples, rng: Rng) -> Samples:
     Returns:
         (M,) float32, about as long or longer; empty if too little is voiced.
     """
-    spoken = take_apart(speech)
+    spoken = analyse_voice(speech)
     if (spoken.pitch > 0).sum() * FRAME_S < 0.5:
         return np.zeros(0, np.float32)
     stretched, notes = set_to_melody(reshape_throat(spoken, rng.uniform(0.88, 1.15)), rng)
-    lead = put_together(_at_pitch(stretched, notes, rng))
+    lead = synthesise_voice(_at_pitch(stretched, notes, rng))
     choir = lead
     for _ in range(int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1]))):
         shift = float(rng.choice([0.0, 0.0, -12.0, 12.0, 4.0, 7.0, -5.0]))
-        other = put_together(_at_pitch(stretched, notes + shift, rng))
+        other = synthesise_voice(_at_pitch(stretched, notes + shift, rng))
         other = np.roll(other, int(rng.uniform(0.0, 0.03) * SAMPLE_RATE))
         choir = choir + other * np.float32(rng.uniform(0.3, 0.9))
     return _in_hall(choir, rng) if rng.random() < 0.7 else choir
@@ -98,7 +98,7 @@ def revoice(speech: Samples, rng: Rng) -> Samples:
     The vocoder must not be heard in sung music alone, or its traces would be
     what a network takes for music.
     """
-    voice = reshape_throat(take_apart(speech), rng.uniform(0.85, 1.2))
+    voice = reshape_throat(analyse_voice(speech), rng.uniform(0.85, 1.2))
     voiced = voice.pitch > 0
     if not voiced.any():
         return np.zeros(0, np.float32)
@@ -107,7 +107,7 @@ def revoice(speech: Samples, rng: Rng) -> Samples:
     spread = rng.uniform(0.5, 1.8)
     pitch = np.zeros_like(voice.pitch)
     pitch[voiced] = np.clip(wanted * (voice.pitch[voiced] / middle) ** spread, 55.0, 600.0)
-    return put_together(Voice(pitch, voice.envelope, voice.breath))
+    return synthesise_voice(Voice(pitch, voice.envelope, voice.breath))
 
 
 def reshape_throat(voice: Voice, factor: float) -> Voice:

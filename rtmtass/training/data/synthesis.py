@@ -11,7 +11,7 @@ from scipy import signal
 from rtmtass.training.data import noises, singing
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.mixing import speech_track
-from rtmtass.training.data.recordings import Found, Sampler, store
+from rtmtass.training.data.recordings import PendingRecording, Sampler, store
 from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 SPEED_OF_SOUND = 343.0
@@ -82,13 +82,13 @@ def prepare_banks(
         store(corpus.cache / f"{name}-{split}", found, stamp, progress, counts[name])
 
 
-def _entries(name: str, make: Make, count: int, seeds: list[int]) -> Iterator[Found]:
+def _entries(name: str, make: Make, count: int, seeds: list[int]) -> Iterator[PendingRecording]:
     for number in range(count):
 
         def load(number: int = number) -> Samples:
             return make(np.random.default_rng([*seeds, number]))
 
-        yield Found(name, f"{name}-{number:06d}", f"{number:06d}", load)
+        yield PendingRecording(name, f"{name}-{number:06d}", f"{number:06d}", load)
 
 
 def make_noise(sampler: Sampler, rng: np.random.Generator) -> Samples:

@@ -27,7 +27,7 @@ from rtmtass.training.data.corpus import Corpus, IndexRow, place_of
 from rtmtass.training.data.pack_format import SUMS, check_sums, read_banks, read_shards, read_sums
 from rtmtass.training.data.process_pool import in_order
 from rtmtass.training.data.recordings import (
-    Found,
+    PendingRecording,
     Recording,
     Recordings,
     alone,
@@ -220,7 +220,9 @@ def _chunks(members: Sequence[_Member]) -> Iterator[list[_Member]]:
 
 def _decode_chunk(task: tuple[str, list[_Member]]) -> tuple[str, Decoded]:
     place, members = task
-    return place, [quantise(Found(m.source, m.group, m.path, m.load), 0) for m in members]
+    return place, [
+        quantise(PendingRecording(m.source, m.group, m.path, m.load), 0) for m in members
+    ]
 
 
 class _Whole:

@@ -79,8 +79,8 @@ def test_stems_sum_to_the_input_and_shares_to_one(separator: Separator) -> None:
     stereo = np.stack([sound(20_000), sound(20_000, seed=1)], axis=1)
     stems = separator.fork(channels=2).separate(stereo)
     assert 20 * np.log10(np.abs(stems.sum(axis=0) - stereo).max()) < -110
-    _, shares = separator.fork().process_with_shares(sound(20_000))
-    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-5)
+    _, highband_weights = separator.fork().process_with_highband(sound(20_000))
+    np.testing.assert_allclose(highband_weights.sum(axis=0), 1, atol=1e-5)
 
 
 def test_reset_forgets_every_pass(separator: Separator) -> None:
@@ -95,15 +95,15 @@ def test_reset_forgets_every_pass(separator: Separator) -> None:
 def test_no_hop_allocates_room_for_samples(separator: Separator) -> None:
     stream = separator.fork(block=256)
     block, out = sound(256)[:, None], np.empty((3, 256, 1), np.float32)
-    shares = np.empty((3, 256), np.float32)
+    highband_weights = np.empty((3, 256), np.float32)
     tracemalloc.start()
     try:
         for _ in range(20):
-            stream.process_into(block, out, shares)
+            stream.process_into(block, out, highband_weights)
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         for _ in range(20):
-            stream.process_into(block, out, shares)
+            stream.process_into(block, out, highband_weights)
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -20,7 +20,7 @@ from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.loader import batches
 from rtmtass.training.data.mixing import PEAK
-from rtmtass.training.data.recordings import Found, Recordings, Sampler, store
+from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
 from rtmtass.training.data.synthesis import BankPlan, prepare_banks
 from rtmtass.types import SAMPLE_RATE, Samples
 
@@ -58,7 +58,7 @@ def bank(corpus: Corpus, name: str, n: int, hz: float = 3000.0, split: str = "tr
             return np.eye(1, 1700, dtype=np.float32)[0]
         return tone(hz + number, 2.0).astype(np.float32)
 
-    items = [Found(name, f"{k}", f"{k}", lambda k=k: load(k)) for k in range(n)]
+    items = [PendingRecording(name, f"{k}", f"{k}", lambda k=k: load(k)) for k in range(n)]
     store(corpus.cache / f"{name}-{split}", items, "made by hand")
 
 
@@ -135,11 +135,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(corpus: Corpus) -> None:
     stems = statistics(corpus)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    shares = np.bincount(n_present, minlength=4) / len(stems)
+    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
     # 3 % silent, 12 % alone, 20 % one missing: within three standard deviations.
-    assert 0.01 < shares[0] < 0.05
-    assert shares[1] == pytest.approx(0.12, abs=0.037)
-    assert shares[2] == pytest.approx(0.20, abs=0.045)
+    assert 0.01 < highband_weights[0] < 0.05
+    assert highband_weights[1] == pytest.approx(0.12, abs=0.037)
+    assert highband_weights[2] == pytest.approx(0.20, abs=0.045)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.043)
 

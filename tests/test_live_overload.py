@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtmtass.live.overload import Lateness
+from rtmtass.live.overload import OverloadPolicy
 from rtmtass.live.stats import StepTimes
 
 
@@ -13,7 +13,7 @@ def held(late, start, n=400):
 
 
 def test_one_miss_costs_a_moment_and_repeated_ones_longer_each_time():
-    late, number, lengths = Lateness(settling=1), 100, []
+    late, number, lengths = OverloadPolicy(settling=1), 100, []
     for _ in range(7):
         late.miss(number)
         lengths.append(held(late, number))
@@ -25,7 +25,7 @@ def test_one_miss_costs_a_moment_and_repeated_ones_longer_each_time():
 
 
 def test_what_was_never_separated_or_broke_off_is_waited_for():
-    late = Lateness(settling=9)
+    late = OverloadPolicy(settling=9)
     late.skip(50)
     assert held(late, 50) == 10
     late.break_off(200)
@@ -35,10 +35,10 @@ def test_what_was_never_separated_or_broke_off_is_waited_for():
 
 @pytest.mark.parametrize(("recent_ms", "said"), [
     (13.0, "a step takes 13.0 of 16 ms; close other programs, or start with --precision int8"),
-    (2.0, "though one takes only 2.0 ms: add --slack 10, a larger --block, or --precision int8"),
+    (2.0, "though one takes only 2.0 ms: add --extra-buffer 10, a larger --block, or"),
 ])  # fmt: skip
 def test_advice_comes_when_it_lasts_and_goes_when_it_is_over(recent_ms, said):
-    late, steps = Lateness(1), StepTimes(deadline_ms=16.0, recent_ms=recent_ms)
+    late, steps = OverloadPolicy(1), StepTimes(deadline_ms=16.0, recent_ms=recent_ms)
     late.note(True)
     assert late.advice(steps) == ""
     for _ in range(200):

@@ -17,7 +17,7 @@ from rtmtass.errors import DataError, UsageError
 from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.data.batches import MixtureStream
 from rtmtass.training.data.corpus import Corpus
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.schedule import Branch, Span, schedule_of
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe
@@ -133,7 +133,7 @@ def test_sittings_and_branches_leave_the_trunk_as_it_would_be(corpus: Path, tmp_
     assert rate == pytest.approx(0.01 * trunk.learning_rate)
 
     other = dataclasses.replace(order, runs=str(tmp_path / "other"))
-    interrupted_after(branch_off(trunk, other, Team("cpu")), 2)
+    interrupted_after(branch_off(trunk, other, DistributedContext("cpu")), 2)
     train(trunk, lambda _: None, other)
     assert_same(tmp_path / "other", best.parent)
 
@@ -146,7 +146,7 @@ def test_sittings_and_branches_leave_the_trunk_as_it_would_be(corpus: Path, tmp_
 
 
 def test_branches_that_cant_be_are_named(corpus: Path, tmp_path: Path) -> None:
-    trunk, alone = config(corpus, tmp_path / "trunk", **TRUNK), Team("cpu")
+    trunk, alone = config(corpus, tmp_path / "trunk", **TRUNK), DistributedContext("cpu")
     order = BranchOrder(steps=1)
     with pytest.raises(DataError, match=r"no .*trunk/last.pt to branch off from; train the trunk"):
         branch_off(trunk, order, alone)

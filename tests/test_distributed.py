@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from runs import buzzing_corpus, config, write_toml
 
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -60,8 +60,8 @@ TWO = """
 import sys
 import torch
 from torch import nn
-from rtmtass.training.distributed import Team
-with Team("cpu") as team:
+from rtmtass.training.distributed import DistributedContext
+with DistributedContext("cpu") as team:
     net = nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
     compute = team.wrap(net, lambda x: net(x).sum())
@@ -92,7 +92,7 @@ import sys
 import torch
 from torch import nn
 from rtmtass.training import optimisers
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 made = []
 orthogonal = optimisers.orthogonal
 def spy(matrices):
@@ -101,13 +101,13 @@ def spy(matrices):
 def learn(team):
     torch.manual_seed(3)
     matrices = [nn.Parameter(torch.randn(shape)) for shape in [(4, 9), (6, 3), (4, 9), (4, 9)]]
-    muon = optimisers.Muon(matrices, 1e-2, team=team)
+    muon = optimisers.Muon(matrices, 1e-2, distributed=team)
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
     muon.step()
     return [matrix.detach() for matrix in matrices]
-with Team("cpu") as team:
-    one = Team("cpu")
+with DistributedContext("cpu") as team:
+    one = DistributedContext("cpu")
     one.rank, one.size = 0, 1
     alone = learn(one)
     optimisers.orthogonal = spy
@@ -117,9 +117,9 @@ with Team("cpu") as team:
 
 
 def test_one_process_is_a_team_of_its_own() -> None:
-    team = Team("cpu")
+    distributed = DistributedContext("cpu")
     compute = lambda x: x + 1  # noqa: E731
-    assert team.wrap(torch.nn.Linear(1, 1), compute) is compute
-    assert team.largest(2.0, 0.0) == [2.0, 0.0]
-    assert float(team.mean(torch.tensor(3.0))) == 3.0
-    assert team.is_first
+    assert distributed.wrap(torch.nn.Linear(1, 1), compute) is compute
+    assert distributed.largest(2.0, 0.0) == [2.0, 0.0]
+    assert float(distributed.mean(torch.tensor(3.0))) == 3.0
+    assert distributed.is_first

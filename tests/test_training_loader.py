@@ -19,7 +19,7 @@ from rtmtass.errors import DeviceError, UsageError
 from rtmtass.training.data import unpack
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import batches, corpus_of, open_examples
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.train import TrainConfig, Trainer, train
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ def test_a_device_that_isnt_there_is_named(
     with pytest.raises(UsageError, match=r"Found no NVIDIA driver.*--device cpu"):
         train(config(corpus, tmp_path / "run", device="cuda"), lambda _: None)
     with pytest.raises(UsageError, match="no device 'abacus'"):
-        Team("abacus")
+        DistributedContext("abacus")
     assert not (tmp_path / "run").exists()
 
 

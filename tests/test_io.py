@@ -35,9 +35,9 @@ def drain(source, size=1000):
     return np.concatenate(parts) if parts else np.zeros((0, source.channels), np.float32)
 
 
-def choose(**wishes):
+def choose(**options):
     given = {"suffix": ".flac", "subtype": "PCM_16", "sample_rate": 44100, "channels": 2}
-    return choose_encoding(**(given | wishes))
+    return choose_encoding(**(given | options))
 
 
 class Trickle(io.RawIOBase):

@@ -46,8 +46,8 @@ def test_a_captured_step_is_timed_whole_and_then_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Captured(Trainer):
-        def __init__(self, given: Any, progress: Callable[..., None], team: Any) -> None:
-            super().__init__(given, progress, team, capture=silent)
+        def __init__(self, given: Any, progress: Callable[..., None], distributed: Any) -> None:
+            super().__init__(given, progress, distributed, capture=silent)
 
     def silent(body: Body) -> Body:
         """Replay as a CUDA graph does: without a mark for any part."""

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import optimisers
 from rtmtass.training.accumulator import Meter, Tally
-from rtmtass.training.distributed import Team
+from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.schedule import Span
 from rtmtass.training.train import Trainer
 
@@ -157,10 +157,10 @@ def test_a_step_neither_reads_the_host_nor_waits(
 ) -> None:
     """Torch's abstract device has no values and refuses to be mixed with others: like a GPU."""
     monkeypatch.setattr(optimisers, "AdamW", NoAdamW)
-    team = Team("cpu")
-    team.device = torch.device("meta")
+    distributed = DistributedContext("cpu")
+    distributed.device = torch.device("meta")
     given = config(tmp_path, tmp_path / "run", **{**CARRIED, **changes})
-    run = Trainer(given, lambda _: None, team)
+    run = Trainer(given, lambda _: None, distributed)
     run.step_graph._compute.__self__.device = torch.device("cpu")  # type: ignore[attr-defined]
     run.step_graph.run(torch.zeros(4, 3, 5120, device="meta"), 0, 0, 1e-3)
     with Watch() as watch:
