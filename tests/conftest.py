@@ -1,17 +1,68 @@
-"""Corpora that several files of tests read and none writes: made once for all of them."""
+"""Fixtures that several test files read and none writes, and which files a bare core can run."""
 
 from __future__ import annotations
 
-import pytest
-from corpora import make_corpus, tones
-from device_corpora import fill_banks, write_rich_corpus
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rtmtass.training.data.corpus import Corpus
+import pytest
+
+if TYPE_CHECKING:
+    from rtmtass.training.data.corpus import Corpus
+
+_HERE = Path(__file__).parent
+_BENCHMARKS = _HERE.parent / "benchmarks"
+_TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
+
+
+def _needs_training(path: Path) -> bool:
+    """Whether a test file, or a helper or benchmark that it imports, imports the training extra."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if f"{name}.".startswith(tuple(f"{package}." for package in _TRAINING)):
+                return True
+            helpers = (folder / f"{name.split('.')[0]}.py" for folder in (_HERE, _BENCHMARKS))
+            if any(helper.exists() and _needs_training(helper) for helper in helpers):
+                return True
+    return False
+
+
+collect_ignore = (
+    []
+    if find_spec("torch")
+    else [p.name for p in sorted(_HERE.glob("test_*.py")) if _needs_training(p)]
+)
+
+
+def pytest_report_header() -> str:
+    """Say which files aren't run here, and why."""
+    if not collect_ignore:
+        return "torch is installed: all test files run"
+    return f"torch isn't installed: {len(collect_ignore)} test files are left out"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests over a sound server, which have to be on time."""
+    for item in items:
+        if {"server", "card"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.realtime)
 
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Some of everything, banks included."""
+    from device_corpora import fill_banks, write_rich_corpus
+
+    from rtmtass.training.data.corpus import Corpus
+
     folder = tmp_path_factory.mktemp("rich")
     corpus = Corpus(write_rich_corpus(folder / "corpus"), folder / "cache")
     fill_banks(corpus)
@@ -21,5 +72,9 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="session")
 def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Every role and split has its own frequency; there are no banks."""
+    from corpora import make_corpus, tones
+
+    from rtmtass.training.data.corpus import Corpus
+
     folder = tmp_path_factory.mktemp("pitched")
     return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")

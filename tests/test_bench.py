@@ -187,6 +187,7 @@ def test_our_transform_around_a_network_that_does_nothing():
         np.testing.assert_allclose(stem[256:], factor * sound[:-256], atol=1e-6)
 
 
+@pytest.mark.realtime
 def test_streams_over_their_number(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LEAST_HOPS", 10)
     result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
