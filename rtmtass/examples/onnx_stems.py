@@ -17,9 +17,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 
-def separate(model: str, mixture: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the stems' names, and (S, N) stems of the (N,) mixture."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+def separate(
+    session: onnxruntime.InferenceSession, mixture: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the stems of a mixture by name; all are (N,)."""
     metadata = session.get_modelmeta().custom_metadata_map
     n_fft, hop, delay = (int(metadata[key]) for key in ("n_fft", "hop", "delay"))
     names = metadata["stems"].split(",")
@@ -45,18 +46,20 @@ def separate(model: str, mixture: NDArray[np.float32]) -> tuple[list[str], NDArr
         overlap += np.fft.irfft(specs[:, 0] + 1j * specs[:, 1], n_fft) * window
         stems[:, at : at + hop] = overlap[:, :hop]
         overlap = np.pad(overlap[:, hop:], ((0, 0), (0, hop)))
-    return names, stems[:, delay : delay + len(mixture)]
+    return dict(zip(names, stems[:, delay : delay + len(mixture)], strict=True))
 
 
 def main(model: str, path: str) -> None:
     """Write a WAV's stems beside it, as 16-bit WAV."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    rate = int(session.get_modelmeta().custom_metadata_map["sample_rate"])
     with wave.open(path, "rb") as file:
-        rate = file.getframerate()
-        if (file.getnchannels(), file.getsampwidth()) != (1, 2):
-            sys.exit(f"{path} is not mono 16-bit: sox {path} -c 1 -b 16 mono.wav")
+        if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, rate):
+            sys.exit(
+                f"{path} is not mono, 16-bit, {rate} Hz: sox {path} -r {rate} -c 1 -b 16 x.wav"
+            )
         samples = np.frombuffer(file.readframes(-1), "<i2")
-    mixture = (samples / 32768).astype(np.float32)
-    for name, stem in zip(*separate(model, mixture), strict=True):
+    for name, stem in separate(session, (samples / 32768).astype(np.float32)).items():
         with wave.open(f"{path.removesuffix('.wav')}.{name}.wav", "wb") as file:
             file.setparams((1, 2, rate, len(stem), "NONE", ""))
             file.writeframes(np.clip(np.rint(stem * 32768), -32768, 32767).astype("<i2").tobytes())
