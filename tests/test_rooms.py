@@ -21,7 +21,7 @@ ORDER = [
     ["fullband", "spectrogram", "benchmark"],
     ["offline", "live", "evaluation"],
     ["training"],
-    ["cli"],
+    ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import its own row and the rows above it."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -36,7 +36,7 @@ OWNERS = {
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback"},
     "matplotlib": {"spectrogram"},
     "onnx": {"runtime/onnx/nodes"},
-    "onnxruntime": {"runtime/onnx/runtime"},
+    "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }
 """Packages that not everyone installs or wants to wait for, and the modules that import them."""
 
