@@ -196,6 +196,7 @@ def soak(result: dict[str, Any]) -> str:
 def drift(result: dict[str, Any]) -> str:
     """Does a stream get worse with time?"""
     from drift import drift_table, place_line
+    from pops import pop_line, pop_table
 
     model = result["model"]
     said = (
@@ -204,7 +205,10 @@ def drift(result: dict[str, Any]) -> str:
         " hop by hop, with mixtures, pauses and silence at changing levels between; in brackets"
         " 95 % intervals, the difference clip by clip."
     )
-    return f"{said}\n\n{table(*drift_table(result))}\n\n{place_line(result)}"
+    parts = [said, table(*drift_table(result)), place_line(result)]
+    if pops := result.get("pops"):  # earlier results have none
+        parts += [pop_line(pops), table(*pop_table(pops))]
+    return "\n\n".join(parts)
 
 
 def ablations(result: dict[str, Any]) -> str:

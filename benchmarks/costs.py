@@ -25,8 +25,8 @@ RTFS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 MACS = (20, 50, 100, 200, 500, 1000)
 
 
-def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> float:
-    """Return multiply-adds a second of a network of ours.
+def macs_per_hop(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> int:
+    """Return multiply-adds a hop of a network of ours.
 
     Every matrix meets every frame once, those that sub-bands share once a sub-band; so
     often its entries are the multiplications of a frame.
@@ -43,7 +43,12 @@ def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> floa
         is_shared = name.startswith("subbands.") and not name.startswith("subbands.context_proj.")
         if len(shape) > 1:
             macs += prod(shape) * (1 + again if is_shared else 1)
-    return macs * stft.sample_rate / stft.hop
+    return macs
+
+
+def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> float:
+    """Return multiply-adds a second of a network of ours; see `macs_per_hop`."""
+    return macs_per_hop(shapes, config) * config.stft.sample_rate / config.stft.hop
 
 
 def latency_ms(name: str, delay_ms: float, fed: str) -> float | None:

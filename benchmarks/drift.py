@@ -8,6 +8,8 @@ in both minutes, and compared clip by clip, so that only the stream's past diffe
 Several such streams, each with other clips, narrow the interval. The target is
 0.2 dB. Nothing in it depends on speed, so that any machine will do.
 
+Does a pop spoil what follows? See pops.py, whose rows stand beside these.
+
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python benchmarks/drift.py SET
 """
@@ -25,6 +27,7 @@ from typing import Any
 import numpy as np
 from card import machine_card
 from numpy.typing import NDArray
+from pops import GOAL_S, back_words, joined, measure_pops, pop_line, pop_table
 
 import rtmtass
 from rtmtass.cli.console import Steps, print_table
@@ -44,6 +47,8 @@ TARGET_DB = 0.2
 MEASURED_S = 60.0
 SCALE_DB = (-20.0, 10.0)
 PAUSE_S = (0.0, 8.0)
+POP_CLIPS = 60
+"""Clips of the set that a clap is put into, three in a row."""
 
 
 def feed(stream: Separator, block: Samples) -> Samples:
@@ -156,6 +161,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "clips": len(first["sdri"]),
         **{name: compare(first[name], last[name], separator.stems) for name in first},
         "difference_by_place": by_place(rounds),
+        "pops": measure_pops(
+            opened, joined(read_set(arguments.set, separator.stems, first=POP_CLIPS))
+        ),
     }
 
 
@@ -221,9 +229,14 @@ def main() -> None:
     else:
         print_table(*drift_table(result))
         print(place_line(result))
+        print(pop_line(result["pops"]))
+        print_table(*pop_table(result["pops"]))
     drift_db = abs(result["si_sdri"]["average"]["difference"]["mean"])
     if drift_db > TARGET_DB:
         sys.exit(f"drift of {drift_db:.2f} dB, more than {TARGET_DB} dB")
+    back_s = result["pops"]["rules"]["new"]["stems_back_s"]
+    if back_s is None or back_s > GOAL_S:
+        sys.exit(f"stems are back after a pop: {back_words(back_s)}, later than {GOAL_S:g} s")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rtmtass.benchmark import open_precisions, step_of
 from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
 from rtmtass.runtime.protocols import Stream
-from rtmtass.weights import DEFAULT, as_safetensors, open_model, save_model
+from rtmtass.weights import as_safetensors, open_model, released, save_model
 
 Samples = NDArray[np.float32]
 Step = Callable[[Samples], Any]
@@ -41,14 +41,14 @@ class Candidate:
         return f"{self.runtime} {self.precision}"
 
 
-def model_of(preset: str, folder: Path) -> str:
-    """Return a model of a preset: the released one, or one with random weights, made in `folder`.
+def model_of(preset: str, folder: Path) -> tuple[str, bool]:
+    """Return a model of a preset, and whether its weights are random.
 
-    Speed doesn't depend on what the weights are.
+    It is the released one, or is made in `folder`: speed doesn't depend on what the weights are.
     """
     config = PRESETS[preset]()
-    if preset == "small":
-        return DEFAULT
+    if config.name in {path.name for path in released()}:
+        return config.name, False
     import torch
 
     from rtmtass.net.mtass import MtassNet
@@ -57,7 +57,7 @@ def model_of(preset: str, folder: Path) -> str:
     state = MtassNet(config).state_dict()
     kept = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
     save_model(folder / config.name, config, as_safetensors(kept), {"version": "random"})
-    return str(folder / config.name)
+    return str(folder / config.name), True
 
 
 def ours(model: str) -> Iterator[Candidate]:

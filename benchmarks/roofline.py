@@ -1,19 +1,31 @@
-"""The floor under a hop: how long this core takes only to read as many bytes of weights.
+"""The floor under a hop: this core can't read the weights faster, nor multiply faster.
 
-A hop reads every weight once. The loop adds up a buffer of the same size, on huge
-pages where the system grants them, in turn with what it is compared to: so the
-buffer lies in the cache level the weights lie in.
+A hop reads every weight once and does a fixed number of multiply-adds. `Reading` adds
+up a buffer of the same size, on huge pages where the system grants them, in turn with
+what it is compared to: so the buffer lies in the cache level the weights lie in.
+`Multiplying` runs the runtime's own microkernel on a panel of weights that stays in the
+first cache, for as many multiply-adds as a hop has. Prefetching overlaps the two at
+best, so that the floor is the larger of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import time
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from rtmtass.runtime.arena import LINE, allocate
+from rtmtass.runtime.int8 import BYTE_ROWS, GROUP, HEAD, quantise, wide_rows_int8
+from rtmtass.runtime.pack import pack
+from rtmtass.runtime.panels import PANEL, ROWS, wide_rows, wide_rows_bf16
+from rtmtass.runtime.products import BF16, F32
+
+from rtmtass.config import PRECISIONS
+
+PANEL_BYTES = 16 * 1024
+"""Weights of `Multiplying`: half of the smallest first cache, inputs and sums have the rest."""
+WEIGHT_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 
 
 @njit(nogil=True)
@@ -29,18 +41,29 @@ def _read(words: NDArray[np.uint64]) -> int:
     return a + b + c + d
 
 
-class Floor:
+@njit(nogil=True)
+def _multiply(kind: int, times: int, w: int, x: int, x_stride: int, m: int, y: int) -> None:
+    """Run a precision's fastest microkernel, that of several rows; addresses, and `m` inputs."""
+    for _ in range(times):
+        if kind == F32:
+            wide_rows(w, x, x_stride, m, y, 4 * PANEL)
+        elif kind == BF16:
+            wide_rows_bf16(w, x, x_stride, m, y, 4 * PANEL)
+        else:
+            wide_rows_int8(w, x, x_stride, m // GROUP, y, 4 * PANEL)
+
+
+@njit(nogil=True)
+def _quantise(x: int, m: int, head: int) -> None:
+    quantise(x, m, head)
+
+
+class Reading:
     """Reads `size` bytes and returns the seconds that took."""
 
     def __init__(self, size: int) -> None:
         self.size = size // 32 * 32
-        # Room to begin on a huge page.
-        pages = mmap.mmap(-1, self.size + (4 << 20))
-        with contextlib.suppress(AttributeError, OSError):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        whole = np.frombuffer(pages, np.uint8)
-        start = -whole.ctypes.data % (2 << 20)
-        self._words = whole[start : start + self.size].view(np.uint64)
+        self._words = allocate(self.size).view(np.uint64)
         self._words[:] = 1
         _read(self._words[:4])
 
@@ -48,4 +71,43 @@ class Floor:
         """Read it once."""
         start = time.perf_counter()
         _read(self._words)
+        return time.perf_counter() - start
+
+
+class Multiplying:
+    """Does about `macs` multiply-adds of a precision and returns the seconds that took.
+
+    Attributes:
+        macs: rounded to whole calls of the microkernel.
+        sums: (rows, PANEL), what the microkernel made of `x` and `weight`.
+        x: (rows, m), weight: (PANEL, m), float32.
+    """
+
+    def __init__(self, precision: str, macs: float) -> None:
+        self._kind = PRECISIONS.index(precision)
+        rows = BYTE_ROWS if precision == "int8" else ROWS
+        m = PANEL_BYTES // PANEL // WEIGHT_BYTES[precision]
+        self._times = max(1, round(macs / (rows * PANEL * m)))
+        self.macs = self._times * rows * PANEL * m
+        rng = np.random.default_rng(0)
+        self.weight = rng.standard_normal((PANEL, m)).astype(np.float32)
+        self.x = rng.standard_normal((rows, m)).astype(np.float32)
+        packed = pack(self.weight, precision)
+        self._w = allocate(packed.size)
+        self._w[:] = packed
+        self.sums = np.zeros((rows, PANEL), np.float32)
+        stride = HEAD + -(-m // LINE) * LINE if precision == "int8" else 4 * m
+        self._rows = allocate(rows * stride).reshape(rows, stride)
+        for row, values in zip(self._rows, self.x, strict=True):
+            if precision == "int8":
+                _quantise(values.ctypes.data, m, row.ctypes.data)
+            else:
+                row[:] = values.view(np.uint8)
+        self._places = (self._w.ctypes.data, self._rows.ctypes.data, stride, m)
+        self()
+
+    def __call__(self) -> float:
+        """Do them once."""
+        start = time.perf_counter()
+        _multiply(self._kind, self._times, *self._places, self.sums.ctypes.data)
         return time.perf_counter() - start

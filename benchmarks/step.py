@@ -3,12 +3,11 @@
 Every preset, precision and runtime, in one process, on one core and one thread, in
 turns, so that ratios hold where absolute times don't. "Hot" is one hop after the
 other; "paced" is a hop every 16 ms, as live, with caches gone cold in between.
-The floor is the time this core takes only to read as many bytes as the weights
-have, see roofline.py. Also: silence after speech (denormals would show), whole
-recordings, and the start of the command.
+The floor is the time this core takes to read the weights once or to do the hop's
+multiply-adds, whichever is longer, see roofline.py. Also: silence after speech
+(denormals would show), whole recordings, and the start of the command.
 
-`paper` is the published network's size with random weights: its speed is real,
-its sound isn't.
+A preset that isn't released has random weights: its speed is real, its sound isn't.
 """
 
 from __future__ import annotations
@@ -29,9 +28,10 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
 import numpy as np
 import soundfile
 from card import machine_card
+from costs import macs_per_hop
 from hops import Candidate, candidates, model_of
 from measuring import stay_on_one_core
-from roofline import Floor
+from roofline import Multiplying, Reading
 from tables import Table, give_out
 
 import rtmtass
@@ -45,53 +45,70 @@ from rtmtass.benchmark import (
     summarise,
     take_turns,
 )
+from rtmtass.config import PRECISIONS, PRESETS
+from rtmtass.weights import open_model
 
 HOP, HOP_S = 256, 0.016
 COMPARED = 60
-"""Hops of the same sound by which runtimes are compared, while they warm up."""
-REFERENCES = ("onnxruntime f32", "torch eager f32")
-PARTS = {"small": (0.25, 0.25), "paper": (0.2, 0.15)}
-"""Of the time given: hot, and paced; the rest is for recordings."""
-FILE_PARTS = {"small": 0.1, "paper": 0.05}
+"""Hops of the same sound by which runtimes are compared, before they are timed."""
+PEER = "onnxruntime f32"
+REFERENCES = (PEER, "torch eager f32")
+GOAL_RTF = {"small": 0.015, "base": 0.04, "large": 0.12, "paper": 0.08}
+"""Of int8, hot p50."""
+GOAL_TO_FLOOR = 1.6
+PARTS = {"hot": 0.5, "paced": 0.35, "files": 0.15}
+"""What a preset's time is spent on."""
 
 
-def differences(them: list[Candidate]) -> dict[str, float]:
-    """Return the largest difference of each to torch (or to ours, f32), hop by hop from blank."""
+def first_hops(them: list[Candidate]) -> tuple[dict[str, float], dict[str, float]]:
+    """Run each from blank; return largest differences to torch (or to ours, f32), and median µs."""
     sound = sound_of(COMPARED * HOP_S)[:, None].copy()
-    made = {}
+    made, taken_us = {}, {}
     for each in them:
-        blocks = [each.step(sound[i * HOP : (i + 1) * HOP]) for i in range(COMPARED)]
-        made[each.name] = np.array([np.array(b).reshape(-1, HOP) for b in blocks])
+        blocks, times = [], []
+        for i in range(COMPARED):
+            start = time.perf_counter()
+            block = each.step(sound[i * HOP : (i + 1) * HOP])
+            times.append(time.perf_counter() - start)
+            blocks.append(np.array(block).reshape(-1, HOP))
+        made[each.name], taken_us[each.name] = np.array(blocks), float(np.median(times)) * 1e6
     name = "torch eager f32" if "torch eager f32" in made else "numba f32"
-    return {k: float(np.abs(v - made[name]).max()) for k, v in made.items() if k != name}
+    delta = {k: float(np.abs(v - made[name]).max()) for k, v in made.items() if k != name}
+    return delta, taken_us
 
 
 def measure_preset(preset: str, folder: Path, seconds: float) -> dict[str, Any]:
     """Return the figures of all runtimes on a preset's network."""
-    model = model_of(preset, folder)
+    model, is_random = model_of(preset, folder)
+    opened = open_model(model)
+    macs = macs_per_hop({name: w.shape for name, w in opened.weights.items()}, opened.config)
     them, missing = candidates(model, folder)
-    delta = differences(them)
+    delta, taken_us = first_hops(them)
+    # Rivals slower than real time would take most of the turns; the peer always stays.
+    slow = {c.name: taken_us[c.name] for c in them if taken_us[c.name] > 1e6 * HOP_S}
+    slow = {k: v for k, v in slow.items() if not k.startswith(("numba", PEER))}
+    missing |= {k: f"{v / 1e3:.0f} ms a hop, more than there are" for k, v in slow.items()}
+    them = [c for c in them if c.name not in slow]
+    ours = [c for c in them if c.weight_bytes]
     calls: dict[str, Callable[[], float]] = {c.name: Hops(c.step, HOP) for c in them}
-    floors = {c.name: f"floor of {c.name}" for c in them if c.weight_bytes}
-    calls |= {floors[c.name]: Floor(c.weight_bytes) for c in them if c.weight_bytes}
+    calls |= {f"reading {c.precision}": Reading(c.weight_bytes) for c in ours}
+    calls |= {f"multiplying {c.precision}": Multiplying(c.precision, macs) for c in ours}
     if preset == "small":
         silent = step_of(rtmtass.load(model, block=HOP))
         calls["numba, silence after speech"] = Hops(silent, HOP, is_silent=True)
-    hot_share, paced_share = PARTS[preset]
-    # The big network's slowest would spend the time on their warm-up.
+    # Long turns keep the caches' state that of a stream; slow networks have no time for them.
     turn, warm_up = (50, 150) if preset == "small" else (10, 10)
-    hot = take_turns(calls, hot_share * seconds, turn=turn, warm_up=warm_up)
+    hot = take_turns(calls, PARTS["hot"] * seconds, turn=turn, warm_up=warm_up)
     able = {c.name: calls[c.name] for c in them if hot[c.name]["p50_us"] < 0.8e6 * HOP_S}
-    paced = pace(able, paced_share * seconds, HOP_S)
-    rows = {c.name: row(c, hot, paced, floors, delta) for c in them}
-    extra = {k: v for k, v in hot.items() if "silence" in k}
+    paced = pace(able, PARTS["paced"] * seconds, HOP_S)
     separators = open_precisions(model)
     return {
-        "model": "random weights" if preset != "small" else model,
-        "rows": rows,
-        "hot_only": extra,
+        "model": "random weights" if is_random else model,
+        "macs_per_hop": macs,
+        "rows": {c.name: row(c, hot, paced, delta, macs) for c in them},
+        "hot_only": {k: v for k, v in hot.items() if "silence" in k},
         "files": file_speed(
-            separators, FILE_PARTS[preset] * seconds, sound_s=30 if preset == "small" else 4
+            separators, PARTS["files"] * seconds, sound_s=30 if preset == "small" else 4
         ),
         "weight_bytes": {name: each.weight_bytes for name, each in separators.items()},
         "not_run": missing,
@@ -102,8 +119,8 @@ def row(
     candidate: Candidate,
     hot: dict[str, dict[str, float]],
     paced: dict[str, dict[str, float]],
-    floors: dict[str, str],
     delta: dict[str, float],
+    macs: int,
 ) -> dict[str, Any]:
     """Return one candidate's figures and ratios."""
     mine = hot[candidate.name]
@@ -111,12 +128,19 @@ def row(
     found["rtf"] = mine["p50_us"] / 1e6 / HOP_S
     found["to"] = {r: mine["p50_us"] / hot[r]["p50_us"] for r in REFERENCES if r in hot}
     found["largest_difference"] = delta.get(candidate.name)
-    if candidate.name in floors:
-        floor_us = hot[floors[candidate.name]]["p50_us"]
-        found["weight_bytes"] = candidate.weight_bytes
-        found["floor_us"] = floor_us
-        found["to_floor"] = mine["p50_us"] / floor_us
-        found["read_gb_s"] = candidate.weight_bytes / floor_us / 1e3
+    if candidate.weight_bytes:
+        read_us, multiply_us = (
+            hot[f"{part} {candidate.precision}"]["p50_us"] for part in ("reading", "multiplying")
+        )
+        found |= {
+            "weight_bytes": candidate.weight_bytes,
+            "read_us": read_us,
+            "read_gb_s": candidate.weight_bytes / read_us / 1e3,
+            "multiply_us": multiply_us,
+            "peak_gmac_s": macs / multiply_us / 1e3,
+            "floor_us": max(read_us, multiply_us),
+            "to_floor": mine["p50_us"] / max(read_us, multiply_us),
+        }
     return found
 
 
@@ -137,7 +161,8 @@ def start_up(repeats: int) -> dict[str, float]:
 def measure(presets: list[str], seconds: float) -> dict[str, Any]:
     """Run it all; plain values for JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        found = {name: measure_preset(name, Path(folder), seconds) for name in presets}
+        each_s = seconds / len(presets)
+        found = {name: measure_preset(name, Path(folder), each_s) for name in presets}
     started = start_up(max(1, min(7, round(seconds / 30))))
     start_s = {key.replace("_us", "_s"): value for key, value in started.items()}
     return {
@@ -153,8 +178,10 @@ def tables(result: dict[str, Any]) -> list[Table]:
     found = [
         Table(
             "Hot: one hop after the other. Paced: one every 16 ms, as live. The floor is the time"
-            " it takes only to read the weights; ratios are of hot p50, from the same turns."
-        )
+            " it takes to read the weights or to do the multiply-adds with data in the first"
+            " cache, whichever is longer; ratios are of hot p50, from the same turns."
+        ),
+        family_table(result["presets"]),
     ]
     for preset, part in result["presets"].items():
         found += [hop_table(preset, part), file_table(preset, part)]
@@ -169,6 +196,31 @@ def tables(result: dict[str, Any]) -> list[Table]:
         )
     )
     return found
+
+
+def family_table(presets: dict[str, Any]) -> Table:
+    """Return our precisions on all presets, beside their floors and their goals."""
+    rows = []
+    for preset, part in presets.items():
+        for precision in PRECISIONS:
+            values = part["rows"][f"numba {precision}"]
+            goal = f" ({GOAL_RTF[preset]:g})" if precision == "int8" else ""
+            to_peer = values["to"].get(PEER)
+            rows.append([
+                f"{preset} {precision}",
+                f"{part['macs_per_hop'] / 1e6:.1f}",
+                f"{values['weight_bytes'] / 1e6:.1f}",
+                *(f"{values['hot'][k]:.0f}" for k in ("p50_us", "p99_us", "max_us")),
+                f"{values['rtf']:.4f}{goal}",
+                "–" if to_peer is None else f"{to_peer:.2f}x",
+                f"{values['read_us']:.0f} ({values['read_gb_s']:.0f} GB/s)",
+                f"{values['multiply_us']:.0f} ({values['peak_gmac_s']:.0f} GMAC/s)",
+                f"{values['to_floor']:.2f}x ({GOAL_TO_FLOOR:g}x)",
+            ])  # fmt: skip
+    columns = ["ours", "MMAC a hop", "weights, MB", "hot p50, µs", "p99", "max", "RTF (goal)",
+               "over onnxruntime f32", "only to read, µs", "only to multiply, µs",
+               "over the floor (goal)"]  # fmt: skip
+    return Table("All presets", columns, rows)
 
 
 def hop_table(preset: str, part: dict[str, Any]) -> Table:
@@ -211,7 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--presets", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=list(PRESETS))
     parser.add_argument("--seconds", type=float, default=220.0, help="to spend, about")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -131,9 +131,19 @@ def test_silence_follows_sound():
 
 
 def test_the_floor_reads_what_it_says():
-    floor = roofline.Floor(1 << 20)
+    floor = roofline.Reading(1 << 20)
     assert floor.size == 1 << 20
     assert roofline._read(floor._words) == floor.size // 8  # every word is 1
+    assert floor() > 0
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_floor_multiplies_what_it_says(precision):
+    floor = roofline.Multiplying(precision, 3e6)
+    assert floor.macs == pytest.approx(3e6, rel=0.05)
+    expected = floor.x @ floor.weight.T
+    atol = {"f32": 1e-4, "bf16": 0.3, "int8": 1.0}[precision]
+    np.testing.assert_allclose(floor.sums, expected, atol=atol)
     assert floor() > 0
 
 
@@ -158,8 +168,12 @@ def test_the_step_against_its_floor(only_ours, tmp_path):
     assert list(rows) == [f"numba {p}" for p in PRECISIONS]
     assert rows["numba f32"]["largest_difference"] is None  # the reference, where torch is not
     assert 0 < rows["numba bf16"]["largest_difference"] < rows["numba int8"]["largest_difference"]
-    assert all(row["to_floor"] > 0 for row in rows.values())
+    for values in rows.values():
+        assert values["floor_us"] == max(values["read_us"], values["multiply_us"])
+        assert values["to_floor"] == values["hot"]["p50_us"] / values["floor_us"]
     text = markdown(step.tables(result))
+    assert "| small int8 | 4.9 | 3.9 |" in text
+    assert "(0.015) | – |" in text
     assert "| numba int8 |" in text
     assert "small: not run: torch eager: left out here" in text
 

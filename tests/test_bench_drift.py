@@ -1,7 +1,8 @@
-"""The drift benchmark finds drift where there is some, and none where there is none."""
+"""The drift benchmark finds drift and what a pop spoils, and none where there is none."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import all as every
 import drift
+import pops
 
 from rtmtass.config import STEMS
 from rtmtass.evaluation.evaluate import Clip
+from rtmtass.weights import open_model
 
 
 class Ageing:
@@ -59,3 +63,44 @@ def test_a_minute_is_filled_with_whole_clips() -> None:
     chosen = drift.one_minute(clips, 1000, 3.0)
     assert [len(clip.mixture) % 256 for clip in chosen] == [0] * 3
     assert chosen[0].stems.shape == (3, 1024)
+
+
+def a_buzz_a_chord_and_a_hiss(seed: int, seconds: float) -> Clip:
+    """Something like speech, music and noise, equally loud."""
+    rng, t = np.random.default_rng(seed), np.arange(int(seconds * 16000)) / 16000
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t + seed)) / 16000
+    buzz = np.sum([np.sin(k * phase) / k for k in range(1, 25)], axis=0)
+    syllables = np.clip(np.sin(2 * np.pi * 2.5 * t + seed), 0.05, None)
+    notes = np.array([220, 330, 440, 660]) * 2 ** (rng.integers(0, 12, 4) / 12)
+    chord = np.sum([np.sin(2 * np.pi * note * t) for note in notes], axis=0)
+    parts = [buzz * syllables, chord, rng.standard_normal(len(t))]
+    stems = np.stack([0.03 * x / np.sqrt(np.mean(x**2)) for x in parts]).astype(np.float32)
+    return Clip(str(seed), stems.sum(axis=0), stems)
+
+
+def test_a_second_after_a_clap_the_separation_is_back() -> None:
+    """And it is the level's rule that brings it back: the old one loses more throughout."""
+    clips = [a_buzz_a_chord_and_a_hiss(seed, 5.2) for seed in range(6)]
+    found = json.loads(json.dumps(pops.measure_pops(open_model(), clips)))
+    old, new = (found["rules"][name] for name in ("old", "new"))
+    assert new["stems_back_s"] <= pops.GOAL_S
+    for after in ("0.5", "1"):
+        assert new["lost_db_after_s"][after] < 0.5 * old["lost_db_after_s"][after]
+    assert old["level_back_s"]["p50"] is None
+    assert "| new, level_pop_s = 0.35 |" in every.table(*pops.pop_table(found))
+
+
+def test_back_is_when_nothing_is_off_any_more() -> None:
+    assert pops.back_after(np.array([0.9, -0.9]), 0.5) == 0
+    assert pops.back_after(np.array([3.0, 0.0, -1.1, 0.2]), 0.5) == 1.5
+    assert pops.back_after(np.array([0.0, 1.1]), 0.5) == float("inf")
+
+
+def test_a_clap_is_as_loud_as_it_says() -> None:
+    sound = np.full(5 * 16000, 0.01, np.float32)
+    clap = pops.with_clap(sound, 16000, np.random.default_rng(0)) - sound
+    first, n = round(pops.CLAP_AT_S * 16000), round(pops.CLAP_S * 16000)
+    assert not clap[:first].any()
+    assert not clap[first + n :].any()
+    over_db = 10 * np.log10(np.mean(clap[first : first + n] ** 2) / 0.01**2)
+    assert over_db == pytest.approx(pops.CLAP_DB, abs=0.3)
