@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rtmtass.training.evaluate import Clip
-from rtmtass.training.metrics import si_sdr
 
 from rtmtass.config import ModelConfig, small
 from rtmtass.dsp.stft import analyse_hop, fft_tables, windows, work_size
+from rtmtass.evaluation.evaluate import Clip
+from rtmtass.evaluation.metrics import si_sdr
 from rtmtass.separator import Separator, open_runtime
 from rtmtass.weights import Model
 

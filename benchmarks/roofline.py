@@ -15,13 +15,13 @@ import time
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from rtmtass.runtime.arena import LINE, allocate
-from rtmtass.runtime.int8 import BYTE_ROWS, GROUP, HEAD, quantise, wide_rows_int8
-from rtmtass.runtime.pack import pack
-from rtmtass.runtime.panels import PANEL, ROWS, wide_rows, wide_rows_bf16
-from rtmtass.runtime.products import BF16, F32
 
 from rtmtass.config import PRECISIONS
+from rtmtass.runtime.compiled.int8 import BYTE_ROWS, GROUP, HEAD, quantise, wide_rows_int8
+from rtmtass.runtime.compiled.matmul import BF16, F32
+from rtmtass.runtime.compiled.memory import LINE, allocate
+from rtmtass.runtime.compiled.microkernels import PANEL, ROWS, wide_rows, wide_rows_bf16
+from rtmtass.runtime.compiled.packing import pack
 
 PANEL_BYTES = 16 * 1024
 """Weights of `Multiplying`: half of the smallest first cache, inputs and sums have the rest."""
