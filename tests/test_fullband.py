@@ -61,7 +61,7 @@ def test_resampled_stems_are_in_time_without_the_residue(rate):
     t = np.arange(n) / rate
     mixture = (np.sin(2 * np.pi * 900 * t) * np.hanning(n))[:, None].astype(np.float32) * 0.5
     separator = fullband(rate)
-    separator._shares_at = lambda count: np.zeros((3, count, 1), np.float32)
+    separator._next_weights = lambda count: np.zeros((3, count, 1), np.float32)
     stems = separate(separator, mixture, 3000)[:, :, 0]
     expected = FakeSeparator()._split(t * 16000) * mixture[:, 0]
     assert np.abs(stems - expected)[:, 100:-100].max() < 2e-4
