@@ -1,4 +1,4 @@
-"""`rtmtass bench`, and the benchmarks: they run, and their tables can be made from their JSON."""
+"""`rtmtass bench` and the benchmark scripts: they run, and their JSON gives tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOP_S = 0.016
 
 
 def from_json(result):
-    """The result as it comes back from a file."""
+    """Return a result after a round trip through JSON."""
     return json.loads(json.dumps(result))
 
 
@@ -45,10 +45,10 @@ def bench(*words):
     )
 
 
-def test_the_command_measures_every_precision():
-    done = bench("--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_command_measures_every_precision():
+    process = bench("--json")
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
     for kind in ("hot", "paced", "files", "weight_bytes"):
         assert list(result[kind]) == list(PRECISIONS)
     assert result["deadline_ms"] == 16
@@ -60,27 +60,27 @@ def test_the_command_measures_every_precision():
     assert result["advice"].startswith("this computer runs ")
 
 
-def test_the_command_prints_a_table(capsys, monkeypatch):
-    result = made_up(int8=600, f32=900)
+def test_command_prints_a_table(capsys, monkeypatch):
+    result = fake_result(int8=600, f32=900)
     monkeypatch.setattr("rtmtass.benchmark.measure", lambda *_, **__: result)
     arguments = type("Arguments", (), {"model": DEFAULT, "seconds": 1.0, "json": False})
     assert run_bench(arguments) == 0
-    said = capsys.readouterr().out
-    assert "int8 (default)" in said
-    assert "0.60 ms" in said
-    assert said.splitlines()[-1] == advice(result)
+    stdout = capsys.readouterr().out
+    assert "int8 (default)" in stdout
+    assert "0.60 ms" in stdout
+    assert stdout.splitlines()[-1] == advice(result)
 
 
-def test_nonsense_is_refused():
-    done = subprocess.run(
+def test_zero_seconds_are_rejected():
+    process = subprocess.run(
         [sys.executable, "-m", "rtmtass", "bench", "--seconds", "0"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
+    assert process.returncode == 2
+    assert process.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
 
 
-def made_up(auto="int8", **p99_us):
+def fake_result(auto="int8", **p99_us):
     times = {k: {"p50_us": v / 2, "p99_us": v, "max_us": 2 * v} for k, v in p99_us.items()}
     return {
         "cpu": "a computer", "cores": 2, "model": "rtmtass-small", "deadline_ms": 16.0,
@@ -90,21 +90,21 @@ def made_up(auto="int8", **p99_us):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("result", "said"), [
-    (made_up(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 of 100 hops take"
-     " less than 0.60 ms of the 16 there are"),
-    (made_up(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
-    (made_up(int8=9000), "that is tight; close other programs, or rtmtass live --extra-buffer 10"),
-    (made_up(int8=17000), "too slow for rtmtass live; recordings can be separated all the same"),
+@pytest.mark.parametrize(("result", "message"), [
+    (fake_result(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 % of hops take"
+     " less than 0.60 ms of a 16 ms deadline"),
+    (fake_result(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
+    (fake_result(int8=9000), "little headroom; close other programs, or add a buffer: rtmtass live --extra-buffer 10"),
+    (fake_result(int8=17000), "too slow for rtmtass live; recordings can still be separated"),
 ])  # fmt: skip
-def test_the_advice_fits_the_figures(result, said):
-    assert advice(result).endswith(said)
+def test_advice(result, message):
+    assert advice(result).endswith(message)
 
 
 # --- measuring
 
 
-def test_candidates_take_turns_and_feel_their_own_time():
+def test_turns_are_timed_per_candidate():
     calls = {"short": iter(lambda: 1e-3, None).__next__, "long": iter(lambda: 2e-3, None).__next__}
     hot = take_turns(calls, 0, turn=5, warm_up=1)
     assert {k: (v["p50_us"], v["n"]) for k, v in hot.items()} == {
@@ -113,7 +113,7 @@ def test_candidates_take_turns_and_feel_their_own_time():
     }
 
 
-def test_paced_calls_count_what_is_late():
+def test_paced_calls_count_late_ones():
     slow = iter([0.1, 0.1, 0.002] * 100).__next__
     paced = pace({"slow": slow}, 0.01, 0.001)
     assert paced["slow"]["n"] == 10
@@ -121,7 +121,7 @@ def test_paced_calls_count_what_is_late():
     assert pace({"quick": lambda: 1e-4}, 0.01, 0.001)["quick"]["late"] == 0
 
 
-def test_silence_follows_sound():
+def test_silence_follows_the_warm_up():
     fed = []
     hop = Hops(lambda block: fed.append(np.abs(block).max()), 256, is_silent=True)
     for _ in range(150):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtmtass.errors import InputError
 from rtmtass.types import Samples
@@ -158,7 +159,8 @@ def encode(block: Samples, encoding: str) -> bytes:
     if encoding == "f32":
         return block.astype("<f4", copy=False).tobytes()
     scaled = np.clip(np.rint(block * np.float32(32768)), -32768, 32767)
-    return scaled.astype("<i2").tobytes()
+    integers: NDArray[np.int16] = scaled.astype("<i2")
+    return integers.tobytes()
 
 
 def as_plain_wav(header: bytes, n_bytes: int) -> bytes:

@@ -25,7 +25,7 @@ BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
 
 Load = Callable[[], StreamSeparator]
-"""Returns the separator; called when the first file that needs it has been opened."""
+"""Returns the separator; opens the model on its first call."""
 
 
 class Interrupted(KeyboardInterrupt):
