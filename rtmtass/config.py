@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rtmtass.errors import ModelError
-from rtmtass.types import SAMPLE_RATE
 
 STEMS = ("speech", "music", "noise")
 """The stems, in this order everywhere."""
@@ -51,7 +50,7 @@ class StftConfig:
         ModelError: the lengths don't fit each other.
     """
 
-    sample_rate: int = SAMPLE_RATE
+    sample_rate: int = 16000
     n_fft: int = 512
     hop: int = 256
     synthesis: int = 512

@@ -94,7 +94,8 @@ def fake_result(auto="int8", **p99_us):
     (fake_result(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 % of hops take"
      " less than 0.60 ms of a 16 ms deadline"),
     (fake_result(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
-    (fake_result(int8=9000), "little headroom; close other programs, or add a buffer: rtmtass live --extra-buffer 10"),
+    (fake_result(int8=9000), "little headroom; close other programs, or add a buffer:"
+     " rtmtass live --extra-buffer 10"),
     (fake_result(int8=17000), "too slow for rtmtass live; recordings can still be separated"),
 ])  # fmt: skip
 def test_advice(result, message):

@@ -44,7 +44,10 @@ def test_every_field_is_documented(kind: type) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"recurrent_groups": 0}, "must be 1 or more, not 0; for no GRUs, set recurrent_layers to 0"),
+        (
+            {"recurrent_groups": 0},
+            "must be 1 or more, not 0; for no GRUs, set recurrent_layers to 0",
+        ),
         ({"subband_groups": 3}, r"must divide subband_channels \(64\), 3 doesn't; 1 always does"),
         ({"level_pop_s": 0.3}, "level_pop_s = 0.3 needs level_by_power; set level_by_power"),
         ({"level_pop_s": 1.0, "level_by_power": True}, "less than 1 s, not 1"),

@@ -276,7 +276,9 @@ def test_permission_errors_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InputError, match=r"a.wav can't be read: permission denied; chmod u\+r it"):
         FileSource(tmp_path / "a.wav")
-    with pytest.raises(OutputError, match=r"b.wav can't be written: permission denied; name another"):
+    with pytest.raises(
+        OutputError, match=r"b.wav can't be written: permission denied; name another"
+    ):
         FileSink(tmp_path / "b.wav", 16000, 1, FLOAT_WAV)
 
 
@@ -305,7 +307,8 @@ def test_default_encoding_follows_the_input(options, expected):
     ({"requested_format": "mp3", "sample_rate": 96000}, OutputError, "doesn't support 96000 Hz"),
     ({"requested_format": "opus"}, OutputError, "doesn't support 44100 Hz"),
     ({"requested_format": "ogg", "sample_rate": 384000}, OutputError, "doesn't support 384000 Hz"),
-    ({"requested_format": "mp3", "requested_subtype": "PCM_16"}, UsageError, "mp3 doesn't support --subtype PCM_16"),
+    ({"requested_format": "mp3", "requested_subtype": "PCM_16"}, UsageError,
+     "mp3 doesn't support --subtype PCM_16"),
 ])  # fmt: skip
 def test_unsupported_encodings_are_rejected(options, error, message):
     with pytest.raises(error, match=message):
