@@ -1,4 +1,4 @@
-"""Corpora that several files of tests read and none writes: made once for all of them."""
+"""Read-only corpora, built once per session and shared by several test files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtmtass.training.data.corpus import Corpus
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Some of everything, banks included."""
+    """A corpus with recordings of every kind, and banks."""
     folder = tmp_path_factory.mktemp("rich")
     corpus = Corpus(write_rich_corpus(folder / "corpus"), folder / "cache")
     fill_banks(corpus)
@@ -20,6 +20,6 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Every role and split has its own frequency; there are no banks."""
+    """A corpus of tones, one frequency per role and split, without banks."""
     folder = tmp_path_factory.mktemp("pitched")
     return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")

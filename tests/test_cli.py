@@ -157,7 +157,7 @@ def test_the_users_world_is_told_in_one_line(talk, words, line):
     (["separate", "-", "--rate", "16000"], "stdin has no folder; add -o FOLDER, or --stems"),
     (["separate", "-", "--raw", "s16", "-o", "x"], "raw samples don't say their rate; add --rate"),
     (["separate", "talk.flac", "--rate", "8000"], "--rate, --channels-in and --raw say what"),
-    (["separate", "talk.flac", "--format", "flac", "--subtype", "FLOAT"], "--subtype FLOAT doesn"),
+    (["separate", "talk.flac", "--format", "flac", "--subtype", "FLOAT"], "flac doesn't support"),
     (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--json"], "stdout carries sound"),
     (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--format", "mp3"],
      "stdout carries WAV or raw samples, not mp3; add -o FOLDER"),
