@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
-from rtmtass.runtime.compiled.int8 import BYTE_ROWS, GROUP, HEAD, quantise, wide_rows_int8
+from rtmtass.runtime.compiled.int8 import BYTE_ROWS, GROUP, ROW_HEADER, quantise, wide_rows_int8
 from rtmtass.runtime.compiled.matmul import BF16, F32
 from rtmtass.runtime.compiled.memory import LINE, allocate
 from rtmtass.runtime.compiled.microkernels import PANEL, ROWS, wide_rows, wide_rows_bf16
@@ -96,7 +96,7 @@ class Multiplying:
         self._w = allocate(packed.size)
         self._w[:] = packed
         self.sums = np.zeros((rows, PANEL), np.float32)
-        stride = HEAD + -(-m // LINE) * LINE if precision == "int8" else 4 * m
+        stride = ROW_HEADER + -(-m // LINE) * LINE if precision == "int8" else 4 * m
         self._rows = allocate(rows * stride).reshape(rows, stride)
         for row, values in zip(self._rows, self.x, strict=True):
             if precision == "int8":

@@ -3,17 +3,24 @@
     import rtmtass
     separator = rtmtass.load()
     stems = separator.separate(mixture)      # (N,) at 16 kHz -> (3, N), aligned
-    late = separator.process(block)          # any block -> as many samples, `delay` late
+    late = separator.process(block)          # (n,), any n -> (3, n), `delay` samples late
 
-The words of this library mean one thing each:
+Terms, as used throughout the package:
 
-block       what a device or file hands over: samples, (n, channels) at the doors, (n,) inside
-frame       one column of the STFT; a hop is its advance, a window its weighting
-spec        a complex spectrum; a mask multiplies it
-mixture     the input; a stem is a separated output, in the order of `STEMS`
-delay       samples the output stream is late against the input stream
-algorithmic_latency  samples from capture to playback with an infinitely fast computer
-rtf         processing time over audio time; p50, p99 and max
+block         samples as a device or file delivers them: (n, channels) in I/O, (n,) mono inside
+frame         one STFT column; a hop is its advance, a window its weighting
+spec, mask    a complex spectrum, and the complex ratio mask that multiplies it
+mixture       the input; a stem is a separated output, in the order of `STEMS`
+state         what a stream remembers between calls
+lookahead     future frames that a layer waits for, in frames
+delay         offset of the output stream against the input stream, in samples
+algorithmic_latency  capture to playback with an infinitely fast computer: delay + hop, in
+              samples; plain latency is only ever measured
+rtf           processing time / audio time; p50, p99 and max
+xrun          overruns (input lost) and underruns (output starved), counted
+si_sdr, si_sdri  the quality metric and its improvement over the mixture, in dB
+
+Shape letters: B batch, S stems, C channels, F bins, T frames, N samples.
 """
 
 from __future__ import annotations
@@ -31,7 +38,7 @@ __all__ = ["STEMS", "Separator", "StreamBatch", "__version__", "load", "load_bat
 
 
 def __getattr__(name: str) -> Any:
-    # Numba and NumPy are imported when first needed: `rtmtass --help` is instant.
+    # Numba and NumPy are imported on first use, which keeps `rtmtass --help` fast.
     if name in ("Separator", "load"):
         from rtmtass import separator
 

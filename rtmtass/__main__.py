@@ -1,4 +1,4 @@
-"""Lets `python -m rtmtass` do what `rtmtass` does."""
+"""Runs the command line as `python -m rtmtass`."""
 
 from rtmtass.cli.main import main
 

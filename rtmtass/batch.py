@@ -1,41 +1,43 @@
-"""Many streams on one network, stepped together: weights are read once for all of them."""
+"""Many streams on one network, processed together so that the weights are read once for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime
 from rtmtass.separator import compile_hint, open_runtime
+from rtmtass.types import Samples
 from rtmtass.weights import DEFAULT, open_model
-
-Samples = NDArray[np.float32]
 
 
 class StreamBatch:
-    """Separates B independent mono streams, a call for all of them.
+    """Separates B independent mono streams in one call.
 
-    A stream gives the same bits here as in a `Separator` of its own. Not
-    thread-safe: one batch, one thread at a time.
+    Each stream's output is bit-identical to that of a `Separator`. Not thread-safe:
+    use a batch from one thread at a time.
 
     Args:
-        config: the model's.
-        runtime: what runs it.
-        streams: how many, B.
+        config: the model's config.
+        runtime: a runtime of that model.
+        streams: number of streams, B.
 
     Attributes:
-        stems, sample_rate, hop: as `Separator`.
-        delay: samples the output is late, exactly.
+        stems, sample_rate, hop: as in `Separator`.
+        delay: offset of the outputs against the inputs, in samples.
         streams: B.
+
+    Raises:
+        UsageError: `streams` is less than 1.
     """
 
     def __init__(self, config: ModelConfig, runtime: BatchRuntime, streams: int) -> None:
         if streams < 1:
-            raise UsageError(f"streams count from 1, got {streams}")
+            raise UsageError(f"streams must be 1 or more, got {streams}")
         self.config, self.streams = config, streams
         self.stems = config.stems
         self.sample_rate, self.hop = config.stft.sample_rate, config.stft.hop
@@ -44,59 +46,59 @@ class StreamBatch:
         self._batch = runtime.batch(streams)
 
     def process(self, blocks: ArrayLike) -> Samples:
-        """Take the next samples of every stream, return their stems, `delay` samples late.
+        """Process the next samples of every stream.
 
         Args:
             blocks: (B, n), n a multiple of `hop`. Full scale is 1.0.
 
         Returns:
-            (B, S, n): a new array.
+            (B, S, n): the stems, `delay` samples late, in a new array.
 
         Raises:
-            BlockSizeError: another number of streams, or no whole hops.
-            InputError: a sample is not finite.
+            BlockSizeError: wrong number of streams, or n is not a multiple of `hop`.
+            InputError: a sample is NaN or Inf.
         """
-        given = np.ascontiguousarray(blocks, np.float32)
-        if given.ndim != 2 or len(given) != self.streams or given.shape[1] % self.hop:
+        mixtures = np.ascontiguousarray(blocks, np.float32)
+        if mixtures.ndim != 2 or len(mixtures) != self.streams or mixtures.shape[1] % self.hop:
             raise BlockSizeError(
-                f"blocks of shape {given.shape} were given, ({self.streams}, n) expected,"
-                f" n a multiple of {self.hop}"
+                f"got blocks of shape {mixtures.shape}, expected ({self.streams}, n) with n"
+                f" a multiple of {self.hop}; pad or split them"
             )
-        if not np.isfinite(given).all():
-            stream, sample = (int(i) for i in np.argwhere(~np.isfinite(given))[0])
+        if not np.isfinite(mixtures).all():
+            stream, sample = (int(i) for i in np.argwhere(~np.isfinite(mixtures))[0])
             raise InputError(
-                f"sample {sample} of stream {stream} is {given[stream, sample]}, not a finite"
-                " number; clean the input first"
+                f"sample {sample} of stream {stream} is {mixtures[stream, sample]}, expected a"
+                " finite number; clean the input first"
             )
-        out = np.empty((self.streams, len(self.stems), given.shape[1]), np.float32)
-        self.process_into(given, out)
+        out = np.empty((self.streams, len(self.stems), mixtures.shape[1]), np.float32)
+        self.process_into(mixtures, out)
         return out
 
     def process_into(self, blocks: Samples, out: Samples) -> None:
-        """As `process`, without checks and into a given array.
+        """As `process`, without checks and into an existing array.
 
         Args:
             blocks: (B, n) float32, C-contiguous, finite, n a multiple of `hop`.
             out: (B, S, n) float32, C-contiguous.
         """
-        n, most = blocks.shape[1], CHUNK * self.hop
-        if n <= most:
+        n, capacity = blocks.shape[1], CHUNK * self.hop
+        if n <= capacity:
             self._batch.run(blocks, out, n // self.hop)
             return
-        for start in range(0, n, most):
-            piece = np.ascontiguousarray(blocks[:, start : start + most])
-            part = np.empty((*out.shape[:2], piece.shape[1]), np.float32)
-            self._batch.run(piece, part, piece.shape[1] // self.hop)
-            out[..., start : start + most] = part
+        for start in range(0, n, capacity):
+            piece = np.ascontiguousarray(blocks[:, start : start + capacity])
+            stems = np.empty((*out.shape[:2], piece.shape[1]), np.float32)
+            self._batch.run(piece, stems, piece.shape[1] // self.hop)
+            out[..., start : start + capacity] = stems
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget everything heard in one stream, or in all: the next sample is its first.
+        """Reset the state of one stream, or of all.
 
         Raises:
-            UsageError: no such stream.
+            UsageError: `stream` is out of range.
         """
         if stream is not None and not 0 <= stream < self.streams:
-            raise UsageError(f"no stream {stream}: they count from 0 to {self.streams - 1}")
+            raise UsageError(f"no stream {stream}; choose from 0 to {self.streams - 1}")
         self._batch.reset(stream)
 
 
@@ -109,11 +111,14 @@ def load_batch(
     precision: str = "auto",
     on_compile: Callable[[], None] | None = None,
 ) -> StreamBatch:
-    """Open a model for many streams; arguments and errors as `separator.load`.
+    """Open a model for many streams.
 
     Args:
-        model, runtime, device, precision, on_compile: as `separator.load`.
-        streams: how many.
+        model, runtime, device, precision, on_compile: as in `separator.load`.
+        streams: number of streams.
+
+    Raises:
+        ModelError, UsageError, MissingPartError: as in `separator.load`.
     """
     opened = open_model(model)
     with compile_hint(on_compile):

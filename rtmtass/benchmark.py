@@ -1,4 +1,4 @@
-"""How fast is it here? A hop after the other, a hop every 16 ms as live, and whole recordings."""
+"""Measures speed on this computer: hops back to back, hops at the live rate, whole recordings."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
 from rtmtass.separator import Separator, load
+from rtmtass.types import SAMPLE_RATE, Samples
 from rtmtass.weights import DEFAULT
 
-Samples = NDArray[np.float32]
 Step = Callable[[Samples], object]
-"""Takes the next hop, (hop, 1) float32."""
+"""Processes the next hop, (hop, 1) float32."""
 
 TURN = 50
-"""Hops of one candidate before the next has its turn."""
+"""Calls of one candidate before it is the next one's turn."""
 _WARM_UP = 100
 _PACED_TURN_S = 1.0
 _SOUND_S = 10
-_PARTS = {"hot": 0.2, "paced": 0.5, "files": 0.3}
-"""What the time given is spent on."""
+_TIME_FRACTIONS = {"hot": 0.2, "paced": 0.5, "files": 0.3}
+"""Fraction of the measuring time spent on each part."""
 
 
 def cpu_model() -> str:
-    """Return the processor's own name for itself, as far as the system tells it."""
+    """Return the processor's model name, or its architecture where the name is unavailable."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -39,8 +38,8 @@ def cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def sound_of(seconds: float, sample_rate: int = 16000) -> Samples:
-    """Return noise bursts over a gliding tone, (n,): nothing is silent, nothing is steady."""
+def sound_of(seconds: float, sample_rate: int = SAMPLE_RATE) -> Samples:
+    """Return noise bursts over a gliding tone, (n,): never silent and never stationary."""
     rng = np.random.default_rng(0)
     n = int(seconds * sample_rate)
     t = np.arange(n) / sample_rate
@@ -50,12 +49,12 @@ def sound_of(seconds: float, sample_rate: int = 16000) -> Samples:
 
 
 class Hops:
-    """Feeds a step with sound, hop by hop, and times each.
+    """Feeds a step with test sound hop by hop, and times each call.
 
     Args:
         step: called with (hop, 1) blocks.
-        hop: samples of each.
-        is_silent: after `_WARM_UP` hops of sound, feed silence.
+        hop: samples per block.
+        is_silent: feed silence after `_WARM_UP` hops of sound.
     """
 
     def __init__(self, step: Step, hop: int, *, is_silent: bool = False) -> None:
@@ -65,19 +64,19 @@ class Hops:
         self._count = 0
 
     def __call__(self) -> float:
-        """Run the next hop and return the seconds it took."""
-        at = self._count * self._hop % (len(self._sound) - self._hop)
-        block = self._sound[at : at + self._hop]
+        """Process the next hop and return the time it took, in seconds."""
+        start = self._count * self._hop % (len(self._sound) - self._hop)
+        block = self._sound[start : start + self._hop]
         if self._is_silent and self._count >= _WARM_UP:
             block = self._silence
         self._count += 1
-        start = time.perf_counter()
+        started_s = time.perf_counter()
         self._step(block)
-        return time.perf_counter() - start
+        return time.perf_counter() - started_s
 
 
 def step_of(separator: Separator) -> Step:
-    """Return a new stream of a separator, as a function that takes hops and returns the stems."""
+    """Fork a mono stream from a separator; return a function from (hop, 1) to (S, hop, 1)."""
     stream = separator.fork(block=separator.hop, channels=1)
     out = np.zeros((len(stream.stems), stream.hop, 1), np.float32)
     highband_weights = np.zeros(out.shape[:2], np.float32)
@@ -90,7 +89,7 @@ def step_of(separator: Separator) -> Step:
 
 
 def summarise(times_s: list[float]) -> dict[str, float]:
-    """Return p50, p99, p99.9 and the largest in µs, and of how many."""
+    """Return p50, p99, p99.9 and the maximum in µs, and the number of times as `n`."""
     p50, p99, p999 = np.quantile(times_s, [0.5, 0.99, 0.999]) * 1e6
     return {
         "p50_us": float(p50),
@@ -108,9 +107,16 @@ def take_turns(
     turn: int = TURN,
     warm_up: int = _WARM_UP,
 ) -> dict[str, dict[str, float]]:
-    """Time the candidates one call after the other, in turns, for about so many seconds.
+    """Time the candidates back to back, interleaved so that other load affects all alike.
 
-    Other load on the machine so hits all of them alike. Each has one turn at least.
+    Args:
+        candidates: by name; each call returns its time in seconds.
+        seconds: approximate total time; each candidate gets one turn at least.
+        turn: calls per turn.
+        warm_up: untimed calls of each before the first turn.
+
+    Returns:
+        the `summarise` of each, by name.
     """
     for call in candidates.values():
         for _ in range(warm_up):
@@ -127,9 +133,15 @@ def take_turns(
 def pace(
     candidates: Mapping[str, Callable[[], float]], seconds: float, hop_s: float
 ) -> dict[str, dict[str, float]]:
-    """Time one call every `hop_s`, in turns of a second: caches go cold in between, as live.
+    """Time one call every `hop_s`, in turns of a second, with caches as cold as when live.
 
-    `late` of the result counts calls that took longer than `hop_s`.
+    Args:
+        candidates: by name; each call returns its time in seconds.
+        seconds: approximate total time.
+        hop_s: duration of a hop in seconds.
+
+    Returns:
+        the `summarise` of each, by name; `late` counts calls longer than `hop_s`.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     n = max(10, round(seconds / hop_s / len(candidates)))
@@ -151,15 +163,15 @@ def pace(
 def file_speed(
     separators: Mapping[str, Separator], seconds: float, *, sound_s: float = 60.0
 ) -> dict[str, dict[str, float]]:
-    """Time `separate` on whole recordings, in turns; how many times faster than real time.
+    """Time `separate` on whole recordings, interleaved.
 
     Args:
         separators: by name.
-        seconds: to spend, about; each has three turns at least.
-        sound_s: how long the recording is.
+        seconds: approximate total time; each separator gets three turns at least.
+        sound_s: length of the recording in seconds.
 
     Returns:
-        by name p50, the slowest and the fastest, and of how many.
+        by name `p50`, `min` and `max` speed as a multiple of real time, and the count `n`.
     """
     sound = sound_of(sound_s)
     for separator in separators.values():
@@ -192,10 +204,8 @@ def open_precisions(
     Raises:
         ModelError, UsageError: as `load`.
     """
-    return {
-        precision: load(model, precision=precision, block=256, on_compile=on_compile)
-        for precision in precisions
-    }
+    loaded = {name: load(model, precision=name, on_compile=on_compile) for name in precisions}
+    return {name: each.fork(block=each.hop) for name, each in loaded.items()}
 
 
 def measure(
@@ -204,27 +214,27 @@ def measure(
     seconds: float = 40.0,
     on_compile: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure the two that matter: a hop against its deadline, and whole recordings.
+    """Measure the time per hop against its deadline, and the speed on whole recordings.
 
     Args:
         model: name or folder.
-        precisions: which to compare.
-        seconds: to spend, about, beyond opening the model.
+        precisions: to compare.
+        seconds: approximate measuring time, without opening the model.
         on_compile: see `load`.
 
     Returns:
-        plain values for JSON: `hot`, `paced` (µs) and `files` (times real time) by
-        precision, `deadline_ms`, and what was measured on.
+        plain values for JSON: `hot`, `paced` (µs) and `files` (multiples of real time)
+        by precision, `deadline_ms`, and a description of computer and model.
     """
     separators = open_precisions(model, precisions, on_compile)
     first = next(iter(separators.values()))
     hop_s = first.hop / first.sample_rate
     calls = {name: Hops(step_of(each), first.hop) for name, each in separators.items()}
-    hot = take_turns(calls, _PARTS["hot"] * seconds)
-    paced = pace(calls, _PARTS["paced"] * seconds, hop_s)
-    # Three turns of each, and what warming up takes, must fit the time given.
+    hot = take_turns(calls, _TIME_FRACTIONS["hot"] * seconds)
+    paced = pace(calls, _TIME_FRACTIONS["paced"] * seconds, hop_s)
+    # The recording is short enough for warm-up and three turns of each within the time.
     slowest_s = max(each["p50_us"] for each in hot.values()) * 1e-6
-    budget_s = _PARTS["files"] * seconds
+    budget_s = _TIME_FRACTIONS["files"] * seconds
     sound_s = min(60.0, max(2.0, budget_s * hop_s / slowest_s / (4 * len(separators))))
     return {
         "cpu": cpu_model(),
@@ -241,19 +251,22 @@ def measure(
 
 
 def advice(result: dict[str, Any]) -> str:
-    """Say in a line what the figures of `measure` mean for this computer."""
+    """Return one line on what the result of `measure` means for this computer."""
     deadline_ms, paced = result["deadline_ms"], result["paced"]
     best = min(paced, key=lambda name: (paced[name]["p99_us"], paced[name]["p50_us"]))
     p99_ms = paced[best]["p99_us"] / 1000
-    live = (
+    summary = (
         f"this computer runs {best} {result['files'][best]['p50']:.0f}x faster than real time;"
-        f" live, 99 of 100 hops take less than {p99_ms:.2f} ms of the {deadline_ms:.0f} there are"
+        f" live, 99 % of hops take less than {p99_ms:.2f} ms of a {deadline_ms:.0f} ms deadline"
     )
     if p99_ms > deadline_ms:
-        return f"{live}: too slow for rtmtass live; recordings can be separated all the same"
+        return f"{summary}: too slow for rtmtass live; recordings can still be separated"
     if p99_ms > 0.5 * deadline_ms:
-        return f"{live}: that is tight; close other programs, or rtmtass live --extra-buffer 10"
-    chosen = paced.get(result["auto"], paced[best])
-    if chosen["p99_us"] > 1.5 * paced[best]["p99_us"]:
-        return f"{live}; {result['auto']}, the default, is slower: add --precision {best}"
-    return live
+        return (
+            f"{summary}: little headroom; close other programs, or add a buffer:"
+            " rtmtass live --extra-buffer 10"
+        )
+    default = paced.get(result["auto"], paced[best])
+    if default["p99_us"] > 1.5 * paced[best]["p99_us"]:
+        return f"{summary}; {result['auto']}, the default, is slower: add --precision {best}"
+    return summary

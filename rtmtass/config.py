@@ -1,4 +1,4 @@
-"""What a model is, as small frozen values that travel as JSON beside its weights."""
+"""Frozen dataclasses that describe a model, saved as JSON beside its weights."""
 
 from __future__ import annotations
 
@@ -12,30 +12,42 @@ STEMS = ("speech", "music", "noise")
 """The stems, in this order everywhere."""
 
 TARGETS = ("complex_ratio_mask", "magnitude_mask", "spectral_mapping")
+"""Training targets: what the heads of the network estimate."""
 BACKBONES = ("recurrent", "multiscale")
+"""Architectures of stage 1, see `NetConfig.backbone`."""
 PRECISIONS = ("f32", "bf16", "int8")
-"""What the compiled runtime can keep the weights of its products in."""
+"""Weight formats of the compiled runtime's matmuls."""
 TORCH_PRECISIONS = ("f32", "tf32", "bf16")
-"""What torch can compute products in; tf32 rounds the factors of float32 on GPUs."""
+"""Matmul precisions of the torch runtime; tf32 rounds the inputs of float32 matmuls on GPUs."""
 PASSES = (1, 2, 4)
-"""How often a stream can be heard: as it is, also upside down, both also half a hop later."""
+"""TTA passes: 2 adds polarity inversion; 4 adds a half-hop shift of both."""
 
 LEVEL_WINDOW_S = 2.0
-"""How far back the running level looks for how long a loudness has lasted."""
+"""Window in which the running level measures how long a sound has lasted, in seconds."""
 LEVEL_FALL_DB_PER_S = 125.0
-"""How fast the running level lets go of a pop."""
+"""Release rate of the running level after a pop."""
 LEVEL_HEADROOM = 4.0
-"""How far peaks of power lie above the level of a sound that lasts: 6 dB."""
+"""Power of a peak relative to the sustained level: 6 dB."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class StftConfig:
-    """The transform: how many samples in, how many out, how far apart.
+    """The STFT.
 
     A synthesis window shorter than the analysis window lowers the delay and
-    keeps the frequency resolution. All lengths in samples.
+    keeps the frequency resolution.
+
+    Attributes:
+        sample_rate: in Hz.
+        n_fft: length of the FFT and of the analysis window, in samples; a power of two,
+            at least 8.
+        hop: samples between frames; divides `n_fft` and `synthesis`.
+        synthesis: length of the synthesis window, in samples; from two hops to `n_fft`.
+
+    Raises:
+        ModelError: the lengths don't fit each other.
     """
 
     sample_rate: int = 16000
@@ -45,15 +57,15 @@ class StftConfig:
 
     def __post_init__(self) -> None:
         if self.n_fft < 8 or self.n_fft & (self.n_fft - 1):
-            raise ModelError(f"n_fft must be a power of two from 8 up, not {self.n_fft}")
+            raise ModelError(f"n_fft must be a power of two, 8 or more, not {self.n_fft}")
         if self.hop < 1 or self.synthesis < 2 * self.hop or self.synthesis % self.hop:
             raise ModelError(
-                f"the synthesis window must be a multiple of the hop, two hops or more:"
+                f"the synthesis window must be a multiple of the hop, at least two hops;"
                 f" got synthesis={self.synthesis}, hop={self.hop}"
             )
         if self.synthesis > self.n_fft or self.n_fft % self.hop:
             raise ModelError(
-                f"the synthesis window can't outlast n_fft, and hop must divide n_fft:"
+                f"the synthesis window can't be longer than n_fft, and hop must divide n_fft;"
                 f" got n_fft={self.n_fft}, synthesis={self.synthesis}, hop={self.hop}"
             )
 
@@ -64,49 +76,59 @@ class StftConfig:
 
     @property
     def delay(self) -> int:
-        """Offset of the output against the input, hop by hop, without look-ahead."""
+        """Offset of the output against the input in samples, for whole hops and no lookahead."""
         return self.synthesis - self.hop
 
 
 @dataclass(frozen=True)
 class NetConfig:
-    """The network: which backbone, how wide, which training target.
+    """The network: backbone, training targets and layer widths.
+
+    The word "recurrent" has two uses here: as a value of `backbone` it selects an
+    architecture; as the field `recurrent` it is the width of that architecture's GRUs.
+
+    Widths are in channels, kernels and dilations in frames, bands in frequency bins.
 
     Attributes:
-        backbone: of stage 1, of `BACKBONES`. "recurrent" is that of the presets `small`,
-            `base` and `large`: dilated gated blocks, then GRUs. "multiscale" is that of
-            the causal twin of the published separator.
-        target: what stage 1's heads give for each stem, of `TARGETS`: a mask on the
-            mixture, or the stem's spectrum itself.
-        compensation_target: what stage 2 gives, of `TARGETS`, its masks on what stage 1
-            left out; "none" is no stage 2.
+        backbone: architecture of stage 1, one of `BACKBONES`. "recurrent": dilated gated
+            convolutions followed by GRUs, as in the presets `small`, `base` and `large`.
+            "multiscale": the causal form of the published separator, as in `paper`.
+        target: what stage 1's heads estimate for each stem, one of `TARGETS`: a mask on
+            the mixture, or the stem's spectrum itself.
+        compensation_target: what stage 2 estimates, one of `TARGETS`; its masks apply to
+            the residual of stage 1. "none" leaves stage 2 out.
         channels: width of stage 1 between its blocks.
-        hidden: width inside a gated block.
-        kernel: frames that a dilated convolution reads.
-        dilations: of stage 1's blocks, one a block: how many frames those lie apart.
-        recurrent: units of a GRU of stage 1; a GPU has fast kernels up to 128.
-        recurrent_groups: GRUs side by side in a layer, all reading all channels.
-        recurrent_layers: layers of GRUs, after the blocks.
-        compensation_channels: width of stage 2 between its blocks, for each stem.
+        hidden: width inside a gated block of stage 1.
+        kernel: taps of each dilated convolution, in frames.
+        dilations: frames between taps, one value per block of stage 1.
+        recurrent: hidden units of each GRU in stage 1 (a width, not the backbone's name);
+            GPUs have fast kernels for up to 128.
+        recurrent_groups: parallel GRUs per recurrent layer; each reads all channels.
+        recurrent_layers: recurrent layers after the convolution blocks; 0 for none.
+        compensation_channels: width of stage 2 between its blocks, per stem.
         compensation_hidden: width inside a gated block of stage 2.
-        compensation_dilations: of stage 2's blocks.
-        compensation_uses_trunk: stage 2 also reads stage 1's last channels.
-        mask_limit: largest real or imaginary part of a complex mask.
-        level_half_life_s: seconds after which a frame counts half in the running level,
-            see `net.layers.RunningLevel`; the level has no weights.
-        level_by_power: loud frames count for more in the level, so that pauses don't
-            wear it down.
-        level_pop_s: what lasts less than so many seconds in any two (a clap, a knock)
-            doesn't move the level; 0 lets everything move it.
-        lookahead: frames that stage 1 waits for.
+        compensation_dilations: frames between taps, one value per block of stage 2.
+        compensation_uses_trunk: stage 2 also reads the output of stage 1's trunk.
+        mask_limit: largest absolute real or imaginary part of a complex mask.
+        level_half_life_s: half-life of the running level that normalises the input, in
+            seconds; see `net.layers.RunningLevel`. The level has no weights.
+        level_by_power: weight frames by their power in the level, so that it holds
+            through pauses.
+        level_pop_s: sounds that last less than this many seconds in any window of
+            `LEVEL_WINDOW_S` (a clap, a knock) don't raise the level; 0 turns this off.
+            Needs `level_by_power`.
+        lookahead: future frames that stage 1 waits for; each adds a hop to the delay.
         bands: sub-bands inside a block of the multiscale backbone.
-        subband_bins: bins of each of the sub-bands that correct what stage 1's heads
-            give, see `net.subbands.SubBands`; 0 is none.
-        subband_overlap: bins to either side that a sub-band reads, too.
-        subband_context: channels of stage 1 that a sub-band reads.
-        subband_channels: width of the sub-bands, and units of their GRUs in all.
-        subband_groups: GRUs side by side in a sub-band; divides `subband_channels`.
-        dropout: share of channels dropped, in training only.
+        subband_bins: width of each sub-band that refines stage 1's head outputs, in bins,
+            see `net.subbands.SubBands`; 0 turns sub-bands off. Recurrent backbone only.
+        subband_overlap: extra bins that a sub-band reads on either side.
+        subband_context: context channels from stage 1 that each sub-band reads.
+        subband_channels: width of the sub-band network, and total units of its GRUs.
+        subband_groups: parallel GRUs per sub-band; divides `subband_channels`.
+        dropout: probability of dropping a channel, in training only.
+
+    Raises:
+        ModelError: a field is out of range, or two of them don't fit.
     """
 
     backbone: str = "recurrent"
@@ -146,32 +168,44 @@ class NetConfig:
                 raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
         if not 0 <= self.level_pop_s < LEVEL_WINDOW_S / 2:
             raise ModelError(
-                f"level_pop_s must be from 0 to less than {LEVEL_WINDOW_S / 2:g} seconds,"
+                f"level_pop_s must be at least 0 s and less than {LEVEL_WINDOW_S / 2:g} s,"
                 f" not {self.level_pop_s:g}"
             )
         if self.level_pop_s and not self.level_by_power:
-            raise ModelError("level_pop_s goes with level_by_power only: set both, or 0")
+            raise ModelError(
+                f"level_pop_s = {self.level_pop_s:g} needs level_by_power; set level_by_power,"
+                " or level_pop_s to 0"
+            )
         if self.recurrent_groups < 1:
             raise ModelError(
-                f"recurrent_groups counts GRUs side by side, from 1 up, not"
-                f" {self.recurrent_groups}; for none, set recurrent_layers to 0"
+                f"recurrent_groups must be 1 or more, not {self.recurrent_groups};"
+                " for no GRUs, set recurrent_layers to 0"
             )
         if self.subband_groups < 1 or self.subband_channels % self.subband_groups:
             raise ModelError(
-                f"subband_groups must divide subband_channels, {self.subband_channels}:"
+                f"subband_groups must divide subband_channels ({self.subband_channels}),"
                 f" {self.subband_groups} doesn't; 1 always does"
             )
         if self.subband_bins and self.backbone != "recurrent":
-            raise ModelError("sub-bands go with the recurrent backbone only: set subband_bins to 0")
+            raise ModelError(
+                f"sub-bands need the recurrent backbone, not {self.backbone}; set subband_bins to 0"
+            )
 
     def n_subbands(self, n_bins: int) -> int:
-        """Return how many sub-bands cover `n_bins` bins; the last may be short."""
+        """Return the number of sub-bands that cover `n_bins` bins; the last may be narrower."""
         return -(-n_bins // self.subband_bins)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to build a model and to run it."""
+    """Everything needed to build and run a model.
+
+    Attributes:
+        name: of the released model or preset, such as "rtmtass-small".
+        stems: names of the outputs, in order.
+        stft: the STFT around the network.
+        net: the network.
+    """
 
     name: str = "rtmtass-small"
     stems: tuple[str, ...] = STEMS
@@ -180,32 +214,32 @@ class ModelConfig:
 
     @property
     def delay(self) -> int:
-        """Output against input, in samples, when blocks are whole hops."""
+        """Offset of the output against the input in samples, when blocks are whole hops."""
         return self.stft.delay + self.net.lookahead * self.stft.hop
 
     @property
     def algorithmic_latency(self) -> int:
-        """Capture to playback with an infinitely fast computer, in samples."""
+        """Samples from capture to playback with an infinitely fast computer."""
         return self.delay + self.stft.hop
 
     @property
     def level_decay(self) -> float:
-        """What the running level keeps of its sums from one frame to the next."""
+        """Decay factor per frame of the running level's sums."""
         return float(0.5 ** (1 / (self.net.level_half_life_s * self._frames_per_s)))
 
     @property
     def level_window(self) -> int:
-        """Frames among which the running level looks for pops; 0 if it doesn't."""
+        """Frames in which the running level detects pops; 0 if it doesn't."""
         return round(LEVEL_WINDOW_S * self._frames_per_s) if self.net.level_pop_s else 0
 
     @property
     def level_rank(self) -> int:
-        """How many of the window's frames must be as loud for the level to believe it."""
+        """Frames of the window that must be as loud for a sound to raise the level."""
         return max(1, round(self.net.level_pop_s * self._frames_per_s))
 
     @property
     def level_fall(self) -> float:
-        """What is left of a pop's power from one frame to the next."""
+        """Decay factor per frame of a pop's power."""
         return float(10 ** (-LEVEL_FALL_DB_PER_S / 10 / self._frames_per_s))
 
     @property
@@ -218,7 +252,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Build from `to_dict`'s values; an unknown key is a ModelError that names it."""
+        """Build from the values of `to_dict`.
+
+        Raises:
+            ModelError: a key is unknown, or a value is out of range.
+        """
         parts = dict(values)
         parts["stft"] = _build(StftConfig, parts.get("stft", {}))
         parts["net"] = _build(NetConfig, parts.get("net", {}))
@@ -230,22 +268,22 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ModelError(
-            f"the model's config has keys this version doesn't know: {', '.join(unknown)};"
-            " it was made by a newer rtmtass: pip install --upgrade rtmtass"
+            f"unknown keys in the model's config: {', '.join(unknown)}; the model was made by"
+            " a newer rtmtass: pip install --upgrade rtmtass"
         )
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return kind(**frozen)
 
 
 def small() -> ModelConfig:
-    """The preset `small`: 3.7 M parameters, 0.31 GMAC/s; for batteries and for many streams."""
+    """Return the preset `small`: 3.7 M parameters, 0.31 GMAC/s; for laptops and many streams."""
     return ModelConfig(net=NetConfig(level_by_power=True, level_pop_s=0.35, subband_bins=8))
 
 
 def base() -> ModelConfig:
-    """The preset `base`: `small` made wider, 7.2 M parameters, 0.92 GMAC/s.
+    """Return the preset `base`: a wider `small`, 7.2 M parameters, 0.92 GMAC/s.
 
-    Half of the multiplications are in sub-bands, whose weights are read once for all bands.
+    Half of the multiplications are in the sub-bands, which share one set of weights.
     """
     net = dataclasses.replace(
         small().net,
@@ -264,7 +302,7 @@ def base() -> ModelConfig:
 
 
 def large() -> ModelConfig:
-    """The preset `large`: 17.0 M parameters, 2.7 GMAC/s; for recordings, and as a teacher."""
+    """Return the preset `large`: 17.0 M parameters, 2.7 GMAC/s; for recordings, and as teacher."""
     net = dataclasses.replace(
         base().net,
         channels=640,
@@ -279,7 +317,7 @@ def large() -> ModelConfig:
 
 
 def paper() -> ModelConfig:
-    """The preset `paper`: the causal twin of Complex-MTASSNet, 28.2 M parameters.
+    """Return the preset `paper`: a causal Complex-MTASSNet, 28.2 M parameters.
 
     Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU 2021.
     """
@@ -305,3 +343,4 @@ def paper() -> ModelConfig:
 
 
 PRESETS = {"small": small, "base": base, "large": large, "paper": paper}
+"""Functions that build each preset's config, by name."""

@@ -1,46 +1,46 @@
-"""Every way rtmtass can tell its user that something of theirs is wrong.
+"""The exceptions that rtmtass raises for errors in its user's input or environment.
 
-    RtmtassError                 caught at the door: one line, exit 1
-    ├── UsageError               the command or call itself is wrong: exit 2
-    │   └── BlockSizeError       a block of a length the callee can't take (also a ValueError)
-    ├── InputError               what was handed in can't be read or isn't finite sound
-    ├── OutputError              what should be written can't be: disk, rights, name taken
-    ├── ModelError               weights missing, altered, or not of this network
+    RtmtassError                 base class; the command line prints one line and exits with 1
+    ├── UsageError               invalid command line or call; exit 2
+    │   └── BlockSizeError       a block of the wrong shape or length (also a ValueError)
+    ├── InputError               input unreadable, empty or not finite
+    ├── OutputError              output not writable: disk full, no permission, name taken
+    ├── ModelError               weights or config missing, altered or mismatched
     ├── DataError                training or evaluation data unusable
-    ├── DeviceError              no such device, ambiguous, unplugged, wrong rate, out of memory
+    ├── DeviceError              device missing, ambiguous, unplugged, wrong rate, out of memory
     └── MissingPartError         an optional package or system library is not installed
 
 Each message says what was given, what was expected or found, and what to type
-next. A bug is never one of these: it keeps its traceback.
+next. A bug in rtmtass never raises one of these, so it keeps its traceback.
 """
 
 
 class RtmtassError(Exception):
-    """Something in the user's world is wrong; `str(error)` is fit to show."""
+    """An error in the user's input or environment; `str(error)` is fit to show."""
 
     exit_code = 1
 
 
 class UsageError(RtmtassError):
-    """The command line or the call can't mean anything."""
+    """The command line or the call is invalid."""
 
     exit_code = 2
 
 
 class BlockSizeError(UsageError, ValueError):
-    """A block has a shape or length the callee can't take."""
+    """A block has the wrong shape or length."""
 
 
 class InputError(RtmtassError):
-    """The input can't be read, is empty, or holds samples that aren't finite."""
+    """The input can't be read, is empty, or contains NaN or Inf."""
 
 
 class OutputError(RtmtassError):
-    """The output can't be written where it was asked for."""
+    """The output can't be written."""
 
 
 class ModelError(RtmtassError):
-    """The weights are missing, were altered, or belong to another network."""
+    """A model's weights or config are missing, altered or don't match."""
 
 
 class DataError(RtmtassError):
@@ -48,7 +48,7 @@ class DataError(RtmtassError):
 
 
 class DeviceError(RtmtassError):
-    """A device, for sound or for computing, is missing, ambiguous, gone or too small."""
+    """An audio or compute device is missing, ambiguous, unplugged or out of memory."""
 
 
 class MissingPartError(RtmtassError):

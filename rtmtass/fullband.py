@@ -1,21 +1,19 @@
-"""Brings any sample rate and any number of channels to a model that knows one of each."""
+"""Runs a mono model of fixed sample rate on streams of any sample rate and channel count."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rtmtass.dsp.resample import LowLatencyResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES
-
-Samples = npt.NDArray[np.float32]
+from rtmtass.types import Samples
 
 
 class StreamSeparator(Protocol):
-    """What this room needs of `rtmtass.Separator`; its docstrings say what each does."""
+    """The part of `rtmtass.Separator` that this module uses; see there."""
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -23,7 +21,7 @@ class StreamSeparator(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """The model's, in Hz."""
+        """The model's sample rate in Hz."""
 
     @property
     def hop(self) -> int:
@@ -31,54 +29,60 @@ class StreamSeparator(Protocol):
 
     @property
     def delay(self) -> int:
-        """Output against input, in samples."""
+        """Offset of the output against the input, in samples."""
 
     @property
     def algorithmic_latency(self) -> int:
-        """Capture to playback with an infinitely fast computer, in samples."""
+        """Samples from capture to playback with an infinitely fast computer."""
 
     def process(self, block: Samples) -> Samples:
-        """(n,) or (n, C) in, (S, n) or (S, n, C) out, `delay` late."""
+        """Process (n,) or (n, C) into stems, (S, n) or (S, n, C), `delay` samples late."""
 
     def process_with_highband(self, block: Samples) -> tuple[Samples, Samples]:
-        """Also return (S, n): the stems' shares of the model's top band."""
+        """As `process`, and return (S, n): each stem's weight in the model's top band."""
 
     def flush(self) -> Samples:
         """Return the last `delay` samples, then reset."""
 
     def flush_with_highband(self) -> tuple[Samples, Samples]:
-        """Return what `flush` does, with shares."""
+        """As `flush`, and return the highband weights."""
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """Reset the state."""
 
     def fork(self, *, block: int | None = None, channels: int | None = None) -> StreamSeparator:
-        """Return another stream on the same network."""
+        """Return a new stream on the same network."""
 
 
 class FullBandSeparator:
-    """A Separator for recordings of any rate and any number of channels.
+    """A separator for streams of any sample rate and any number of channels.
 
-    At the model's own rate this is the Separator. At another, the stems are
-    separated at the model's rate and resampled back, and what that path loses
-    (everything above the model's band, the resamplers' slopes) is dealt out:
+    At the model's sample rate it passes blocks on to the `Separator`. At any other, it
+    separates at the model's rate, resamples the stems back, and distributes what that
+    path loses (the band above the model's, the resamplers' transition bands):
 
-        out_i = up(stem_i) + share_i * (mixture - sum_j up(stem_j))
+        out_i = up(stem_i) + w_i * (mixture - sum_j up(stem_j))
 
-    where share_i, between 0 and 1, is the smoothed part of stem i in the model's
-    top band (6 to 7.3 kHz): a sound that rules the top of the known band is taken
-    to rule what lies above. The shares sum to one, so the stems sum to the mixture.
+    The highband weight w_i, 0 to 1, is the smoothed fraction of stem i in the model's
+    top band (6 to 7.3 kHz): a stem that dominates the top of the separated band is
+    assumed to dominate above it. The weights sum to one, so the stems sum to the mixture.
 
     Channels: "linked" computes one set of masks from the mean of the channels and
-    applies it to each, so the image stays put; "independent" separates each by
-    itself; "mono" mixes them to one.
+    applies it to each, which preserves the stereo image; "independent" separates each
+    channel on its own; "mono" mixes them down to one.
 
     Args:
-        separator: whose network is used; its own stream is left alone.
+        separator: provides the network; its own stream isn't used.
         sample_rate: of the blocks, in Hz.
         channels: of the blocks.
-        mode: one of CHANNEL_MODES.
-        low_latency: resample with little delay, for who listens while it runs.
+        mode: one of `CHANNEL_MODES`.
+        low_latency: resample with a short delay, for live monitoring.
+
+    Attributes:
+        channels_in, channels: number of input and output channels.
+        delay: offset of the output against the input, in samples at `sample_rate`.
+        algorithmic_latency: samples from capture to playback with an infinitely fast
+            computer, at `sample_rate`.
 
     Raises:
         UsageError: unknown mode, or less than one channel.
@@ -98,9 +102,11 @@ class FullBandSeparator:
         low_latency: bool = False,
     ) -> None:
         if mode not in CHANNEL_MODES:
-            raise UsageError(f"channels can be {', '.join(CHANNEL_MODES)}, not {mode!r}")
+            raise UsageError(
+                f"unknown channel mode {mode!r}; choose from {', '.join(CHANNEL_MODES)}"
+            )
         if channels < 1:
-            raise UsageError(f"a recording has one channel or more, not {channels}")
+            raise UsageError(f"channels must be 1 or more, got {channels}")
         self.sample_rate = sample_rate
         self.channels_in = channels
         self.channels = 1 if mode == "mono" else channels
@@ -109,7 +115,7 @@ class FullBandSeparator:
         first = self._streams[0]
         self.stems = first.stems
         self._model_rate = first.sample_rate
-        self._wait = first.delay
+        self._model_delay = first.delay
         self._needs_resampling = sample_rate != first.sample_rate
         self.delay = first.delay
         self.algorithmic_latency = first.algorithmic_latency
@@ -118,95 +124,98 @@ class FullBandSeparator:
             kind = LowLatencyResampler if low_latency else Resampler
             self._down = kind(sample_rate, first.sample_rate, self.channels)
             self._up = kind(first.sample_rate, sample_rate, n_stem_channels)
-            self.delay = self._in_own_samples(first.delay)
-            self.algorithmic_latency = self._in_own_samples(first.algorithmic_latency)
-        self._forget()
+            self.delay = self._with_resamplers(first.delay)
+            self.algorithmic_latency = self._with_resamplers(first.algorithmic_latency)
+        self._clear()
 
     def process(self, block: Samples) -> Samples:
-        """Separate the next samples.
+        """Process the next block.
 
         Args:
             block: (n, channels_in) float32, any n.
 
         Returns:
-            (S, n, channels) float32, `delay` samples late: first that many zeros.
+            (S, n, channels) float32, `delay` samples late; the stream starts with
+            `delay` zeros.
 
         Raises:
-            BlockSizeError: not (n, channels_in).
+            BlockSizeError: the shape isn't (n, channels_in).
         """
         if block.ndim != 2 or block.shape[1] != self.channels_in:
             raise BlockSizeError(
-                f"blocks must be of shape (n, {self.channels_in}), not {block.shape}"
+                f"got a block of shape {block.shape}, expected (n, {self.channels_in});"
+                " set channels to the number of columns"
             )
         if self._mixes_down:
             block = block.mean(axis=1, dtype=np.float32, keepdims=True)
         if not self._needs_resampling:
             return self._separate(block)
         self._dry = np.concatenate((self._dry, block))
-        stems, highband_weights = self._separate_with_shares(self._down.process(block))
-        self._finish(*self._drop_wait(stems, highband_weights))
+        stems, highband_weights = self._separate_with_highband(self._down.process(block))
+        self._finish(*self._drop_delay(stems, highband_weights))
         return self._take(len(block))
 
     def flush(self) -> Samples:
-        """Return the last (S, delay, channels) of the stream, then start anew."""
+        """Return the last `delay` samples, (S, delay, channels), then reset."""
         if not self._needs_resampling:
             return _stack([stream.flush() for stream in self._streams])
-        stems, highband_weights = self._separate_with_shares(self._down.flush())
-        self._finish(*self._drop_wait(stems, highband_weights))
-        rest = [stream.flush_with_highband() for stream in self._streams]
-        last = self._drop_wait(_stack([s for s, _ in rest]), _stack([g for _, g in rest]))
+        stems, highband_weights = self._separate_with_highband(self._down.flush())
+        self._finish(*self._drop_delay(stems, highband_weights))
+        tails = [stream.flush_with_highband() for stream in self._streams]
+        last = self._drop_delay(_stack([s for s, _ in tails]), _stack([w for _, w in tails]))
         self._finish(*last, is_last=True)
         tail = self._take(self.delay)
         self.reset()
         return tail
 
     def reset(self) -> None:
-        """Forget the stream; the next sample is the first."""
+        """Reset the state: the next sample is the first of a new stream."""
         for stream in self._streams:
             stream.reset()
         if self._needs_resampling:
             self._down.reset()
             self._up.reset()
-        self._forget()
+        self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         n_stems = len(self.stems)
-        self._to_drop = self._wait
+        self._to_drop = self._model_delay
         self._position = 0
         self._dry = np.zeros((0, self.channels), np.float32)
         self._ready = np.zeros((n_stems, self.delay, self.channels), np.float32)
         self._highband_weights = np.zeros((n_stems, 0, len(self._streams)), np.float32)
-        self._first_share = 0
+        self._first_weight = 0
 
-    def _in_own_samples(self, model_samples: int) -> int:
-        wait = model_samples + self._up.delay + 1
-        return self._down.delay + -(-wait * self.sample_rate // self._model_rate) + 1
+    def _with_resamplers(self, model_samples: int) -> int:
+        """Return a delay at the model's rate as one at ours, including both resamplers'."""
+        upsampled = model_samples + self._up.delay + 1
+        return self._down.delay + -(-upsampled * self.sample_rate // self._model_rate) + 1
 
     def _separate(self, block: Samples) -> Samples:
-        pairs = zip(self._streams, self._parts(block), strict=True)
+        pairs = zip(self._streams, self._split_channels(block), strict=True)
         return _stack([stream.process(part) for stream, part in pairs])
 
-    def _separate_with_shares(self, block: Samples) -> tuple[Samples, Samples]:
-        pairs = [
+    def _separate_with_highband(self, block: Samples) -> tuple[Samples, Samples]:
+        results = [
             stream.process_with_highband(part)
-            for stream, part in zip(self._streams, self._parts(block), strict=True)
+            for stream, part in zip(self._streams, self._split_channels(block), strict=True)
         ]
-        return _stack([stems for stems, _ in pairs]), _stack(
-            [highband_weights for _, highband_weights in pairs]
-        )
+        return _stack([stems for stems, _ in results]), _stack([weights for _, weights in results])
 
-    def _parts(self, block: Samples) -> list[Samples]:
+    def _split_channels(self, block: Samples) -> list[Samples]:
+        """Return each stream's input, in the shape that it expects."""
         if len(self._streams) == 1:
             return [block if self.channels > 1 else block[:, 0]]
         return [np.ascontiguousarray(block[:, c]) for c in range(self.channels)]
 
-    def _drop_wait(self, stems: Samples, highband_weights: Samples) -> tuple[Samples, Samples]:
+    def _drop_delay(self, stems: Samples, highband_weights: Samples) -> tuple[Samples, Samples]:
+        """Drop the model's delay from the front of the stream."""
         n = min(self._to_drop, stems.shape[1])
         self._to_drop -= n
         return stems[:, n:], highband_weights[:, n:]
 
     def _finish(self, stems: Samples, highband_weights: Samples, *, is_last: bool = False) -> None:
-        """Resample the stems, which are in time with the mixture now, and deal out the rest."""
+        """Resample stems that are aligned with the mixture, and distribute the residual."""
         self._highband_weights = np.concatenate((self._highband_weights, highband_weights), axis=1)
         n_stems, n, _ = stems.shape
         flat = self._up.process(stems.transpose(1, 0, 2).reshape(n, n_stems * self.channels))
@@ -214,25 +223,25 @@ class FullBandSeparator:
             flat = np.concatenate((flat, self._up.flush()))[: len(self._dry)]
         count = len(flat)
         out = flat.reshape(count, n_stems, self.channels).transpose(1, 0, 2)
-        rest = self._dry[:count] - out.sum(axis=0)
-        out = out + self._shares_at(count) * rest
+        residual = self._dry[:count] - out.sum(axis=0)
+        out = out + self._next_weights(count) * residual
         self._dry = self._dry[count:]
         self._ready = np.concatenate((self._ready, out), axis=1)
 
-    def _shares_at(self, count: int) -> Samples:
-        """Interpolate the shares at the next `count` samples of the recording."""
+    def _next_weights(self, count: int) -> Samples:
+        """Interpolate the highband weights at the next `count` samples of the stream."""
         step = np.arange(self._position, self._position + count, dtype=np.int64)
         step *= self._model_rate
-        index = step // self.sample_rate - self._first_share
+        index = step // self.sample_rate - self._first_weight
         fraction = ((step % self.sample_rate) / self.sample_rate).astype(np.float32)
         last = self._highband_weights.shape[1] - 1
         before = self._highband_weights[:, np.minimum(index, last)]
         after = self._highband_weights[:, np.minimum(index + 1, last)]
         self._position += count
-        done = min(self._position * self._model_rate // self.sample_rate - self._first_share, last)
+        done = min(self._position * self._model_rate // self.sample_rate - self._first_weight, last)
         if done > 0:
             self._highband_weights = self._highband_weights[:, done:]
-            self._first_share += done
+            self._first_weight += done
         return before + fraction[:, None] * (after - before)
 
     def _take(self, count: int) -> Samples:
@@ -249,7 +258,7 @@ def _open_streams(separator: StreamSeparator, channels: int, mode: str) -> list[
 
 
 def _stack(parts: list[Samples]) -> Samples:
-    """Join the streams' outputs, each (S, n) or (S, n, C), to (S, n, channels)."""
+    """Join the outputs of the streams, each (S, n) or (S, n, C), into (S, n, channels)."""
     if len(parts) == 1:
         only = parts[0]
         return only if only.ndim == 3 else only[:, :, None]

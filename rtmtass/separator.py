@@ -1,4 +1,4 @@
-"""The one object that owns a stream: samples in by any block, stems out, always as many."""
+"""`Separator` processes one stream: blocks of any length in, equally long stems out."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime, Runtime
 from rtmtass.runtime.tta import TtaStream, extra_delay
+from rtmtass.types import Samples
 from rtmtass.weights import DEFAULT, Model, open_model
 
-Samples = NDArray[np.float32]
-
 RUNTIMES = {"numba": PRECISIONS, "torch": TORCH_PRECISIONS}
-"""The runtimes, and the precisions each has."""
+"""The precisions of each runtime, by its name."""
 COMPILE_HINT_S = 1.5
-"""A cached start is over by then: what still runs is compiling."""
+"""Longest start with cached machine code, in seconds; a longer one is compiling."""
 
 
 class Separator:
-    """Splits one stream of sound into stems, block by block, and never sees the future.
+    """Splits one audio stream into stems, block by block and causally.
 
-    The stems always sum to the input. One network can serve many separators,
-    see `fork`. Not thread-safe: one stream, one thread at a time.
+    The stems sum to the input. Several separators can share one network, see
+    `fork`. Not thread-safe: use a separator from one thread at a time.
 
     Args:
-        config: the model's.
-        runtime: what runs it.
-        block: the lengths of all blocks will be multiples of this. 1 takes any
-            length; whole hops (256) give the smallest `delay`.
-        channels: of the sound. Several are linked: one set of masks, from their
-            mean, is applied to each, so that the image stays where it is.
-        passes: how often everything is heard, 1, 2 or 4: better stems for as many
-            times the work. 2 hears it upside down, too; 4 both also with frames half a
-            hop later, and is that much later.
+        config: the model's config.
+        runtime: a runtime of that model.
+        block: block lengths will be multiples of this, in samples. 1 allows any
+            length; a whole number of hops gives the smallest `delay`.
+        channels: number of channels, C. They are linked: one set of masks, computed
+            from their mean, is applied to each, which preserves the stereo image.
+        passes: TTA passes, 1, 2 or 4: better stems for a proportional cost. 2 adds
+            polarity inversion; 4 adds a half-hop shift of both, and half a hop of delay.
 
     Attributes:
         stems: names of the stems, in the order of the output's first axis.
-        sample_rate: Hz of input and output.
+        sample_rate: of input and output, in Hz.
         hop: samples between frames.
-        delay: samples the output is late, exactly.
-        algorithmic_latency: samples from capture to playback if computing took
-            no time: `delay` and the samples a block must wait for.
-        precision: what the runtime keeps the weights in.
-        weight_bytes: bytes of weights that one pass over a hop reads.
+        grain: block lengths must be multiples of this many samples.
+        delay: offset of the output against the input, in samples.
+        algorithmic_latency: samples from capture to playback with an infinitely fast
+            computer: `delay` plus the samples that a block must wait for.
+        precision: the runtime's weight format.
+        weight_bytes: bytes of weights read per pass over a hop.
+
+    Raises:
+        UsageError: `block`, `channels` or `passes` is out of range.
     """
 
     def __init__(
@@ -62,14 +64,14 @@ class Separator:
         passes: int = 1,
     ) -> None:
         if block < 1 or channels < 1:
-            raise UsageError(f"block and channels count from 1, got {block} and {channels}")
+            raise UsageError(f"block and channels must be 1 or more, got {block} and {channels}")
         self.config, self.channels, self.block, self.passes = config, channels, block, passes
         self.stems = config.stems
         self.sample_rate, self.hop = config.stft.sample_rate, config.stft.hop
         self.grain = math.gcd(block, self.hop)
-        later = extra_delay(passes, self.hop)
-        self.delay = config.delay + later + self.hop - self.grain
-        self.algorithmic_latency = config.algorithmic_latency + later
+        tta_delay = extra_delay(passes, self.hop)
+        self.delay = config.delay + tta_delay + self.hop - self.grain
+        self.algorithmic_latency = config.algorithmic_latency + tta_delay
         self.precision, self.weight_bytes = runtime.precision, runtime.weight_bytes
         self._runtime = runtime
         chunk = CHUNK if block % self.hop else min(CHUNK, block // self.hop)
@@ -78,114 +80,117 @@ class Separator:
         else:
             self._stream = TtaStream(config, runtime, channels, chunk, passes)
         n_stems, capacity = len(self.stems), CHUNK * self.hop
-        self._inbox = np.zeros((capacity, channels), np.float32)
-        self._fresh = np.zeros((n_stems, capacity, channels), np.float32)
-        self._fresh_highband_weights = np.zeros((n_stems, capacity), np.float32)
-        self._outbox = np.zeros((n_stems, capacity + 2 * self.hop, channels), np.float32)
-        self._outbox_highband_weights = np.zeros(self._outbox.shape[:2], np.float32)
+        self._input = np.zeros((capacity, channels), np.float32)
+        self._separated = np.zeros((n_stems, capacity, channels), np.float32)
+        self._separated_weights = np.zeros((n_stems, capacity), np.float32)
+        self._queue = np.zeros((n_stems, capacity + 2 * self.hop, channels), np.float32)
+        self._queue_weights = np.zeros(self._queue.shape[:2], np.float32)
         self._clear()
 
     def _clear(self) -> None:
-        self._filled = 0
-        self._waiting = self.hop - self.grain
-        self._outbox[:] = 0
-        self._outbox_highband_weights[:] = 1 / len(self.stems)
+        self._n_input = 0
+        self._n_queued = self.hop - self.grain
+        self._queue[:] = 0
+        self._queue_weights[:] = 1 / len(self.stems)
 
     def process(self, block: ArrayLike) -> Samples:
-        """Take the next samples and return as many of each stem, `delay` samples late.
+        """Process the next block.
 
         Args:
-            block: (n,), or (n, C) for C channels; any n that is a multiple of
-                `grain` (1 unless the separator was opened for longer blocks).
-                Full scale is 1.0.
+            block: (n,), or (n, C) for C channels; n is any multiple of `grain`, which
+                is 1 unless the separator was opened for longer blocks. Full scale is 1.0.
 
         Returns:
-            (S, n), or (S, n, C): a new array.
+            (S, n), or (S, n, C): the stems, `delay` samples late, in a new array.
 
         Raises:
-            BlockSizeError: the shape isn't what this separator was opened for.
-            InputError: a sample is not finite.
+            BlockSizeError: the shape isn't the one this separator was opened for.
+            InputError: a sample is NaN or Inf.
         """
         return self.process_with_highband(block)[0]
 
     def process_with_highband(self, block: ArrayLike) -> tuple[Samples, Samples]:
-        """As `process`, and tell who owns the top of the band.
+        """As `process`, and return each stem's weight in the model's top band.
 
         Returns:
-            the stems, and (S, n): each stem's smooth share of the mixture's
-            highest band, 0..1, summing to one, in step with the stems. It
-            decides for what lies above the model's band.
+            the stems, and (S, n): for each stem the smoothed fraction, 0 to 1, of the
+            mixture in the model's highest band, aligned with the stems and summing to
+            one. `FullBandSeparator` splits the band above the model's with them.
         """
-        given = self._checked(block)
-        n = len(given)
+        samples = self._checked(block)
+        n = len(samples)
         out = np.empty((len(self.stems), n, self.channels), np.float32)
         highband_weights = np.empty((len(self.stems), n), np.float32)
-        self.process_into(given, out, highband_weights)
+        self.process_into(samples, out, highband_weights)
         flat = self.channels == 1 and np.ndim(block) == 1
         return (out[:, :, 0] if flat else out), highband_weights
 
     def process_into(self, block: Samples, out: Samples, highband_weights: Samples) -> None:
-        """As `process_with_highband`, without checks and into given arrays.
+        """As `process_with_highband`, without checks and into existing arrays.
 
         Args:
             block: (n, C) float32, finite.
             out: (S, n, C) float32, receives the stems.
-            highband_weights: (S, n) float32, receives the shares.
+            highband_weights: (S, n) float32, receives the highband weights.
         """
         position = 0
         while position < len(block):
-            take = min(len(block) - position, len(self._inbox) - self._filled)
+            take = min(len(block) - position, len(self._input) - self._n_input)
             end = position + take
-            self._inbox[self._filled : self._filled + take] = block[position:end]
-            self._filled += take
+            self._input[self._n_input : self._n_input + take] = block[position:end]
+            self._n_input += take
             done = self._run()
-            if done == take and not self._waiting:
-                out[:, position:end] = self._fresh[:, :done]
-                highband_weights[:, position:end] = self._fresh_highband_weights[:, :done]
+            if done == take and not self._n_queued:
+                out[:, position:end] = self._separated[:, :done]
+                highband_weights[:, position:end] = self._separated_weights[:, :done]
             else:
-                self._through_outbox(done, out[:, position:end], highband_weights[:, position:end])
+                self._through_queue(done, out[:, position:end], highband_weights[:, position:end])
             position = end
 
     def _run(self) -> int:
-        """Separate the whole hops of the inbox into `_fresh`; return how many samples."""
-        hops = self._filled // self.hop
+        """Separate the buffered whole hops into `_separated`; return their length in samples."""
+        hops = self._n_input // self.hop
         done = hops * self.hop
         if hops:
-            self._stream.run(self._inbox, self._fresh, self._fresh_highband_weights, hops)
-            self._filled -= done
-            self._inbox[: self._filled] = self._inbox[done : done + self._filled]
+            self._stream.run(self._input, self._separated, self._separated_weights, hops)
+            self._n_input -= done
+            self._input[: self._n_input] = self._input[done : done + self._n_input]
         return done
 
-    def _through_outbox(self, done: int, out: Samples, highband_weights: Samples) -> None:
-        """Queue `done` fresh samples, hand out as many as `out` holds."""
-        n, end = out.shape[1], self._waiting + done
-        for queue, fresh, target in (
-            (self._outbox, self._fresh, out),
-            (self._outbox_highband_weights, self._fresh_highband_weights, highband_weights),
+    def _through_queue(self, done: int, out: Samples, highband_weights: Samples) -> None:
+        """Append `done` separated samples to the queue, then fill `out` from its front."""
+        n, end = out.shape[1], self._n_queued + done
+        for queue, separated, target in (
+            (self._queue, self._separated, out),
+            (self._queue_weights, self._separated_weights, highband_weights),
         ):
-            queue[:, self._waiting : end] = fresh[:, :done]
+            queue[:, self._n_queued : end] = separated[:, :done]
             target[:] = queue[:, :n]
             queue[:, : end - n] = queue[:, n:end].copy()
-        self._waiting = end - n
+        self._n_queued = end - n
 
     def flush(self) -> Samples:
-        """Return what is still inside, (S, delay) or (S, delay, C), and `reset`."""
+        """Return the last `delay` samples, (S, delay) or (S, delay, C), then reset."""
         return self.flush_with_highband()[0]
 
     def flush_with_highband(self) -> tuple[Samples, Samples]:
-        """As `flush`, with the shares of `process_with_highband`."""
+        """As `flush`, and return the highband weights, see `process_with_highband`."""
         shape = (self.delay,) if self.channels == 1 else (self.delay, self.channels)
-        rest = self.process_with_highband(np.zeros(shape, np.float32))
+        tail = self.process_with_highband(np.zeros(shape, np.float32))
         self.reset()
-        return rest
+        return tail
 
     def reset(self) -> None:
-        """Forget everything heard: the next sample is the first."""
+        """Reset the state: the next sample is the first of a new stream."""
         self._stream.reset()
         self._clear()
 
     def fork(self, *, block: int | None = None, channels: int | None = None) -> Separator:
-        """Return an independent stream on the same network, blank, alike unless told otherwise."""
+        """Return a new, independent stream on the same network.
+
+        Args:
+            block, channels: as in the constructor; None keeps this separator's.
+        """
         return Separator(
             self.config,
             self._runtime,
@@ -195,59 +200,64 @@ class Separator:
         )
 
     def separate(self, mixture: ArrayLike) -> Samples:
-        """Separate a whole array: the same path as `process`, the delay taken out.
+        """Separate a whole recording, by `process` in a new stream, and remove the delay.
 
-        This separator's own stream is not touched.
+        The state of this separator isn't changed.
 
         Args:
-            mixture: (N,), or (N, C).
+            mixture: (N,), or (N, C), any N. Full scale is 1.0.
 
         Returns:
-            (S, N), or (S, N, C): aligned with the mixture, of equal length.
+            (S, N), or (S, N, C): aligned with the mixture and of equal length.
 
         Raises:
             BlockSizeError, InputError: as `process`.
         """
-        given = self._checked(mixture, grain=1)
+        samples = self._checked(mixture, grain=1)
         stream = self.fork(block=self.hop * CHUNK)
-        delay, n = stream.delay, len(given)
+        delay, n = stream.delay, len(samples)
         padded = -(-(n + delay) // self.hop) * self.hop
         out = np.empty((len(self.stems), n, self.channels), np.float32)
         for start in range(0, padded, CHUNK * self.hop):
-            piece = given[start : start + CHUNK * self.hop]
-            room = min(CHUNK * self.hop, padded - start) - len(piece)
-            if room:
-                piece = np.concatenate([piece, np.zeros((room, self.channels), np.float32)])
-            stems = stream.process(piece).reshape(len(self.stems), -1, self.channels)
+            block = samples[start : start + CHUNK * self.hop]
+            missing = min(CHUNK * self.hop, padded - start) - len(block)
+            if missing:
+                block = np.concatenate([block, np.zeros((missing, self.channels), np.float32)])
+            stems = stream.process(block).reshape(len(self.stems), -1, self.channels)
             first = max(start - delay, 0)
             skip = first - (start - delay)
-            last = min(start - delay + len(piece), n)
+            last = min(start - delay + len(block), n)
             if last > first:
                 out[:, first:last] = stems[:, skip : skip + last - first]
         return out[:, :, 0] if np.ndim(mixture) == 1 else out
 
     def _checked(self, block: ArrayLike, grain: int | None = None) -> Samples:
-        given = np.asarray(block, np.float32)
-        if given.ndim == 1 and self.channels == 1:
-            given = given[:, None]
-        if given.ndim != 2 or given.shape[1] != self.channels:
-            wanted = "(n,)" if self.channels == 1 else f"(n, {self.channels})"
+        """Return `block` as (n, C) float32.
+
+        Raises:
+            BlockSizeError, InputError: as `process`.
+        """
+        samples = np.asarray(block, np.float32)
+        if samples.ndim == 1 and self.channels == 1:
+            samples = samples[:, None]
+        if samples.ndim != 2 or samples.shape[1] != self.channels:
+            expected = "(n,)" if self.channels == 1 else f"(n, {self.channels})"
             raise BlockSizeError(
-                f"a block of shape {np.shape(block)} was given, {wanted} expected;"
-                " open the separator with load(channels=…) for other channel counts"
+                f"got a block of shape {np.shape(block)}, expected {expected};"
+                " for another number of channels, open the separator with load(channels=…)"
             )
-        if len(given) % (grain or self.grain):
+        if len(samples) % (grain or self.grain):
             raise BlockSizeError(
-                f"a block of {len(given)} samples was given, but this separator was opened for"
-                f" multiples of {self.grain}; open it with load(block=1) to take any length"
+                f"got a block of {len(samples)} samples, expected a multiple of {self.grain};"
+                " to process blocks of any length, open the separator with load(block=1)"
             )
-        if not np.isfinite(given).all():
-            where = int(np.argmin(np.isfinite(given).all(axis=1)))
+        if not np.isfinite(samples).all():
+            index = int(np.argmin(np.isfinite(samples).all(axis=1)))
             raise InputError(
-                f"sample {where} of the block is {given[where].tolist()}, not a finite number;"
-                " clean the input first"
+                f"sample {index} of the block is {samples[index].tolist()}, expected finite"
+                " numbers; clean the input first"
             )
-        return given
+        return samples
 
 
 def load(
@@ -264,28 +274,27 @@ def load(
     """Open a model, ready to separate.
 
     Args:
-        model: the name of a released model, or a folder with one.
+        model: name of a released model, or a folder with one.
         runtime: "numba", or "torch" (needs the extra `torch`).
         device: "cpu", or "cuda" with the torch runtime.
-        precision: what the weights are kept in: "f32", "bf16" or "int8"; on torch
-            "f32", "tf32" or "bf16". "auto" is "int8" on the numba runtime, whose cost
-            in the released models is within a hundredth of a dB, and "f32" on torch.
-        block: the lengths of all blocks will be multiples of this, see `Separator`.
-        channels: of the sound; several are linked.
-        passes: how often everything is heard, 1, 2 or 4: better stems for as many
-            times the work; 4 is half a hop later. See `Separator`.
-        on_compile: called once if the machine code has to be compiled now, which
-            happens on the first run after an installation and takes some ten seconds.
+        precision: weight format: "f32", "bf16" or "int8"; on torch "f32", "tf32" or
+            "bf16". "auto" is "int8" on the numba runtime, which costs the released
+            models less than 0.01 dB, and "f32" on torch.
+        block: block lengths will be multiples of this, see `Separator`.
+        channels: number of linked channels.
+        passes: TTA passes, 1, 2 or 4, see `Separator`.
+        on_compile: called once if machine code has to be compiled, which happens on
+            the first run after an installation and takes about ten seconds.
 
     Raises:
         ModelError: no such model, or its files were altered.
         UsageError: no such runtime, device, precision or number of passes.
-        MissingPartError: torch is asked for and not installed.
+        MissingPartError: torch was requested and isn't installed.
     """
     opened = open_model(model)
     with compile_hint(on_compile):
-        engine = open_runtime(opened, runtime, device, precision)
-        separator = Separator(opened.config, engine, block=block, channels=channels, passes=passes)
+        loaded = open_runtime(opened, runtime, device, precision)
+        separator = Separator(opened.config, loaded, block=block, channels=channels, passes=passes)
         separator.process(np.zeros((separator.hop, channels), np.float32))
         separator.reset()
     return separator
@@ -293,7 +302,7 @@ def load(
 
 @contextmanager
 def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
-    """Call `on_compile` if what is done within takes longer than a cached start."""
+    """Call `on_compile` if the `with` block takes longer than a start with a warm cache."""
     hint = threading.Timer(COMPILE_HINT_S, on_compile or (lambda: None))
     hint.daemon = True
     hint.start()
@@ -304,17 +313,18 @@ def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
 
 
 def open_runtime(opened: Model, runtime: str, device: str, precision: str = "auto") -> BatchRuntime:
-    """Make the runtime of that name; its room is imported only now.
+    """Open a runtime by name; its module is imported here, not before.
 
     Raises:
-        UsageError: no such runtime, device or precision, or not together.
+        UsageError: no such runtime, device or precision, or an unsupported combination.
     """
     if runtime not in RUNTIMES:
-        raise UsageError(f"no runtime {runtime!r}: there are {', '.join(RUNTIMES)}")
-    known = RUNTIMES[runtime]
-    if precision not in ("auto", *known):
+        raise UsageError(f"unknown runtime {runtime!r}; choose from {', '.join(RUNTIMES)}")
+    precisions = RUNTIMES[runtime]
+    if precision not in ("auto", *precisions):
         raise UsageError(
-            f"the {runtime} runtime has no precision {precision!r}: it has auto, {', '.join(known)}"
+            f"the {runtime} runtime has no precision {precision!r}; choose from"
+            f" auto, {', '.join(precisions)}"
         )
     if runtime == "torch":
         from rtmtass.runtime.torch.runtime import TorchRuntime
@@ -322,7 +332,9 @@ def open_runtime(opened: Model, runtime: str, device: str, precision: str = "aut
         chosen = "f32" if precision == "auto" else precision
         return TorchRuntime(opened.config, opened.weights, device, chosen)
     if device != "cpu":
-        raise UsageError(f"the numba runtime runs on the cpu, not on {device!r}: add runtime torch")
+        raise UsageError(
+            f"the numba runtime runs on the CPU, not on {device!r}; set runtime to torch"
+        )
     from rtmtass.runtime.compiled.runtime import CompiledRuntime
 
     chosen = "int8" if precision == "auto" else precision

@@ -1,4 +1,4 @@
-"""Draws what separation did: mixture and stems as spectrograms on one colour scale."""
+"""Draws mixture and stems as spectrograms on one colour scale."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
-
-Samples = npt.NDArray[np.float32]
+from rtmtass.types import Samples
 
 _WINDOW_S = 0.032
 _MAX_COLUMNS = 2000
@@ -24,16 +22,16 @@ _RANGE_DB = 80.0
 def write_report(
     path: Path, tracks: Mapping[str, Samples], sample_rate: int, *, is_small: bool = False
 ) -> None:
-    """Write a picture with one spectrogram per track, one above the other.
+    """Write a PNG of spectrograms, one per track, stacked vertically.
 
     Args:
-        path: a .png.
+        path: of the .png file.
         tracks: (n,) each, by title; the first, the mixture, sets the colour scale.
         sample_rate: in Hz.
         is_small: half as wide and in few colours, about 300 kB instead of 2 MB.
 
     Raises:
-        OutputError: the picture can't be written.
+        OutputError: the file can't be written.
     """
     dpi, colours = (60, 24) if is_small else (110, 256)
     levels = {name: spectrogram_db(track, sample_rate) for name, track in tracks.items()}
@@ -51,7 +49,7 @@ def write_report(
             vmin=top_db - _RANGE_DB,
             vmax=top_db,
             cmap=colormaps["magma"].resampled(colours),
-            interpolation="nearest" if is_small else None,  # blends would be new colours
+            interpolation="nearest" if is_small else None,  # blending would add colours
         )
         axis.set_title(name, loc="left")
         axis.set_ylabel("kHz")
@@ -64,10 +62,9 @@ def write_report(
 
 
 def spectrogram_db(track: Samples, sample_rate: int) -> Samples:
-    """Return (T, F) levels; a sine of amplitude 1.0 reads 0 dB in its bin.
+    """Return the levels (T, F) of a track (n,), in dB: a sine of amplitude 1.0 reads 0 dB.
 
-    The frames are further apart the longer the track is, so that the picture
-    never has more columns than one can see.
+    The hop grows with the track's length, so that T stays near the width of the picture.
     """
     n_fft = 1 << int(np.ceil(np.log2(sample_rate * _WINDOW_S)))
     padded = np.pad(track, (n_fft // 2, n_fft))

@@ -1,4 +1,4 @@
-"""Types and constants that rooms at both ends of the house share."""
+"""Array aliases, callback types and constants shared across the package."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
+"""Audio; full scale is 1.0."""
 
+Floats = NDArray[np.float32]
+"""Any other float32 array: weights, features, state."""
+
+Doubles = NDArray[np.float64]
+
+Longs = NDArray[np.int64]
+
+Bytes = NDArray[np.uint8]
+
+Spec = NDArray[np.complex64]
+"""A complex spectrum."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is, and of how much."""
-
+"""Called with the name of the current step, the count done and the total."""
 
 SAMPLE_RATE = 16000
+"""Sample rate of the models and of training data, in Hz."""

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Some of everything, banks included."""
+    """A corpus with recordings of every kind, and banks."""
     from device_corpora import fill_banks, write_rich_corpus
 
     from rtmtass.training.data.corpus import Corpus
@@ -71,7 +71,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Every role and split has its own frequency; there are no banks."""
+    """A corpus of tones, one frequency per role and split, without banks."""
     from corpora import make_corpus, tones
 
     from rtmtass.training.data.corpus import Corpus

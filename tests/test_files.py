@@ -1,4 +1,4 @@
-"""Jobs: what is planned, what is written, and what is left when something goes wrong."""
+"""Offline jobs: planning, outputs, and what remains after errors and interrupts."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def record(path, n=5000, rate=16000, channels=1, subtype=None):
     return x
 
 
-def separate(path, **options):
-    asked = SeparateOptions(**options)
-    (job,) = plan([path], asked)
-    return separate_file(job, asked, FakeSeparator, NullProgress())
+def separate(path, **keywords):
+    options = SeparateOptions(**keywords)
+    (job,) = plan([path], options)
+    return separate_file(job, options, FakeSeparator, NullProgress())
 
 
 def read(path):
@@ -51,7 +51,7 @@ def peak_db(x):
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
 @pytest.mark.parametrize(("channels", "mode"), [(1, "linked"), (2, "linked"), (3, "independent")])
-def test_the_stems_of_a_float_file_sum_to_it(tmp_path, rate, channels, mode):
+def test_stems_of_a_float_file_sum_to_it(tmp_path, rate, channels, mode):
     x = record(tmp_path / "a.wav", rate * 2 + 77, rate, channels, "FLOAT")
     result = separate(tmp_path / "a.wav", channels=mode)
     stems = [read(result.outputs[stem]) for stem in STEMS]
@@ -63,7 +63,7 @@ def test_the_stems_of_a_float_file_sum_to_it(tmp_path, rate, channels, mode):
 
 
 @pytest.mark.parametrize(("subtype", "bits"), [("PCM_16", 16), ("PCM_24", 24)])
-def test_the_stems_of_an_integer_file_sum_within_their_own_rounding(tmp_path, subtype, bits):
+def test_stems_of_an_integer_file_sum_to_it_within_rounding(tmp_path, subtype, bits):
     record(tmp_path / "a.flac", 50000, 44100, 2, subtype)
     x = read(tmp_path / "a.flac")
     stems = [read(p) for p in separate(tmp_path / "a.flac").outputs.values()]
@@ -72,7 +72,7 @@ def test_the_stems_of_an_integer_file_sum_within_their_own_rounding(tmp_path, su
 
 @pytest.mark.parametrize("rate", [16000, 44100, 8000])
 @pytest.mark.parametrize("n", [1, HOP - 1, HOP, HOP + 1, 16000, 44101])
-def test_as_many_frames_out_as_in(tmp_path, rate, n):
+def test_outputs_are_as_long_as_the_input(tmp_path, rate, n):
     x = record(tmp_path / "a.wav", n, rate, 2, "FLOAT")
     stems = [read(p) for p in separate(tmp_path / "a.wav").outputs.values()]
     assert [len(s) for s in stems] == [n] * 3
@@ -80,20 +80,20 @@ def test_as_many_frames_out_as_in(tmp_path, rate, n):
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_an_impulse_stays_where_it_is(tmp_path, rate):
+def test_outputs_are_aligned_with_the_input(tmp_path, rate):
     x = np.zeros((rate, 2), np.float32)
     x[12345] = 0.5
     soundfile.write(tmp_path / "a.wav", x, rate, "FLOAT")
-    asked = SeparateOptions()
-    (job,) = plan([tmp_path / "a.wav"], asked)
-    alone = FakeSeparator(weights=(1, 0, 0))
-    result = separate_file(job, asked, lambda: alone, NullProgress())
+    options = SeparateOptions()
+    (job,) = plan([tmp_path / "a.wav"], options)
+    speech_only = FakeSeparator(weights=(1, 0, 0))
+    result = separate_file(job, options, lambda: speech_only, NullProgress())
     speech = read(result.outputs["speech"])
     assert np.abs(speech).argmax(axis=0).tolist() == [12345, 12345]
     assert peak_db(speech - x) < -90
 
 
-def test_nothing_comes_of_no_samples(tmp_path):
+def test_empty_input_is_rejected(tmp_path):
     record(tmp_path / "a.wav", 0)
     with pytest.raises(InputError, match="no samples"):
         separate(tmp_path / "a.wav")
@@ -101,7 +101,7 @@ def test_nothing_comes_of_no_samples(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "mp3", "opus", "wav"])
-def test_every_format_has_the_inputs_length_and_tags(tmp_path, name):
+def test_every_format_keeps_length_and_tags(tmp_path, name):
     with soundfile.SoundFile(tmp_path / "a.flac", "w", 48000, 2) as file:
         file.title, file.artist = "Talk", "Someone"
         file.write(noise(33333, 2))
@@ -119,14 +119,14 @@ def test_mono_mixes_down(tmp_path):
     assert peak_db(sum(stems)[:, 0] - x.mean(axis=1)) < -90
 
 
-def test_only_the_stems_asked_for(tmp_path):
+def test_only_the_selected_stems_are_written(tmp_path):
     record(tmp_path / "a.wav")
     result = separate(tmp_path / "a.wav", stems=("music",), folder=tmp_path / "new" / "out")
     assert result.outputs == {"music": tmp_path / "new" / "out" / "a.music.wav"}
     assert os.listdir(tmp_path / "new" / "out") == ["a.music.wav"]
 
 
-def test_the_remix_is_the_weighted_sum_of_the_stems(tmp_path):
+def test_remix_is_the_weighted_sum_of_the_stems(tmp_path):
     record(tmp_path / "a.wav", 20000, 44100, 2, "FLOAT")
     gains = {"music": -12.0, "noise": -np.inf}
     mix = tmp_path / "mix.wav"
@@ -136,7 +136,7 @@ def test_the_remix_is_the_weighted_sum_of_the_stems(tmp_path):
     np.testing.assert_allclose(read(mix), expected, atol=1e-6)
 
 
-def test_the_name_of_the_remix_says_its_format(tmp_path):
+def test_remix_format_follows_its_suffix(tmp_path):
     record(tmp_path / "a.wav", subtype="PCM_16")
     separate(tmp_path / "a.wav", gains_db={"noise": -6}, mix=tmp_path / "m.flac", stems=())
     assert soundfile.info(tmp_path / "m.flac").format == "FLAC"
@@ -146,9 +146,9 @@ def test_the_name_of_the_remix_says_its_format(tmp_path):
 def test_integer_clipping_is_reported(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.full((4000, 1), 1.5, np.float32), 16000, "FLOAT")
     loud = FakeSeparator(weights=(1, 0, 0))
-    asked = SeparateOptions(subtype="PCM_16")
-    (job,) = plan([tmp_path / "a.wav"], asked)
-    assert separate_file(job, asked, lambda: loud, NullProgress()).clipped == {"speech": 4000}
+    options = SeparateOptions(subtype="PCM_16")
+    (job,) = plan([tmp_path / "a.wav"], options)
+    assert separate_file(job, options, lambda: loud, NullProgress()).clipped == {"speech": 4000}
 
 
 # --- plans
@@ -158,28 +158,28 @@ def names(jobs, root):
     return [str(job.path.relative_to(root)) for job in jobs]
 
 
-def test_a_folder_gives_its_recordings_but_not_its_own_outputs(tmp_path):
+def test_folder_expands_to_recordings_without_earlier_outputs(tmp_path):
     for name in ("b.wav", "a.flac", "sub/c.wav", "a.speech.flac", "b.mix.wav"):
         record(tmp_path / name)
     (tmp_path / "notes.txt").write_text("x")
-    asked = SeparateOptions(folder=tmp_path / "out")
-    assert names(plan([tmp_path], asked), tmp_path) == ["a.flac", "b.wav"]
-    deep = plan([tmp_path, tmp_path / "b.wav"], asked, recursive=True)
+    options = SeparateOptions(folder=tmp_path / "out")
+    assert names(plan([tmp_path], options), tmp_path) == ["a.flac", "b.wav"]
+    deep = plan([tmp_path, tmp_path / "b.wav"], options, recursive=True)
     assert names(deep, tmp_path)[:3] == ["a.flac", "b.wav", "sub/c.wav"]
     assert deep[2].targets["speech"] == tmp_path / "out" / "sub" / "c.speech.wav"
 
 
-def test_a_folder_without_recordings_is_told(tmp_path):
+def test_folder_without_recordings_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"without recordings; .* add --recursive"):
         plan([tmp_path], SeparateOptions())
 
 
-def test_a_file_named_twice_is_separated_once(tmp_path):
+def test_duplicate_inputs_are_separated_once(tmp_path):
     record(tmp_path / "a.wav")
     assert len(plan([tmp_path / "a.wav", tmp_path / "a.wav"], SeparateOptions())) == 1
 
 
-def test_an_output_may_not_be_an_input(tmp_path):
+def test_output_over_an_input_is_rejected(tmp_path):
     path = tmp_path / "a.wav"
     record(path)
     with pytest.raises(OutputError, match="is an input too"):
@@ -193,7 +193,7 @@ def test_an_output_may_not_be_an_input(tmp_path):
         plan([path], SeparateOptions())
 
 
-def test_two_inputs_may_not_share_an_output(tmp_path):
+def test_two_inputs_with_one_output_are_rejected(tmp_path):
     record(tmp_path / "a.wav")
     record(tmp_path / "a.flac")
     with pytest.raises(UsageError, match=r"would both write .*a\.speech\.wav"):
@@ -201,7 +201,7 @@ def test_two_inputs_may_not_share_an_output(tmp_path):
     assert len(plan([tmp_path / "a.wav", tmp_path / "a.flac"], SeparateOptions())) == 2
 
 
-def test_the_remixes_of_several_go_to_a_folder(tmp_path):
+def test_remixes_of_several_inputs_go_to_a_folder(tmp_path):
     record(tmp_path / "a.wav")
     record(tmp_path / "b.wav")
     jobs = plan(
@@ -213,7 +213,7 @@ def test_the_remixes_of_several_go_to_a_folder(tmp_path):
 # --- series
 
 
-class Watching(NullProgress):
+class RecordingProgress(NullProgress):
     def __init__(self):
         self.paths, self.frames, self.statuses = [], 0, []
 
@@ -227,21 +227,21 @@ class Watching(NullProgress):
         self.statuses.append(result.status)
 
 
-def test_a_bad_file_does_not_end_the_series(tmp_path):
+def test_a_failed_file_does_not_end_the_series(tmp_path):
     record(tmp_path / "a.wav")
     (tmp_path / "b.wav").write_text("not sound")
     record(tmp_path / "c.wav", 7000)
-    asked, watching = SeparateOptions(), Watching()
-    results = list(separate_files(plan([tmp_path], asked), asked, FakeSeparator, watching))
-    assert [r.status for r in results] == ["done", "failed", "done"] == watching.statuses
-    assert "b.wav is no audio" in results[1].error
-    assert watching.paths == [("a.wav", 5000, 16000), ("c.wav", 7000, 16000)]
-    assert watching.frames == 12000
-    again = list(separate_files(plan([tmp_path], asked), asked, FakeSeparator, watching))
+    options, progress = SeparateOptions(), RecordingProgress()
+    results = list(separate_files(plan([tmp_path], options), options, FakeSeparator, progress))
+    assert [r.status for r in results] == ["done", "failed", "done"] == progress.statuses
+    assert "b.wav is not audio" in results[1].error
+    assert progress.paths == [("a.wav", 5000, 16000), ("c.wav", 7000, 16000)]
+    assert progress.frames == 12000
+    again = list(separate_files(plan([tmp_path], options), options, FakeSeparator, progress))
     assert [r.status for r in again] == ["skipped", "failed", "skipped"]
 
 
-def test_what_is_there_is_left_and_what_is_missing_is_made(tmp_path):
+def test_existing_outputs_are_kept_and_missing_ones_written(tmp_path):
     record(tmp_path / "a.wav")
     (tmp_path / "a.music.wav").write_text("mine")
     result = separate(tmp_path / "a.wav")
@@ -251,18 +251,18 @@ def test_what_is_there_is_left_and_what_is_missing_is_made(tmp_path):
     assert len(read(tmp_path / "a.music.wav")) == 5000
 
 
-def test_a_model_that_does_not_open_ends_the_series(tmp_path):
+def test_model_error_ends_the_series(tmp_path):
     def broken():
         raise ModelError("altered")
 
     record(tmp_path / "a.wav")
-    asked = SeparateOptions()
+    options = SeparateOptions()
     with pytest.raises(ModelError):
-        list(separate_files(plan([tmp_path], asked), asked, broken, NullProgress()))
+        list(separate_files(plan([tmp_path], options), options, broken, NullProgress()))
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-def test_a_late_error_leaves_nothing_half_written(tmp_path):
+def test_late_input_error_leaves_no_partial_files(tmp_path):
     x = noise(40000)
     x[39000] = np.nan
     soundfile.write(tmp_path / "a.wav", x, 16000, "FLOAT")
@@ -271,7 +271,7 @@ def test_a_late_error_leaves_nothing_half_written(tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+def test_full_disk_leaves_no_partial_files(tmp_path):
     record(tmp_path / "a.wav", 160000, subtype="FLOAT")
     (tmp_path / "a.music.wav.part").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="disk is full"):
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 
 class Stopping(NullProgress):
-    """Ctrl-C after so many blocks."""
+    """Interrupts after a number of blocks."""
 
     def __init__(self, blocks, stop):
         self._blocks, self._stop = blocks, stop
@@ -292,32 +292,32 @@ class Stopping(NullProgress):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_stop_keeps_valid_parts(tmp_path, suffix):
+def test_interrupt_keeps_valid_part_files(tmp_path, suffix):
     record(tmp_path / f"a.{suffix}", 16000 * 5)
-    asked = SeparateOptions()
-    (job,) = plan([tmp_path / f"a.{suffix}"], asked)
-    with pytest.raises(Interrupted) as told:
-        separate_file(job, asked, FakeSeparator, Stopping(3, KeyboardInterrupt()))
-    assert [p.name for p in told.value.parts] == [f"a.{s}.{suffix}.part" for s in STEMS]
-    for part in told.value.parts:
+    options = SeparateOptions()
+    (job,) = plan([tmp_path / f"a.{suffix}"], options)
+    with pytest.raises(Interrupted) as interrupted:
+        separate_file(job, options, FakeSeparator, Stopping(3, KeyboardInterrupt()))
+    assert [p.name for p in interrupted.value.parts] == [f"a.{s}.{suffix}.part" for s in STEMS]
+    for part in interrupted.value.parts:
         assert soundfile.info(part).frames == 3 * 16000 - 511
-    assert exit_code(told.value.cause) == 130
-    # The next run starts over and leaves no parts.
-    assert separate_file(job, asked, FakeSeparator, NullProgress()).status == "done"
+    assert exit_code(interrupted.value.cause) == 130
+    # The next run starts from the beginning and leaves no part files.
+    assert separate_file(job, options, FakeSeparator, NullProgress()).status == "done"
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_stop_before_the_first_sample_leaves_nothing(tmp_path):
+def test_interrupt_before_the_first_output_leaves_no_files(tmp_path):
     record(tmp_path / "a.wav", 300)
     (job,) = plan([tmp_path / "a.wav"], SeparateOptions())
-    with pytest.raises(Interrupted) as told:
+    with pytest.raises(Interrupted) as interrupted:
         separate_file(job, SeparateOptions(), FakeSeparator, Stopping(1, Terminated()))
-    assert told.value.parts == ()
-    assert exit_code(told.value.cause) == 143
+    assert interrupted.value.parts == ()
+    assert exit_code(interrupted.value.cause) == 143
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-def test_a_stop_waits_for_the_end_of_what_is_held():
+def test_signals_are_deferred_to_the_end_of_the_block():
     import signal
 
     reached = []
@@ -352,7 +352,7 @@ class Writer:
         self.frames += len(block)
 
 
-def test_the_thread_writes_in_order_and_passes_errors_on():
+def test_writer_thread_keeps_order_and_raises_errors():
     sink = StemWriters(("speech", "music"), {})
     sink.writers = {"music": Writer()}
     thread = WriterThread(sink)
@@ -375,19 +375,19 @@ def test_the_thread_writes_in_order_and_passes_errors_on():
     assert not [t for t in threading.enumerate() if t.name == "rtmtass-writer"]
 
 
-def test_the_job_can_be_written_as_json(tmp_path):
+def test_result_as_json(tmp_path):
     record(tmp_path / "a.wav", 16000)
     values = separate(tmp_path / "a.wav", stems=("speech",)).to_dict()
     assert values["outputs"] == {"speech": str(tmp_path / "a.speech.wav")}
     assert (values["duration_s"], values["channels"]) == (1.0, 1)
 
 
-def test_a_job_for_files_is_the_pipe_of_the_separator(tmp_path):
-    """Files and streams go through one implementation."""
+def test_file_output_equals_the_streamed_output(tmp_path):
+    """Files and streams share one implementation."""
     x = record(tmp_path / "a.wav", 30000, 44100, 2, "FLOAT")
     separator = FullBandSeparator(FakeSeparator(), 44100, 2)
     parts = [separator.process(x[i : i + 999]) for i in range(0, len(x), 999)]
-    whole = np.concatenate([*parts, separator.flush()], axis=1)[:, separator.delay :]
+    streamed = np.concatenate([*parts, separator.flush()], axis=1)[:, separator.delay :]
     job = Job(tmp_path / "a.wav", {"noise": tmp_path / "n.wav"})
     separate_file(job, SeparateOptions(), FakeSeparator, NullProgress())
-    np.testing.assert_allclose(read(tmp_path / "n.wav"), whole[2], atol=1e-6)
+    np.testing.assert_allclose(read(tmp_path / "n.wav"), streamed[2], atol=1e-6)

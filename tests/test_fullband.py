@@ -1,4 +1,4 @@
-"""Any rate, any channels: aligned to the sample, of exact length, and summing to the input."""
+"""`FullBandSeparator` at any rate and channel count: alignment, length, sum of the stems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fullband(rate, channels=1, mode="linked", weights=None, low_latency=False):
 
 
 def separate(separator, mixture, chunk):
-    """Feed in pieces, undo the delay."""
+    """Process in chunks and remove the delay."""
     parts = [separator.process(mixture[i : i + chunk]) for i in range(0, len(mixture), chunk)]
     whole = np.concatenate([*parts, separator.flush()], axis=1)
     return whole[:, separator.delay :]
@@ -39,7 +39,7 @@ def db(x):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(("channels", "mode"), [(1, "linked"), (2, "linked"), (3, "independent")])
-def test_stems_sum_to_the_full_band_mixture(rate, channels, mode):
+def test_stems_sum_to_the_mixture(rate, channels, mode):
     mixture = noise(rate // 2 + 7, channels)
     stems = separate(fullband(rate, channels, mode), mixture, 4096)
     assert stems.shape == (3, *mixture.shape)
@@ -47,7 +47,7 @@ def test_stems_sum_to_the_full_band_mixture(rate, channels, mode):
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_a_stem_that_is_everything_is_the_input_to_the_sample(rate):
+def test_a_stem_of_weight_one_is_the_input(rate):
     mixture = noise(rate // 3)
     stems = separate(fullband(rate, weights=(1, 0, 0)), mixture, 1000)
     assert db(stems[0] - mixture) < -90
@@ -55,19 +55,19 @@ def test_a_stem_that_is_everything_is_the_input_to_the_sample(rate):
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
-def test_resampled_stems_are_in_time_without_the_residue(rate):
-    """An in-band tone burst is split by the model alone: no residue hides a misalignment."""
+def test_resampled_stems_are_aligned(rate):
+    """Without the residual, which would hide a misalignment of an in-band tone burst."""
     n = rate
     t = np.arange(n) / rate
     mixture = (np.sin(2 * np.pi * 900 * t) * np.hanning(n))[:, None].astype(np.float32) * 0.5
     separator = fullband(rate)
-    separator._shares_at = lambda count: np.zeros((3, count, 1), np.float32)
+    separator._next_weights = lambda count: np.zeros((3, count, 1), np.float32)
     stems = separate(separator, mixture, 3000)[:, :, 0]
     expected = FakeSeparator()._split(t * 16000) * mixture[:, 0]
     assert np.abs(stems - expected)[:, 100:-100].max() < 2e-4
 
 
-def test_above_the_models_band_the_shares_rule():
+def test_highband_weights_split_the_band_above_the_models():
     rate = 48000
     n = 2 * rate
     t = np.arange(n) / rate
@@ -81,7 +81,7 @@ def test_above_the_models_band_the_shares_rule():
 @pytest.mark.parametrize("rate", [16000, 44100, 8000])
 @settings(max_examples=12, deadline=None)
 @given(cuts=st.lists(st.integers(0, 5000), min_size=1, max_size=8))
-def test_blocks_of_any_length_give_the_same_stems(rate, cuts):
+def test_any_block_sizes_give_the_same_stems(rate, cuts):
     mixture = noise(sum(cuts), 2)
     whole = fullband(rate, 2)
     expected = np.concatenate([whole.process(mixture), whole.flush()], axis=1)
@@ -92,7 +92,7 @@ def test_blocks_of_any_length_give_the_same_stems(rate, cuts):
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 192000])
-def test_sample_by_sample_never_starves(rate):
+def test_single_samples(rate):
     mixture = noise(3000)
     stems = separate(fullband(rate), mixture, 1)
     assert stems.shape == (3, 3000, 1)
@@ -110,7 +110,7 @@ def test_lengths_around_a_hop(rate, n):
 
 @pytest.mark.parametrize("low_latency", [False, True])
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_the_reported_delay_is_the_measured_one(rate, low_latency):
+def test_reported_delay_is_the_measured_one(rate, low_latency):
     separator = fullband(rate, weights=(1, 0, 0), low_latency=low_latency)
     impulse = np.zeros((2 * rate, 1), np.float32)
     impulse[123] = 1
@@ -120,7 +120,7 @@ def test_the_reported_delay_is_the_measured_one(rate, low_latency):
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_flush_and_reset_leave_a_fresh_stream(rate):
+def test_flush_and_reset_clear_the_state(rate):
     mixture = noise(5000, 2)
     used = fullband(rate, 2)
     first = separate(used, mixture, 777)
@@ -131,7 +131,7 @@ def test_flush_and_reset_leave_a_fresh_stream(rate):
     assert not used.flush().any()
 
 
-def test_independent_channels_are_separated_each_alone():
+def test_independent_channels_are_separated_individually():
     mixture = noise(8000, 2)
     both = separate(fullband(44100, 2, "independent"), mixture, 1000)
     left = separate(fullband(44100, 1), mixture[:, :1], 1000)
@@ -139,25 +139,25 @@ def test_independent_channels_are_separated_each_alone():
 
 
 @pytest.mark.parametrize("rate", [16000, 48000])
-def test_mono_mixes_to_one_channel(rate):
+def test_mono_mixes_down(rate):
     mixture = noise(8000, 3)
     stems = separate(fullband(rate, 3, "mono"), mixture, 1000)
     assert stems.shape == (3, 8000, 1)
     assert db(stems.sum(axis=0)[:, 0] - mixture.mean(axis=1)) < -90
 
 
-def test_wrong_shapes_and_modes_are_told():
-    with pytest.raises(BlockSizeError, match=r"\(n, 2\), not \(10, 3\)"):
+def test_wrong_shapes_and_modes_are_rejected():
+    with pytest.raises(BlockSizeError, match=r"shape \(10, 3\), expected \(n, 2\)"):
         fullband(44100, 2).process(noise(10, 3))
     with pytest.raises(UsageError, match="linked, independent, mono"):
         fullband(44100, 2, "surround")
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
-def test_who_listens_waits_no_more_than_four_milliseconds_longer(rate):
+def test_low_latency_resampling_adds_less_than_4_ms(rate):
     separator = fullband(rate, 2, low_latency=True)
-    own = fullband(16000, 2)
-    assert separator.delay / rate - own.delay / 16000 < 0.004
+    reference = fullband(16000, 2)
+    assert separator.delay / rate - reference.delay / 16000 < 0.004
     mixture = noise(9000, 2)
     stems = separate(separator, mixture, 333)
     assert db(stems.sum(axis=0) - mixture) < -90

@@ -1,4 +1,4 @@
-"""Files and pipes: what is read, what is written, and what is refused."""
+"""Files and pipes: round trips, invalid input, and write errors."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def drain(source, size=1000):
 
 
 def choose(**options):
-    given = {"suffix": ".flac", "subtype": "PCM_16", "sample_rate": 44100, "channels": 2}
-    return choose_encoding(**(given | options))
+    defaults = {"suffix": ".flac", "subtype": "PCM_16", "sample_rate": 44100, "channels": 2}
+    return choose_encoding(**(defaults | options))
 
 
 class Trickle(io.RawIOBase):
-    """A pipe whose writer is slow: it hands over a few bytes at a time."""
+    """A pipe with a slow writer: each read returns a few bytes."""
 
     def __init__(self, data, step=7):
         self._data, self._step = data, step
@@ -59,7 +59,7 @@ class Trickle(io.RawIOBase):
     ("a.wav", "PCM_16"), ("a.wav", "FLOAT"), ("a.wav", "PCM_24"), ("a.flac", "PCM_16"),
     ("a.aiff", "PCM_16"), ("a.w64", "FLOAT"), ("a.caf", "PCM_24"),
 ])  # fmt: skip
-def test_a_file_comes_back_block_by_block(tmp_path, name, subtype):
+def test_file_source_reads_block_by_block(tmp_path, name, subtype):
     x = noise(4321, 2)
     soundfile.write(tmp_path / name, x, 44100, subtype)
     source = FileSource(tmp_path / name)
@@ -70,22 +70,22 @@ def test_a_file_comes_back_block_by_block(tmp_path, name, subtype):
     source.close()
 
 
-def test_an_array_is_a_source_too():
+def test_array_source():
     x = noise(2500, 2)
     np.testing.assert_array_equal(drain(ArraySource(x, 16000)), x)
     np.testing.assert_array_equal(drain(ArraySource(x[:, 0], 16000)), x[:, :1])
 
 
-@pytest.mark.parametrize(("bad", "words"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_a_sample_that_is_none_is_found(tmp_path, bad, words):
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "Inf")])
+def test_nan_and_inf_are_rejected_with_their_position(tmp_path, value, name):
     x = noise(32000, 2)
-    x[24000, 1] = bad
+    x[24000, 1] = value
     soundfile.write(tmp_path / "a.wav", x, 16000, "FLOAT")
-    with pytest.raises(InputError, match=rf"a.wav holds {words} at 1.500 s \(frame 24000\)"):
+    with pytest.raises(InputError, match=rf"a.wav contains {name} at 1.500 s \(frame 24000\)"):
         drain(FileSource(tmp_path / "a.wav"))
 
 
-def test_loud_but_finite_samples_pass(tmp_path):
+def test_large_finite_samples_are_accepted(tmp_path):
     x = np.full((4, 1), 3e38, np.float32)
     soundfile.write(tmp_path / "a.wav", x, 16000, "FLOAT")
     np.testing.assert_array_equal(drain(FileSource(tmp_path / "a.wav")), x)
@@ -95,19 +95,19 @@ def cut(path, n_bytes):
     path.write_bytes(path.read_bytes()[:n_bytes])
 
 
-def test_a_truncated_wav_names_both_lengths_and_may_be_allowed(tmp_path):
+def test_truncated_wav_is_rejected_with_both_lengths_unless_allowed(tmp_path):
     path = tmp_path / "a.wav"
     x = noise(32000)
     soundfile.write(path, x, 16000, "PCM_16")
     cut(path, 44 + 2 * 8000)
     with pytest.raises(InputError, match=r"promises 2.00 s \(32000 frames\), it holds 0.50 s"):
         FileSource(path)
-    there = drain(FileSource(path, allow_truncated=True))
-    np.testing.assert_allclose(there, x[:8000], atol=2**-15)
+    present = drain(FileSource(path, allow_truncated=True))
+    np.testing.assert_allclose(present, x[:8000], atol=2**-15)
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.mp3"])
-def test_a_truncated_compressed_file_is_told_too(tmp_path, name):
+def test_truncated_compressed_file_is_rejected_unless_allowed(tmp_path, name):
     path = tmp_path / name
     soundfile.write(path, noise(160000), 16000)
     cut(path, path.stat().st_size // 2)
@@ -117,13 +117,13 @@ def test_a_truncated_compressed_file_is_told_too(tmp_path, name):
 
 
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFFFFF])
-def test_a_wav_whose_length_was_never_filled_in_is_read_whole(tmp_path, length):
+def test_wav_without_length_is_read_to_its_end(tmp_path, length):
     path = tmp_path / "a.wav"
     x = noise(9000, 2)
     soundfile.write(path, x, 16000, "PCM_16")
     data = bytearray(path.read_bytes())
-    at = data.index(b"data")
-    data[at + 4 : at + 8] = struct.pack("<I", length)
+    offset = data.index(b"data")
+    data[offset + 4 : offset + 8] = struct.pack("<I", length)
     path.write_bytes(data)
     source = open_source(path)
     assert source.frames == 9000
@@ -131,7 +131,7 @@ def test_a_wav_whose_length_was_never_filled_in_is_read_whole(tmp_path, length):
     source.close()
 
 
-def test_a_wav_without_samples_but_with_tags_is_empty(tmp_path):
+def test_wav_with_tags_but_no_samples_is_empty(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(0), 16000, "PCM_16")
     path.write_bytes(path.read_bytes() + struct.pack("<4sI", b"LIST", 8) + b"INFOabcd")
@@ -139,29 +139,29 @@ def test_a_wav_without_samples_but_with_tags_is_empty(tmp_path):
         open_source(path)
 
 
-def test_what_is_no_recording_is_refused_in_one_line(tmp_path):
+def test_invalid_files_are_rejected_in_one_line(tmp_path):
     empty, text = tmp_path / "e.wav", tmp_path / "t.txt"
     empty.touch()
     text.write_text("no sound\n" * 100)
     soundfile.write(tmp_path / "slow.wav", noise(100), 1000)
-    for path, words in [
+    for path, message in [
         (empty, "is empty"),
-        (text, "no audio"),
+        (text, "is not audio"),
         (tmp_path / "none.wav", "doesn't exist"),
         (tmp_path, "is a folder"),
-        (tmp_path / "slow.wav", "1000 Hz; rtmtass takes 4000 to 384000 Hz"),
+        (tmp_path / "slow.wav", "1000 Hz; rtmtass supports 4000 to 384000 Hz"),
     ]:
-        with pytest.raises(InputError, match=words) as told:
+        with pytest.raises(InputError, match=message) as error:
             open_source(path)
-        assert "\n" not in str(told.value)
-        assert str(path) in str(told.value)
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
 
 
 # --- files out
 
 
 @pytest.mark.parametrize("frames", [3000, None])
-def test_a_sink_leaves_nothing_under_the_final_name_until_it_is_whole(tmp_path, frames):
+def test_file_sink_renames_only_when_complete(tmp_path, frames):
     target, x = tmp_path / "a.wav", noise(3000, 2)
     sink = FileSink(target, 48000, 2, FLOAT_WAV, frames=frames)
     for start in range(0, 3000, 700):
@@ -175,7 +175,7 @@ def test_a_sink_leaves_nothing_under_the_final_name_until_it_is_whole(tmp_path, 
     assert target.read_bytes()[:4] == b"RIFF"
 
 
-def test_an_rf64_made_plain_has_sizes_that_add_up(tmp_path):
+def test_rf64_turned_into_wav_has_correct_sizes(tmp_path):
     target = tmp_path / "a.wav"
     sink = FileSink(target, 48000, 1, Encoding("wav", "WAV", "PCM_16"), frames=None)
     sink.write(noise(1000))
@@ -186,7 +186,7 @@ def test_an_rf64_made_plain_has_sizes_that_add_up(tmp_path):
     assert struct.unpack_from("<I", target.read_bytes(), 4)[0] == target.stat().st_size - 8
 
 
-def test_a_wav_too_long_for_its_size_field_is_an_rf64(tmp_path, monkeypatch):
+def test_wav_too_long_for_its_size_field_is_rf64(tmp_path, monkeypatch):
     x = noise(5000, 2)
     monkeypatch.setattr("rtmtass.io.files.WAV_LIMIT", 10_000)
     monkeypatch.setattr("rtmtass.io.part_file.WAV_LIMIT", 10_000)
@@ -199,7 +199,7 @@ def test_a_wav_too_long_for_its_size_field_is_an_rf64(tmp_path, monkeypatch):
         assert read_header(file.read, "a.wav").frames == 5000
 
 
-def test_abandoned_means_gone(tmp_path):
+def test_abandon_removes_the_part_file(tmp_path):
     sink = FileSink(tmp_path / "a.flac", 48000, 1, Encoding("flac", "FLAC", "PCM_16"))
     sink.write(noise(100))
     sink.abandon()
@@ -209,9 +209,9 @@ def test_abandoned_means_gone(tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 20001])
-def test_every_format_keeps_the_exact_count(tmp_path, name, n):
+def test_every_format_keeps_the_length(tmp_path, name, n):
     x = noise(n, 2)
-    encoding = choose(sample_rate=48000, wanted_format=name)
+    encoding = choose(sample_rate=48000, requested_format=name)
     sink = FileSink(tmp_path / f"a.{name}", 48000, 2, encoding, frames=n)
     sink.write(x)
     sink.publish()
@@ -220,8 +220,8 @@ def test_every_format_keeps_the_exact_count(tmp_path, name, n):
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "mp3", "opus"])
-def test_tags_go_where_the_format_has_room(tmp_path, name):
-    encoding = choose(sample_rate=48000, wanted_format=name)
+def test_tags_are_written(tmp_path, name):
+    encoding = choose(sample_rate=48000, requested_format=name)
     tags = {"title": "Talk", "artist": "Ärzte", "date": "2021"}
     sink = FileSink(tmp_path / f"a.{name}", 48000, 2, encoding, tags=tags)
     sink.write(noise(5000, 2))
@@ -235,19 +235,19 @@ def test_clipped_samples_are_counted(tmp_path):
     sink.write(block)
     sink.finalise()
     assert sink.clipped == 2
-    whole = FileSink(tmp_path / "b.wav", 16000, 1, FLOAT_WAV)
-    whole.write(block)
-    whole.finalise()
-    assert whole.clipped == 0
+    unclipped = FileSink(tmp_path / "b.wav", 16000, 1, FLOAT_WAV)
+    unclipped.write(block)
+    unclipped.finalise()
+    assert unclipped.clipped == 0
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
+def test_full_disk_is_reported_and_leaves_no_file(tmp_path, name):
     target = tmp_path / f"a.{name}"
     (tmp_path / f"a.{name}.part").symlink_to("/dev/full")
 
     def fill():
-        encoding = choose(sample_rate=48000, wanted_format=name)
+        encoding = choose(sample_rate=48000, requested_format=name)
         sink = FileSink(target, 48000, 2, encoding)
         try:
             for _ in range(100):
@@ -261,55 +261,58 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
     assert os.listdir(tmp_path) == []
 
 
-def test_no_folder_no_file(tmp_path):
-    with pytest.raises(OutputError, match="none is no folder; name another folder with -o"):
+def test_missing_folder_is_reported(tmp_path):
+    with pytest.raises(OutputError, match="none is not a folder; name another folder with -o"):
         FileSink(tmp_path / "none" / "a.wav", 16000, 1, FLOAT_WAV)
 
 
-def test_forbidden_files_are_told(tmp_path, monkeypatch):
-    """By a stand-in for the system's refusal, because root is refused nothing."""
+def test_permission_errors_are_reported(tmp_path, monkeypatch):
+    """Simulated, because root has every permission."""
     soundfile.write(tmp_path / "a.wav", noise(100), 16000)
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match=r"a.wav may not be read by you; chmod u\+r it"):
+    with pytest.raises(InputError, match=r"a.wav can't be read: permission denied; chmod u\+r it"):
         FileSource(tmp_path / "a.wav")
-    with pytest.raises(OutputError, match=r"b.wav may not be written by you; name another"):
+    with pytest.raises(
+        OutputError, match=r"b.wav can't be written: permission denied; name another"
+    ):
         FileSink(tmp_path / "b.wav", 16000, 1, FLOAT_WAV)
 
 
 # --- formats
 
 
-@pytest.mark.parametrize(("wish", "expected"), [
+@pytest.mark.parametrize(("options", "expected"), [
     ({}, ("flac", "PCM_16")),
     ({"subtype": "PCM_24"}, ("flac", "PCM_24")),
     ({"suffix": ".wav", "subtype": "FLOAT"}, ("wav", "FLOAT")),
     ({"suffix": ".wav", "subtype": "ULAW"}, ("wav", "PCM_16")),
     ({"suffix": ".wav", "subtype": "DOUBLE"}, ("wav", "FLOAT")),
     ({"suffix": ".MP3", "subtype": "MPEG_LAYER_III"}, ("mp3", "MPEG_LAYER_III")),
-    ({"suffix": ".mp3", "subtype": "MPEG_LAYER_III", "wanted_format": "wav"}, ("wav", "FLOAT")),
+    ({"suffix": ".mp3", "subtype": "MPEG_LAYER_III", "requested_format": "wav"}, ("wav", "FLOAT")),
     ({"suffix": ".aiff"}, ("wav", "PCM_16")),
-    ({"wanted_format": "ogg"}, ("ogg", "VORBIS")),
-    ({"wanted_subtype": "PCM_24"}, ("flac", "PCM_24")),
+    ({"requested_format": "ogg"}, ("ogg", "VORBIS")),
+    ({"requested_subtype": "PCM_24"}, ("flac", "PCM_24")),
 ])  # fmt: skip
-def test_the_output_is_as_near_to_the_input_as_can_be(wish, expected):
-    encoding = choose(**wish)
+def test_default_encoding_follows_the_input(options, expected):
+    encoding = choose(**options)
     assert (encoding.format, encoding.subtype) == expected
 
 
-@pytest.mark.parametrize(("wish", "error", "words"), [
-    ({"wanted_format": "mp3", "channels": 6}, OutputError, "at most 2 channels, not 6"),
-    ({"wanted_format": "mp3", "sample_rate": 96000}, OutputError, "can't hold 96000 Hz"),
-    ({"wanted_format": "opus"}, OutputError, "can't hold 44100 Hz"),
-    ({"wanted_format": "ogg", "sample_rate": 384000}, OutputError, "can't hold 384000 Hz"),
-    ({"wanted_format": "mp3", "wanted_subtype": "PCM_16"}, UsageError, "doesn't go with mp3"),
+@pytest.mark.parametrize(("options", "error", "message"), [
+    ({"requested_format": "mp3", "channels": 6}, OutputError, "at most 2 channels, not 6"),
+    ({"requested_format": "mp3", "sample_rate": 96000}, OutputError, "doesn't support 96000 Hz"),
+    ({"requested_format": "opus"}, OutputError, "doesn't support 44100 Hz"),
+    ({"requested_format": "ogg", "sample_rate": 384000}, OutputError, "doesn't support 384000 Hz"),
+    ({"requested_format": "mp3", "requested_subtype": "PCM_16"}, UsageError,
+     "mp3 doesn't support --subtype PCM_16"),
 ])  # fmt: skip
-def test_what_a_format_cannot_hold_is_known_before(wish, error, words):
-    with pytest.raises(error, match=words):
-        choose(**wish)
+def test_unsupported_encodings_are_rejected(options, error, message):
+    with pytest.raises(error, match=message):
+        choose(**options)
 
 
 # --- pipes
@@ -317,17 +320,17 @@ def test_what_a_format_cannot_hold_is_known_before(wish, error, words):
 
 @pytest.mark.parametrize("encoding", ["f32", "s16"])
 @pytest.mark.parametrize("frames", [None, 500])
-def test_a_stream_of_wav_comes_back(encoding, frames):
-    x, wire = noise(500, 2), io.BytesIO()
-    wire.close = lambda: None
-    sink = StreamSink(wire, 22050, 2, encoding, is_raw=False, frames=frames)
+def test_wav_stream_round_trip(encoding, frames):
+    x, pipe = noise(500, 2), io.BytesIO()
+    pipe.close = lambda: None
+    sink = StreamSink(pipe, 22050, 2, encoding, is_raw=False, frames=frames)
     sink.write(x[:3])
     sink.write(x[3:])
     for step in (1, 7, 4096):
-        source = StreamSource(Trickle(wire.getvalue(), step), "stdin")
+        source = StreamSource(Trickle(pipe.getvalue(), step), "stdin")
         assert (source.sample_rate, source.channels, source.frames) == (22050, 2, frames)
         np.testing.assert_allclose(drain(source), x, atol=2**-15)
-    samples, rate = soundfile.read(io.BytesIO(wire.getvalue()), always_2d=True)
+    samples, rate = soundfile.read(io.BytesIO(pipe.getvalue()), always_2d=True)
     assert rate == 22050
     np.testing.assert_allclose(samples, x, atol=2**-15)
 
@@ -339,7 +342,7 @@ def raw(encoding, channels=1):
 @pytest.mark.parametrize(("dtype", "encoding", "full_scale"), [
     ("<f4", "f32", 1), ("<i2", "s16", 32768), ("<i4", "s32", 2**31), ("<f8", "f64", 1),
 ])  # fmt: skip
-def test_raw_samples_are_read_as_they_trickle_in(dtype, encoding, full_scale):
+def test_raw_samples_in_odd_chunks(dtype, encoding, full_scale):
     x = noise(300, 3)
     data = (x.astype("f8") * full_scale).astype(dtype).tobytes()
     got = drain(StreamSource(Trickle(data, 11), "stdin", raw(encoding, 3)))
@@ -354,41 +357,41 @@ def test_24_and_8_bit_wavs_are_read(tmp_path):
         np.testing.assert_allclose(drain(source), x, atol=tolerance)
 
 
-def test_a_block_is_handed_over_as_soon_as_it_is_there():
-    """A read must not wait for more than has come: that would be latency."""
+def test_read_returns_what_is_available():
+    """Waiting for a full block would add latency."""
     source = StreamSource(Trickle(noise(100).tobytes(), 40), "stdin", raw("f32"))
     assert source.read(np.zeros((1000, 1), np.float32)) == 10
 
 
-@pytest.mark.parametrize(("data", "words"), [
+@pytest.mark.parametrize(("data", "message"), [
     (b"", "holds no samples"),
-    (b"fLaC" + bytes(100), "holds no WAV header; for raw samples add --rate"),
+    (b"fLaC" + bytes(100), "has no WAV header; for raw samples add --rate"),
     (stream_header(16000, 1, "f32")[:20], "ends inside its WAV header"),
     (stream_header(16000, 1, "f32"), "holds no samples"),
     (stream_header(16000, 1, "f32", 100) + bytes(40), r"promises 0.01 s \(100 frames\), it holds"),
     (stream_header(500, 1, "f32") + bytes(40), "500 Hz"),
 ])  # fmt: skip
-def test_a_bad_stream_is_told(data, words):
-    with pytest.raises(InputError, match=words):
+def test_invalid_streams_are_rejected(data, message):
+    with pytest.raises(InputError, match=message):
         drain(StreamSource(Trickle(data), "stdin"))
 
 
-def test_a_wav_taken_for_raw_is_told():
+def test_wav_given_as_raw_is_rejected():
     data = stream_header(16000, 1, "f32") + bytes(400)
     with pytest.raises(InputError, match="is a WAV, not raw samples; leave out --rate"):
         drain(StreamSource(Trickle(data), "stdin", raw("f32")))
 
 
-def test_s16_wraps_nothing_around():
-    wire = io.BytesIO()
-    sink = StreamSink(wire, 16000, 1, "s16")
+def test_s16_clips_instead_of_wrapping():
+    pipe = io.BytesIO()
+    sink = StreamSink(pipe, 16000, 1, "s16")
     sink.write(np.array([[1.5], [-1.5], [0.25]], np.float32))
-    assert np.frombuffer(wire.getvalue(), "<i2").tolist() == [32767, -32768, 8192]
+    assert np.frombuffer(pipe.getvalue(), "<i2").tolist() == [32767, -32768, 8192]
     assert sink.clipped == 2
 
 
-def test_only_audio_knows_soundfile():
-    """The rest of the file side must run without it being imported at the top."""
+def test_header_modules_run_without_soundfile():
+    """Only `io.files` imports soundfile."""
     code = (
         "import sys; import rtmtass.io.wav_header, rtmtass.io.encodings, rtmtass.io.part_file;"
         "import rtmtass.signals;"

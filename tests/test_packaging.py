@@ -1,4 +1,4 @@
-"""The wheel holds the model, the licence and nothing that doesn't belong to a user."""
+"""The wheel contains the package and the default model, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
+def test_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
-    for wanted in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "demo.flac"):
-        assert f"rtmtass/models/rtmtass-small/{wanted}" in names
+    for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "demo.flac"):
+        assert f"rtmtass/models/rtmtass-small/{name}" in names
     assert "rtmtass/py.typed" in names
     assert not [n for n in names if n.startswith(("tests", "benchmarks")) or "__pycache__" in n]
     script = (
         "import rtmtass, sys; assert 'installed' in rtmtass.__file__, rtmtass.__file__\n"
         "from rtmtass.weights import find; assert 'installed' in str(find('rtmtass-small'))"
     )
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"},
@@ -33,4 +33,4 @@ def test_the_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 0, process.stderr

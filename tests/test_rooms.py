@@ -1,4 +1,4 @@
-"""The layout, enforced: who may import whom, and which module may import which package."""
+"""The layout, enforced: the direction of imports, and which modules may import a package."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ORDER = [
     ["training"],
     ["cli", "examples"],
 ]
-"""Every module and folder of the package; each may import its own row and the rows above it."""
+"""Every module and folder of the package; each may import from its own row and those above."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-STRANGERS = {"offline", "live", "evaluation"}
-"""Of these none imports another, though they share a row."""
-OWNERS = {
+INDEPENDENT = {"offline", "live", "evaluation"}
+"""Rooms in one row that must not import each other."""
+IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
     "soundfile": {"io/files", "training/data/codecs"},
     "rich": {"cli/console", "cli/live_display"},
@@ -38,13 +38,13 @@ OWNERS = {
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }
-"""Packages that not everyone installs or wants to wait for, and the modules that import them."""
+"""Optional and slow packages, and the modules that may import them."""
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the modules a file imports, and whether only a type checker sees it."""
+    """Yield the modules that a file imports, and whether for type checking only."""
     tree = ast.parse(path.read_text())
-    hidden = {
+    type_checking = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
@@ -56,14 +56,14 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             if node.module == "rtmtass":
                 names = [f"rtmtass.{alias.name}" for alias in node.names]
             for name in names:
-                yield name, id(node) in hidden
+                yield name, id(node) in type_checking
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) in hidden
+                yield alias.name, id(node) in type_checking
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Yield the path of every module inside the package, without suffix, and its file."""
+    """Yield the path of every module within the package, without suffix, and its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         yield path.relative_to(PACKAGE).as_posix().removesuffix(".py"), path
 
@@ -73,8 +73,8 @@ def room_of(module: str) -> str:
 
 
 def test_every_room_is_listed() -> None:
-    found = {room_of(module) for module, _ in modules()} - {"__init__", "__main__"}
-    assert found == set(LEVEL)
+    rooms = {room_of(module) for module, _ in modules()} - {"__init__", "__main__"}
+    assert rooms == set(LEVEL)
 
 
 def test_imports_run_one_way() -> None:
@@ -83,33 +83,33 @@ def test_imports_run_one_way() -> None:
         room = room_of(module)
         if room in ("__init__", "__main__"):
             continue
-        for name, hidden in imports(path):
+        for name, is_typing in imports(path):
             package, _, rest = name.partition(".")
             inner = rest.split(".")[0]
-            if package != "rtmtass" or hidden or inner in ("", room, "__version__", "STEMS"):
+            if package != "rtmtass" or is_typing or inner in ("", room, "__version__", "STEMS"):
                 continue
-            if LEVEL[inner] > LEVEL[room] or {room, inner} <= STRANGERS:
+            if LEVEL[inner] > LEVEL[room] or {room, inner} <= INDEPENDENT:
                 wrong.append(f"{module} may not import rtmtass.{inner}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_owners_import_a_package() -> None:
+def test_packages_are_imported_by_their_modules_only() -> None:
     wrong, used = [], set()
     for module, path in modules():
-        for name, hidden in imports(path):
+        for name, is_typing in imports(path):
             package = name.split(".")[0]
-            if hidden or package not in OWNERS:
+            if is_typing or package not in IMPORTERS:
                 continue
-            owner = next((o for o in OWNERS[package] if f"{module}/".startswith(f"{o}/")), None)
-            used.add((package, owner))
-            if owner is None:
-                wrong.append(f"{module} imports {name}; only {sorted(OWNERS[package])} may")
+            room = next((r for r in IMPORTERS[package] if f"{module}/".startswith(f"{r}/")), None)
+            used.add((package, room))
+            if room is None:
+                wrong.append(f"{module} imports {name}; only {sorted(IMPORTERS[package])} may")
     assert not wrong, "\n".join(wrong)
-    assert {(p, o) for p, owners in OWNERS.items() for o in owners} == used
+    assert {(p, r) for p, rooms in IMPORTERS.items() for r in rooms} == used
 
 
 def test_every_kernel_is_in_the_digest() -> None:
-    """A kernel outside the digest of sources would run stale machine code after a change."""
+    """A kernel outside the source digest would keep its stale machine code after a change."""
     from rtmtass.jit.compiler import kernel_sources
 
     decorators = ("@kernel", "@njit", "@intrinsic", "@cfunc")
@@ -118,13 +118,13 @@ def test_every_kernel_is_in_the_digest() -> None:
     assert compiled <= set(kernel_sources())
 
 
-def test_modules_open_with_a_sentence() -> None:
-    silent = [
+def test_every_module_has_a_docstring() -> None:
+    undocumented = [
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
         if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
-    assert not silent
+    assert not undocumented
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_modules_open_with_a_sentence() -> None:
         ("import rtmtass; rtmtass.load().process([0.0] * 600)", {"torch", "sounddevice"}),
     ],
 )
-def test_nothing_heavy_comes_along(code: str, unwanted: set[str]) -> None:
+def test_slow_imports_are_deferred(code: str, unwanted: set[str]) -> None:
     script = f"{code}\nimport sys\nprint('LOADED', *sorted({unwanted!r} & set(sys.modules)))"
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert answer.stdout.splitlines()[-1].split() == ["LOADED"]
+    assert process.stdout.splitlines()[-1].split() == ["LOADED"]

@@ -1,4 +1,4 @@
-"""The Separator on released weights: any block, exact delay, exact sum, any level."""
+"""`Separator` with released weights: block sizes, delay, sum of the stems, level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def separator() -> Separator:
 
 
 def sound(n: int, seed: int = 0, level: float = 0.1) -> Floats:
-    """Something like a mixture: a fluctuating tone in fluctuating noise."""
+    """An amplitude-modulated tone in noise bursts, (n,)."""
     rng = np.random.default_rng(seed)
     t = np.arange(n) / 16000
     tone = np.sin(2 * np.pi * 220 * t) * (1 + np.sin(2 * np.pi * 3 * t))
@@ -48,7 +48,7 @@ def feed(separator: Separator, x: Floats, sizes: list[int]) -> Floats:
 
 @settings(deadline=None, max_examples=20, derandomize=True)
 @given(st.lists(st.integers(1, 70_000), min_size=1, max_size=5), st.integers(0, 90_000))
-def test_any_blocks_give_what_the_whole_gives(sizes: list[int], n: int) -> None:
+def test_any_block_sizes_match_separate(sizes: list[int], n: int) -> None:
     separator, x = rtmtass.load(), sound(n + 1)
     if sum(sizes) < 200:
         x = x[:3000]
@@ -58,20 +58,20 @@ def test_any_blocks_give_what_the_whole_gives(sizes: list[int], n: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 255, 256, 257, 100_000])
-def test_single_block_sizes(separator: Separator, size: int) -> None:
+def test_one_block_size_equals_separate(separator: Separator, size: int) -> None:
     x = sound(4000 if size == 1 else 40_000)
     late = feed(separator, x, [size])
     np.testing.assert_array_equal(late[:, separator.delay :], separator.separate(x))
 
 
-def test_an_empty_block_is_a_block(separator: Separator) -> None:
+def test_empty_block(separator: Separator) -> None:
     stream = separator.fork()
     assert stream.process(np.zeros(0, np.float32)).shape == (3, 0)
     assert separator.separate(np.zeros(0, np.float32)).shape == (3, 0)
 
 
 @pytest.mark.parametrize("block", [1, 32, 100, 128, 256, 1024])
-def test_the_reported_delay_is_the_measured_one(separator: Separator, block: int) -> None:
+def test_reported_delay_is_the_measured_one(separator: Separator, block: int) -> None:
     stream = separator.fork(block=block)
     x = np.zeros(20 * 1024 * 25, np.float32)[: 12_800 * 2]
     x[3000] = 1.0
@@ -80,12 +80,12 @@ def test_the_reported_delay_is_the_measured_one(separator: Separator, block: int
     assert stream.delay + stream.grain == stream.algorithmic_latency == 512
 
 
-def test_whole_hops_are_late_by_the_window_less_a_hop(separator: Separator) -> None:
+def test_delay_of_whole_hops_is_the_window_minus_a_hop(separator: Separator) -> None:
     assert separator.fork(block=256).delay == 256
     assert separator.algorithmic_latency / separator.sample_rate == 0.032
 
 
-def test_the_future_cannot_reach_the_past(separator: Separator) -> None:
+def test_output_is_causal(separator: Separator) -> None:
     x, at = sound(30_000), 17_003
     rewritten = np.concatenate([x[:at], sound(30_000 - at, seed=9)])
     a, b = (feed(separator, v, [1000]) for v in (x, rewritten))
@@ -104,7 +104,7 @@ def test_stems_sum_to_the_input(channels: int) -> None:
 
 
 @pytest.mark.parametrize("db", [-40, -20, 12])
-def test_level_changes_nothing_but_the_level(separator: Separator, db: float) -> None:
+def test_separation_is_independent_of_level(separator: Separator, db: float) -> None:
     x, gain = sound(48_000), 10 ** (db / 20)
     plain, changed = separator.separate(x), separator.separate(x * np.float32(gain)) / gain
     for a, b in zip(plain, changed, strict=True):
@@ -112,8 +112,8 @@ def test_level_changes_nothing_but_the_level(separator: Separator, db: float) ->
     assert np.abs(changed - plain).max() < 0.02 * np.abs(plain).max()
 
 
-def test_the_image_stays_where_it_is() -> None:
-    # Rounding to bytes would differ with what the last bits of the mean of the channels are.
+def test_stereo_image_is_preserved() -> None:
+    # Not int8: its rounding depends on the last bits of the channels' mean.
     mono, stereo = (rtmtass.load(precision="f32", channels=n) for n in (1, 2))
     x = sound(20_000)
     panned = stereo.separate(np.stack([0.8 * x, 0.3 * x], axis=1))
@@ -122,14 +122,14 @@ def test_the_image_stays_where_it_is() -> None:
     np.testing.assert_allclose(panned[:, :, 1], 0.3 * alone, atol=1e-4)
 
 
-def test_opposite_channels_are_not_lost() -> None:
+def test_opposite_channels_still_sum_to_the_input() -> None:
     x = sound(20_000)
     stems = rtmtass.load(channels=2).separate(np.stack([x, -x], axis=1))
     np.testing.assert_allclose(stems.sum(axis=0)[:, 0], x, atol=1e-6)
     assert np.isfinite(stems).all()
 
 
-def test_two_streams_of_one_network_dont_mix(separator: Separator) -> None:
+def test_two_streams_of_one_network_are_independent(separator: Separator) -> None:
     a, b = sound(20_000, seed=1), sound(20_000, seed=2)
     one, two, outs = separator.fork(), separator.fork(), ([], [])
     for at in range(0, 20_000, 500):
@@ -141,7 +141,7 @@ def test_two_streams_of_one_network_dont_mix(separator: Separator) -> None:
         )
 
 
-def test_flush_twice_and_reset_are_fresh(separator: Separator) -> None:
+def test_flush_and_reset_clear_the_state(separator: Separator) -> None:
     stream, x = separator.fork(), sound(5000)
     first = np.concatenate([stream.process(x), stream.flush()], axis=1)
     silence = stream.flush()
@@ -156,7 +156,7 @@ def test_flush_twice_and_reset_are_fresh(separator: Separator) -> None:
     )
 
 
-def test_silence_in_silence_out(separator: Separator) -> None:
+def test_silence_after_sound_stays_silent(separator: Separator) -> None:
     x = np.concatenate([sound(16_000), np.zeros(64_000, np.float32)])
     tail = separator.separate(x)[:, -32_000:]
     assert 20 * np.log10(np.abs(tail).max() + 1e-12) < -80
@@ -179,7 +179,7 @@ def test_no_denormals_after_sound_fades(precision: str) -> None:
         assert (small < np.finfo(np.float32).tiny).sum() == 0
 
 
-def test_shares_sum_to_one_and_follow_the_top_band(separator: Separator) -> None:
+def test_highband_weights_sum_to_one(separator: Separator) -> None:
     stream = separator.fork()
     stems, highband_weights = stream.process_with_highband(sound(30_000))
     assert stems.shape == highband_weights.shape
@@ -188,30 +188,30 @@ def test_shares_sum_to_one_and_follow_the_top_band(separator: Separator) -> None
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
+    ("block", "message"),
     [
         (np.zeros((10, 2)), r"shape \(10, 2\)"),
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
     ],
 )
-def test_wrong_shapes_are_named(separator: Separator, block: Floats, said: str) -> None:
-    with pytest.raises(BlockSizeError, match=said):
+def test_wrong_shapes_are_rejected(separator: Separator, block: Floats, message: str) -> None:
+    with pytest.raises(BlockSizeError, match=message):
         separator.fork().process(block)
 
 
-def test_wrong_multiples_are_named(separator: Separator) -> None:
-    with pytest.raises(BlockSizeError, match=r"7 samples .* multiples of 256; .*load\(block=1\)"):
+def test_wrong_block_lengths_are_rejected(separator: Separator) -> None:
+    with pytest.raises(BlockSizeError, match=r"7 samples.* multiple of 256; .*load\(block=1\)"):
         separator.fork(block=256).process(np.zeros(7, np.float32))
 
 
-def test_a_whole_recording_may_have_any_length(separator: Separator) -> None:
+def test_separate_accepts_any_length(separator: Separator) -> None:
     x = sound(5001)
     whole = separator.separate(x)
     np.testing.assert_array_equal(separator.fork(block=256).separate(x), whole)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers_are_refused(separator: Separator, value: float) -> None:
+def test_nan_and_inf_are_rejected(separator: Separator, value: float) -> None:
     stream, x = separator.fork(), sound(100)
     x[42] = value
     with pytest.raises(InputError, match="sample 42"):
@@ -219,34 +219,34 @@ def test_samples_that_are_no_numbers_are_refused(separator: Separator, value: fl
     assert np.isfinite(stream.process(sound(1000))).all()
 
 
-def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(ModelError, match=r"no model 'nope'.*rtmtass-small"):
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(ModelError, match=r"unknown model 'nope'.*rtmtass-small"):
         rtmtass.load("nope")
     with pytest.raises(UsageError, match="numba, torch"):
         rtmtass.load(runtime="tensorflow")
-    with pytest.raises(UsageError, match="add runtime torch"):
+    with pytest.raises(UsageError, match="set runtime to torch"):
         rtmtass.load(device="cuda")
 
 
-def test_torch_is_an_equal() -> None:
+def test_torch_and_numba_agree() -> None:
     x = sound(30_000)
-    ours, torchs = (
+    numba, torch = (
         rtmtass.load(runtime=runtime, precision="f32").separate(x) for runtime in ("numba", "torch")
     )
-    np.testing.assert_allclose(ours, torchs, atol=1e-5)
+    np.testing.assert_allclose(numba, torch, atol=1e-5)
 
 
-def test_precisions_are_named_and_known(separator: Separator) -> None:
+def test_default_precision_and_unknown_precision(separator: Separator) -> None:
     assert separator.precision == "int8"
     assert separator.weight_bytes < 0.3 * rtmtass.load(precision="f32").weight_bytes
     with pytest.raises(
-        UsageError, match=r"numba runtime has no precision 'fp4': it has auto, f32, bf16, int8"
+        UsageError, match=r"numba runtime has no precision 'fp4'; choose from auto, f32, bf16, int8"
     ):
         rtmtass.load(precision="fp4")
 
 
-def test_streams_run_in_threads_without_the_interpreter(separator: Separator) -> None:
-    """The compiled call gives the interpreter away: another thread goes on meanwhile."""
+def test_processing_releases_the_gil(separator: Separator) -> None:
+    """Another Python thread runs during the compiled call."""
     stream, ticks, stop = separator.fork(block=8192), [0], threading.Event()
 
     def tick() -> None:
@@ -255,14 +255,14 @@ def test_streams_run_in_threads_without_the_interpreter(separator: Separator) ->
             time.sleep(0)
 
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1000)  # then only a released lock lets the other thread in
+    sys.setswitchinterval(1000)  # now only a released GIL lets the other thread run
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
-        seen = ticks[0]
+        ticks_before = ticks[0]
         for _ in range(5):
             stream.process(sound(8192))
-        assert ticks[0] > seen
+        assert ticks[0] > ticks_before
     finally:
         stop.set()
         sys.setswitchinterval(before)

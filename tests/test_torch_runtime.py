@@ -160,7 +160,7 @@ def test_what_torch_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     net = seasoned(tiny())
     with pytest.raises(UsageError, match="torch knows no device 'abacus'"):
         TorchRuntime(net.config, arrays(net), "abacus")
-    with pytest.raises(UsageError, match="no precision 'int8': it has auto, f32, tf32, bf16"):
+    with pytest.raises(UsageError, match="no precision 'int8'; choose from auto, f32, tf32, bf16"):
         rtmtass.load(runtime="torch", precision="int8")
 
     def broken() -> None:

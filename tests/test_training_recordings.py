@@ -243,7 +243,7 @@ def test_without_ffmpeg_libsndfile_says_why(
 ) -> None:
     (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"a\.m4a is no audio"):
+    with pytest.raises(InputError, match=r"a\.m4a is not audio"):
         decode(tmp_path / "a.m4a")
 
 

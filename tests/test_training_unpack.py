@@ -222,7 +222,7 @@ def test_a_recording_that_is_no_sound_is_left_out(packs: Path, tmp_path: Path) -
 
 def test_a_cache_that_cannot_be_written_is_told(packs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"file/cache can't be written: .* is no folder"):
+    with pytest.raises(OutputError, match=r"file/cache can't be written: .* is not a folder"):
         corpus_of_packs(packs, tmp_path / "file" / "cache", workers=1)
 
 

@@ -1,4 +1,4 @@
-"""Released models: whole, strict, and still giving what they gave when they were released."""
+"""Released models: complete, loadable strictly, and true to their golden output."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ FOLDERS = released()
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A model folder one may break."""
+    """A writable copy of the default model."""
     return Path(shutil.copytree(find(DEFAULT), tmp_path / "model"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
-def test_a_release_is_complete(folder: Path) -> None:
+def test_release_is_complete(folder: Path) -> None:
     for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "golden.npz"):
         assert (folder / name).is_file(), name
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
 @pytest.mark.parametrize("runtime", ["numba", "torch"])
-def test_the_golden_output_is_found_again(folder: Path, runtime: str) -> None:
+def test_output_matches_the_golden_output(folder: Path, runtime: str) -> None:
     with np.load(folder / "golden.npz") as golden:
         separator = rtmtass.load(folder.name, runtime=runtime, precision="f32")
         stems = separator.separate(golden["mixture"])
@@ -54,12 +54,12 @@ def test_the_golden_output_is_found_again(folder: Path, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
-def test_the_card_says_what_the_metrics_say(folder: Path) -> None:
+def test_card_matches_the_metrics(folder: Path) -> None:
     card = (folder / "CARD.md").read_text(encoding="utf-8")
     metrics = json.loads((folder / "metrics.json").read_text())
-    reached = card.split("## What it reaches")[1].split("\n## ")[0]
-    found = re.finditer(r"^\| (speech|music|noise|average) \|.*$", reached, re.M)
-    rows = {match[1]: match[0] for match in found}
+    results = card.split("## What it reaches")[1].split("\n## ")[0]
+    matches = re.finditer(r"^\| (speech|music|noise|average) \|.*$", results, re.M)
+    rows = {match[1]: match[0] for match in matches}
     assert set(rows) == {"speech", "music", "noise", "average"}
     for stem, row in rows.items():
         for kind in ("si_sdri", "sdri"):
@@ -69,14 +69,14 @@ def test_the_card_says_what_the_metrics_say(folder: Path) -> None:
         if stem in metrics["leakage_db"]:
             value = metrics["leakage_db"][stem]
             assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in row
-    for found in metrics.get("leakage_by_case_db", {}).values():
-        for value in found.values():
-            assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in reached
+    for case in metrics.get("leakage_by_case_db", {}).values():
+        for value in case.values():
+            assert f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" in results
     if "silence_dbfs" in metrics:  # measured since 0.3
         silence = metrics["silence_dbfs"]
         for name in ("from_start", "after_sound"):
             assert silence[name] < -80
-            assert f"{silence[name]:.0f} dBFS" in reached
+            assert f"{silence[name]:.0f} dBFS" in results
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
@@ -90,12 +90,12 @@ def test_torch_loads_the_weights_strictly(folder: Path) -> None:
     assert model.n_parameters == sum(p.numel() for p in net.parameters())
 
 
-def test_the_demo_clip_is_there_and_credited() -> None:
+def test_demo_clip_exists_and_is_credited() -> None:
     clip = demo_clip()
     assert "| speech |" in (clip.parent / "CREDITS.md").read_text()
 
 
-def test_altered_weights_are_refused(copy: Path) -> None:
+def test_altered_weights_are_rejected(copy: Path) -> None:
     path = copy / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -104,8 +104,8 @@ def test_altered_weights_are_refused(copy: Path) -> None:
         open_model(str(copy))
 
 
-def test_what_is_no_safetensors_is_refused(copy: Path) -> None:
-    data = b"\x80\x04N." * 10  # a pickle, say
+def test_other_file_formats_are_rejected(copy: Path) -> None:
+    data = b"\x80\x04N." * 10  # the start of a pickle
     (copy / "model.safetensors").write_bytes(data)
     config = json.loads((copy / "config.json").read_text())
     config["sha256"] = hashlib.sha256(data).hexdigest()
@@ -114,22 +114,22 @@ def test_what_is_no_safetensors_is_refused(copy: Path) -> None:
         open_model(str(copy))
 
 
-def test_the_file_is_what_the_package_safetensors_writes() -> None:
+def test_bytes_equal_those_of_the_safetensors_package() -> None:
     package = pytest.importorskip("safetensors.numpy")
     rng = np.random.default_rng(0)
     shapes = {"b.bias": (3,), "a.weight": (2, 5), "empty": (0, 4), "number": (), "größe": (1, 2, 3)}
     weights = {k: np.asarray(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
     data = as_safetensors(weights)
     assert data == package.save(weights)
-    for found in (from_safetensors(data), package.load(data)):
-        assert set(found) == set(weights)
+    for loaded in (from_safetensors(data), package.load(data)):
+        assert set(loaded) == set(weights)
         for name, value in weights.items():
-            np.testing.assert_array_equal(found[name], value)
-            assert found[name].shape == value.shape
+            np.testing.assert_array_equal(loaded[name], value)
+            assert loaded[name].shape == value.shape
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "message"),
     [
         ({"a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}, "type F16, not F32"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, "outside the file"),
@@ -138,16 +138,16 @@ def test_the_file_is_what_the_package_safetensors_writes() -> None:
         (["a"], "items"),
     ],
 )
-def test_a_header_that_lies_is_refused(header: object, told: str) -> None:
+def test_invalid_headers_are_rejected(header: object, message: str) -> None:
     text = json.dumps(header).encode()
     data = struct.pack("<Q", len(text)) + text + bytes(8)
-    with pytest.raises((ValueError, KeyError, AttributeError), match=told):
+    with pytest.raises((ValueError, KeyError, AttributeError), match=message):
         from_safetensors(data)
     with pytest.raises(ValueError, match="longer than the file"):
         from_safetensors(data[:10])
 
 
-def test_missing_parts_are_named(copy: Path) -> None:
+def test_missing_files_are_reported(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model.safetensors can't be read: .*install"):
         open_model(str(copy))
@@ -156,7 +156,7 @@ def test_missing_parts_are_named(copy: Path) -> None:
         open_model(str(copy))
 
 
-def test_models_of_before_the_renaming_open():
+def test_old_config_keys_and_parameter_names_are_renamed():
     old = {"name": "x", "net": {"subband_told": 7, "compensation_hears_stage_one": False}}
     config = config_of(old)
     assert (config.net.subband_context, config.net.compensation_uses_trunk) == (7, False)

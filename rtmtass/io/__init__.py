@@ -1,1 +1,1 @@
-"""Every way in and out of a file or a pipe: protocols, containers, encodings, part files."""
+"""Audio input and output: files, pipes, UDP and arrays, their formats and protocols."""

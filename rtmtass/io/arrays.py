@@ -1,16 +1,14 @@
-"""Sound that is in memory: a source over an array, and a sink that collects blocks."""
+"""Audio in memory: a source that reads an array, and a sink that collects blocks."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
-Floats = NDArray[np.float32]
+from rtmtass.types import Samples
 
 
 class ArraySource:
-    """A Source over an array that is already in memory, (n, channels) or (n,)."""
+    """A `Source` that reads an array, (n, channels) or (n,)."""
 
     def __init__(self, samples: Samples, sample_rate: int) -> None:
         self._samples = samples[:, None] if samples.ndim == 1 else samples
@@ -19,31 +17,31 @@ class ArraySource:
         self.channels = self._samples.shape[1]
 
     def read(self, out: Samples) -> int:
-        """See Source."""
+        """See `Source`."""
         block = self._samples[self._position : self._position + len(out)]
         out[: len(block)] = block
         self._position += len(block)
         return len(block)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing; see `Source`."""
 
 
 class ArraySink:
-    """A sink that keeps everything; `samples()` is (R, N, C)."""
+    """A `Sink` that keeps all blocks in memory."""
 
     def __init__(self) -> None:
-        self._blocks: list[Floats] = []
+        self._blocks: list[Samples] = []
         self.is_closed = False
 
-    def write(self, stems: Floats) -> None:
-        """See Sink."""
+    def write(self, stems: Samples) -> None:
+        """See `Sink`."""
         self._blocks.append(stems.copy())
 
     def close(self) -> None:
-        """See Sink."""
+        """See `Sink`."""
         self.is_closed = True
 
-    def samples(self) -> Floats:
-        """Return all that was written."""
+    def samples(self) -> Samples:
+        """Return all blocks written, joined: (S, N, channels)."""
         return np.concatenate(self._blocks, axis=1)

@@ -1,4 +1,4 @@
-"""Whole recordings of any format to 16 kHz mono and back."""
+"""Decodes recordings of any format to 16 kHz mono, and encodes 16 kHz mono files."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rtmtass.types import SAMPLE_RATE, Samples
 
 FLAC = Encoding("flac", "FLAC", "PCM_16")
 
-
 WAV = Encoding("wav", "WAV", "PCM_16")
 
-
 OPUS = Encoding("opus", "OGG", "OPUS")
-
 
 _BLOCK = 1 << 18
 
 
 def decode(path: Path) -> Samples:
-    """Return a file as 16 kHz mono, (N,) float32; what is cut short counts as far as it goes.
+    """Decode a file to 16 kHz mono; a truncated one as far as it goes.
 
-    Formats that libsndfile doesn't read are left to ffmpeg, where that is installed.
+    Formats that libsndfile can't read are decoded by ffmpeg, where it is installed.
+
+    Returns:
+        (N,) float32, full scale is 1.0.
 
     Raises:
-        InputError: the file can't be read as sound.
+        InputError: the file can't be decoded.
         MissingPartError: soxr isn't installed.
     """
     try:
@@ -39,7 +39,7 @@ def decode(path: Path) -> Samples:
     except InputError:
         if shutil.which("ffmpeg") is None or not path.is_file():
             raise
-        return _ask_ffmpeg(path)
+        return _decode_with_ffmpeg(path)
     try:
         import soxr
     except ImportError:
@@ -63,10 +63,10 @@ def decode(path: Path) -> Samples:
 
 
 def encode(path: Path, samples: Samples, encoding: Encoding) -> None:
-    """Write (N,) float32 as a 16 kHz file; it appears under its name only when it is whole.
+    """Write (N,) float32 as a 16 kHz file, under its final name only when complete.
 
     Raises:
-        OutputError: it can't be written there.
+        OutputError: the file can't be written.
     """
     sink = FileSink(path, SAMPLE_RATE, 1, encoding, frames=len(samples))
     try:
@@ -77,11 +77,12 @@ def encode(path: Path, samples: Samples, encoding: Encoding) -> None:
         raise
 
 
-def _ask_ffmpeg(path: Path) -> Samples:
+def _decode_with_ffmpeg(path: Path) -> Samples:
     command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path)]
     command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
-    answer = subprocess.run(command, capture_output=True, check=False)
-    if answer.returncode:
-        words = answer.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise InputError(f"{path} can't be read as sound: ffmpeg says {words[-1]}")
-    return np.frombuffer(answer.stdout, dtype="<f4").astype(np.float32)
+    process = subprocess.run(command, capture_output=True, check=False)
+    if process.returncode:
+        stderr = process.stderr.decode(errors="replace").strip().splitlines()
+        reason = stderr[-1] if stderr else "no reason given"
+        raise InputError(f"{path} can't be decoded: ffmpeg says {reason}; convert it to WAV first")
+    return np.frombuffer(process.stdout, dtype="<f4").astype(np.float32)

@@ -1,4 +1,4 @@
-"""The formats to choose from, and whether one can hold a recording, known before work begins."""
+"""Output formats, and the choice of one that supports a recording's rate and channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from rtmtass.errors import OutputError, UsageError
 
 @dataclass(frozen=True)
 class Encoding:
-    """How an output file is written: `--format` word, soundfile container and subtype."""
+    """How an output file is encoded.
+
+    Attributes:
+        format: the value of `--format`, one of `FORMATS`.
+        container: soundfile's format name.
+        subtype: soundfile's subtype name.
+    """
 
     format: str
     container: str
@@ -17,13 +23,21 @@ class Encoding:
 
     @property
     def clips(self) -> bool:
-        """Whether samples beyond full scale are lost."""
+        """Whether samples beyond full scale are clipped."""
         return self.subtype not in ("FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
 class _Format:
-    """One choice of `--format`; `subtypes` begins with the one for material of unknown depth."""
+    """The limits of one `--format`.
+
+    Attributes:
+        container: soundfile's format name.
+        subtypes: supported; the first is the default for inputs of unknown bit depth.
+        max_channels: channels at most.
+        rates: supported sample rates in Hz; empty for any up to `max_rate`.
+        max_rate: in Hz.
+    """
 
     container: str
     subtypes: tuple[str, ...]
@@ -50,8 +64,8 @@ CHANNEL_MODES = ("linked", "independent", "mono")
 RAW_ENCODINGS = ("f32", "s16")
 SUBTYPES = tuple(dict.fromkeys(s for f in _FORMATS.values() for s in f.subtypes))
 
-_KEPT_DEPTHS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_32": "PCM_32", "DOUBLE": "FLOAT"}
-_COARSE = ("PCM_U8", "PCM_S8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "G721_32", "GSM610")
+_OUTPUT_DEPTHS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_32": "PCM_32", "DOUBLE": "FLOAT"}
+_LOW_RESOLUTION = ("PCM_U8", "PCM_S8", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "G721_32", "GSM610")
 
 
 def choose_encoding(
@@ -60,44 +74,44 @@ def choose_encoding(
     subtype: str,
     sample_rate: int,
     channels: int,
-    wanted_format: str | None = None,
-    wanted_subtype: str | None = None,
+    requested_format: str | None = None,
+    requested_subtype: str | None = None,
 ) -> Encoding:
-    """Pick the output's format: what was asked for, else the input's own, else WAV.
+    """Choose the output's encoding: as requested, else as the input's, else WAV.
 
     Args:
-        suffix: the input's, such as ".flac".
-        subtype: the input's, in soundfile's words; "" if unknown.
-        sample_rate: in Hz, of the output.
+        suffix: of the input, such as ".flac".
+        subtype: of the input, in soundfile's terms; "" if unknown.
+        sample_rate: of the output, in Hz.
         channels: of the output.
-        wanted_format: one of FORMATS, None for the input's own.
-        wanted_subtype: one of SUBTYPES, None for the one nearest to the input's.
+        requested_format: one of `FORMATS`; None for the input's.
+        requested_subtype: one of `SUBTYPES`; None for the nearest to the input's.
 
     Raises:
-        UsageError: the format has no such subtype.
-        OutputError: the format can't hold this rate or number of channels.
+        UsageError: the format doesn't support the requested subtype.
+        OutputError: the format doesn't support this sample rate or channel count.
     """
-    own = suffix.lstrip(".").lower()
-    name = wanted_format or (own if own in _FORMATS else "wav")
-    rule = _FORMATS[name]
-    chosen = wanted_subtype or _nearest(rule, subtype)
-    if chosen not in rule.subtypes:
+    input_format = suffix.lstrip(".").lower()
+    name = requested_format or (input_format if input_format in _FORMATS else "wav")
+    limits = _FORMATS[name]
+    chosen = requested_subtype or _nearest(limits, subtype)
+    if chosen not in limits.subtypes:
         raise UsageError(
-            f"--subtype {chosen} doesn't go with {name}; it takes {', '.join(rule.subtypes)}"
+            f"{name} doesn't support --subtype {chosen}; choose from {', '.join(limits.subtypes)}"
         )
-    rates = _FORMATS["opus"].rates if chosen == "OPUS" else rule.rates
-    if channels > rule.max_channels:
+    rates = _FORMATS["opus"].rates if chosen == "OPUS" else limits.rates
+    if channels > limits.max_channels:
         raise OutputError(
-            f"{name} holds at most {rule.max_channels} channels, not {channels};"
+            f"{name} supports at most {limits.max_channels} channels, not {channels};"
             " add --format wav, or --channels mono"
         )
-    if (rates and sample_rate not in rates) or sample_rate > rule.max_rate:
-        raise OutputError(f"{name} can't hold {sample_rate} Hz; add --format flac, or wav")
-    return Encoding(name, rule.container, chosen)
+    if (rates and sample_rate not in rates) or sample_rate > limits.max_rate:
+        raise OutputError(f"{name} doesn't support {sample_rate} Hz; add --format flac, or wav")
+    return Encoding(name, limits.container, chosen)
 
 
-def _nearest(rule: _Format, subtype: str) -> str:
-    if subtype in _COARSE:
-        subtype = "PCM_16"  # stems of an 8-bit recording deserve a finer grid than its own
-    kept = _KEPT_DEPTHS.get(subtype, subtype)
-    return kept if kept in rule.subtypes else rule.subtypes[0]
+def _nearest(limits: _Format, subtype: str) -> str:
+    if subtype in _LOW_RESOLUTION:
+        subtype = "PCM_16"  # 8 bits would add audible quantisation noise to each stem
+    depth = _OUTPUT_DEPTHS.get(subtype, subtype)
+    return depth if depth in limits.subtypes else limits.subtypes[0]

@@ -1,4 +1,4 @@
-"""Where samples come from and go to; the only room that knows soundfile."""
+"""Reads and writes sound files; the only module here that imports soundfile."""
 
 from __future__ import annotations
 
@@ -9,80 +9,93 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
 from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
 from rtmtass.io.wav_header import read_header
-
-Samples = npt.NDArray[np.float32]
+from rtmtass.types import Samples
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 COPIED_TAGS = (
     "title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license",
 )  # fmt: skip
-"""Words carried from input to output; `software` isn't among them: we wrote it, not they."""
+"""Tags copied from input to output; not `software`, which names the encoder."""
 
 _MP3_SLACK = 4 * 1152  # frames an MP3's length tag may be off by: encoder delay and padding
 
 
 def check_rate(sample_rate: int, name: str) -> None:
-    """Refuse a rate that no recording has.
+    """Check that a sample rate is supported.
 
     Raises:
-        InputError: below 4 kHz or above 384 kHz.
+        InputError: `sample_rate` is below 4 kHz or above 384 kHz.
     """
     if not MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ:
         raise InputError(
-            f"{name} has a sample rate of {sample_rate} Hz; rtmtass takes {MIN_RATE_HZ}"
+            f"{name} has a sample rate of {sample_rate} Hz; rtmtass supports {MIN_RATE_HZ}"
             f" to {MAX_RATE_HZ} Hz: check the header, or give the true one with --rate"
         )
 
 
 def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) -> None:
-    """Refuse NaN and infinity, and say where the first one is.
+    """Check that a block is finite.
+
+    Args:
+        block: (n, channels).
+        first_frame: position of the block in the stream, in frames.
+        sample_rate: in Hz.
+        name: of the stream, for the error.
 
     Raises:
-        InputError: a sample isn't finite.
+        InputError: a sample is NaN or Inf; the message gives the position of the first.
     """
-    # A sum is one pass without a temporary; only an overflow makes it lie, hence the second look.
+    # A sum takes one pass without a temporary. It also overflows on large finite samples,
+    # so a sum that isn't finite is followed by the exact test.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(np.sum(block)):
             return
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if bad.size:
         frame = first_frame + int(bad[0])
-        kind = "NaN" if np.isnan(block[bad[0]]).any() else "infinity"
+        kind = "NaN" if np.isnan(block[bad[0]]).any() else "Inf"
         raise InputError(
-            f"{name} holds {kind} at {frame / sample_rate:.3f} s (frame {frame}), not a sample;"
-            " export it again, or as integers: ffmpeg -i … -c:a pcm_s24le repaired.wav"
+            f"{name} contains {kind} at {frame / sample_rate:.3f} s (frame {frame}); export it"
+            " again, or convert it to integers: ffmpeg -i … -c:a pcm_s24le repaired.wav"
         )
 
 
 class FileSource:
-    """A sound file, read by block; memory doesn't grow with its length.
+    """A `Source` that reads a sound file; memory use doesn't depend on its length.
 
     Args:
-        path: any file soundfile reads.
-        allow_truncated: take what is there when the header promises more.
+        path: of any file that libsndfile can read.
+        allow_truncated: accept a file that is shorter than its header says.
+
+    Attributes:
+        name: the path, for errors.
+        sample_rate: in Hz.
+        channels: number of channels.
+        frames: length according to the header.
+        container, subtype: soundfile's names for the file's format.
+        tags: those of `COPIED_TAGS` that are present.
 
     Raises:
-        InputError: missing, unreadable, empty, not audio, without samples, of an
-            unknown rate, or shorter than its header says.
+        InputError: the file is missing, unreadable, empty, not audio, of an unsupported
+            sample rate, or shorter than its header says.
     """
 
     def __init__(self, path: Path, *, allow_truncated: bool = False) -> None:
         self.name = str(path)
         self._allow_truncated = allow_truncated
         self._position = 0
-        self._refuse_at_a_glance(path)
+        self._check_before_opening(path)
         try:
             self._file = soundfile.SoundFile(str(path))
         except soundfile.SoundFileError as error:
             raise InputError(
-                f"{path} is no audio that libsndfile reads; convert it first:"
+                f"{path} is not audio that libsndfile can read; convert it first:"
                 f" ffmpeg -i {path.name} {path.stem}.wav"
             ) from error
         self.sample_rate = int(self._file.samplerate)
@@ -101,18 +114,18 @@ class FileSource:
             raise
 
     def read(self, out: Samples) -> int:
-        """See Source.
+        """See `Source`.
 
         Raises:
-            InputError: a sample isn't finite, or the file ends before its header says.
+            InputError: a sample is NaN or Inf, or the file is truncated.
         """
         try:
             count = len(self._file.read(len(out), dtype="float32", always_2d=True, out=out))
         except soundfile.SoundFileError as error:
             if not self._allow_truncated:
-                where = self._position / self.sample_rate
+                decoded_s = self._position / self.sample_rate
                 raise InputError(
-                    f"{self.name} is damaged or cut short after {where:.2f} s of"
+                    f"{self.name} is damaged or cut short after {decoded_s:.2f} s of"
                     f" {self.frames / self.sample_rate:.2f} s; fetch it again, or separate what"
                     " is there with --allow-truncated"
                 ) from error
@@ -126,10 +139,11 @@ class FileSource:
         return count
 
     def close(self) -> None:
-        """See Source."""
+        """See `Source`."""
         self._file.close()
 
-    def _refuse_at_a_glance(self, path: Path) -> None:
+    def _check_before_opening(self, path: Path) -> None:
+        """Raise for a missing, empty or truncated file; libsndfile ignores a truncated WAV."""
         try:
             with path.open("rb") as file:
                 n_bytes = os.fstat(file.fileno()).st_size
@@ -142,23 +156,26 @@ class FileSource:
             raise InputError(f"{path} is empty (0 bytes); record or fetch it again")
         if header is None or header.frames is None or self._allow_truncated:
             return
-        there = max(0, n_bytes - header.data_offset) // header.block_align
-        if there < header.frames and header.encoding:
-            self._raise_truncated(header.frames, there, max(1, header.sample_rate))
+        present = max(0, n_bytes - header.data_offset) // header.block_align
+        if present < header.frames and header.encoding:
+            self._raise_truncated(header.frames, present, max(1, header.sample_rate))
 
-    def _raise_truncated(self, promised: int, there: int, sample_rate: int) -> None:
+    def _raise_truncated(self, expected: int, present: int, sample_rate: int) -> None:
         raise InputError(
-            f"{self.name} is cut short: its header promises {promised / sample_rate:.2f} s"
-            f" ({promised} frames), it holds {there / sample_rate:.2f} s ({there}); fetch it"
+            f"{self.name} is cut short: its header promises {expected / sample_rate:.2f} s"
+            f" ({expected} frames), it holds {present / sample_rate:.2f} s ({present}); fetch it"
             " again, or separate what is there with --allow-truncated"
         )
 
 
 def read_file(path: Path) -> tuple[Samples, int]:
-    """Read a short file whole: (n, channels), and its sample rate.
+    """Read a whole file into memory.
+
+    Returns:
+        (n, channels) float32, and the sample rate in Hz.
 
     Raises:
-        InputError: see FileSource.
+        InputError: see `FileSource`.
     """
     source = FileSource(path)
     samples = np.zeros((source.frames, source.channels), np.float32)
@@ -168,18 +185,26 @@ def read_file(path: Path) -> tuple[Samples, int]:
 
 
 class FileSink:
-    """One output file, written as `NAME.part` and renamed only when it is whole.
+    """One output file, written as `NAME.part` and renamed when it is complete.
 
-    `write` … then `finalise` (a valid file, still under its .part name) and
-    `publish` (renamed), or `abandon` (removed).
+    Call `write` any number of times, then either `finalise` (completes the .part file)
+    and `publish` (renames it), or `abandon` (removes it).
 
     Args:
-        target: the final name; its folder exists.
-        frames: how many frames will come, None if unknown.
-        tags: written where the format can hold them.
+        target: final path; its folder exists.
+        sample_rate: in Hz.
+        channels: of the blocks.
+        encoding: of the file.
+        frames: expected length; None if unknown.
+        tags: written if the format supports them.
+
+    Attributes:
+        part: the temporary path.
+        frames: written so far.
+        clipped: samples beyond full scale, where the encoding clips them.
 
     Raises:
-        OutputError: here and in every method: no right to write, disk full, and the like.
+        OutputError: from any method: permission denied, disk full, and the like.
     """
 
     def __init__(
@@ -199,7 +224,7 @@ class FileSink:
         self.clipped = 0
         container = encoding.container
         if container == "WAV" and (frames is None or frames * channels * 8 > WAV_LIMIT):
-            container = "RF64"  # made a plain WAV again in the end, if it turns out to fit
+            container = "RF64"  # `finalise` turns it into a plain WAV if it fits one
         self._is_rf64 = container == "RF64"
         try:
             self._bytes = PartFile(self.part)
@@ -222,23 +247,23 @@ class FileSink:
             try:
                 setattr(self._file, tag, text)
             except soundfile.SoundFileError:
-                continue  # this format has no place for this tag
+                continue  # the format doesn't support this tag
         self._is_open = True
 
     def write(self, block: Samples) -> None:
-        """Append (n, channels); counts what the format will clip."""
+        """Append (n, channels)."""
         if self.encoding.clips:
             self.clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         try:
             self._file.write(block)
-        except (soundfile.SoundFileError, AssertionError) as error:  # it asserts a full write
+        except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts full writes
             raise self._failure(error) from error
         if self._bytes.error:
             raise self._failure(self._bytes.error)
         self.frames += len(block)
 
     def finalise(self) -> None:
-        """Complete the header and close; the file is valid under its .part name."""
+        """Complete the header and close the file, which keeps its .part name."""
         if not self._is_open:
             return
         self._is_open = False
@@ -254,7 +279,7 @@ class FileSink:
             raise self._failure(self._bytes.error)
 
     def publish(self) -> None:
-        """Give the finalised file its final name."""
+        """Finalise the file and rename it to its final name."""
         self.finalise()
         try:
             self.part.replace(self.target)
@@ -262,7 +287,7 @@ class FileSink:
             raise OutputError(why_unwritable(self.target, error)) from error
 
     def abandon(self) -> None:
-        """Remove what was written; never raises."""
+        """Close and remove the .part file; never raises."""
         with contextlib.suppress(OutputError):
             self.finalise()
         with contextlib.suppress(OSError):

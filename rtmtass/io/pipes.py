@@ -1,4 +1,4 @@
-"""Samples that flow through stdin and stdout, where nothing can seek and every block counts."""
+"""Reads and writes audio on stdin and stdout, without seeking and without added latency."""
 
 from __future__ import annotations
 
@@ -10,41 +10,51 @@ from pathlib import Path
 from typing import Protocol
 
 from rtmtass.errors import InputError, OutputError
-from rtmtass.io.files import FileSource, Samples, check_finite, check_rate
+from rtmtass.io.files import FileSource, check_finite, check_rate
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.wav_header import ENCODINGS, WavHeader, decode, encode, read_header, stream_header
+from rtmtass.types import Samples
 
 SUBTYPES = {
     "u8": "PCM_U8", "s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT",
     "f64": "DOUBLE",
 }  # fmt: skip
-"""What soundfile calls our encodings."""
+"""soundfile's subtype for each sample encoding."""
 
 
 class ByteStream(Protocol):
-    """A stream of bytes that keeps none back: `read` returns what is there, b"" at the end."""
+    """An unbuffered byte stream."""
 
     def read(self, size: int, /) -> bytes | None:
-        """Return up to `size` bytes."""
+        """Return the available bytes, up to `size`; b"" at the end."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write some of `data`, return how many bytes."""
+        """Write part of `data`; return the number of bytes written."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close the stream."""
 
 
 class StreamSource:
-    """WAV or raw samples from a stream that can't seek, handed over as they come.
+    """A `Source` that reads WAV or raw samples from a stream that can't seek.
 
     Args:
-        stream: unbuffered, so that a read returns what is there instead of waiting for more.
-        name: what to call it in errors.
-        header: what raw samples are; None to read it from the WAV the stream holds.
-        allow_truncated: take what is there when the header promises more.
+        stream: unbuffered, so that a read returns what is available without waiting.
+        name: of the stream, for errors.
+        header: format of raw samples; None to read the stream's WAV header.
+        allow_truncated: accept a stream that is shorter than its header says.
+
+    Attributes:
+        is_raw: without a WAV header.
+        sample_rate: in Hz.
+        channels: number of channels.
+        encoding: of the samples, one of `wav_header.ENCODINGS`.
+        subtype: soundfile's name for it.
+        frames: length according to the header; None if unknown.
 
     Raises:
-        InputError: empty, no WAV header, an encoding or rate unknown.
+        InputError: the stream is empty, has no WAV header, or an unsupported encoding
+            or sample rate.
     """
 
     def __init__(
@@ -60,13 +70,13 @@ class StreamSource:
         self.tags: dict[str, str] = {}
         self._stream = stream
         self._allow_truncated = allow_truncated
-        self._rest = b""
+        self._unread = b""
         self._position = 0
         self._has_begun = False
         header = header or read_header(self._read_exactly, name)
         if header.encoding is None or not header.channels:
             raise InputError(
-                f"{name} holds a compressed WAV; unpack it on the way:"
+                f"{name} is a compressed WAV; decode it in the pipe:"
                 " ffmpeg -i … -c:a pcm_s16le -f wav - | rtmtass separate -"
             )
         check_rate(header.sample_rate, name)
@@ -78,35 +88,35 @@ class StreamSource:
         self._frame_bytes = header.channels * ENCODINGS[header.encoding]
 
     def read(self, out: Samples) -> int:
-        """See Source; waits for at least one frame and returns what has come by then.
+        """See `Source`; waits for one frame and returns all that is available then.
 
         Raises:
-            InputError: a sample isn't finite, nothing came at all, or less than promised.
+            InputError: a sample is NaN or Inf, or the stream is empty or truncated.
         """
-        wanted = len(out)
+        n = len(out)
         if self.frames is not None:
-            wanted = min(wanted, self.frames - self._position)
-        if not wanted:
+            n = min(n, self.frames - self._position)
+        if not n:
             self._drain()
             return 0
-        while len(self._rest) < self._frame_bytes:
-            data = self._stream.read(wanted * self._frame_bytes - len(self._rest))
+        while len(self._unread) < self._frame_bytes:
+            data = self._stream.read(n * self._frame_bytes - len(self._unread))
             if not data:
-                self._refuse_early_end()
+                self._check_end()
                 return 0
-            self._rest += data
-        n_bytes = len(self._rest) // self._frame_bytes * self._frame_bytes
-        whole, self._rest = self._rest[:n_bytes], self._rest[n_bytes:]
-        if self.is_raw and self._position == 0 and whole.startswith(b"RIFF"):
+            self._unread += data
+        n_bytes = len(self._unread) // self._frame_bytes * self._frame_bytes
+        frames, self._unread = self._unread[:n_bytes], self._unread[n_bytes:]
+        if self.is_raw and self._position == 0 and frames.startswith(b"RIFF"):
             raise InputError(f"{self.name} is a WAV, not raw samples; leave out --rate and --raw")
-        block = decode(whole, self.encoding, self.channels)
+        block = decode(frames, self.encoding, self.channels)
         check_finite(block, self._position, self.sample_rate, self.name)
         out[: len(block)] = block
         self._position += len(block)
         return len(block)
 
     def close(self) -> None:
-        """See Source."""
+        """See `Source`."""
         self._stream.close()
 
     def _read_exactly(self, n_bytes: int) -> bytes:
@@ -114,13 +124,16 @@ class StreamSource:
         while len(data) < n_bytes and (more := self._stream.read(n_bytes - len(data))):
             data += more
         if n_bytes and not data and not self._has_begun:
-            self._refuse_early_end()
+            self._check_end()
         self._has_begun = True
         return data
 
-    def _refuse_early_end(self) -> None:
+    def _check_end(self) -> None:
+        """Raise if the stream has ended too early."""
         if self._position == 0:
-            raise InputError(f"{self.name} holds no samples; is what should send them running?")
+            raise InputError(
+                f"{self.name} holds no samples; check that the program writing to it is running"
+            )
         if self.frames is not None and not self._allow_truncated:
             raise InputError(
                 f"{self.name} is cut short: its header promises"
@@ -130,25 +143,29 @@ class StreamSource:
             )
 
     def _drain(self) -> None:
-        """Let the writer finish: the tags behind the samples aren't ours, nor its fault."""
+        """Read chunks after the samples, such as tags, so that the writer gets no SIGPIPE."""
         while self._stream.read(65536):
             pass
 
 
 class StreamSink:
-    """One stem, or the remix, on a stream that can't seek; written as soon as it is there.
+    """Writes one stem, or the remix, to a stream that can't seek, without buffering.
 
     Args:
         stream: unbuffered.
         sample_rate: in Hz.
         channels: of the blocks.
-        encoding: one of `formats.RAW_ENCODINGS`.
-        is_raw: samples only; else a WAV header comes first.
-        frames: how many will come, None if unknown.
+        encoding: one of `encodings.RAW_ENCODINGS`.
+        is_raw: write samples only, without a WAV header.
+        frames: expected length; None if unknown.
+
+    Attributes:
+        frames: written so far.
+        clipped: samples beyond full scale, where the encoding clips them.
 
     Raises:
-        BrokenPipeError: nobody listens any more.
-        OutputError: the stream leads to a full disk.
+        BrokenPipeError: the reader has closed the pipe.
+        OutputError: the stream can't be written, such as a file on a full disk.
     """
 
     clipped = 0
@@ -172,26 +189,26 @@ class StreamSink:
             self._send(stream_header(sample_rate, channels, encoding, frames))
 
     def write(self, block: Samples) -> None:
-        """Send (n, channels) on its way; "s16" counts what it clips."""
+        """Write (n, channels)."""
         if self._encoding == "s16":
             self.clipped += int((abs(block) > 1.0).sum())
         self._send(encode(block, self._encoding))
         self.frames += len(block)
 
     def finalise(self) -> None:
-        """All has been sent already."""
+        """Do nothing: all samples have been written."""
 
     def publish(self) -> None:
-        """There is no name to give."""
+        """Do nothing: a stream has no name."""
 
     def abandon(self) -> None:
-        """What was sent can't be taken back."""
+        """Do nothing: what was written can't be withdrawn."""
 
     def _send(self, data: bytes) -> None:
-        rest = memoryview(data)
+        unsent = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._stream.write(rest) or 0 :]
+            while unsent:
+                unsent = unsent[self._stream.write(unsent) or 0 :]
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -199,10 +216,10 @@ class StreamSink:
 
 
 def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | StreamSource:
-    """Open a sound file, also a WAV whose writer never came back to fill in its length.
+    """Open a sound file; also a WAV whose header lacks the length.
 
     Raises:
-        InputError: see FileSource.
+        InputError: see `FileSource`.
     """
     header = _unfinished_header(path)
     if header is None:
@@ -216,7 +233,13 @@ def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | St
 
 @dataclasses.dataclass(frozen=True)
 class RawFormat:
-    """What raw samples are: one of `formats.RAW_ENCODINGS`, a rate in Hz, and channels."""
+    """Format of raw samples.
+
+    Attributes:
+        encoding: one of `encodings.RAW_ENCODINGS`.
+        sample_rate: in Hz.
+        channels: interleaved channels.
+    """
 
     encoding: str
     sample_rate: int
@@ -224,10 +247,14 @@ class RawFormat:
 
 
 def open_stdin(raw: RawFormat | None, *, allow_truncated: bool = False) -> StreamSource:
-    """Open stdin: raw samples if `raw` says what they are, else a WAV.
+    """Open stdin.
+
+    Args:
+        raw: format of raw samples; None for a WAV.
+        allow_truncated: see `StreamSource`.
 
     Raises:
-        InputError: see StreamSource.
+        InputError: see `StreamSource`.
     """
     header = None
     if raw:
@@ -237,7 +264,7 @@ def open_stdin(raw: RawFormat | None, *, allow_truncated: bool = False) -> Strea
 
 
 def stdout_stream() -> ByteStream:
-    """Return stdout without a buffer."""
+    """Return stdout, unbuffered."""
     sys.stdout.flush()
     return _raw(sys.stdout.buffer)
 
@@ -249,7 +276,7 @@ def _raw(buffered: object) -> ByteStream:
 
 
 def _unfinished_header(path: Path) -> WavHeader | None:
-    """Return the header of a WAV without a length but with samples, its frames counted."""
+    """Return the header of a WAV without a length, with its frames counted; None for others."""
     try:
         with path.open("rb") as file:
             if file.read(4) not in (b"RIFF", b"RF64"):
@@ -261,7 +288,7 @@ def _unfinished_header(path: Path) -> WavHeader | None:
             tail = file.read(8)
             n_bytes = os.fstat(file.fileno()).st_size - header.data_offset
     except OSError:
-        return None  # FileSource says why
+        return None  # FileSource raises the error
     is_chunk = len(tail) == 8 and int.from_bytes(tail[4:], "little") == n_bytes - 8
     if n_bytes < header.block_align or (is_chunk and tail[:4].isalpha()):
         return None

@@ -1,33 +1,39 @@
-"""What every source and sink of sound looks like to those who use it."""
+"""The interfaces of audio sources and sinks."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Samples = NDArray[np.float32]
+from rtmtass.types import Samples
 
 
 class Source(Protocol):
-    """Hands over a recording block by block."""
+    """Reads audio block by block.
+
+    Attributes:
+        sample_rate: in Hz.
+        channels: number of channels.
+    """
 
     sample_rate: int
     channels: int
 
     def read(self, out: Samples) -> int:
-        """Fill the front of `out` (n, channels); return how many frames, 0 = ended."""
+        """Fill the front of `out`, (n, channels).
+
+        Returns:
+            the number of frames read; 0 at the end.
+        """
 
     def close(self) -> None:
-        """Let go of file or device; may be called twice."""
+        """Close the file or device; may be called twice."""
 
 
 class Sink(Protocol):
-    """Takes stems block by block."""
+    """Writes stems block by block."""
 
     def write(self, stems: Samples) -> None:
-        """Take (S, n, channels)."""
+        """Write (S, n, channels)."""
 
     def close(self) -> None:
-        """Finish what was written; may be called twice."""
+        """Complete the output and close it; may be called twice."""

@@ -1,43 +1,42 @@
-"""Sound over UDP: raw float32 datagrams in and out."""
+"""Audio over UDP: datagrams of raw float32 samples, received and sent."""
 
 from __future__ import annotations
 
 import socket
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
+from rtmtass.types import Samples
 
-Floats = NDArray[np.float32]
-
-
-_DATAGRAM = 65536
-
+_MAX_DATAGRAM = 65536
+"""Bytes; more than any UDP datagram."""
 
 _FRAMES_PER_DATAGRAM = 256
-
 
 _POLL_S = 0.2
 
 
 class UdpSource:
-    """Raw little-endian float32 frames, one or more whole ones a datagram.
+    """Receives interleaved little-endian float32, whole frames in each datagram.
 
-    Ends with an empty datagram.
+    An empty datagram ends the stream.
 
     Args:
-        host, port: to listen on; port 0 lets the system choose, see `port`.
+        host, port: to listen on; with port 0 the system chooses one, see `port`.
         sample_rate: in Hz.
-        channels: interleaved.
+        channels: interleaved channels.
+
+    Attributes:
+        port: that it listens on.
 
     Raises:
-        InputError: the port is taken, or not ours to take.
+        InputError: the port is in use or not permitted.
     """
 
     def __init__(self, host: str, port: int, sample_rate: int, channels: int = 1) -> None:
         self.sample_rate, self.channels = sample_rate, channels
-        self._rest = np.zeros((0, channels), np.float32)
+        self._unread = np.zeros((0, channels), np.float32)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.settimeout(_POLL_S)
         try:
@@ -50,55 +49,61 @@ class UdpSource:
         self.port = int(self._socket.getsockname()[1])
         self._is_closed = False
 
-    def read(self, out: Floats) -> int:
-        """See Source; waits for a datagram."""
-        while not len(self._rest):
+    def read(self, out: Samples) -> int:
+        """See `Source`; blocks until a datagram arrives.
+
+        Raises:
+            InputError: a datagram contains NaN or Inf.
+        """
+        while not len(self._unread):
             if self._is_closed:
                 return 0
             try:
-                data = self._socket.recv(_DATAGRAM)
+                data = self._socket.recv(_MAX_DATAGRAM)
             except TimeoutError:
                 continue
             except OSError:
-                return 0  # closed while it waited
+                return 0  # closed during the wait
             if not data:
                 return 0
-            whole = len(data) // (4 * self.channels) * 4 * self.channels
-            self._rest = np.frombuffer(data[:whole], "<f4").reshape(-1, self.channels)
-        n = min(len(out), len(self._rest))
-        out[:n] = self._rest[:n]
-        self._rest = self._rest[n:]
+            n_bytes = len(data) // (4 * self.channels) * 4 * self.channels
+            self._unread = np.frombuffer(data[:n_bytes], "<f4").reshape(-1, self.channels)
+        n = min(len(out), len(self._unread))
+        out[:n] = self._unread[:n]
+        self._unread = self._unread[n:]
         if not np.isfinite(out[:n]).all():
-            raise InputError(f"a datagram on port {self.port} holds samples that are no numbers")
+            raise InputError(
+                f"a datagram on port {self.port} contains NaN or Inf; send finite float32 samples"
+            )
         return n
 
     def close(self) -> None:
-        """See Source."""
+        """See `Source`."""
         self._is_closed = True
         self._socket.close()
 
 
 class UdpSink:
-    """Sends the rows side by side as interleaved float32, then an empty datagram."""
+    """Sends the channels of all stems as interleaved float32, and an empty datagram at the end."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._is_closed = False
 
-    def write(self, stems: Floats) -> None:
-        """See Sink.
+    def write(self, stems: Samples) -> None:
+        """See `Sink`.
 
         Raises:
-            OutputError: no way to that host.
+            OutputError: the host is unreachable.
         """
-        rows, n, channels = stems.shape
-        frames = stems.transpose(1, 0, 2).reshape(n, rows * channels)
+        n_stems, n, channels = stems.shape
+        frames = stems.transpose(1, 0, 2).reshape(n, n_stems * channels)
         for start in range(0, n, _FRAMES_PER_DATAGRAM):
             self._send(frames[start : start + _FRAMES_PER_DATAGRAM].astype("<f4").tobytes())
 
     def close(self) -> None:
-        """See Sink."""
+        """See `Sink`."""
         if not self._is_closed:
             self._is_closed = True
             self._send(b"")
@@ -108,7 +113,7 @@ class UdpSink:
         try:
             self._socket.sendto(data, self._address)
         except ConnectionRefusedError:
-            pass  # nobody listens yet; sound doesn't wait for it
+            pass  # no listener yet; a live stream doesn't wait for one
         except OSError as error:
             host, port = self._address
             raise OutputError(

@@ -1,7 +1,7 @@
-"""Read and write the WAV header by hand, because a pipe can't seek and a truncated file can't tell.
+"""Reads and writes WAV headers directly, for pipes and for truncated files.
 
-soundfile needs to seek, silently shortens a WAV that holds less than its header
-promises, and reads nothing from one whose writer never filled the length in.
+soundfile needs to seek, silently accepts a WAV that is shorter than its header says,
+and reads nothing from one whose header lacks the length.
 
 Source: Microsoft/IBM "Multimedia Programming Interface and Data Specifications 1.0"
 (RIFF), and EBU Tech 3306 (RF64).
@@ -14,14 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from rtmtass.errors import InputError
+from rtmtass.types import Samples
 
 ENCODINGS = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
 """Sample encodings and their width in bytes; all little-endian."""
 
 UNKNOWN = 0xFFFFFFFF
+"""Chunk size in the header of a stream of unknown length."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _BY_FORMAT = {
     (_PCM, 8): "u8",
@@ -35,10 +37,15 @@ _BY_FORMAT = {
 
 @dataclass(frozen=True)
 class WavHeader:
-    """What a WAV says of itself before its first sample.
+    """The parsed header of a WAV.
 
-    `frames` is None where the writer didn't know (0 or the largest number of bytes).
-    `encoding` is None for a compressed kind that only soundfile reads.
+    Attributes:
+        sample_rate: in Hz.
+        channels: number of channels.
+        encoding: one of `ENCODINGS`; None for a compressed one, which only soundfile reads.
+        frames: length; None where the writer didn't know it (0, or a placeholder size).
+        data_offset: position of the first sample, in bytes.
+        block_align: bytes per frame.
     """
 
     sample_rate: int
@@ -50,11 +57,11 @@ class WavHeader:
 
 
 def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
-    """Read up to the first sample and say what follows.
+    """Read a WAV header, up to the first sample.
 
     Args:
-        read: hands over exactly the bytes asked for, fewer only at the end.
-        name: what to call the input in an error.
+        read: returns exactly the number of bytes requested, fewer only at the end.
+        name: of the input, for errors.
 
     Raises:
         InputError: not a RIFF/RF64 WAVE stream, or it ends inside the header.
@@ -63,14 +70,14 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
     def take(n_bytes: int) -> bytes:
         data = read(n_bytes)
         if len(data) < n_bytes:
-            raise InputError(f"{name} ends inside its WAV header; make or fetch it again")
+            raise InputError(f"{name} ends inside its WAV header; export or fetch it again")
         return data
 
     magic, _, kind = struct.unpack("<4sI4s", take(12))
     if magic not in (b"RIFF", b"RF64") or kind != b"WAVE":
         raise InputError(
-            f"{name} holds no WAV header; for raw samples add --rate (and --channels-in, --raw),"
-            f" or convert it on the way: ffmpeg -i … -f wav - | rtmtass separate -"
+            f"{name} has no WAV header; for raw samples add --rate (and --channels-in, --raw),"
+            f" or convert it in the pipe: ffmpeg -i … -f wav - | rtmtass separate -"
         )
     offset, long_size, fmt = 12, 0, b""
     while True:
@@ -85,19 +92,19 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
         elif chunk == b"fmt ":
             fmt = body
     if len(fmt) < 16:
-        raise InputError(f"{name} is a WAV without a format chunk; make or fetch it again")
+        raise InputError(f"{name} is a WAV without a format chunk; export or fetch it again")
     tag, channels, sample_rate, _, align, bits = struct.unpack_from("<HHIIHH", fmt)
     if tag == _EXTENSIBLE and len(fmt) >= 26:
         tag = struct.unpack_from("<H", fmt, 24)[0]
     n_bytes = long_size if magic == b"RF64" and size == UNKNOWN else size
-    # ffmpeg writes 0xFFFFFFFF into a pipe, others 0, sox and arecord 0x7FFFFFxx or 0x80000000.
-    guessed = 0x7FFFF000 <= size <= 0x80000100 or size >= 0xFFFFF000
-    known = n_bytes > 0 and (magic == b"RF64" or not guessed)
+    # In a pipe ffmpeg writes 0xFFFFFFFF, sox and arecord 0x7FFFFFxx or 0x80000000, others 0.
+    is_placeholder = 0x7FFFF000 <= size <= 0x80000100 or size >= 0xFFFFF000
+    is_known = n_bytes > 0 and (magic == b"RF64" or not is_placeholder)
     return WavHeader(
         sample_rate=sample_rate,
         channels=channels,
         encoding=_BY_FORMAT.get((tag, bits)),
-        frames=n_bytes // align if known and align else None,
+        frames=n_bytes // align if is_known and align else None,
         data_offset=offset,
         block_align=align,
     )
@@ -106,13 +113,13 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
 def stream_header(
     sample_rate: int, channels: int, encoding: str, frames: int | None = None
 ) -> bytes:
-    """Return the header of a WAV that is about to be sent.
+    """Return the header of a WAV to be written to a stream.
 
     Args:
         sample_rate: in Hz.
-        channels: of each frame.
+        channels: number of channels.
         encoding: "s16" or "f32".
-        frames: how many follow, None if nobody knows yet.
+        frames: length; None if unknown.
     """
     width = ENCODINGS[encoding]
     tag = _FLOAT if encoding.startswith("f") else _PCM
@@ -120,7 +127,7 @@ def stream_header(
     n_bytes = UNKNOWN if frames is None or frames * align > UNKNOWN - 64 else frames * align
     fmt = struct.pack("<HHIIHH", tag, channels, sample_rate, sample_rate * align, align, 8 * width)
     chunks = b""
-    if tag == _FLOAT:  # any format but PCM states the size of its extension, and its frames
+    if tag == _FLOAT:  # formats other than PCM need an extension size and a fact chunk
         fmt += b"\0\0"
         chunks = struct.pack("<4sII", b"fact", 4, UNKNOWN if n_bytes == UNKNOWN else frames)
     chunks = struct.pack("<4sI", b"fmt ", len(fmt)) + fmt + chunks
@@ -129,9 +136,9 @@ def stream_header(
     return struct.pack("<4sI4s", b"RIFF", total, b"WAVE") + chunks
 
 
-def decode(data: bytes, encoding: str, channels: int) -> npt.NDArray[np.float32]:
+def decode(data: bytes, encoding: str, channels: int) -> Samples:
     """Turn whole frames of bytes into (n, channels) float32, full scale 1.0."""
-    flat: npt.NDArray[np.float32]
+    flat: Samples
     if encoding == "s24":
         padded = np.zeros((len(data) // 3, 4), np.uint8)
         padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
@@ -147,29 +154,29 @@ def decode(data: bytes, encoding: str, channels: int) -> npt.NDArray[np.float32]
     return flat.reshape(-1, channels)
 
 
-def encode(block: npt.NDArray[np.float32], encoding: str) -> bytes:
-    """Turn (n, channels) float32 into little-endian bytes; "s16" clips at full scale."""
+def encode(block: Samples, encoding: str) -> bytes:
+    """Turn (n, channels) float32 into little-endian "f32" or "s16"; "s16" clips at full scale."""
     if encoding == "f32":
         return block.astype("<f4", copy=False).tobytes()
     scaled = np.clip(np.rint(block * np.float32(32768)), -32768, 32767)
-    integers: npt.NDArray[np.int16] = scaled.astype("<i2")
+    integers: NDArray[np.int16] = scaled.astype("<i2")
     return integers.tobytes()
 
 
 def as_plain_wav(header: bytes, n_bytes: int) -> bytes:
-    """Rewrite the start of an RF64 file of fewer than 4 GB as that of a plain WAV.
+    """Convert the header of an RF64 file of less than 4 GB to that of a plain WAV.
 
-    The ds64 chunk becomes JUNK of the same size, so no sample has to move.
+    The ds64 chunk becomes a JUNK chunk of the same size, so that no sample moves.
 
     Args:
-        header: the file's bytes from its start up to and including "data" and its size.
-        n_bytes: length of the whole file.
+        header: the file's bytes up to and including "data" and its size.
+        n_bytes: size of the whole file.
     """
     plain = bytearray(header)
-    size_of_data = struct.unpack_from("<Q", header, 28)[0]
+    data_size = struct.unpack_from("<Q", header, 28)[0]
     plain[0:4] = b"RIFF"
     plain[4:8] = struct.pack("<I", n_bytes - 8)
     plain[12:16] = b"JUNK"
     plain[20:48] = bytes(28)
-    plain[-4:] = struct.pack("<I", size_of_data)
+    plain[-4:] = struct.pack("<I", data_size)
     return bytes(plain)

@@ -1,1 +1,1 @@
-"""Recordings: what to do for the files named, and doing it block by block."""
+"""Offline separation of recordings: planning the outputs, then separating block by block."""

@@ -1,4 +1,4 @@
-"""Plans which recordings become which files, before the first of them is opened."""
+"""Plans the output files of a set of recordings, before the first of them is opened."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ SUFFIXES = frozenset(
     for words in ("wav wave rf64 w64 flac ogg oga opus mp3", "aif aiff aifc au snd caf voc sph")
     for word in words.split()
 )
-"""What is taken for a recording when a folder is searched; a file that is named is always tried."""
-
+"""File types to look for in a folder; a file that is given by name may have any suffix."""
 
 STREAM = Path("-")
-"""As an input stdin, as an output stdout."""
+"""Stdin as an input, stdout as an output."""
 
 
 @dataclass(frozen=True)
 class SeparateOptions:
-    """What the user asked for, the same for every file.
+    """The user's options, which apply to every file.
 
-    `stems` are those to write; `mix` is where the remix goes, with `gains_db`.
-    `folder` is where outputs go, None for beside their input. A path "-" is
-    stdin or stdout; `raw` says what its samples are, where it has no header.
+    Attributes:
+        stems: to write.
+        folder: of the outputs; None for that of each input, `STREAM` for stdout.
+        format: one of `FORMATS`; None for the input's.
+        subtype: soundfile's name; None for the nearest to the input's.
+        gains_db: of each stem in the remix; 0 dB if missing.
+        mix: path of the remix, or its folder for several inputs; None for no remix.
+        overwrite: replace existing outputs instead of skipping them.
+        channels: one of `CHANNEL_MODES`.
+        raw: format of stdin's samples; None for a WAV.
+        allow_truncated: accept inputs that are shorter than their header says.
     """
 
     stems: tuple[str, ...] = STEMS
@@ -48,7 +55,7 @@ class SeparateOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and the files it becomes, by stem or MIX."""
+    """One recording and its output files, by stem or `MIX`."""
 
     path: Path
     targets: Mapping[str, Path]
@@ -56,7 +63,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one recording: `status` is "done", "skipped" or "failed"."""
+    """The outcome of one recording.
+
+    Attributes:
+        path: of the recording.
+        status: "done", "skipped" or "failed".
+        outputs: files written, or skipped, by stem or `MIX`.
+        sample_rate: of the outputs, in Hz.
+        channels: of the outputs.
+        frames: length.
+        elapsed_s: processing time in seconds.
+        clipped: samples beyond full scale, by output.
+        error: the message, if it failed.
+    """
 
     path: Path
     status: str
@@ -70,7 +89,7 @@ class Result:
 
     @property
     def duration_s(self) -> float:
-        """Length of the recording."""
+        """Length of the recording in seconds."""
         return self.frames / self.sample_rate if self.sample_rate else 0.0
 
     @property
@@ -79,7 +98,7 @@ class Result:
         return self.elapsed_s / self.duration_s if self.frames else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; keys that mean nothing for this status are left out."""
+        """Return plain values for JSON, with the keys that apply to this status."""
         plain: dict[str, Any] = {"input": str(self.path), "status": self.status}
         if self.status == "failed":
             return plain | {"error": self.error}
@@ -98,28 +117,33 @@ class Result:
 
 
 def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = False) -> list[Job]:
-    """Decide what becomes of each file, and each recording in each folder.
+    """Expand files and folders into jobs.
 
-    A folder's own outputs (`*.speech.*` and the like) aren't separated again.
+    Earlier outputs in a folder (`*.speech.*` and the like) aren't separated again.
+
+    Args:
+        inputs: files, folders or `STREAM`.
+        options: of all jobs.
+        recursive: search the folders within folders too.
 
     Raises:
         InputError: a folder without a recording.
         OutputError: an output would replace an input.
         UsageError: two inputs would write the same file.
     """
-    found = list(dict.fromkeys(pair for path in inputs for pair in _expand(path, recursive)))
-    several = len(found) > 1
-    jobs = [Job(path, _targets(path, root, options, several)) for path, root in found]
+    recordings = list(dict.fromkeys(pair for path in inputs for pair in _expand(path, recursive)))
+    several = len(recordings) > 1
+    jobs = [Job(path, _targets(path, root, options, several)) for path, root in recordings]
     sources = {job.path.resolve(): job.path for job in jobs}
-    taken: dict[Path, Path] = {}
+    inputs_by_output: dict[Path, Path] = {}
     for job in jobs:
         for target in job.targets.values():
             if target == STREAM:
                 continue
-            place = target.resolve()
-            if place in sources or any(_is_same_file(target, job.path) for job in jobs):
+            output = target.resolve()
+            if output in sources or any(_is_same_file(target, job.path) for job in jobs):
                 raise OutputError(f"{target} is an input too; name another output with -o or --mix")
-            other = taken.setdefault(place, job.path)
+            other = inputs_by_output.setdefault(output, job.path)
             if other != job.path:
                 raise UsageError(
                     f"{other} and {job.path} would both write {target};"
@@ -129,18 +153,20 @@ def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = 
 
 
 def _expand(path: Path, recursive: bool) -> list[tuple[Path, Path]]:
-    """Return (recording, the folder its output folder mirrors) for a file or a folder."""
+    """Return (recording, root) pairs; outputs repeat the recording's folder relative to root."""
     if not path.is_dir():
         return [(path, path.parent)]
-    found = sorted(path.rglob("*") if recursive else path.glob("*"))
-    kept = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_ours(p)]
-    if not kept:
+    files = sorted(path.rglob("*") if recursive else path.glob("*"))
+    recordings = [
+        p for p in files if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_output(p)
+    ]
+    if not recordings:
         hint = "" if recursive else "; to search the folders in it too, add --recursive"
         raise InputError(f"{path} is a folder without recordings{hint}")
-    return [(p, path) for p in kept]
+    return [(p, path) for p in recordings]
 
 
-def _is_ours(path: Path) -> bool:
+def _is_output(path: Path) -> bool:
     return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, MIX)]
 
 
@@ -149,8 +175,8 @@ def _targets(path: Path, root: Path, options: SeparateOptions, several: bool) ->
     folder = path.parent
     if options.folder is not None:
         folder = options.folder / path.parent.relative_to(root)
-    own = path.suffix.lstrip(".").lower()
-    suffix = options.format or (own if own in FORMATS else "wav")
+    input_format = path.suffix.lstrip(".").lower()
+    suffix = options.format or (input_format if input_format in FORMATS else "wav")
     targets = {stem: folder / f"{name}.{stem}.{suffix}" for stem in options.stems}
     if options.folder == STREAM:
         targets = dict.fromkeys(options.stems, STREAM)

@@ -1,4 +1,4 @@
-"""Separates recordings one after the other, block by block, in memory that doesn't grow."""
+"""Separates recordings one after another, block by block, in constant memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
 
 Load = Callable[[], StreamSeparator]
-"""Opens the model, at the first file that turns out to need it; the same one each time."""
+"""Returns the separator; opens the model on its first call."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM (its cause) in the middle of a job; says what it left behind."""
+    """A job was interrupted by Ctrl-C or SIGTERM.
+
+    Attributes:
+        parts: unfinished output files, valid under their .part names.
+        finished: number of recordings completed before.
+        cause: the exception of the signal.
+    """
 
     def __init__(self, parts: Sequence[Path], cause: KeyboardInterrupt) -> None:
         super().__init__()
@@ -39,39 +45,42 @@ class Interrupted(KeyboardInterrupt):
 
 
 class ProgressListener(Protocol):
-    """Is told how it goes: see `tui.Progress`."""
+    """Callbacks on the progress of a series of recordings."""
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
-        """A recording has been opened; `frames` is None if nobody knows how long it is."""
+        """Called when a recording has been opened; `frames` is None if its length is unknown."""
 
     def advanced(self, frames: int) -> None:
-        """So many more frames have been separated."""
+        """Called when `frames` more frames have been separated."""
 
     def finished(self, result: Result) -> None:
-        """A recording is done with, one way or another."""
+        """Called when a recording is done, skipped or failed."""
 
 
 class NullProgress:
-    """A Watcher that says nothing."""
+    """A `ProgressListener` that does nothing."""
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
-        """See Watcher."""
+        """See `ProgressListener`."""
 
     def advanced(self, frames: int) -> None:
-        """See Watcher."""
+        """See `ProgressListener`."""
 
     def finished(self, result: Result) -> None:
-        """See Watcher."""
+        """See `ProgressListener`."""
 
 
 def separate_files(
     jobs: Sequence[Job], options: SeparateOptions, load: Load, progress: ProgressListener
 ) -> Iterator[Result]:
-    """Separate one after the other; a bad file doesn't end the series.
+    """Run jobs one after another; a file that fails doesn't end the series.
+
+    Yields:
+        the result of each job.
 
     Raises:
-        RtmtassError: one that is no file's fault: the model's, the command's.
-        Interrupted: with the names of unfinished files.
+        RtmtassError: an error that isn't specific to one file, such as a `ModelError`.
+        Interrupted: by Ctrl-C or SIGTERM.
     """
     for job in jobs:
         try:
@@ -85,11 +94,11 @@ def separate_files(
 def separate_file(
     job: Job, options: SeparateOptions, load: Load, progress: ProgressListener
 ) -> Result:
-    """Separate one file into those of its targets that aren't there yet.
+    """Separate one file into those of its targets that don't exist yet.
 
     Raises:
-        RtmtassError: nothing is left behind.
-        Interrupted: what is open was made valid under its .part name.
+        RtmtassError: the job failed; its partial outputs have been removed.
+        Interrupted: the open outputs have been completed under their .part names.
     """
     missing = {
         name: target
@@ -111,17 +120,17 @@ def separate_source(
     progress: ProgressListener,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
-    streams = path == STREAM or STREAM in targets.values()
+    is_streaming = path == STREAM or STREAM in targets.values()
     separator = FullBandSeparator(
-        load(), source.sample_rate, source.channels, options.channels, low_latency=streams
+        load(), source.sample_rate, source.channels, options.channels, low_latency=is_streaming
     )
-    started = time.perf_counter()  # what opening the model took is no part of the RTF
+    started = time.perf_counter()  # the RTF doesn't include opening the model
     sink = StemWriters(separator.stems, options.gains_db)
     thread: WriterThread | None = None
     try:
         with defer_signals():
             sink.writers = _open_writers(source, path, separator.channels, targets, options)
-            if STREAM not in targets.values():  # what goes to a pipe must not wait for a thread
+            if STREAM not in targets.values():  # a queue would add latency to a pipe
                 thread = WriterThread(sink)
         progress.started(path, source.frames, source.sample_rate)
         frames = run(source, separator, thread or sink, progress.advanced)
@@ -154,25 +163,31 @@ def separate_source(
 def run(
     source: Source, separator: FullBandSeparator, sink: Sink, advanced: Callable[[int], None]
 ) -> int:
-    """Read, separate and write block by block, in time with the input to the sample.
+    """Read, separate and write block by block; the stems are aligned with the input.
 
-    The first `delay` samples of the separator are dropped and as many fetched at
-    the end, so as many frames go out as came in.
+    The first `delay` samples of the separator's output are dropped, and the flush at the
+    end returns as many, so that the output is as long as the input.
+
+    Args:
+        source: to read until its end.
+        separator: at its initial state.
+        sink: receives the stems; stays open.
+        advanced: called with the number of frames of each block.
 
     Returns:
-        How many frames that were.
+        the length in frames.
     """
     block = np.zeros((max(1, int(source.sample_rate * BLOCK_S)), source.channels), np.float32)
-    frames, late = 0, separator.delay
+    frames, to_drop = 0, separator.delay
     while count := source.read(block):
         stems = separator.process(block[:count])
-        dropped = min(late, count)
-        late -= dropped
+        dropped = min(to_drop, count)
+        to_drop -= dropped
         if dropped < count:
             sink.write(stems[:, dropped:])
         frames += count
         advanced(count)
-    sink.write(separator.flush()[:, late:])
+    sink.write(separator.flush()[:, to_drop:])
     return frames
 
 
@@ -219,22 +234,22 @@ def choose_file_encoding(
     channels: int,
     options: SeparateOptions,
 ) -> Encoding:
-    """Decide how a target is written: its name says the format, the input the depth."""
-    own = target.suffix.lstrip(".").lower()
+    """Choose a target's encoding: format by its suffix, bit depth by the input."""
+    target_format = target.suffix.lstrip(".").lower()
     return choose_encoding(
         suffix=path.suffix,
         subtype=source.subtype,
         sample_rate=source.sample_rate,
         channels=channels,
-        wanted_format=own if own in FORMATS else options.format,
-        wanted_subtype=options.subtype,
+        requested_format=target_format if target_format in FORMATS else options.format,
+        requested_subtype=options.subtype,
     )
 
 
 def _open_stdout(
     source: FileSource | StreamSource, channels: int, options: SeparateOptions
 ) -> StreamSink:
-    """Send what came in: raw for raw, WAV for all else, 16 bits for 16 bits."""
+    """Open stdout in the input's format: raw for raw, else WAV; 16 bits for 16 bits or less."""
     if options.format not in (None, "wav"):
         raise UsageError(f"stdout carries WAV or raw samples, not {options.format}; add -o FOLDER")
     is_raw = options.raw is not None and options.format is None

@@ -1,4 +1,4 @@
-"""From the stems of one recording to the files, or the pipe, that they end in."""
+"""Writes the stems of one recording, and their remix, to files or a pipe."""
 
 from __future__ import annotations
 
@@ -9,55 +9,58 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from rtmtass.errors import OutputError
-
-Samples = npt.NDArray[np.float32]
+from rtmtass.types import Samples
 
 MIX = "mix"
-"""What the remix is called where the stems are called by name."""
+"""Name of the remix, beside the names of the stems."""
 
 _QUEUED_BLOCKS = 4
 
 
 class BlockWriter(Protocol):
-    """One output: see `audio.FileSink` and `pipes.StreamSink`."""
+    """One output; see `files.FileSink` and `pipes.StreamSink`.
+
+    Attributes:
+        frames: written so far.
+        clipped: samples beyond full scale, where the encoding clips them.
+    """
 
     frames: int
     clipped: int
 
     @property
     def part(self) -> Path | None:
-        """The temporary name, None where there is none."""
+        """The temporary path, or None."""
 
     def write(self, block: Samples) -> None:
         """Append (n, channels)."""
 
     def finalise(self) -> None:
-        """Make it complete."""
+        """Complete the output under its temporary name."""
 
     def publish(self) -> None:
-        """Give it its final name."""
+        """Rename the output to its final name."""
 
     def abandon(self) -> None:
-        """Remove it."""
+        """Remove the output."""
 
 
 def linear_gain(gain_db: float) -> float:
-    """Turn decibels into a factor; -inf becomes 0."""
+    """Convert a gain from dB to a linear factor; -inf dB is 0."""
     return float(10.0 ** (gain_db / 20.0))
 
 
 class StemWriters:
-    """A Sink that deals the stems out to their writers, and mixes a remix of them.
+    """A `Sink` that distributes the stems to their writers, and mixes the remix.
 
     Args:
-        stems: the separator's, in its order.
-        gains_db: of each stem in the remix; 0 where not named.
+        stems: names of the stems, in the separator's order.
+        gains_db: of each stem in the remix; 0 dB if missing.
 
     Attributes:
-        writers: by stem, or by MIX; stems without a writer are dropped.
+        writers: by stem, or by `MIX`; stems without a writer are dropped.
     """
 
     def __init__(self, stems: Sequence[str], gains_db: Mapping[str, float]) -> None:
@@ -67,10 +70,10 @@ class StemWriters:
         self._gains = np.array(gains, np.float32)
 
     def write(self, stems: Samples) -> None:
-        """Take (S, n, channels).
+        """Write (S, n, channels).
 
         Raises:
-            OutputError: a writer couldn't.
+            OutputError: an output can't be written.
         """
         for name, writer in self.writers.items():
             if name == MIX:
@@ -79,10 +82,10 @@ class StemWriters:
                 writer.write(stems[self._stems.index(name)])
 
     def close(self) -> None:
-        """Finish every file and only then give them their final names.
+        """Finalise all outputs, then publish all.
 
         Raises:
-            OutputError: a file couldn't be finished; none is renamed.
+            OutputError: an output can't be finalised, in which case none is renamed.
         """
         for writer in self.writers.values():
             writer.finalise()
@@ -90,12 +93,12 @@ class StemWriters:
             writer.publish()
 
     def abandon(self) -> None:
-        """Remove everything that isn't final; never raises."""
+        """Remove all unpublished outputs; never raises."""
         for writer in self.writers.values():
             writer.abandon()
 
     def leave_parts(self) -> list[Path]:
-        """Finish what is open under its temporary name and return those names."""
+        """Finalise all outputs under their temporary names; return those that have samples."""
         parts = []
         for writer in self.writers.values():
             try:
@@ -111,11 +114,11 @@ class StemWriters:
 
 
 class WriterThread:
-    """A Sink before another one: encodes and writes beside the separation of the next block.
+    """A `Sink` that encodes and writes in a thread, in parallel with the separation.
 
-    An encoder can cost more than the separation (MP3, Ogg) and leaves the interpreter
-    free meanwhile. And signals reach the main thread only: none can interrupt the
-    encoder's C code half-way. A few blocks wait at most, so memory stays flat.
+    An encoder can cost more than the separation (MP3, Ogg), and it releases the GIL.
+    Signals are raised in the main thread only, so none interrupts the encoder's C code.
+    The queue is short, which bounds memory.
     """
 
     def __init__(self, sink: StemWriters) -> None:
@@ -126,7 +129,7 @@ class WriterThread:
         self._thread.start()
 
     def write(self, stems: Samples) -> None:
-        """Queue (S, n, channels), which must not change any more.
+        """Queue (S, n, channels), which must not be modified afterwards.
 
         Raises:
             OutputError: an earlier block couldn't be written.
@@ -135,7 +138,7 @@ class WriterThread:
         self._blocks.put(stems)
 
     def close(self) -> None:
-        """Wait until all is written; the sink itself stays open. May be called twice.
+        """Wait until all blocks are written; the inner sink stays open. May be called twice.
 
         Raises:
             OutputError: a block couldn't be written.
@@ -144,7 +147,7 @@ class WriterThread:
         self._raise_error()
 
     def stop(self) -> None:
-        """Like `close`, but errors are kept to itself."""
+        """As `close`, without raising."""
         if self._thread.is_alive():
             self._blocks.put(None)
             self._thread.join()
@@ -154,7 +157,7 @@ class WriterThread:
             if self._error is None:
                 try:
                     self._sink.write(stems)
-                except Exception as error:  # handed to whoever writes or closes next
+                except Exception as error:  # raised by the next `write` or `close`
                     self._error = error
 
     def _raise_error(self) -> None:
