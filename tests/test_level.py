@@ -17,6 +17,7 @@ from rtmtass.net.layers import RunningLevel
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import running_level
+from rtmtass.runtime.compiled.program import encode
 from rtmtass.runtime.compiled.spectral_ops import largest
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
@@ -73,7 +74,7 @@ def by_machine(config: ModelConfig, power: Floats, sizes: list[int], streams: in
     bins = config.stft.n_bins
     mixture = make.register(2 * bins, 1)
     target = running_level(make, config, mixture, bins)
-    plan, weights = np.array(make.rows, np.int64), make.weights()
+    plan, weights = encode(make.instructions), make.weights()
     state, work = np.zeros(make.state * streams, np.float32), np.zeros(make.work, np.float32)
     rows = work[mixture.at :][: mixture.stride * chunk * streams].reshape(-1, mixture.stride)
     out, at = [], 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
+from rtmtass.runtime.compiled import program
+from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
+from rtmtass.runtime.compiled.lowering import build
 from rtmtass.runtime.compiled.packing import pack
-from rtmtass.runtime.compiled.program import Program, build
+from rtmtass.runtime.compiled.program import KINDS, Gate, Instruction, Program, encode
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.compiled.simd import exp, sigmoid, tanh
 from rtmtass.runtime.torch.runtime import TorchRuntime
@@ -43,7 +48,7 @@ def run(plan: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32
         for t in range(n):
             at = plan.mixture.at + t * plan.mixture.stride
             work[at : at + 2 * imag_offset].reshape(2, imag_offset)[:, :bins] = x[start + t]
-        execute(plan.rows, plan.weights, state, work, start, n, 0)
+        execute(plan.instructions, plan.weights, state, work, start, n, 0)
         for t in range(n):
             at = plan.stems.at + t * plan.stems.stride
             row = work[at : at + n_stems * 2 * imag_offset].reshape(n_stems, 2, imag_offset)
@@ -81,6 +86,32 @@ def test_a_frame_has_the_same_bits_alone_and_in_a_chunk(
     alone = run(build(net.config, arrays(net), 1, precision), x, 1)
     together = run(build(net.config, arrays(net), chunk, precision), x, chunk)
     np.testing.assert_array_equal(together, alone)
+
+
+def test_an_instruction_needs_every_field_by_its_name() -> None:
+    make = Builder(1)
+    fields = {"x": 0, "x_stride": 16, "width": 8, "y": 16, "y_stride": 16}
+    make.emit(Gate(**fields))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'y_stride'"):
+        make.emit(Gate(**{k: v for k, v in fields.items() if k != "y_stride"}))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'slope'"):
+        make.emit(Gate(**fields, slope=1))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        make.emit(Gate(*fields.values()))  # type: ignore[misc]
+    with pytest.raises(TypeError, match=r"emit takes an instruction of program\.KINDS, not list"):
+        make.emit([2, *fields.values()])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_name_the_fields_of_an_encoded_instruction(kind: type[Instruction]) -> None:
+    names = [field.name for field in dataclasses.fields(kind)]
+    instruction = kind(**{name: 100 + i for i, name in enumerate(names)})
+    (code,) = encode([instruction])
+    columns = program.columns(kind)
+    assert KINDS[code[0]] is kind
+    for name in names:
+        assert code[getattr(columns, name)] == getattr(instruction, name)
+    assert not code[1 + len(names) :].any()
 
 
 def test_packing_pads_and_keeps_every_weight() -> None:

@@ -97,19 +97,19 @@ class TrackedWeights(dict[str, Floats]):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
-        self.asked: set[str] = set()
+        self._read: set[str] = set()
 
     def __getitem__(self, name: str) -> Floats:
-        self.asked.add(name)
+        self._read.add(name)
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return what is there, or the default; either way it was asked for."""
-        self.asked.add(name)
+        self._read.add(name)
         return super().get(name, default)
 
-    def left_over(self) -> list[str]:
+    def unused(self) -> list[str]:
         """Return the names nobody asked for; torch's step counters don't count."""
         return sorted(
-            name for name in set(self) - self.asked if not name.endswith("num_batches_tracked")
+            name for name in set(self) - self._read if not name.endswith("num_batches_tracked")
         )

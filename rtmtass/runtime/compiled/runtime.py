@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.compiled.interpreter import execute
-from rtmtass.runtime.compiled.program import Program, build
+from rtmtass.runtime.compiled.lowering import build
+from rtmtass.runtime.compiled.program import Program
 from rtmtass.runtime.folding import Weights
 from rtmtass.runtime.protocols import CHUNK
 from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
@@ -132,7 +133,7 @@ class _Arenas:
         places = [*plan.mixture[:2], *plan.aligned[:2], *plan.stems[:2], plan.chunk]
         scratch = np.zeros(frames.scratch_size, np.float32)
         self._arguments = (
-            plan.rows,
+            plan.instructions,
             plan.weights,
             np.array(places, np.int64),
             frames.sizes,
