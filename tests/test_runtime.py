@@ -17,7 +17,7 @@ from rtmtass.runtime.compiled import program
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import build
-from rtmtass.runtime.compiled.packing import pack
+from rtmtass.runtime.compiled.packing import pack, pack_f32
 from rtmtass.runtime.compiled.program import KINDS, Gate, Instruction, Program, encode
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.compiled.simd import exp, sigmoid, tanh
@@ -116,7 +116,7 @@ def test_columns_name_the_fields_of_an_encoded_instruction(kind: type[Instructio
 
 def test_packing_pads_and_keeps_every_weight() -> None:
     weight = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
-    packed = pack(weight).view(np.float32)
+    packed = pack(weight, pack_f32).view(np.float32)
     assert packed.size == 80 * 3
     np.testing.assert_array_equal(packed[: 64 * 3].reshape(3, 64).T, weight[:64])
     np.testing.assert_array_equal(packed[64 * 3 :].reshape(3, 16).T[:6], weight[64:])

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
 from rtmtass.runtime.compiled.int8 import ROW_HEADER
+from rtmtass.runtime.compiled.matmul import REGISTRY
 from rtmtass.runtime.compiled.memory import LINE, allocate
-from rtmtass.runtime.compiled.packing import pack
 from rtmtass.runtime.compiled.program import (
     KINDS,
     Affine,
@@ -59,6 +59,10 @@ class Builder:
         self.constants_size += -(-values.nbytes // LINE) * LINE
         return at // 4
 
+    def store_weight(self, weight: Floats) -> int:
+        """Pack a matmul's weights, (n, m), into the arena; return their address."""
+        return self.store(REGISTRY[self.precision].pack(weight))
+
     def weights(self) -> Floats:
         """Return the weights' arena; bfloat16 and int8 weights are stored in its floats."""
         arena = allocate(self.constants_size)
@@ -70,7 +74,7 @@ class Builder:
 
     def precision_number(self, m: int) -> int:
         """Return the number of the precision for a matmul with `m` inputs."""
-        if self.precision == "int8":
+        if REGISTRY[self.precision].quantises:
             self.max_inputs = max(self.max_inputs, m)
         return PRECISIONS.index(self.precision)
 
@@ -78,7 +82,7 @@ class Builder:
         """Allocate one scratch buffer for quantised inputs, wide enough for every matmul."""
         stride = (ROW_HEADER + -(-self.max_inputs // LINE) * LINE) // 4
         at = self.work
-        if self.precision == "int8":
+        if REGISTRY[self.precision].quantises:
             self.work += stride * self.chunk * self.max_rows
         self.instructions = [
             dataclasses.replace(one, quantised=at, quantised_stride=stride)
@@ -122,7 +126,7 @@ class Builder:
         n_padded = -(-n // LANES) * LANES
         if out is None:
             out = self.register(n, rows=x.rows)
-        weights = self.store(pack(layer.weight, self.precision))
+        weights = self.store_weight(layer.weight)
         both = np.zeros(2 * n_padded, np.float32)
         both[:n], both[n_padded : n_padded + n] = layer.bias, layer.slope
         bias = self.store(both)

@@ -16,7 +16,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rtmtass.jit.cpu import int8_isa
-from rtmtass.runtime.compiled.microkernels import FLOAT, INT, PANEL, address, constant, load, spread
+from rtmtass.runtime.compiled.microkernels import (
+    FLOAT,
+    INT,
+    Emit,
+    address,
+    constant,
+    load,
+    spread,
+)
 from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
 ROW_HEADER = 64
@@ -114,31 +122,23 @@ ISAS = {
 }
 
 
-def microkernel(isa: Int8Isa, rows: int, outputs: int) -> Any:
-    """Make the product of `rows` quantised inputs with a panel of `outputs` outputs.
+def microkernel(isa: Int8Isa, rows: int, outputs: int) -> Emit:
+    """Make the product of `rows` quantised rows and a panel of `outputs` outputs.
 
-    The panel lies as [groups][outputs][4] bytes, then [outputs] float32 scales and
-    [outputs] int32 sums of the weights times `ISAS`' largest offset, 128.
+    The panel is [groups][outputs][4] int8, then [outputs] float32 scales, then [outputs]
+    int32: the sums of the weights times 128, the largest offset of `ISAS`. `x` is the
+    address of the first row's header.
     """
     vectors = outputs // isa.lanes
     strip = min(vectors, isa.strip) if rows > 1 else vectors
 
-    @intrinsic
-    def matmul(
-        typing_context: Any, weights: Any, x: Any, x_stride: Any, groups: Any, y: Any, y_stride: Any
-    ) -> Any:
-        """Addresses and strides in bytes; `x` is that of the first row's head."""
+    def emit(builder: Any, args: Any) -> None:
+        for first in range(0, vectors, strip):
+            numbers = range(first, min(first + strip, vectors))
+            sums = _emit_sums(builder, isa, args, rows, outputs, numbers)
+            _emit_outputs(builder, isa, args, sums, outputs, numbers)
 
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            for first in range(0, vectors, strip):
-                places = range(first, min(first + strip, vectors))
-                sums = _emit_sums(builder, isa, args, rows, outputs, places)
-                _emit_outputs(builder, isa, args, sums, outputs, places)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), emit
-
-    return matmul
+    return emit
 
 
 def _emit_sums(
@@ -259,11 +259,12 @@ def quantiser(isa: Int8Isa) -> Any:
 
 
 ISA_NAME = int8_isa()
-_ISA = ISAS[ISA_NAME]
-BYTE_ROWS = _ISA.rows
+ISA = ISAS[ISA_NAME]
+"""What int8 products run on here."""
 
-quantise = quantiser(_ISA)
-wide_rows_int8 = microkernel(_ISA, _ISA.rows, PANEL)
-wide_row_int8 = microkernel(_ISA, 1, PANEL)
-slim_rows_int8 = microkernel(_ISA, _ISA.rows, LANES)
-slim_row_int8 = microkernel(_ISA, 1, LANES)
+quantise = quantiser(ISA)
+
+
+def int8_microkernel(rows: int, outputs: int) -> Emit:
+    """Make the microkernel of this processor; see `microkernel`."""
+    return microkernel(ISA, rows, outputs)

@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.compiled.matmul import (
-    BF16,
-    INT8,
-    matmul,
-    matmul_bf16,
-    matmul_int8,
-    quantise_rows,
-)
+from rtmtass.runtime.compiled.matmul import multiply
 from rtmtass.runtime.compiled.program import (
     AFFINE,
     COPY,
@@ -64,17 +57,11 @@ def _multiply(
     rows: int,
 ) -> None:
     """y[t] = W x[t] in the precision of the instruction; `x`, `y` and strides in bytes."""
-    packed = weights.ctypes.data + 4 * op[MATMUL.weights]
-    precision = op[MATMUL.precision]
-    if precision == INT8:
-        quantised = work.ctypes.data + 4 * op[MATMUL.quantised]
-        stride = 4 * op[MATMUL.quantised_stride]
-        quantise_rows(x, x_stride, m, quantised, stride, rows)
-        matmul_int8(packed, m, n, quantised, stride, y, y_stride, rows)
-    elif precision == BF16:
-        matmul_bf16(packed, m, n, x, x_stride, y, y_stride, rows)
-    else:
-        matmul(packed, m, n, x, x_stride, y, y_stride, rows)
+    multiply(
+        op[MATMUL.precision], weights.ctypes.data + 4 * op[MATMUL.weights], m, n, x, x_stride, y,
+        y_stride, rows, work.ctypes.data + 4 * op[MATMUL.quantised],
+        4 * op[MATMUL.quantised_stride],
+    )  # fmt: skip
 
 
 @kernel(fastmath=LOOSE)

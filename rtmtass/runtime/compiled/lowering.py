@@ -7,7 +7,6 @@ import numpy as np
 from rtmtass.config import TARGETS, ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.runtime.compiled.builder import Builder
-from rtmtass.runtime.compiled.packing import pack
 from rtmtass.runtime.compiled.program import (
     Compress,
     Estimate,
@@ -222,7 +221,7 @@ def _recurrent(
                 width=hidden,
                 y=out.at + g * hidden,
                 y_stride=out.stride,
-                weights=make.store(pack(gru.w_state, make.precision)),
+                weights=make.store_weight(gru.w_state),
                 bias=make.store(gru.b_state),
                 state=make.allocate_state(state_stride * x.rows),
                 scratch=scratch,

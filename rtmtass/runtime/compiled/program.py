@@ -49,7 +49,7 @@ class Matmul(Instruction):
 
     Attributes:
         weights: address of the packed weights.
-        precision: number of the precision, see `matmul.PRECISION_NUMBERS`.
+        precision: index in `config.PRECISIONS`.
         rows: rows a frame.
         quantised, quantised_stride: scratch for quantised inputs; set by `Builder.finish`.
     """
