@@ -39,7 +39,9 @@ LOOSE = STRICT | {"reassoc", "arcp"}
 _KERNELS = (
     "jit/*.py",
     "dsp/*.py",
+    "net/constants.py",
     "net/gru.py",
+    "config.py",
     "runtime/*.py",
     "runtime/compiled/*.py",
     "live/mixer.py",

@@ -8,13 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import LEVEL_HEADROOM
+from rtmtass.net.constants import COMPRESS_FLOOR, LEVEL_FLOOR, LEVEL_TINY, NORM_EPSILON
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.streaming import StreamingModule
-
-LEVEL_FLOOR = 1e-9
-"""Power per bin below which a level counts as silence (about -115 dBFS)."""
-WEIGHT_TINY = 1e-20
-"""Least sum of a level's weights; it keeps the level of nothing at the floor."""
 
 
 class Affine(nn.Module):
@@ -34,7 +30,7 @@ class Affine(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(c_in, c_out)
-        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out)
+        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out, eps=NORM_EPSILON)
         self.slope = nn.Parameter(torch.full((c_out,), 0.25)) if activation == "prelu" else None
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
@@ -292,7 +288,7 @@ class RunningLevel(StreamingModule[Tensor]):
             sums.append(faded)
             state = faded[:, -1]
         total = torch.cat(sums, dim=1)
-        return total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY), state
+        return total[..., :1] / total[..., 1:].clamp(min=LEVEL_TINY), state
 
 
 def _unrounded(device: torch.device) -> AbstractContextManager[object]:
@@ -305,11 +301,11 @@ def _unrounded(device: torch.device) -> AbstractContextManager[object]:
 def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the spectrum over the level with square-rooted magnitude: (re, im, magnitude)."""
     re, im = re / level, im / level
-    magnitude = torch.sqrt(torch.sqrt(re * re + im * im + 1e-12))
+    magnitude = torch.sqrt(torch.sqrt(re * re + im * im + COMPRESS_FLOOR))
     return re / magnitude, im / magnitude, magnitude
 
 
 def expand(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Undo `compress`: square the magnitude, keep the phase, give the level back."""
-    magnitude = torch.sqrt(re * re + im * im + 1e-12) * level
+    magnitude = torch.sqrt(re * re + im * im + COMPRESS_FLOOR) * level
     return re * magnitude, im * magnitude

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
+from rtmtass.net.constants import CONSISTENCY_FLOOR, CONSISTENCY_TINY
 from rtmtass.net.layers import (
     Affine,
     GatedBlock,
@@ -19,10 +20,6 @@ from rtmtass.net.layers import (
 )
 from rtmtass.net.streaming import Chain, StreamingModule
 from rtmtass.net.subbands import SubBands
-
-SHARE_FLOOR = 1e-4
-"""Part of the mixture's power each stem counts with when the residue is shared out."""
-SHARE_TINY = 1e-20
 
 
 class NetState(NamedTuple):
@@ -260,7 +257,7 @@ def mixture_consistency(stems: Tensor, mixture: Tensor) -> Tensor:
     Source: mixture consistency, Wisdom et al., arXiv 1811.08521, with the
     weights by power of its section 3.
     """
-    floor = SHARE_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + SHARE_TINY
+    floor = CONSISTENCY_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + CONSISTENCY_TINY
     power = (stems * stems).sum(dim=3) + floor
     shares = power / power.sum(dim=2, keepdim=True)
     residue = mixture - stems.sum(dim=2)

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import ModelError
+from rtmtass.net.constants import NORM_EPSILON
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
-
-NORM_EPSILON = 1e-5
-"""What torch's batch norm adds to a variance."""
 
 
 class Layer(NamedTuple):

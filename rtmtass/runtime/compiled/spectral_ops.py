@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 from rtmtass.config import LEVEL_HEADROOM, TARGETS
 from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.net.constants import (
+    COMPRESS_FLOOR,
+    CONSISTENCY_FLOOR,
+    CONSISTENCY_TINY,
+    LEVEL_FLOOR,
+    LEVEL_SQUARE_TINY,
+    LEVEL_TINY,
+)
 from rtmtass.runtime.compiled.program import COMPRESS, ESTIMATE, LEVEL, MIXTURE_CONSISTENCY
 from rtmtass.runtime.compiled.simd import float_of_bits, fma, sigmoid, tanh
 
@@ -20,12 +28,14 @@ Longs = NDArray[np.int64]
 MAGNITUDE = TARGETS.index("magnitude_mask")
 MAPPING = TARGETS.index("spectral_mapping")
 
-LEVEL_FLOOR = np.float32(1e-9)
-HEADROOM = np.float32(LEVEL_HEADROOM)
-SHARE_FLOOR = np.float32(1e-4)
-SQUARE_TINY = np.float32(1e-34)
-TINY = np.float32(1e-20)
-COMPRESS_FLOOR = np.float32(1e-12)
+# As float32, or numba would compute in double precision.
+_HEADROOM = np.float32(LEVEL_HEADROOM)
+_LEVEL_FLOOR = np.float32(LEVEL_FLOOR)
+_LEVEL_TINY = np.float32(LEVEL_TINY)
+_LEVEL_SQUARE_TINY = np.float32(LEVEL_SQUARE_TINY)
+_COMPRESS_FLOOR = np.float32(COMPRESS_FLOOR)
+_CONSISTENCY_FLOOR = np.float32(CONSISTENCY_FLOOR)
+_CONSISTENCY_TINY = np.float32(CONSISTENCY_TINY)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
@@ -82,15 +92,15 @@ def level(
         if window:
             ring = at + 3
             state[ring + (clock + t * step) % window] = power
-            pop = max(fall * state[at + 2], power, TINY)
+            pop = max(fall * state[at + 2], power, _LEVEL_TINY)
             state[at + 2] = pop
-            power = min(power, HEADROOM * largest(state[ring : ring + window], rank))
+            power = min(power, _HEADROOM * largest(state[ring : ring + window], rank))
         weight = power if by_power else _ONE
         # In silence the sums must not decay into the denormals.
-        state[at] = max(fma(weight, power, decay * state[at]), SQUARE_TINY)
-        state[at + 1] = max(fma(decay, state[at + 1], weight), TINY)
+        state[at] = max(fma(weight, power, decay * state[at]), _LEVEL_SQUARE_TINY)
+        state[at + 1] = max(fma(decay, state[at + 1], weight), _LEVEL_TINY)
         mean = state[at] / state[at + 1]
-        work[op[LEVEL.level] + t] = np.sqrt(max(mean, pop / HEADROOM) + LEVEL_FLOOR)
+        work[op[LEVEL.level] + t] = np.sqrt(max(mean, pop / _HEADROOM) + _LEVEL_FLOOR)
 
 
 @kernel(fastmath=LOOSE)
@@ -107,7 +117,7 @@ def compress(op: Longs, work: Floats, frames: int) -> None:
         for k in range(bins):
             a = re[k] * scale
             b = im[k] * scale
-            magnitude = np.sqrt(np.sqrt(a * a + b * b + COMPRESS_FLOOR))
+            magnitude = np.sqrt(np.sqrt(a * a + b * b + _COMPRESS_FLOOR))
             if parts == 1:
                 out[k] = magnitude
             else:
@@ -145,7 +155,7 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
         if target == MAPPING:
             level = work[op[ESTIMATE.level] + t]
             for k in range(bins):
-                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + COMPRESS_FLOOR) * level
+                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + _COMPRESS_FLOOR) * level
                 out_re[k] += a[k] * magnitude
                 out_im[k] += b[k] * magnitude
         else:
@@ -170,7 +180,10 @@ def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
         for k in range(bins):
             residual_re = re[k]
             residual_im = im[k]
-            floor = SHARE_FLOOR * (residual_re * residual_re + residual_im * residual_im) + TINY
+            floor = (
+                _CONSISTENCY_FLOOR * (residual_re * residual_re + residual_im * residual_im)
+                + _CONSISTENCY_TINY
+            )
             total = _ZERO
             for s in range(n_stems):
                 a = work[first + 2 * s * imag_offset + k]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.runtime.compiled.spectral_ops import COMPRESS_FLOOR, SHARE_FLOOR, TINY
+from rtmtass.net.constants import COMPRESS_FLOOR, CONSISTENCY_FLOOR, CONSISTENCY_TINY
 from rtmtass.runtime.folding import Gru, Layer, Weights, fold, input_layer, read_grus
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
@@ -284,7 +284,11 @@ class _Writer:
         """Make the stems sum to the mixture; see `net.mtass.mixture_consistency`."""
         g = self.nodes
         floor = g.put("ReduceSumSquare", mixture, axes=[2], keepdims=1)
-        floor = g.put("Add", g.put("Mul", floor, g.constant([SHARE_FLOOR])), g.constant([TINY]))
+        floor = g.put(
+            "Add",
+            g.put("Mul", floor, g.constant([CONSISTENCY_FLOOR])),
+            g.constant([CONSISTENCY_TINY]),
+        )
         power = g.put("Add", g.put("ReduceSumSquare", found, axes=[2], keepdims=1), floor)
         axis = g.constant([1], np.int64)
         highband_weights = g.put("Div", power, g.put("ReduceSum", power, axis, keepdims=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.config import LEVEL_HEADROOM, ModelConfig
-from rtmtass.runtime.compiled.spectral_ops import LEVEL_FLOOR, SQUARE_TINY, TINY
+from rtmtass.net.constants import LEVEL_FLOOR, LEVEL_SQUARE_TINY, LEVEL_TINY
 from rtmtass.runtime.onnx.nodes import MANY, Nodes
 
 
@@ -27,7 +27,7 @@ def _fading_mean(g: Nodes, config: ModelConfig, power: str, is_single: bool) -> 
     """Fading means (T, 1) of powers (T, 1)."""
     decay = config.level_decay
     before, after = g.memory("level", 1, 2)
-    floors = g.constant([SQUARE_TINY, TINY])
+    floors = g.constant([LEVEL_SQUARE_TINY, LEVEL_TINY])
     if config.net.level_by_power:
         both = g.put("Concat", g.put("Mul", power, power), power, axis=1)
     else:
