@@ -123,7 +123,7 @@ def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> Non
     assert model.opset_import[0].version == report.opset == onnx_nodes.OPSET
     states = [i.name for i in model.graph.input if i.name.startswith("state.")]
     outputs = [o.name for o in model.graph.output]
-    assert len(states) == report.carryover > 0
+    assert len(states) == report.memories > 0
     assert outputs == ["stems", *(s.replace("state.", "next.") for s in states)]
 
 

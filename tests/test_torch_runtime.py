@@ -16,7 +16,7 @@ from rtmtass.errors import UsageError
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.torch import runtime as torch_runtime
 from rtmtass.runtime.torch.runtime import TorchRuntime
-from rtmtass.runtime.torch.steps import GraphStepper, build_net, cuda_products
+from rtmtass.runtime.torch.steps import GraphStepper, build_net, cuda_matmul_precision
 from rtmtass.weights import open_model
 
 CONFIGS = {
@@ -87,7 +87,7 @@ def in_place(
 ) -> GraphStepper:
     net = seasoned(config)
     return GraphStepper(
-        build_net(net, arrays(net), is_low=False), CPU, streams, frozenset({1, 8}), capture
+        build_net(net, arrays(net), is_bf16=False), CPU, streams, frozenset({1, 8}), capture
     )
 
 
@@ -150,7 +150,7 @@ def test_products_are_set_for_a_while_only() -> None:
     name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
     before, seen = getattr(matmul, name), []
     for is_tf32 in (True, False):
-        with cuda_products(is_tf32):
+        with cuda_matmul_precision(is_tf32):
             seen.append(getattr(matmul, name))
         assert getattr(matmul, name) == before
     assert seen in (["tf32", "ieee"], [True, False])

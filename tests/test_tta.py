@@ -113,7 +113,7 @@ def test_no_hop_allocates_room_for_samples(separator: Separator) -> None:
 
 
 def test_numbers_of_passes_are_named_and_known() -> None:
-    with pytest.raises(UsageError, match="no 3 passes: there are 1, 2, 4"):
+    with pytest.raises(UsageError, match="passes must be one of 1, 2, 4, not 3"):
         rtmtass.load(passes=3)
 
 
