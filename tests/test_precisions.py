@@ -163,7 +163,7 @@ def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(cpu, "features", lambda found=found: frozenset(found))
         assert cpu.int8_isa() == isa
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
-    with pytest.raises(UsageError, match="RTMTASS_INT8=avx2 is set, but this processor has port"):
+    with pytest.raises(UsageError, match="RTMTASS_INT8=avx2 is set, but this processor supports port"):
         cpu.int8_isa()
 
 

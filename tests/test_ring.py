@@ -219,7 +219,7 @@ def test_other_blocks_are_refused(block):
 
 @pytest.mark.parametrize(("capacity", "channels"), [(0, 1), (-3, 1), (5, 0)])
 def test_a_ring_needs_room(capacity, channels):
-    with pytest.raises(UsageError, match="a ring needs room"):
+    with pytest.raises(UsageError, match="a ring needs a capacity"):
         Ring(capacity, channels)
 
 
