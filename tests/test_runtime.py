@@ -1,4 +1,4 @@
-"""The compiled machine does what torch does, alone and in chunks, and allocates nothing."""
+"""The compiled runtime equals torch, frame by frame and in chunks, and allocates nothing."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ CONFIGS = {
 }
 
 
-def run(plan: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
-    """Feed spectra (T, 2, F) straight to the machine; (T, S, 2, F)."""
-    bins, imag_offset, n_stems = x.shape[2], plan.imag_offset, len(plan.config.stems)
-    state, work = np.zeros(plan.state_size, np.float32), np.zeros(plan.work_size, np.float32)
+def run(network: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
+    """Run the interpreter on spectra (T, 2, F); return (T, S, 2, F)."""
+    bins, imag_offset, n_stems = x.shape[2], network.imag_offset, len(network.config.stems)
+    state, work = np.zeros(network.state_size, np.float32), np.zeros(network.work_size, np.float32)
     out = np.zeros((len(x), n_stems, 2, bins), np.float32)
     for start in range(0, len(x), chunk):
         n = min(chunk, len(x) - start)
         for t in range(n):
-            at = plan.mixture.at + t * plan.mixture.stride
+            at = network.mixture.at + t * network.mixture.stride
             work[at : at + 2 * imag_offset].reshape(2, imag_offset)[:, :bins] = x[start + t]
-        execute(plan.instructions, plan.weights, state, work, start, n, 0)
+        execute(network.instructions, network.weights, state, work, start, n, 0)
         for t in range(n):
-            at = plan.stems.at + t * plan.stems.stride
+            at = network.stems.at + t * network.stems.stride
             row = work[at : at + n_stems * 2 * imag_offset].reshape(n_stems, 2, imag_offset)
             out[start + t] = row[..., :bins]
     return out
@@ -63,7 +63,7 @@ def spectra(config: ModelConfig, frames: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_thousand_frames_equal_torchs(name: str) -> None:
+def test_a_thousand_frames_match_torch(name: str) -> None:
     net = seasoned(CONFIGS[name])
     x = spectra(net.config, 1000)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_columns_name_the_fields_of_an_encoded_instruction(kind: type[Instructio
     assert not code[1 + len(names) :].any()
 
 
-def test_packing_pads_and_keeps_every_weight() -> None:
+def test_packing_pads_the_outputs_and_keeps_every_weight() -> None:
     weight = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
     packed = pack(weight, pack_f32).view(np.float32)
     assert packed.size == 80 * 3
@@ -122,7 +122,7 @@ def test_packing_pads_and_keeps_every_weight() -> None:
     np.testing.assert_array_equal(packed[64 * 3 :].reshape(3, 16).T[:6], weight[64:])
 
 
-def test_the_wrong_weights_are_refused() -> None:
+def test_weights_of_another_network_are_refused() -> None:
     config = tiny()
     right = arrays(seasoned(config))
     lacking = {k: v for k, v in right.items() if k != "trunk.in_proj.linear.weight"}
@@ -134,7 +134,7 @@ def test_the_wrong_weights_are_refused() -> None:
         build(tiny(channels=32), right)
 
 
-def test_activations_are_exact_enough() -> None:
+def test_activations_match_numpy() -> None:
     from numba import njit
 
     @njit
@@ -158,8 +158,8 @@ def test_activations_are_exact_enough() -> None:
     np.testing.assert_allclose(result[1:], [[0, 1], [-1, 1]], atol=1e-30)
 
 
-def test_hops_allocate_nothing() -> None:
-    """A call allocates for its arguments alone: as often for forty hops as for one."""
+def test_hops_dont_allocate() -> None:
+    """A call allocates only for its arguments: as often for forty hops as for one."""
     net = seasoned(tiny())
     stream = CompiledRuntime(net.config, arrays(net)).stream(2, 4)
     n = 40 * net.config.stft.hop
@@ -175,12 +175,12 @@ def test_hops_allocate_nothing() -> None:
         after = rtsys.get_allocation_stats()
         allocations.append((after.alloc - before.alloc, after.mi_alloc - before.mi_alloc))
     assert allocations[0] == allocations[1]
-    assert sum(allocations[0]) > 0  # that is, they are counted
+    assert sum(allocations[0]) > 0  # the statistics are on
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", ["recurrent", "lookahead", "spectral_mapping"])
-def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
+def test_compiled_and_torch_runtimes_agree(name: str, channels: int) -> None:
     net = seasoned(CONFIGS[name])
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((70 * hop, channels)).astype(np.float32) * 0.1
@@ -200,7 +200,7 @@ def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
     np.testing.assert_allclose(results[0][1], results[1][1], atol=2e-5)
 
 
-def test_reset_is_fresh_on_both_runtimes() -> None:
+def test_a_reset_stream_equals_a_new_one_on_both_runtimes() -> None:
     net = seasoned(tiny(lookahead=1))
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((20 * hop, 2)).astype(np.float32)
