@@ -169,7 +169,7 @@ def test_a_pop_doesnt_move_the_level() -> None:
         power = np.ones(before + 4 * second, np.float32)
         power[before : before + 6] = 1000
         left_db = [in_db(level(power)) - in_db(level(power))[before - 1] for level in (old, new)]
-        assert left_db[0][before + 6 + second] > 25  # the level without a window
+        assert left_db[0][before + 6 + second] > 25  # without a window
         assert left_db[1][before + 6 + second // 4] < 4
         assert left_db[1][before + 6 + second] < 2
         assert left_db[1][before + 6 + 2 * second] < 1

@@ -70,7 +70,7 @@ F32, BF16, INT8 = (PRECISIONS.index(name) for name in ("f32", "bf16", "int8"))
 _Matmul = Callable[[int, int, int, int, int, int, int, int], None]
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def _microkernel(
     typing_context: Any,
     precision: Any,

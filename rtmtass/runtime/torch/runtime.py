@@ -46,7 +46,7 @@ class TorchRuntime:
         self.config = config
         net = MtassNet(config)
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-        self._net = build_net(net, weights, is_low=precision == "bf16").to(self._device)
+        self._net = build_net(net, weights, is_bf16=precision == "bf16").to(self._device)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())
 
     def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
