@@ -12,12 +12,12 @@ from rtmtass.config import ModelConfig, StftConfig, paper, small
 from rtmtass.net.mtass import MtassNet
 
 SUBBANDS = {"subband_bins": 5, "subband_overlap": 2, "subband_context": 3, "subband_channels": 11}
-"""Sub-bands of sizes that divide nothing."""
+"""Sizes that divide neither the bins nor each other."""
 TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
 
 
 def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
-    """A few thousand parameters with the preset's every layer; sub-bands if asked for."""
+    """A preset's layers with a few thousand parameters; sub-bands only by `changes`."""
     base = small() if backbone == "recurrent" else paper()
     shape: dict[str, object] = {
         "channels": 24,
@@ -37,7 +37,7 @@ def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
 
 
 def seasoned(config: ModelConfig, seed: int = 0) -> MtassNet:
-    """A network whose norms have lived: means, variances and slopes differ by channel."""
+    """A network with norms as after training: means, variances and slopes differ by channel."""
     torch.manual_seed(seed)
     net = MtassNet(config)
     for module in net.modules():
@@ -49,13 +49,13 @@ def seasoned(config: ModelConfig, seed: int = 0) -> MtassNet:
     for name, parameter in net.named_parameters():
         if name.endswith("slope"):
             parameter.data.uniform_(0, 0.5)
-        if name.startswith("subbands.out_proj"):  # nothing, at first
+        if name.startswith("subbands.out_proj"):  # zero before training
             parameter.data.normal_(0, 0.2)
     return net.eval()
 
 
 def arrays(net: MtassNet) -> dict[str, NDArray[np.float32]]:
-    """The network's weights as a released model holds them."""
+    """The network's weights, as in a released model."""
     return {
         k: v.numpy() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")
     }

@@ -1,4 +1,4 @@
-"""Many streams stepped together are many streams: to the bit, each with its own memory."""
+"""A batch equals separate streams to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.separator import Separator
 
 Floats = NDArray[np.float32]
-KINDS = {
+CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
     "lookahead": tiny(lookahead=2),
@@ -33,12 +33,12 @@ def sounds(streams: int, n: int) -> Floats:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("streams", [1, 2, 7])
-def test_a_stream_has_the_same_bits_alone_and_among_others(
+def test_a_stream_has_the_same_bits_alone_and_in_a_batch(
     kind: str, precision: str, streams: int
 ) -> None:
-    net = seasoned(KINDS[kind])
+    net = seasoned(CONFIGS[kind])
     runtime = CompiledRuntime(net.config, arrays(net), precision)
     batch = StreamBatch(net.config, runtime, streams)
     x = sounds(streams, 90 * batch.hop)
@@ -49,7 +49,7 @@ def test_a_stream_has_the_same_bits_alone_and_among_others(
         np.testing.assert_array_equal(ours[stream], alone.process(x[stream]))
 
 
-def test_one_stream_begins_anew_among_others() -> None:
+def test_one_stream_can_be_reset() -> None:
     net = seasoned(tiny())
     runtime = CompiledRuntime(net.config, arrays(net))
     batch = StreamBatch(net.config, runtime, 3)
@@ -75,7 +75,7 @@ def test_stems_sum_to_each_input() -> None:
     np.testing.assert_allclose(out[:, batch.delay :], x[:, : -batch.delay], atol=1e-6)
 
 
-def test_what_is_wrong_is_named() -> None:
+def test_invalid_input_is_refused() -> None:
     net = seasoned(tiny())
     runtime = CompiledRuntime(net.config, arrays(net))
     batch = StreamBatch(net.config, runtime, 2)

@@ -1,4 +1,4 @@
-"""An exported graph is our network: frame by frame, in chunks, and as its metadata says."""
+"""Exported graphs match the network, frame by frame and in chunks, as their metadata says."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def spectra(config: ModelConfig, frames: int) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_graph_equals_torchs_network(name: str, frames: str, tmp_path: Path) -> None:
+def test_the_graph_matches_torch(name: str, frames: str, tmp_path: Path) -> None:
     net = seasoned(CONFIGS[name])
     step = export(net, tmp_path / "net.onnx", frames).step()
     x = spectra(net.config, 300)
@@ -72,8 +72,8 @@ def test_the_graph_equals_torchs_network(name: str, frames: str, tmp_path: Path)
     assert delta < 1e-5
 
 
-def test_a_program_that_knows_the_metadata_alone_gets_our_sound(tmp_path: Path) -> None:
-    """Numpy's FFT, the window by its name, states from zeros: what a stranger would write."""
+def test_the_metadata_is_all_that_a_program_needs(tmp_path: Path) -> None:
+    """With numpy's FFT, the window by its name, and states of zeros."""
     net = seasoned(tiny())
     path = tmp_path / "net.onnx"
     export(net, path)
@@ -86,15 +86,15 @@ def test_a_program_that_knows_the_metadata_alone_gets_our_sound(tmp_path: Path) 
         i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs() if "state." in i.name
     }
     x = np.random.default_rng(0).standard_normal(40 * hop) * 0.1
-    heard, late = np.zeros(n_fft), np.zeros((3, n_fft))
+    history, late = np.zeros(n_fft), np.zeros((3, n_fft))
     out = []
     for block in x.reshape(-1, hop):
-        heard = np.concatenate([heard[hop:], block])
-        spec = np.fft.rfft(heard * window)
-        given = np.stack([spec.real, spec.imag])[None].astype(np.float32)
-        answers = session.run(None, {"mixture": given, **state})
+        history = np.concatenate([history[hop:], block])
+        spec = np.fft.rfft(history * window)
+        inputs = np.stack([spec.real, spec.imag])[None].astype(np.float32)
+        outputs = session.run(None, {"mixture": inputs, **state})
         names = [o.name for o in session.get_outputs()]
-        state = {n.replace("next.", "state."): v for n, v in zip(names, answers, strict=True)}
+        state = {n.replace("next.", "state."): v for n, v in zip(names, outputs, strict=True)}
         stems = state.pop("stems")[0]
         late += np.fft.irfft(stems[:, 0] + 1j * stems[:, 1], n_fft) * window
         out.append(late[:, :hop].copy())
@@ -105,7 +105,7 @@ def test_a_program_that_knows_the_metadata_alone_gets_our_sound(tmp_path: Path) 
     np.testing.assert_allclose(np.concatenate(out, axis=1), expected, atol=2e-6)
 
 
-def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> None:
+def test_the_released_model_is_verified_and_described(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     report = export_onnx("rtmtass-small", path)
     print(f"largest {report.largest:.1e}, mean {report.mean:.1e}")
@@ -123,11 +123,11 @@ def test_the_released_model_is_proved_and_says_what_it_is(tmp_path: Path) -> Non
     assert model.opset_import[0].version == report.opset == onnx_nodes.OPSET
     states = [i.name for i in model.graph.input if i.name.startswith("state.")]
     outputs = [o.name for o in model.graph.output]
-    assert len(states) == report.carryover > 0
+    assert len(states) == report.memories > 0
     assert outputs == ["stems", *(s.replace("state.", "next.") for s in states)]
 
 
-def test_a_separator_runs_on_it(tmp_path: Path) -> None:
+def test_a_separator_runs_on_an_exported_graph(tmp_path: Path) -> None:
     net = seasoned(tiny(lookahead=1))
     x = np.random.default_rng(0).standard_normal((5000, 2)).astype(np.float32) * 0.1
     ours = Separator(net.config, CompiledRuntime(net.config, arrays(net)), channels=2).separate(x)
@@ -137,7 +137,7 @@ def test_a_separator_runs_on_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(theirs.separate(x), theirs.separate(x))
 
 
-def test_reset_is_fresh(tmp_path: Path) -> None:
+def test_a_reset_step_equals_a_new_one(tmp_path: Path) -> None:
     net = seasoned(tiny())
     step = export(net, tmp_path / "net.onnx").step()
     x = spectra(net.config, 9)
@@ -148,7 +148,7 @@ def test_reset_is_fresh(tmp_path: Path) -> None:
     assert np.abs(first[0] - first[1]).max() > 0
 
 
-def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_differs_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = seasoned(tiny())
     monkeypatch.setattr(onnx_level, "LEVEL_FLOOR", 1e-3)
     with pytest.raises(ModelError, match=r"differs from our runtime by .* was not written"):
@@ -156,7 +156,7 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_is_near_and_small(tmp_path: Path) -> None:
+def test_int8_is_close_and_has_no_float_matmuls(tmp_path: Path) -> None:
     for name in ("recurrent", "multiscale", "subbands"):
         net = seasoned(CONFIGS[name])
         export_int8(net.config, arrays(net), tmp_path / "int8.onnx")
@@ -171,14 +171,14 @@ def test_int8_is_near_and_small(tmp_path: Path) -> None:
         assert not [n for n in graph.node if n.op_type in ("MatMul", "Gemm", "GRU")]
 
 
-def test_what_cannot_be_is_said(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     net = seasoned(tiny())
     taken = tmp_path / "taken.onnx"
     taken.write_text("mine")
     with pytest.raises(OutputError, match="exists; add --overwrite"):
         export_network(net.config, arrays(net), taken)
     assert taken.read_text() == "mine"
-    with pytest.raises(UsageError, match="no frames '2'"):
+    with pytest.raises(UsageError, match="frames must be one of any, 1, not '2'"):
         export_network(net.config, arrays(net), tmp_path / "x.onnx", frames="2")
     with pytest.raises(OutputError, match="is not a folder"):
         export_network(net.config, arrays(net), tmp_path / "none" / "x.onnx")
@@ -193,25 +193,25 @@ def run_command(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_writes_and_reports(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
-    answer = run_command("rtmtass-small", "--onnx", str(path), "--json")
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["largest"] < TOLERANCE
+    process = run_command("rtmtass-small", "--onnx", str(path), "--json")
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["largest"] < TOLERANCE
     assert OnnxRuntime(path).config.name == "rtmtass-small"
     again = run_command("rtmtass-small", "--onnx", str(path))
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
     assert "exists; add --overwrite" in again.stderr
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_command_names_a_missing_package(tmp_path: Path) -> None:
     for lacking in ("onnx", "onnxruntime"):
         script = (
             f"import sys; sys.modules[{lacking!r}] = None\n"
             "from rtmtass.cli.main import main\n"
             f"sys.exit(main(['export', 'rtmtass-small', '--onnx', {str(tmp_path / 'x')!r}]))"
         )
-        answer = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False
         )
-        assert answer.returncode == 1
-        assert "pip install 'rtmtass[export]'" in answer.stderr
-        assert answer.stderr.count("\n") == 1
+        assert process.returncode == 1
+        assert "pip install 'rtmtass[export]'" in process.stderr
+        assert process.stderr.count("\n") == 1

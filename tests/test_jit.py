@@ -1,4 +1,4 @@
-"""Machine code is kept wherever it may be kept, and nowhere else it still runs."""
+"""Machine code is cached where a folder is writable; without one, kernels still run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rtmtass"
 NOBODY = 65534
-# May read all, since Python itself can lie in root's home, but write no more than anybody.
+# May read everything, since Python may be in root's home, but has no other rights.
 AS_NOBODY = [
     "setpriv",
     f"--reuid={NOBODY}",
@@ -31,11 +31,11 @@ floats = np.zeros((8, 1), np.float32)
 kernel(floats, 0, np.zeros(1, np.int64), 1, 2, floats.reshape(2, 4), floats)
 print("RESULT", CACHE_FOLDER, sum(kernel.stats.cache_hits.values()))
 """
-"""The smallest kernel there is stands for all: they are kept in the same way."""
+"""The smallest kernel stands for all: they are cached alike."""
 
 
 class Install:
-    """A copy of the package that nobody may write to, and somebody who isn't its owner."""
+    """A read-only copy of the package, and a user who doesn't own it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
@@ -74,28 +74,28 @@ class Install:
 def install() -> Iterator[Install]:
     if os.getuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root can't drop its rights without setpriv")
-    # pytest's own temporary folders are closed to other users.
+    # Other users can't read pytest's temporary folders.
     folder = Path(tempfile.mkdtemp(prefix="rtmtass-read-only-"))
-    made = Install(folder)
+    copy = Install(folder)
     try:
         probe = "import os, numba; print(os.getuid())"
-        answer = made.run(probe)
-        if answer.returncode or not answer.stdout.startswith(str(made.user)):
-            pytest.skip(f"no other user can run {sys.executable}: {answer.stderr[-80:].strip()}")
-        yield made
+        process = copy.run(probe)
+        if process.returncode or not process.stdout.startswith(str(copy.user)):
+            pytest.skip(f"no other user can run {sys.executable}: {process.stderr[-80:].strip()}")
+        yield copy
     finally:
-        made.writable()
+        copy.writable()
         shutil.rmtree(folder)
 
 
-def result(answer: subprocess.CompletedProcess[str]) -> tuple[str, int]:
-    assert answer.returncode == 0, answer.stderr
-    word, folder, hits = answer.stdout.split()
+def result(process: subprocess.CompletedProcess[str]) -> tuple[str, int]:
+    assert process.returncode == 0, process.stderr
+    word, folder, hits = process.stdout.split()
     assert word == "RESULT"
     return folder, int(hits)
 
 
-def test_a_read_only_install_keeps_its_machine_code_in_the_users_cache(install: Install) -> None:
+def test_a_read_only_install_caches_in_the_users_folder(install: Install) -> None:
     first = result(install.run(CALL))
     assert first[0].startswith(str(install.home / ".cache" / "rtmtass"))
     assert first[1] == 0
@@ -103,7 +103,7 @@ def test_a_read_only_install_keeps_its_machine_code_in_the_users_cache(install: 
     assert not list(install.package.rglob("__pycache__"))
 
 
-def test_with_nowhere_to_write_it_runs_all_the_same(install: Install) -> None:
+def test_kernels_run_without_a_writable_folder(install: Install) -> None:
     for _ in range(2):
         assert result(install.run(CALL, home=install.package))[1] == 0
     assert not list(install.package.rglob("__pycache__"))

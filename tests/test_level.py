@@ -1,4 +1,4 @@
-"""The running level: pops don't move it, silence doesn't wear it down, all runtimes agree."""
+"""The running level: robust to pops and to silence, the same in all runtimes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rtmtass.net.layers import RunningLevel
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import running_level
+from rtmtass.runtime.compiled.program import encode
 from rtmtass.runtime.compiled.spectral_ops import largest
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
@@ -38,8 +39,8 @@ CONFIGS = {
 }
 
 
-def powers_of_a_day(frames: int, seed: int = 0) -> Floats:
-    """Speech-like powers with pops, silence, next to nothing, and denormals."""
+def varied_powers(frames: int, seed: int = 0) -> Floats:
+    """Speech-like powers with pops, silence, near-silence and denormals."""
     rng = np.random.default_rng(seed)
     power = rng.random(frames) ** 4 + 0.01
     power[rng.integers(0, frames, 12)] *= 3000
@@ -52,41 +53,41 @@ def powers_of_a_day(frames: int, seed: int = 0) -> Floats:
 
 
 def by_torch(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
-    rule = RunningLevel(
+    level = RunningLevel(
         config.level_decay,
         config.net.level_by_power,
         config.level_window,
         config.level_rank,
         config.level_fall,
     )
-    state, out, x = rule.init_state(1), [], torch.from_numpy(power)[None, :, None]
-    for imag_offset in x.split(sizes, dim=1):
-        y, state = rule.step(imag_offset, state)
+    state, out, x = level.init_state(1), [], torch.from_numpy(power)[None, :, None]
+    for part in x.split(sizes, dim=1):
+        y, state = level.step(part, state)
         out.append(y[0, :, 0].numpy())
     return np.concatenate(out)
 
 
-def by_machine(config: ModelConfig, power: Floats, sizes: list[int], streams: int = 1) -> Floats:
-    """Levels of one stream in chunks, or of the first and the last of many streams at once."""
+def by_compiled(config: ModelConfig, power: Floats, sizes: list[int], streams: int = 1) -> Floats:
+    """Levels of one stream in chunks, or of the first and last of many streams."""
     chunk = max(sizes)
     make = Builder(chunk * streams, "f32", chunk)
     bins = config.stft.n_bins
     mixture = make.register(2 * bins, 1)
     target = running_level(make, config, mixture, bins)
-    plan, weights = np.array(make.rows, np.int64), make.weights()
+    instructions, weights = encode(make.instructions), make.weights()
     state, work = np.zeros(make.state * streams, np.float32), np.zeros(make.work, np.float32)
     rows = work[mixture.at :][: mixture.stride * chunk * streams].reshape(-1, mixture.stride)
     out, at = [], 0
     for size in sizes:
         for t in range(max(size, streams)):
-            # All of a frame's power in one bin, which is exact.
+            # A frame's power in one bin, which is exact.
             scale = 1 if t in (0, streams - 1) or streams == 1 else 1000
             rows[t, :] = 0
             rows[t, 3] = scale * np.sqrt(power[at + (t if streams == 1 else 0)] * bins)
         frames = size if streams == 1 else streams
-        execute(plan, weights, state, work, at, frames, 0 if streams == 1 else make.state)
-        found = work[target : target + frames].copy()
-        out.append(found if streams == 1 else found[[0, -1]][None])
+        execute(instructions, weights, state, work, at, frames, 0 if streams == 1 else make.state)
+        result = work[target : target + frames].copy()
+        out.append(result if streams == 1 else result[[0, -1]][None])
         at += size
     return np.concatenate(out)
 
@@ -96,8 +97,8 @@ def by_onnx(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
     nodes, bins = Nodes(), config.stft.n_bins
     nodes.inputs.append(value("rows", ("frames", 2 * bins)))
     nodes.outputs.append(value("level", ("frames", 1, 1, 1)))
-    made = write_level(nodes, config, "rows", is_single=is_single)
-    nodes.put("Identity", made, to="level")
+    output = write_level(nodes, config, "rows", is_single=is_single)
+    nodes.put("Identity", output, to="level")
     graph = write_model(nodes, "level", {})
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -108,9 +109,9 @@ def by_onnx(config: ModelConfig, power: Floats, sizes: list[int]) -> Floats:
     for size in sizes:
         rows = np.zeros((size, 2 * bins), np.float32)
         rows[:, 3] = np.sqrt(power[at : at + size] * bins)
-        found = dict(zip(names, session.run(None, {"rows": rows, **state}), strict=True))
-        out.append(found.pop("level").ravel())
-        state = {name.replace("next.", "state."): array for name, array in found.items()}
+        values = dict(zip(names, session.run(None, {"rows": rows, **state}), strict=True))
+        out.append(values.pop("level").ravel())
+        state = {name.replace("next.", "state."): array for name, array in values.items()}
         at += size
     return np.concatenate(out)
 
@@ -121,29 +122,29 @@ def sizes_of(frames: int, size: int) -> list[int]:
 
 @pytest.mark.parametrize("size", [1, 7, 512])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_runtime_has_the_same_level(name: str, size: int) -> None:
+def test_all_runtimes_have_the_same_level(name: str, size: int) -> None:
     config = CONFIGS[name]
     frames = 3 * config.level_window // 2 + 400
-    power = powers_of_a_day(frames)
+    power = varied_powers(frames)
     expected = by_torch(config, power.astype(np.float64), [frames])  # type: ignore[arg-type]
-    for run in (by_torch, by_machine, by_onnx):
+    for run in (by_torch, by_compiled, by_onnx):
         ours = run(config, power, sizes_of(frames, size))
         np.testing.assert_allclose(ours, expected, rtol=2e-5, err_msg=run.__name__)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_frames_level_has_the_same_bits_however_it_comes(name: str) -> None:
+def test_a_level_has_the_same_bits_in_any_chunk_or_batch(name: str) -> None:
     config = CONFIGS[name]
-    power = powers_of_a_day(700)
-    alone = by_machine(config, power, [1] * 700)
+    power = varied_powers(700)
+    alone = by_compiled(config, power, [1] * 700)
     for size in (2, 7, 64, 699):
-        np.testing.assert_array_equal(by_machine(config, power, sizes_of(700, size)), alone)
+        np.testing.assert_array_equal(by_compiled(config, power, sizes_of(700, size)), alone)
     for streams in (2, 5):
-        many = by_machine(config, power, [1] * 700, streams)
+        many = by_compiled(config, power, [1] * 700, streams)
         np.testing.assert_array_equal(many, np.stack([alone, alone], axis=1))
 
 
-def test_the_machine_finds_the_largest_but_so_many() -> None:
+def test_largest_returns_the_value_of_that_rank() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.random(125) ** 8, np.zeros(125), np.full(125, 7.0), rng.random(125) * 1e-42]
     rows += [np.where(rng.random(125) < 0.1, rng.random(125), 0), [*[0.0] * 124, 3e38]]
@@ -157,35 +158,35 @@ def in_db(level: Floats) -> Floats:
 
 
 def levels(config: ModelConfig) -> Callable[[Floats], Floats]:
-    return lambda power: by_machine(config, power, sizes_of(len(power), 32))
+    return lambda power: by_compiled(config, power, sizes_of(len(power), 32))
 
 
-def test_a_pop_leaves_the_level_where_it_was() -> None:
-    """A tenth of a second 30 dB above a steady sound, half a second to six seconds into it."""
+def test_a_pop_doesnt_move_the_level() -> None:
+    """A pop of 0.1 s, 30 dB above a steady sound, 0.5 to 6 s into it."""
     old, new = levels(CONFIGS["as_released"]), levels(CONFIGS["small"])
     second = 62
     for before in (second // 2, 2 * second, 6 * second):
         power = np.ones(before + 4 * second, np.float32)
         power[before : before + 6] = 1000
-        left_db = [in_db(rule(power)) - in_db(rule(power))[before - 1] for rule in (old, new)]
-        assert left_db[0][before + 6 + second] > 25  # the rule without a window
+        left_db = [in_db(level(power)) - in_db(level(power))[before - 1] for level in (old, new)]
+        assert left_db[0][before + 6 + second] > 25  # without a window
         assert left_db[1][before + 6 + second // 4] < 4
         assert left_db[1][before + 6 + second] < 2
         assert left_db[1][before + 6 + 2 * second] < 1
         assert left_db[1][before:].min() > -0.1
 
 
-def test_a_pop_is_held_down_while_it_lasts() -> None:
+def test_features_are_limited_during_a_pop() -> None:
     power = np.full(300, 1e-3, np.float32)
     power[200:206] = 100
-    found = levels(CONFIGS["small"])(power)
-    assert (power[200:206] / found[200:206] ** 2 <= 4.01).all()
-    first = levels(CONFIGS["small"])(power[200:])  # at a stream's very beginning, too
+    held = levels(CONFIGS["small"])(power)
+    assert (power[200:206] / held[200:206] ** 2 <= 4.01).all()
+    first = levels(CONFIGS["small"])(power[200:])  # also at the start of a stream
     assert (power[200:206] / first[:6] ** 2 <= 4.01).all()
 
 
-def test_what_lasts_is_no_pop() -> None:
-    """Half a second after a sound has become 30 dB louder, and stays so, the level has followed."""
+def test_the_level_follows_a_sustained_sound() -> None:
+    """Within half a second of a lasting step of 30 dB."""
     power = np.ones(400, np.float32)
     power[200:] = 1000
     gained_db = in_db(levels(CONFIGS["small"])(power))
@@ -193,19 +194,19 @@ def test_what_lasts_is_no_pop() -> None:
     assert gained_db[200] > 20
 
 
-def test_silence_doesnt_wear_the_level_down() -> None:
-    """Through a pause of any length, and when the sound comes back after it."""
-    rule = levels(CONFIGS["small"])
+def test_the_level_holds_through_silence() -> None:
+    """Through a pause of any length, and when the sound returns."""
+    level = levels(CONFIGS["small"])
     sound = np.random.default_rng(0).random(150).astype(np.float32) ** 2 + 0.1
     for pause, most_db in ((20, 1), (130, 1), (600, 5)):
-        found_db = in_db(rule(np.concatenate([sound, np.zeros(pause, np.float32), sound])))
+        found_db = in_db(level(np.concatenate([sound, np.zeros(pause, np.float32), sound])))
         np.testing.assert_allclose(found_db[150 : 150 + pause], found_db[149], atol=0.1)
         np.testing.assert_allclose(found_db[150 + pause :], found_db[149], atol=most_db)
         np.testing.assert_allclose(found_db[190 + pause :], found_db[149], atol=1.5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_louder_sound_has_a_louder_level(name: str) -> None:
+def test_the_level_scales_with_the_input(name: str) -> None:
     power = np.random.default_rng(1).random(400).astype(np.float32) + 0.1
     power[100:105] *= 1000
     soft, loud = (levels(CONFIGS[name])(scale * power) for scale in (1.0, 4096.0))
@@ -213,25 +214,25 @@ def test_a_louder_sound_has_a_louder_level(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_level_knows_no_future(name: str) -> None:
-    power = powers_of_a_day(600)[:300]
+def test_the_level_is_causal(name: str) -> None:
+    power = varied_powers(600)[:300]
     other = np.concatenate([power[:200], 5 + 50 * power[200:]])
-    rule = levels(CONFIGS[name])
-    np.testing.assert_array_equal(rule(other)[:200], rule(power)[:200])
-    assert (rule(other)[200:] != rule(power)[200:]).any()
+    level = levels(CONFIGS[name])
+    np.testing.assert_array_equal(level(other)[:200], level(power)[:200])
+    assert (level(other)[200:] != level(power)[200:]).any()
 
 
 def test_autocast_doesnt_round_the_level() -> None:
     config = CONFIGS["small"]
-    power = torch.from_numpy(powers_of_a_day(400))[None, :, None]
-    rule = RunningLevel(
+    power = torch.from_numpy(varied_powers(400))[None, :, None]
+    level = RunningLevel(
         config.level_decay,
         config.net.level_by_power,
         config.level_window,
         config.level_rank,
         config.level_fall,
     )
-    plain, _ = rule.step(power, rule.init_state(1))
+    plain, _ = level.step(power, level.init_state(1))
     with torch.autocast("cpu", torch.bfloat16):
-        cast, _ = rule.step(power, rule.init_state(1))
+        cast, _ = level.step(power, level.init_state(1))
     assert torch.equal(cast, plain)

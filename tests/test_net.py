@@ -1,4 +1,4 @@
-"""The network: streaming is offline, the future stays unheard, the stems sum."""
+"""The network: streaming equals offline, it is causal, and the stems sum to the mixture."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_level_spans_chunks_longer_than_its_inner_blocks(by_power: bool) -> No
 
 
 @torch.no_grad()
-def test_a_level_by_power_begins_anew_after_silence() -> None:
+def test_a_level_by_power_restarts_after_silence() -> None:
     level = RunningLevel(0.99, by_power=True)
     sound = torch.rand(1, 50, 1, dtype=torch.float64) + 0.1
     _, state = level.step(1e-4 * sound, level.init_state(1).double())
@@ -114,7 +114,7 @@ def test_two_streams_share_one_network() -> None:
 
 
 @torch.no_grad()
-def test_a_quieter_mixture_gives_quieter_stems_and_nothing_else() -> None:
+def test_stems_scale_with_the_mixture() -> None:
     for name in ("recurrent", "spectral_mapping", "multiscale"):
         net, x = seasoned(CONFIGS[name]).double(), 30 * spec(CONFIGS[name], 80)
         quiet = net(x * 0.01) * 100
@@ -126,7 +126,9 @@ def test_a_quieter_mixture_gives_quieter_stems_and_nothing_else() -> None:
     ("preset", "millions", "gmacs_per_s"),
     [("small", 3.7, 0.31), ("base", 7.2, 0.92), ("large", 17.0, 2.67), ("paper", 28.2, 1.75)],
 )
-def test_presets_have_their_sizes(preset: str, millions: float, gmacs_per_s: float) -> None:
+def test_presets_have_their_documented_sizes(
+    preset: str, millions: float, gmacs_per_s: float
+) -> None:
     config = PRESETS[preset]()
     with torch.device("meta"):
         net = MtassNet(config)
@@ -135,7 +137,7 @@ def test_presets_have_their_sizes(preset: str, millions: float, gmacs_per_s: flo
     assert macs_per_s(shapes, config) / 1e9 == pytest.approx(gmacs_per_s, rel=0.01)
 
 
-def test_grus_are_as_wide_as_a_gpu_is_fast() -> None:
+def test_grus_fit_the_fast_kernels_of_a_gpu() -> None:
     for preset in ("base", "large"):
         with torch.device("meta"):
             net = MtassNet(PRESETS[preset]())
@@ -143,12 +145,12 @@ def test_grus_are_as_wide_as_a_gpu_is_fast() -> None:
         assert max(gru.hidden_size for gru in grus) <= 128
 
 
-def test_the_published_net_counts_its_published_products() -> None:
+def test_the_published_net_has_its_published_macs() -> None:
     with torch.device("meta"):
         net = MtassNet(paper())
     weights = sum(
         m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear)
-    )  # one product of each a frame
+    )  # one multiplication of each per frame
     assert abs(weights * 16000 / 256 / 1.76e9 - 1) < 0.02
 
 
@@ -159,7 +161,7 @@ def test_compress_and_expand_are_inverse() -> None:
     torch.testing.assert_close(torch.stack(back), torch.stack([a, b]), rtol=1e-4, atol=1e-6)
 
 
-def test_the_residue_goes_where_the_power_is() -> None:
+def test_the_residual_is_distributed_by_power() -> None:
     stems = torch.zeros(1, 1, 3, 2, 4, dtype=torch.float64)
     stems[:, :, 1] = 1.0
     mixture = torch.full((1, 1, 2, 4), 1.5, dtype=torch.float64)
@@ -169,7 +171,7 @@ def test_the_residue_goes_where_the_power_is() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_our_gru_gradient_is_torchs(groups: int) -> None:
+def test_the_gru_gradient_matches_torch(groups: int) -> None:
     torch.manual_seed(0)
     grus = [torch.nn.GRU(6, 5, batch_first=True).double() for _ in range(groups)]
     x = torch.randn(3, 9, 6, dtype=torch.float64, requires_grad=True)
@@ -188,8 +190,8 @@ def test_our_gru_gradient_is_torchs(groups: int) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_grus_side_by_side_are_grus() -> None:
-    """Each sees all channels, has its part of the state, and gives its part of the output."""
+def test_parallel_grus_equal_separate_grus() -> None:
+    """Each reads all channels and has its slice of the state and of the output."""
     torch.manual_seed(0)
     block = RecurrentBlock(6, 5, groups=2)
     x, state = torch.randn(3, 9, 6), torch.randn(3, 10)
@@ -204,7 +206,7 @@ def test_grus_side_by_side_are_grus() -> None:
         torch.testing.assert_close(last, torch.cat([h[0] for _, h in both], dim=1))
 
 
-def test_every_parameter_learns() -> None:
+def test_every_parameter_has_a_gradient() -> None:
     net = MtassNet(dataclasses.replace(CONFIGS["recurrent"])).train()
     stages, _ = net.stages(spec(net.config, 20, batch=2).float(), net.init_state(2))
     (stages.final.square().mean() + stages.first[:, :, 0].square().mean()).backward()

@@ -1,30 +1,33 @@
-"""Fewer bytes, the same sound: every way to multiply bytes gives the same integers."""
+"""bf16 and int8 matmuls; every int8 instruction set gives the same integers."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from llvmlite import ir
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
 from rtmtass.jit import cpu
 from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
-from rtmtass.runtime.compiled.matmul import matmul_bf16, matmul_int8, quantise_rows
+from rtmtass.runtime.compiled.matmul import REGISTRY, multiply
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
 from rtmtass.runtime.compiled.microkernels import PANEL
-from rtmtass.runtime.compiled.packing import pack, to_bf16, to_int8
+from rtmtass.runtime.compiled.packing import pack, pack_int8, to_bf16, to_int8
 from rtmtass.runtime.compiled.simd import LANES
 
 Floats = NDArray[np.float32]
-HEAD_STRIDE = ROW_HEADER + 1088
+QUANTISED_STRIDE = ROW_HEADER + 1088
 
 
 def random(*shape: int, seed: int = 0) -> Floats:
@@ -32,7 +35,7 @@ def random(*shape: int, seed: int = 0) -> Floats:
 
 
 def expected_bytes(x: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """What quantisation is, in numpy: bytes and scales of each row."""
+    """Quantise in numpy: bytes and scales of each row."""
     peak = np.abs(x).max(axis=1).astype(np.float32)
     factor = np.where(peak > 1e-30, np.float32(127) / peak, np.float32(0)).astype(np.float32)
     scale = np.where(peak > 1e-30, peak / np.float32(127), np.float32(0)).astype(np.float32)
@@ -40,7 +43,7 @@ def expected_bytes(x: Floats) -> tuple[NDArray[np.int64], Floats]:
 
 
 def expected_product(weight: Floats, x: Floats) -> Floats:
-    """The product of quantised weights and inputs, exact but for three roundings."""
+    """The matmul of quantised weights and inputs, exact but for three roundings."""
     w, w_scale = to_int8(weight)
     q, scale = expected_bytes(x)
     sums = (q @ w.astype(np.int64).T).astype(np.float32)
@@ -49,66 +52,81 @@ def expected_product(weight: Floats, x: Floats) -> Floats:
 
 @pytest.mark.parametrize("name", cpu.usable_isas())
 @pytest.mark.parametrize("outputs", [LANES, PANEL])
-def test_every_way_gives_the_same_integers(name: str, outputs: int) -> None:
+def test_every_int8_instruction_set_gives_the_same_integers(name: str, outputs: int) -> None:
     isa = ISAS[name]
     rows = isa.rows
-    quantise, matmul = quantiser(isa), microkernel(isa, rows, outputs)
+    quantise, emit_body = quantiser(isa), microkernel(isa, rows, outputs)
+
+    @intrinsic
+    def matmul(
+        context: Any, weights: Any, x: Any, x_stride: Any, steps: Any, y: Any, y_stride: Any
+    ) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            emit_body(builder, args)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), emit
 
     @njit
-    def run(x: Any, heads: Any, weights: Any, y: Any) -> None:
+    def run(x: Any, quantised: Any, weights: Any, y: Any) -> None:
         m = x.shape[1]
         for r in range(rows):
-            quantise(x.ctypes.data + r * 4 * m, m, heads.ctypes.data + r * HEAD_STRIDE)
+            quantise(x.ctypes.data + r * 4 * m, m, quantised.ctypes.data + r * QUANTISED_STRIDE)
         groups = (m + GROUP - 1) // GROUP
-        matmul(weights.ctypes.data, heads.ctypes.data, HEAD_STRIDE, groups, y.ctypes.data, 256)
+        matmul(
+            weights.ctypes.data, quantised.ctypes.data, QUANTISED_STRIDE, groups, y.ctypes.data, 256
+        )
 
     for m in (1, 3, 16, 71, 1027):
         weight = random(outputs, m)
         x = random(rows, m, seed=1) * np.float32(10.0) ** np.arange(rows, dtype=np.float32)[:, None]
         x[0, 0] = -np.abs(x[0]).max() * 2  # the largest magnitude is negative
-        heads = np.full(rows * HEAD_STRIDE, 255, np.uint8)  # what was there before
+        quantised = np.full(rows * QUANTISED_STRIDE, 255, np.uint8)  # stale bytes
         y = np.zeros((rows, 64), np.float32)
-        run(x, heads, pack(weight, "int8"), y)
+        run(x, quantised, pack(weight, pack_int8), y)
         np.testing.assert_array_equal(y[:, :outputs], expected_product(weight, x))
 
 
-def test_extremes_dont_overflow() -> None:
-    """All weights and inputs at their largest: sums of 16 bits would wrap or saturate."""
+def test_the_largest_weights_and_inputs_dont_overflow() -> None:
+    """Sums of 16 bits would wrap or saturate."""
     weight = np.full((64, 1028), -3.0, np.float32)
     x = np.full((1, 1028), 5.0, np.float32)
-    np.testing.assert_allclose(multiply(weight, x, "int8"), x @ weight.T, rtol=1e-6)
+    np.testing.assert_allclose(matmul(weight, x, "int8"), x @ weight.T, rtol=1e-6)
 
 
-def multiply(weight: Floats, x: Floats, precision: str) -> Floats:
-    """The product as the machine does it."""
+def matmul(weight: Floats, x: Floats, precision: str) -> Floats:
+    """The matmul of the compiled runtime."""
     n, m = weight.shape
     n_padded = -(-n // LANES) * LANES
-    weights, y = pack(weight, precision), np.zeros((len(x), n_padded), np.float32)
-    x_at, y_at, at = x.ctypes.data, y.ctypes.data, weights.ctypes.data
-    if precision == "int8":
-        heads = np.zeros(len(x) * HEAD_STRIDE, np.uint8)
-        quantise_rows(x_at, 4 * m, m, heads.ctypes.data, HEAD_STRIDE, len(x))
-        matmul_int8(at, m, n_padded, heads.ctypes.data, HEAD_STRIDE, y_at, 4 * n_padded, len(x))
-    else:
-        matmul_bf16(at, m, n_padded, x_at, 4 * m, y_at, 4 * n_padded, len(x))
+    weights, y = REGISTRY[precision].pack(weight), np.zeros((len(x), n_padded), np.float32)
+    scratch = np.zeros(len(x) * QUANTISED_STRIDE, np.uint8)
+    multiply(
+        PRECISIONS.index(precision), weights.ctypes.data, m, n_padded, x.ctypes.data, 4 * m,
+        y.ctypes.data, 4 * n_padded, len(x), scratch.ctypes.data, QUANTISED_STRIDE,
+    )  # fmt: skip
     return y[:, :n]
 
 
 @pytest.mark.parametrize("rows", [1, 6, 8])
-def test_whole_products_go_through_all_panels(rows: int) -> None:
+@pytest.mark.parametrize("precision", REGISTRY)
+def test_every_precision_multiplies_wide_and_narrow_panels(precision: str, rows: int) -> None:
     weight, x = random(150, 83), random(rows, 83, seed=1)
-    np.testing.assert_array_equal(multiply(weight, x, "int8"), expected_product(weight, x))
-    rounded = (to_bf16(weight).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    error = np.abs(multiply(weight, x, "bf16") - x @ rounded.T)
-    most = 83 * 2.0**-24 * (np.abs(x) @ np.abs(rounded).T)  # of 83 products summed in any order
-    assert (error <= most).all(), (error / most).max()
+    product = matmul(weight, x, precision)
+    if REGISTRY[precision].quantises:
+        np.testing.assert_array_equal(product, expected_product(weight, x))
+        return
+    if precision == "bf16":
+        weight = (to_bf16(weight).astype(np.uint32) << 16).view(np.float32)
+    exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+    bound = 83 * 2.0**-24 * (np.abs(x) @ np.abs(weight).T)  # 83 terms summed in any order
+    assert (np.abs(product - exact) <= bound).all()
 
 
-def test_silence_is_silence_in_bytes() -> None:
+def test_silence_is_quantised_to_zeros() -> None:
     weight = random(64, 20)
     for quiet in (0.0, 1e-38):
         x = np.full((2, 20), quiet, np.float32)
-        np.testing.assert_array_equal(multiply(weight, x, "int8"), np.zeros((2, 64)))
+        np.testing.assert_array_equal(matmul(weight, x, "int8"), np.zeros((2, 64)))
 
 
 def test_bf16_rounds_to_nearest_even() -> None:
@@ -119,7 +137,7 @@ def test_bf16_rounds_to_nearest_even() -> None:
     assert back[2] == 1.015625
 
 
-def test_weights_keep_their_largest_and_their_zeros() -> None:
+def test_quantised_weights_keep_their_largest_value_and_their_zeros() -> None:
     weight = np.array([[0.5, -2.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     values, scales = to_int8(weight)
     assert values.tolist() == [[32, -127, 0], [0, 0, 0]]
@@ -127,7 +145,7 @@ def test_weights_keep_their_largest_and_their_zeros() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 5000, HUGE, HUGE + 64])
-def test_arenas_are_aligned_and_blank(size: int) -> None:
+def test_arenas_are_aligned_and_zeroed(size: int) -> None:
     arena = allocate(size)
     assert arena.size == size
     assert arena.ctypes.data % (HUGE if size >= HUGE and sys.platform == "linux" else LINE) == 0
@@ -135,32 +153,34 @@ def test_arenas_are_aligned_and_blank(size: int) -> None:
     arena[:] = 1
 
 
-def test_the_best_way_of_a_processor_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_instruction_set_is_selected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(cpu.VARIABLE, raising=False)
-    for found, isa in (
+    for detected, isa in (
         ({"avx512f", "avx512bw", "avx512vnni", "avx2"}, "avx512vnni"),
         ({"avx2", "avxvnni"}, "avxvnni"),
         ({"avx2"}, "avx2"),
         ({"neon", "dotprod"}, "neon"),
         ({"sse2"}, "portable"),
     ):
-        monkeypatch.setattr(cpu, "features", lambda found=found: frozenset(found))
+        monkeypatch.setattr(cpu, "features", lambda detected=detected: frozenset(detected))
         assert cpu.int8_isa() == isa
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
-    with pytest.raises(UsageError, match="RTMTASS_INT8=avx2 is set, but this processor has port"):
+    with pytest.raises(
+        UsageError, match="RTMTASS_INT8=avx2 is set, but this processor supports port"
+    ):
         cpu.int8_isa()
 
 
-def test_the_environment_forces_a_way() -> None:
+def test_the_environment_forces_an_instruction_set() -> None:
     command = "from rtmtass.runtime.compiled.int8 import ISA_NAME; print(ISA_NAME)"
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", command],
         env={**os.environ, cpu.VARIABLE: "portable"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "portable"
+    assert result.stdout.strip() == "portable"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +193,7 @@ def test_the_environment_forces_a_way() -> None:
         ("portable", "riscv64-linux-gnu", "", "mul"),
     ],
 )
-def test_each_way_becomes_the_instruction_it_is_meant_to(
+def test_each_dot_product_compiles_to_its_instruction(
     name: str, triple: str, features: str, instruction: str
 ) -> None:
     llvm.initialize_all_targets()
@@ -188,3 +208,34 @@ def test_each_way_becomes_the_instruction_it_is_meant_to(
     builder.ret(isa.dot(builder, sums, four, weights))
     machine = llvm.Target.from_triple(triple).create_target_machine(features=features)
     assert instruction in machine.emit_assembly(llvm.parse_assembly(str(module)))
+
+
+CACHED = """
+import numpy as np
+from rtmtass.runtime.compiled import matmul as module
+
+for name in module.REGISTRY:
+    matmul = getattr(module, f"matmul_{name}")
+    weights = module.REGISTRY[name].pack(np.ones((16, 8), np.float32))
+    x, y = np.zeros(128, np.uint8), np.zeros(16, np.float32)
+    matmul(weights.ctypes.data, 8, 16, x.ctypes.data, 128, y.ctypes.data, 64, 1)
+    hits, misses = (sum(n.values()) for n in (matmul.stats.cache_hits, matmul.stats.cache_misses))
+    print(name, hits, misses)
+"""
+
+
+def test_matmuls_are_found_in_the_cache_on_a_second_start(tmp_path: Path) -> None:
+    """They are closures; one over more than plain numbers would recompile in every process."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    starts = [
+        subprocess.run(
+            [sys.executable, "-c", CACHED],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]
+    assert starts[0] == [f"{name} 0 1" for name in PRECISIONS]
+    assert starts[1] == [f"{name} 1 0" for name in PRECISIONS]

@@ -1,4 +1,4 @@
-"""The resampler: aligned to the sample, exact in number, indifferent to how its input is cut."""
+"""Resamplers: aligned, exact in length, and independent of block sizes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def resample(resampler, x, cuts=None):
 
 
 def tone(rate, n, hz=700.0):
-    """A burst that begins and ends in silence, at any rate the same."""
+    """A tone burst that starts and ends in silence, the same at any rate."""
     t = np.arange(n) / rate
     return (np.sin(2 * np.pi * hz * t) * np.sin(np.pi * np.clip(t / 0.3, 0, 1)) ** 2)[:, None]
 
 
 @KINDS
 @pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_both_streams_begin_at_the_same_instant(kind, a, b):
+def test_output_is_aligned_with_the_input(kind, a, b):
     y = resample(kind(a, b, 1), tone(a, int(0.35 * a)).astype(np.float32))
     np.testing.assert_allclose(y, tone(b, len(y)), atol=1e-5 if kind is Resampler else 1e-4)
 
@@ -39,7 +39,7 @@ def test_both_streams_begin_at_the_same_instant(kind, a, b):
 @KINDS
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("n", [0, 1, 2, 1023, 1024, 1025, 4999])
-def test_as_many_samples_as_there_are_instants(kind, a, b, n):
+def test_the_output_length_is_exact(kind, a, b, n):
     y = resample(kind(a, b, 2), np.ones((n, 2), np.float32))
     assert y.shape == (-(-n * b // a), 2)
     assert y.dtype == np.float32
@@ -49,7 +49,7 @@ def test_as_many_samples_as_there_are_instants(kind, a, b, n):
 @pytest.mark.parametrize(("a", "b"), [(44100, 16000), (16000, 44100), (8000, 16000)])
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 3000), min_size=1, max_size=9))
-def test_cuts_do_not_change_a_bit(kind, a, b, cuts):
+def test_block_sizes_dont_change_a_bit(kind, a, b, cuts):
     x = np.random.default_rng(0).standard_normal((sum(cuts), 2)).astype(np.float32)
     expected = resample(kind(a, b, 2), x)
     np.testing.assert_array_equal(resample(kind(a, b, 2), x, cuts), expected)
@@ -57,7 +57,7 @@ def test_cuts_do_not_change_a_bit(kind, a, b, cuts):
 
 @KINDS
 @pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_the_output_is_never_later_than_delay(kind, a, b):
+def test_the_output_is_never_later_than_the_delay(kind, a, b):
     resampler, rng = kind(a, b, 1), np.random.default_rng(0)
     n_in = n_out = 0
     while n_in < a:
@@ -69,7 +69,7 @@ def test_the_output_is_never_later_than_delay(kind, a, b):
 
 
 @KINDS
-def test_channels_are_kept_apart(kind):
+def test_channels_are_independent(kind):
     x = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
     together = resample(kind(48000, 16000, 3), x)
     alone = resample(kind(48000, 16000, 1), x[:, 1:2])
@@ -77,7 +77,7 @@ def test_channels_are_kept_apart(kind):
 
 
 @KINDS
-def test_after_flush_or_reset_it_is_new(kind):
+def test_flush_and_reset_start_a_new_stream(kind):
     x = np.random.default_rng(0).standard_normal((5000, 1)).astype(np.float32)
     resampler = kind(44100, 16000, 1)
     first = resample(resampler, x)
@@ -88,19 +88,19 @@ def test_after_flush_or_reset_it_is_new(kind):
 
 
 @KINDS
-def test_what_goes_out_does_not_alias(kind):
-    """12 kHz can't exist at 16 kHz; it must vanish, not fold down to 4 kHz."""
+def test_no_aliasing(kind):
+    """12 kHz is above the Nyquist frequency of 16 kHz; it must not fold down to 4 kHz."""
     y = resample(kind(48000, 16000, 1), tone(48000, 16000, 12000.0).astype(np.float32))
     assert np.abs(y).max() < 1e-4
 
 
 @KINDS
-def test_a_wrong_shape_is_told(kind):
+def test_a_block_of_wrong_shape_is_refused(kind):
     with pytest.raises(BlockSizeError, match=r"\(n, 2\), not \(5,\)"):
         kind(48000, 16000, 2).process(np.zeros(5, np.float32))
 
 
 @pytest.mark.parametrize("rate", [44100, 48000, 96000])
-def test_the_prompt_one_is_prompt(rate):
+def test_the_low_latency_resampler_has_a_short_delay(rate):
     down, up = LowLatencyResampler(rate, 16000, 1), LowLatencyResampler(16000, rate, 1)
     assert down.delay / rate + up.delay / 16000 < 0.0035

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rtmtass.dsp import ring as room
+from rtmtass.dsp import ring as ring_module
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import BlockSizeError, UsageError
 
 N_MOVED = 1_200_000
-"""Samples per test of two sides; float32 counts them exactly."""
-PATIENCE_S = 100.0
+"""Samples per concurrent test; float32 counts them exactly."""
+TIMEOUT_S = 100.0
 
 
 def ramp(start, n, channels=1):
@@ -37,24 +37,24 @@ def feed(ring, n_total, sizes):
 
 
 def drain(ring, n_total, sizes):
-    """Return the number of samples that came through, all as they were sent."""
-    seen, turn = 0, 0
-    deadline = time.monotonic() + PATIENCE_S
-    while seen < n_total and time.monotonic() < deadline:
+    """Return the number of samples received intact."""
+    received, turn = 0, 0
+    deadline = time.monotonic() + TIMEOUT_S
+    while received < n_total and time.monotonic() < deadline:
         out = np.full((min(sizes[turn % len(sizes)], ring.available), ring.channels), -1.0, "f4")
         n = ring.read(out)
-        if not np.array_equal(out[:n], ramp(seen, n, ring.channels)):
-            return seen
-        seen += n
+        if not np.array_equal(out[:n], ramp(received, n, ring.channels)):
+            return received
+        received += n
         turn += 1
         if n == 0:
             time.sleep(0.0002)
-    return seen
+    return received
 
 
 def feed_from_process(name, capacity, channels, sizes, with_fence):
     if with_fence:
-        room._fence = room._compiled_fence
+        ring_module._fence = ring_module._compiled_fence
     memory = SharedMemory(name=name)
     ring = Ring.in_memory(memory.buf, capacity, channels)
     feed(ring, N_MOVED, sizes)
@@ -70,7 +70,7 @@ def test_two_threads_move_every_sample(capacity, channels):
     )
     writer.start()
     assert drain(ring, N_MOVED, [3, 480, 1, 1500, 641, 4096]) == N_MOVED
-    writer.join(PATIENCE_S)
+    writer.join(TIMEOUT_S)
     assert not writer.is_alive()
     assert (ring.available, ring.overruns, ring.underruns) == (0, 0, 0)
 
@@ -79,7 +79,7 @@ def test_two_threads_move_every_sample(capacity, channels):
 def test_two_processes_move_every_sample(with_fence, monkeypatch):
     capacity, channels = 3001, 2
     if with_fence:
-        monkeypatch.setattr(room, "_fence", room._compiled_fence)
+        monkeypatch.setattr(ring_module, "_fence", ring_module._compiled_fence)
     memory = SharedMemory(create=True, size=Ring.bytes_needed(capacity, channels))
     try:
         ring = Ring.in_memory(memory.buf, capacity, channels)
@@ -90,7 +90,7 @@ def test_two_processes_move_every_sample(with_fence, monkeypatch):
         )
         writer.start()
         assert drain(ring, N_MOVED, [5, 481, 1, 1500, 3001]) == N_MOVED
-        writer.join(PATIENCE_S)
+        writer.join(TIMEOUT_S)
         assert writer.exitcode == 0
         assert ring.available == 0
         del ring
@@ -100,17 +100,17 @@ def test_two_processes_move_every_sample(with_fence, monkeypatch):
 
 
 def test_the_fence_is_in_the_machine_code():
-    compiled = room._compiled_fence()
+    compiled = ring_module._compiled_fence()
     assert "fence seq_cst" in next(iter(compiled.inspect_llvm().values()))
 
 
 class RingAgainstDeque(RuleBasedStateMachine):
-    """Whatever is done to a ring, a deque of bounded length does alike."""
+    """A ring behaves like a deque of bounded length."""
 
     def __init__(self):
         super().__init__()
         self.ring = Ring(7, 2)
-        # Near the end of 32 bits: counters there must not turn over.
+        # Near 2**32: the counters must not wrap.
         self.ring._written[0] = self.ring._read[0] = 2**32 - 5
         self.model = deque()
         self.sent = self.lost = self.missing = 0
@@ -155,7 +155,7 @@ TestRingAgainstDeque.settings = settings(
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(capacity=st.integers(1, 20), lengths=st.lists(st.integers(0, 25), max_size=20))
-def test_what_goes_in_comes_out_in_order(capacity, lengths):
+def test_samples_are_read_in_the_order_written(capacity, lengths):
     ring = Ring(capacity)
     sent, got = [], []
     for start, n in enumerate(lengths):
@@ -189,7 +189,7 @@ def test_zero_length_blocks_change_nothing():
     assert (ring.available, ring.overruns, ring.underruns) == (2, 0, 0)
 
 
-def test_views_of_other_arrays_are_fine():
+def test_blocks_may_be_strided_views():
     ring = Ring(8, 2)
     frames = ramp(0, 12, 4)
     ring.write(frames[::2, ::2])
@@ -208,7 +208,7 @@ def test_views_of_other_arrays_are_fine():
     ],
     ids=lambda block: f"{block.shape}{block.dtype}",
 )
-def test_other_blocks_are_refused(block):
+def test_blocks_of_wrong_shape_or_type_are_refused(block):
     ring = Ring(8, 2)
     with pytest.raises(BlockSizeError, match=r"takes blocks of shape \(n, 2\) and type float32"):
         ring.write(block)
@@ -218,12 +218,12 @@ def test_other_blocks_are_refused(block):
 
 
 @pytest.mark.parametrize(("capacity", "channels"), [(0, 1), (-3, 1), (5, 0)])
-def test_a_ring_needs_room(capacity, channels):
-    with pytest.raises(UsageError, match="a ring needs room"):
+def test_capacity_and_channels_must_be_positive(capacity, channels):
+    with pytest.raises(UsageError, match="a ring needs a capacity"):
         Ring(capacity, channels)
 
 
-def test_both_views_of_one_memory_are_one_ring():
+def test_rings_in_the_same_memory_share_samples_and_counts():
     memory = np.zeros(Ring.bytes_needed(5, 1), np.uint8)
     here, there = Ring.in_memory(memory, 5), Ring.in_memory(memory, 5)
     here.write(ramp(0, 9))
@@ -233,14 +233,14 @@ def test_both_views_of_one_memory_are_one_ring():
     assert (there.overruns, here.underruns) == (4, 1)
 
 
-def test_counters_lie_on_lines_of_their_own():
+def test_each_counter_has_its_own_cache_line():
     ring = Ring(5)
     at = [c.ctypes.data for c in (ring._written, ring._read, ring._lost, ring._missing)]
     assert len({address // 64 for address in at}) == 4
     assert all(address % 64 == 0 for address in at)
 
 
-def test_memory_must_suit():
+def test_unsuitable_memory_is_refused():
     memory = np.zeros(Ring.bytes_needed(5, 1), np.uint8)
     Ring.in_memory(memory, 5)
     with pytest.raises(UsageError, match="holds a ring of 5 samples of 1 channels, not 4 of 1"):

@@ -1,6 +1,8 @@
-"""The compiled machine does what torch does, alone and in chunks, and allocates nothing."""
+"""The compiled runtime equals torch, frame by frame and in chunks, and allocates nothing."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
+from rtmtass.runtime.compiled import program
+from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
-from rtmtass.runtime.compiled.packing import pack
-from rtmtass.runtime.compiled.program import Program, build
+from rtmtass.runtime.compiled.lowering import build
+from rtmtass.runtime.compiled.packing import pack, pack_f32
+from rtmtass.runtime.compiled.program import KINDS, Gate, Instruction, Program, encode
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.compiled.simd import exp, sigmoid, tanh
 from rtmtass.runtime.torch.runtime import TorchRuntime
@@ -33,19 +38,19 @@ CONFIGS = {
 }
 
 
-def run(plan: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
-    """Feed spectra (T, 2, F) straight to the machine; (T, S, 2, F)."""
-    bins, imag_offset, n_stems = x.shape[2], plan.imag_offset, len(plan.config.stems)
-    state, work = np.zeros(plan.state_size, np.float32), np.zeros(plan.work_size, np.float32)
+def run(network: Program, x: NDArray[np.float32], chunk: int) -> NDArray[np.float32]:
+    """Run the interpreter on spectra (T, 2, F); return (T, S, 2, F)."""
+    bins, imag_offset, n_stems = x.shape[2], network.imag_offset, len(network.config.stems)
+    state, work = np.zeros(network.state_size, np.float32), np.zeros(network.work_size, np.float32)
     out = np.zeros((len(x), n_stems, 2, bins), np.float32)
     for start in range(0, len(x), chunk):
         n = min(chunk, len(x) - start)
         for t in range(n):
-            at = plan.mixture.at + t * plan.mixture.stride
+            at = network.mixture.at + t * network.mixture.stride
             work[at : at + 2 * imag_offset].reshape(2, imag_offset)[:, :bins] = x[start + t]
-        execute(plan.rows, plan.weights, state, work, start, n, 0)
+        execute(network.instructions, network.weights, state, work, start, n, 0)
         for t in range(n):
-            at = plan.stems.at + t * plan.stems.stride
+            at = network.stems.at + t * network.stems.stride
             row = work[at : at + n_stems * 2 * imag_offset].reshape(n_stems, 2, imag_offset)
             out[start + t] = row[..., :bins]
     return out
@@ -58,7 +63,7 @@ def spectra(config: ModelConfig, frames: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_thousand_frames_equal_torchs(name: str) -> None:
+def test_a_thousand_frames_match_torch(name: str) -> None:
     net = seasoned(CONFIGS[name])
     x = spectra(net.config, 1000)
     with torch.no_grad():
@@ -83,15 +88,41 @@ def test_a_frame_has_the_same_bits_alone_and_in_a_chunk(
     np.testing.assert_array_equal(together, alone)
 
 
-def test_packing_pads_and_keeps_every_weight() -> None:
+def test_an_instruction_needs_every_field_by_its_name() -> None:
+    make = Builder(1)
+    fields = {"x": 0, "x_stride": 16, "width": 8, "y": 16, "y_stride": 16}
+    make.emit(Gate(**fields))
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'y_stride'"):
+        make.emit(Gate(**{k: v for k, v in fields.items() if k != "y_stride"}))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'slope'"):
+        make.emit(Gate(**fields, slope=1))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        make.emit(Gate(*fields.values()))  # type: ignore[misc]
+    with pytest.raises(TypeError, match=r"emit takes an instruction of program\.KINDS, not list"):
+        make.emit([2, *fields.values()])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_name_the_fields_of_an_encoded_instruction(kind: type[Instruction]) -> None:
+    names = [field.name for field in dataclasses.fields(kind)]
+    instruction = kind(**{name: 100 + i for i, name in enumerate(names)})
+    (code,) = encode([instruction])
+    columns = program.columns(kind)
+    assert KINDS[code[0]] is kind
+    for name in names:
+        assert code[getattr(columns, name)] == getattr(instruction, name)
+    assert not code[1 + len(names) :].any()
+
+
+def test_packing_pads_the_outputs_and_keeps_every_weight() -> None:
     weight = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
-    packed = pack(weight).view(np.float32)
+    packed = pack(weight, pack_f32).view(np.float32)
     assert packed.size == 80 * 3
     np.testing.assert_array_equal(packed[: 64 * 3].reshape(3, 64).T, weight[:64])
     np.testing.assert_array_equal(packed[64 * 3 :].reshape(3, 16).T[:6], weight[64:])
 
 
-def test_the_wrong_weights_are_refused() -> None:
+def test_weights_of_another_network_are_refused() -> None:
     config = tiny()
     right = arrays(seasoned(config))
     lacking = {k: v for k, v in right.items() if k != "trunk.in_proj.linear.weight"}
@@ -103,7 +134,7 @@ def test_the_wrong_weights_are_refused() -> None:
         build(tiny(channels=32), right)
 
 
-def test_activations_are_exact_enough() -> None:
+def test_activations_match_numpy() -> None:
     from numba import njit
 
     @njit
@@ -127,8 +158,8 @@ def test_activations_are_exact_enough() -> None:
     np.testing.assert_allclose(result[1:], [[0, 1], [-1, 1]], atol=1e-30)
 
 
-def test_hops_allocate_nothing() -> None:
-    """A call allocates for its arguments alone: as often for forty hops as for one."""
+def test_hops_dont_allocate() -> None:
+    """A call allocates only for its arguments: as often for forty hops as for one."""
     net = seasoned(tiny())
     stream = CompiledRuntime(net.config, arrays(net)).stream(2, 4)
     n = 40 * net.config.stft.hop
@@ -144,12 +175,12 @@ def test_hops_allocate_nothing() -> None:
         after = rtsys.get_allocation_stats()
         allocations.append((after.alloc - before.alloc, after.mi_alloc - before.mi_alloc))
     assert allocations[0] == allocations[1]
-    assert sum(allocations[0]) > 0  # that is, they are counted
+    assert sum(allocations[0]) > 0  # the statistics are on
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", ["recurrent", "lookahead", "spectral_mapping"])
-def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
+def test_compiled_and_torch_runtimes_agree(name: str, channels: int) -> None:
     net = seasoned(CONFIGS[name])
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((70 * hop, channels)).astype(np.float32) * 0.1
@@ -169,7 +200,7 @@ def test_both_runtimes_give_the_same_sound(name: str, channels: int) -> None:
     np.testing.assert_allclose(results[0][1], results[1][1], atol=2e-5)
 
 
-def test_reset_is_fresh_on_both_runtimes() -> None:
+def test_a_reset_stream_equals_a_new_one_on_both_runtimes() -> None:
     net = seasoned(tiny(lookahead=1))
     hop = net.config.stft.hop
     x = np.random.default_rng(0).standard_normal((20 * hop, 2)).astype(np.float32)

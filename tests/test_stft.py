@@ -23,7 +23,7 @@ from rtmtass.errors import BlockSizeError
 
 LENGTHS = [2**e for e in range(3, 13)]
 SHAPES = [(512, 256, 512), (512, 128, 256), (512, 64, 128), (512, 128, 512)]
-"""n_fft, hop and synthesis of the configurations that models are made for."""
+"""n_fft, hop and synthesis window of the configurations in use."""
 
 
 def config_of(n_fft, hop, synthesis):
@@ -35,12 +35,12 @@ def zeros(*shape):
 
 
 def noise(n, seed=0):
-    # Full scale: what the tolerances of the tests refer to.
+    # At full scale, which the tolerances refer to.
     return np.random.default_rng(seed).uniform(-1, 1, n).astype(np.float32)
 
 
 def run_hops(config, samples):
-    """Return the spectra (T, F) of whole hops and what becomes of them, by the bulk kernels."""
+    """Return the spectra (T, F) of whole hops and their resynthesis, by the bulk kernels."""
     analysis, synthesis = windows(config)
     tables, work = fft_tables(config.n_fft), zeros(work_size(config.n_fft))
     n_frames = len(samples) // config.hop
@@ -52,7 +52,7 @@ def run_hops(config, samples):
 
 
 def reference_specs(config, samples):
-    """Return what NumPy makes of the frames, in float64: each ends with the newest sample."""
+    """Return the spectra by NumPy, in float64."""
     analysis, _ = windows(config)
     padded = np.concatenate([np.zeros(config.n_fft - config.hop), samples])
     frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop]
@@ -68,7 +68,7 @@ def configs(draw):
 
 
 @pytest.mark.parametrize("n_fft", LENGTHS)
-def test_the_fft_is_numpys(n_fft):
+def test_the_fft_matches_numpy(n_fft):
     x = noise(n_fft, seed=n_fft)
     work = zeros(work_size(n_fft))
     quarter, half = work.size // 4, n_fft // 2
@@ -80,9 +80,9 @@ def test_the_fft_is_numpys(n_fft):
 
 
 @pytest.mark.parametrize("n_fft", LENGTHS)
-def test_the_inverse_fft_is_numpys(n_fft):
+def test_the_inverse_fft_matches_numpy(n_fft):
     half = n_fft // 2
-    # The first and last bins have imaginary parts here, which both must ignore.
+    # The first and last bin have imaginary parts here, which must be ignored.
     spec = (noise(half + 1, 1) + 1j * noise(half + 1, 2)).astype(np.complex64)
     work = zeros(work_size(n_fft))
     quarter = work.size // 4
@@ -99,7 +99,7 @@ def test_the_inverse_fft_is_numpys(n_fft):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_windows_are_mauler_and_martins(shape):
+def test_windows_are_those_of_mauler_and_martin(shape):
     config = config_of(*shape)
     analysis, synthesis = windows(config)
     assert analysis.dtype == synthesis.dtype == np.float32
@@ -113,7 +113,7 @@ def test_windows_are_mauler_and_martins(shape):
     np.testing.assert_allclose(total, 1.0, atol=2e-7)
 
 
-def test_equal_lengths_give_the_root_of_hann_twice():
+def test_windows_of_equal_length_are_the_square_root_of_hann():
     analysis, synthesis = windows(config_of(512, 256, 512))
     root = np.sqrt(np.hanning(513)[:-1])
     np.testing.assert_allclose(analysis, root, atol=1e-7)
@@ -121,7 +121,7 @@ def test_equal_lengths_give_the_root_of_hann_twice():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_frames_are_numpys(shape):
+def test_spectra_match_numpy(shape):
     config = config_of(*shape)
     samples = noise(40 * config.hop + 2 * config.n_fft)
     specs, _ = run_hops(config, samples)
@@ -131,7 +131,7 @@ def test_frames_are_numpys(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_white_noise_comes_back_at_the_reported_delay(shape):
+def test_noise_is_reconstructed_at_the_reported_delay(shape):
     config = config_of(*shape)
     samples = noise(50 * config.n_fft)
     _, out = run_hops(config, samples)
@@ -141,7 +141,7 @@ def test_white_noise_comes_back_at_the_reported_delay(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_delay_is_what_an_impulse_takes(shape):
+def test_an_impulse_takes_the_reported_delay(shape):
     stft = StreamingStft(config_of(*shape))
     hop = stft.config.hop
     for at in (0, 1, hop - 1, 3 * hop + hop // 3):
@@ -171,7 +171,7 @@ def test_every_valid_configuration_reconstructs(config, seed):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_hop_by_hop_is_many_at_once(shape):
+def test_hop_by_hop_equals_many_hops_at_once(shape):
     config = config_of(*shape)
     stft = StreamingStft(config)
     samples = noise(30 * config.hop)
@@ -185,7 +185,7 @@ def test_hop_by_hop_is_many_at_once(shape):
         np.testing.assert_allclose(late, out[t * config.hop :][: config.hop], rtol=0, atol=1e-6)
 
 
-def test_rows_of_larger_arrays_will_do():
+def test_kernels_accept_rows_of_larger_arrays():
     config = config_of(512, 256, 512)
     analysis, synthesis = windows(config)
     tables, work = fft_tables(512), zeros(work_size(512))
@@ -205,7 +205,7 @@ def test_rows_of_larger_arrays_will_do():
     assert np.all(arena[1, :, 257:] == 7.0)
 
 
-def test_the_returned_view_is_the_same_memory_every_time():
+def test_step_returns_a_view_of_the_same_memory():
     stft = StreamingStft(config_of(64, 32, 64))
     first = stft.step(noise(32))
     kept = first.copy()
@@ -225,7 +225,7 @@ def test_reset_begins_a_new_stream():
         np.testing.assert_array_equal(stft.inverse(spec), fresh.inverse(expected))
 
 
-def test_two_streams_do_not_meet():
+def test_two_streams_are_independent():
     config = config_of(512, 256, 512)
     one, other = StreamingStft(config), StreamingStft(config)
     expected = run_hops(config, noise(2560))[1].reshape(-1, 256)
@@ -234,7 +234,7 @@ def test_two_streams_do_not_meet():
         np.testing.assert_allclose(one.inverse(one.step(block)), expected[t], rtol=0, atol=1e-6)
 
 
-def test_blocks_of_any_layout_are_read():
+def test_blocks_may_have_any_memory_layout():
     stft, plain = (StreamingStft(config_of(64, 32, 64)) for _ in range(2))
     stereo = noise(64).reshape(32, 2)
     stereo.flags.writeable = False
@@ -245,7 +245,7 @@ def test_blocks_of_any_layout_are_read():
 
 
 @pytest.mark.parametrize("block", [zeros(0), zeros(31), zeros(33), zeros(32, 1), np.zeros(32)])
-def test_blocks_of_another_size_are_refused(block):
+def test_blocks_of_wrong_shape_or_type_are_refused(block):
     stft = StreamingStft(config_of(64, 32, 64))
     with pytest.raises(BlockSizeError, match=r"shape \(32,\) and type float32, not \("):
         stft.step(block)
@@ -254,13 +254,13 @@ def test_blocks_of_another_size_are_refused(block):
 @pytest.mark.parametrize(
     "spec", [np.zeros(32, np.complex64), np.zeros((33, 1), np.complex64), np.zeros(33)]
 )
-def test_specs_of_another_size_are_refused(spec):
+def test_specs_of_wrong_shape_or_type_are_refused(spec):
     stft = StreamingStft(config_of(64, 32, 64))
     with pytest.raises(BlockSizeError, match=r"shape \(33,\) and type complex64, not \("):
         stft.inverse(spec)
 
 
-def test_samples_that_are_nearly_silent_become_silence():
+def test_samples_below_the_floor_become_zero():
     stft = StreamingStft(config_of(512, 256, 512))
     quiet = np.full(256, 0.99e-12, np.float32)
     quiet[::3] = 1e-40
@@ -271,7 +271,7 @@ def test_samples_that_are_nearly_silent_become_silence():
 
 
 @pytest.mark.parametrize("level", [1.01e-12, 3e-12, 1e-11, 1e-10, 1e-9, 1e-6, 1.0])
-def test_no_square_of_a_spectrum_is_a_denormal(level):
+def test_squared_spectra_have_no_denormals(level):
     config = config_of(512, 128, 256)
     smallest = float(np.finfo(np.float32).tiny)
     rng = np.random.default_rng(4)
@@ -285,8 +285,8 @@ def test_no_square_of_a_spectrum_is_a_denormal(level):
             assert np.all((squares == 0) | (squares > smallest))
 
 
-def test_quiet_sound_is_as_exact_as_loud():
-    # At -120 dB even the samples that count as silence are within the relative error.
+def test_the_relative_error_is_the_same_for_quiet_sound():
+    # At -120 dB even samples that become zero are within the relative error.
     config = config_of(512, 256, 512)
     samples = noise(256 * 20) * np.float32(1e-6)
     _, out = run_hops(config, samples)
@@ -321,13 +321,13 @@ def count(function, n):
     function(n, *arrays)
     return rtsys.get_allocation_stats().alloc - before
 
-# What entering compiled code takes doesn't grow with the number of hops.
+# Entering compiled code allocates, but not in proportion to the hops.
 print(count(run, 101) - count(run, 1), count(run_careless, 101) - count(run_careless, 1))
 """
 
 
-def test_a_hop_allocates_nothing():
-    # In a process of its own: numba counts only if told so before it is imported.
+def test_hops_dont_allocate():
+    # In a separate process: numba reads the variable at import.
     run = subprocess.run(
         [sys.executable, "-c", ALLOCATIONS],
         env={**os.environ, "NUMBA_NRT_STATS": "1"},

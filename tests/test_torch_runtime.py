@@ -1,4 +1,4 @@
-"""Torch runs the same network: alone, in batches, in place; on a GPU where there is one."""
+"""The torch runtime: single streams, batches, state in place; on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rtmtass.errors import UsageError
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.torch import runtime as torch_runtime
 from rtmtass.runtime.torch.runtime import TorchRuntime
-from rtmtass.runtime.torch.steps import GraphStepper, build_net, cuda_products
+from rtmtass.runtime.torch.steps import GraphStepper, build_net, cuda_matmul_precision
 from rtmtass.weights import open_model
 
 CONFIGS = {
@@ -64,7 +64,7 @@ def test_a_batch_equals_single_streams(name: str, pieces: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_one_stream_of_a_batch_begins_anew(name: str) -> None:
+def test_one_stream_of_a_batch_can_be_reset(name: str) -> None:
     net = seasoned(CONFIGS[name])
     runtime, hop = TorchRuntime(net.config, arrays(net)), net.config.stft.hop
     x = sounds(3, 20 * hop)
@@ -87,15 +87,15 @@ def in_place(
 ) -> GraphStepper:
     net = seasoned(config)
     return GraphStepper(
-        build_net(net, arrays(net), is_low=False), CPU, streams, frozenset({1, 8}), capture
+        build_net(net, arrays(net), is_bf16=False), CPU, streams, frozenset({1, 8}), capture
     )
 
 
 def test_steps_in_place_equal_steps_by_value() -> None:
-    """All of the GPU's path but the recording itself; a rehearsal must leave no trace."""
+    """The GPU's code path without the recording; the warm-up must leave the state unchanged."""
     captured = []
 
-    def rehearse(body: Callable[[], None]) -> Callable[[], None]:
+    def run_and_record(body: Callable[[], None]) -> Callable[[], None]:
         body()
         captured.append(body)
         return body
@@ -104,7 +104,7 @@ def test_steps_in_place_equal_steps_by_value() -> None:
         config = CONFIGS[name]
         net = seasoned(config)
         value = TorchRuntime(config, arrays(net)).network(2)
-        place = in_place(config, rehearse, 2)
+        place = in_place(config, run_and_record, 2)
         x = np.random.default_rng(0).standard_normal((2, 60, 2 * config.stft.n_bins))
         at, x = 0, x.astype(np.float32)
         for frames in (8, 1, 1, 3, 8, 1, 30, 8):
@@ -119,7 +119,7 @@ def test_steps_in_place_equal_steps_by_value() -> None:
     assert len(captured) == 8  # lengths 1 and 8 of four networks, each once
 
 
-def test_where_nothing_can_be_captured_it_says_so_and_runs() -> None:
+def test_without_graph_capture_it_warns_and_runs() -> None:
     def refuse(body: Callable[[], None]) -> Callable[[], None]:
         body()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -134,7 +134,7 @@ def test_where_nothing_can_be_captured_it_says_so_and_runs() -> None:
     np.testing.assert_array_equal(place.advance(x[:, 1:2]), expected.advance(x[:, 1:2]))
 
 
-def test_bf16_is_near_on_the_trained_network() -> None:
+def test_bf16_is_close_on_the_trained_network() -> None:
     model = open_model()
     x = sounds(1, 200 * model.config.stft.hop)[0]
     fine = alone(TorchRuntime(model.config, model.weights), x, 32)
@@ -145,18 +145,18 @@ def test_bf16_is_near_on_the_trained_network() -> None:
     np.testing.assert_allclose(coarse.sum(0), fine.sum(0), atol=1e-5)  # they still sum exactly
 
 
-def test_products_are_set_for_a_while_only() -> None:
+def test_matmul_precision_is_set_within_its_context_only() -> None:
     matmul = torch.backends.cuda.matmul
     name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
     before, seen = getattr(matmul, name), []
     for is_tf32 in (True, False):
-        with cuda_products(is_tf32):
+        with cuda_matmul_precision(is_tf32):
             seen.append(getattr(matmul, name))
         assert getattr(matmul, name) == before
     assert seen in (["tf32", "ieee"], [True, False])
 
 
-def test_what_torch_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_device_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     net = seasoned(tiny())
     with pytest.raises(UsageError, match="torch knows no device 'abacus'"):
         TorchRuntime(net.config, arrays(net), "abacus")
@@ -176,28 +176,28 @@ def test_what_torch_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -
         torch_runtime.find_device("cuda:3")
 
 
-def test_the_benchmark_for_gpus_says_when_there_is_none(tmp_path: Path) -> None:
+def test_the_gpu_benchmark_reports_a_missing_gpu(tmp_path: Path) -> None:
     import subprocess
     import sys
 
     script = Path(__file__).parent.parent / "benchmarks" / "cuda.py"
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script), "--quick", "--json"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 0, process.stderr
     if not torch.cuda.is_available():
-        assert answer.stdout == ""
-        assert answer.stderr.startswith("nothing measured: torch")
-        assert answer.stderr.count("\n") == 1
+        assert process.stdout == ""
+        assert process.stderr.startswith("nothing measured: torch")
+        assert process.stderr.count("\n") == 1
 
 
 @on_gpu
 @pytest.mark.parametrize("precision", ["f32", "tf32"])
 @pytest.mark.parametrize("chunk", [1, 32])
-def test_a_gpu_equals_the_cpu(chunk: int, precision: str) -> None:
+def test_a_gpu_matches_the_cpu(chunk: int, precision: str) -> None:
     model = open_model()
     x = sounds(1, 330 * model.config.stft.hop)[0]
     expected = alone(TorchRuntime(model.config, model.weights), x, chunk)
@@ -208,7 +208,7 @@ def test_a_gpu_equals_the_cpu(chunk: int, precision: str) -> None:
 
 
 @on_gpu
-def test_a_gpus_steps_are_captured_and_batched() -> None:
+def test_gpu_steps_are_captured_and_batched() -> None:
     model = open_model()
     hop = model.config.stft.hop
     runtime = TorchRuntime(model.config, model.weights, "cuda")

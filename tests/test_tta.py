@@ -1,4 +1,4 @@
-"""Several passes: the mean of what they say, in time, causal, whole, and without allocations."""
+"""Test-time augmentation: the mean of its passes, aligned, causal and without allocations."""
 
 from __future__ import annotations
 
@@ -37,28 +37,26 @@ def feed(separator: Separator, x: Floats, size: int) -> Floats:
     return np.concatenate([*blocks, stream.flush()], axis=1)
 
 
-def test_they_are_the_mean_of_passes_made_by_hand() -> None:
+def test_stems_are_the_mean_of_separate_passes() -> None:
     once, x = rtmtass.load(), sound(20_000)
-    upside_down = (once.separate(x) - once.separate(-x)) / 2
-    np.testing.assert_allclose(rtmtass.load(passes=2).separate(x), upside_down, atol=1e-6)
+    inverted = (once.separate(x) - once.separate(-x)) / 2
+    np.testing.assert_allclose(rtmtass.load(passes=2).separate(x), inverted, atol=1e-6)
     late = np.concatenate([np.zeros(128, np.float32), x])
     later = ((once.separate(late) - once.separate(-late)) / 2)[:, 128:]
-    both = (upside_down + later) / 2
+    both = (inverted + later) / 2
     np.testing.assert_allclose(rtmtass.load(passes=4).separate(x), both, atol=1e-6)
-    assert np.abs(upside_down - later).max() > 1e-3  # they aren't the same to begin with
+    assert np.abs(inverted - later).max() > 1e-3  # the passes do differ
 
 
 @pytest.mark.parametrize("size", [1, 100, 256, 9000])
-def test_any_blocks_give_what_the_whole_gives(separator: Separator, size: int) -> None:
+def test_streaming_equals_offline(separator: Separator, size: int) -> None:
     x = sound(2000 if size == 1 else 30_001)
     late = feed(separator, x, size)
     np.testing.assert_array_equal(late[:, separator.delay :], separator.separate(x))
 
 
 @pytest.mark.parametrize("block", [1, 128, 256])
-def test_delay_is_the_measured_one_and_four_take_half_a_hop(
-    separator: Separator, block: int
-) -> None:
+def test_the_delay_is_the_measured_one(separator: Separator, block: int) -> None:
     stream, x = separator.fork(block=block), np.zeros(12_800, np.float32)
     x[3000] = 1.0
     out = stream.process(x)
@@ -75,7 +73,7 @@ def test_the_future_cannot_reach_the_past(separator: Separator) -> None:
     assert np.abs(a[:, at + separator.delay :] - b[:, at + separator.delay :]).max() > 0.01
 
 
-def test_stems_sum_to_the_input_and_shares_to_one(separator: Separator) -> None:
+def test_stems_sum_to_the_input_and_highband_weights_to_one(separator: Separator) -> None:
     stereo = np.stack([sound(20_000), sound(20_000, seed=1)], axis=1)
     stems = separator.fork(channels=2).separate(stereo)
     assert 20 * np.log10(np.abs(stems.sum(axis=0) - stereo).max()) < -110
@@ -83,7 +81,7 @@ def test_stems_sum_to_the_input_and_shares_to_one(separator: Separator) -> None:
     np.testing.assert_allclose(highband_weights.sum(axis=0), 1, atol=1e-5)
 
 
-def test_reset_forgets_every_pass(separator: Separator) -> None:
+def test_reset_resets_every_pass(separator: Separator) -> None:
     stream, x = separator.fork(), sound(5000)
     first = np.concatenate([stream.process(x), stream.flush()], axis=1)
     stream.process(sound(3333, seed=4))
@@ -92,7 +90,7 @@ def test_reset_forgets_every_pass(separator: Separator) -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_no_hop_allocates_room_for_samples(separator: Separator) -> None:
+def test_hops_allocate_no_sample_buffers(separator: Separator) -> None:
     stream = separator.fork(block=256)
     block, out = sound(256)[:, None], np.empty((3, 256, 1), np.float32)
     highband_weights = np.empty((3, 256), np.float32)
@@ -112,12 +110,12 @@ def test_no_hop_allocates_room_for_samples(separator: Separator) -> None:
     assert peak - before < out.nbytes
 
 
-def test_numbers_of_passes_are_named_and_known() -> None:
-    with pytest.raises(UsageError, match="no 3 passes: there are 1, 2, 4"):
+def test_an_unknown_number_of_passes_is_refused() -> None:
+    with pytest.raises(UsageError, match="passes must be one of 1, 2, 4, not 3"):
         rtmtass.load(passes=3)
 
 
-def test_the_command_line_hears_four_times(tmp_path: Path) -> None:
+def test_the_command_line_runs_four_passes(tmp_path: Path) -> None:
     x = sound(20_000)
     soundfile.write(tmp_path / "talk.wav", x, 16000, "FLOAT")
     command = ["separate", str(tmp_path / "talk.wav"), "--format", "wav", "--quiet"]

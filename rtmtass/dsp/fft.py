@@ -1,7 +1,7 @@
-"""A real FFT that compiled code may call: numba knows none, and it must not allocate.
+"""A real FFT for compiled code that allocates nothing; numba has none.
 
-Signals are split into arrays of real and of imaginary parts, so that one
-vector instruction works on many bins. A real transform of n_fft samples is a
+Signals are split into arrays of real and of imaginary parts, so that one vector
+instruction works on many bins. A real transform of n_fft samples is a
 complex one of n_fft / 2 points over the even and odd samples, plus a split.
 The complex one is Stockham's: natural order in and out, radix 4, with one
 radix-2 stage at the end where the length is not a power of four.
@@ -23,14 +23,14 @@ Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
 
 _GRAIN = np.float32(2.0**-33)
-"""Adding and taking away this rounds to multiples of 2**-56, at -337 dB of full scale.
+"""Adding and subtracting this rounds to multiples of 2**-56, -337 dB of full scale.
 
-What is left is zero or has a square that is a normal number: denormals would
-cost a hundred times as much. Comparing and selecting costs three times as much.
+The result is zero, or its square is a normal number: denormals are a hundred times slower.
+Compare and select would take three times as long.
 """
 
 _PAD = 16
-"""Floats behind each region: room for one more, and the next stays aligned."""
+"""Floats after each region: space for one more, and the next region stays aligned."""
 
 _HALF = np.float32(0.5)
 _ZERO = np.float32(0.0)
@@ -42,7 +42,7 @@ def work_size(n_fft: int) -> int:
 
 
 def fft_tables(n_fft: int) -> Floats:
-    """Return the constants of a transform, packed for the kernels of this room.
+    """Return the constants of a transform, packed for the kernels of this module.
 
     Args:
         n_fft: samples, a power of two from 8 up.
@@ -60,17 +60,17 @@ def fft_tables(n_fft: int) -> Floats:
         parts += [np.exp(-2j * np.pi * power * p / n) for power in (1, 2, 3)]
         n //= 4
     packed = np.concatenate([half for part in parts for half in (part.real, part.imag)])
-    # cos(pi/2) comes out as 6e-17: a product with it would be one step nearer to a denormal.
+    # cos(pi/2) comes out as 6e-17, and products with it could become denormal.
     packed[np.abs(packed) < 1e-12] = 0.0
     return packed.astype(np.float32)
 
 
-# The stages take input and output as separate arrays: only then does the compiler use vectors.
+# The stages take input and output as separate arrays, or the compiler wouldn't vectorise.
 
 
 @kernel
 def _quarters(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    # Indices that are plainly not negative: numba wraps all others, which keeps vectors away.
+    # Indices that are provably non-negative: numba wraps others, which prevents vectorising.
     n = x.size // 4
     return borrow(x, 0, n), borrow(x, n, n), borrow(x, 2 * n, n), borrow(x, 3 * n, n)
 
@@ -97,8 +97,8 @@ def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> N
 
 @kernel_noalias
 def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, four: int) -> None:
-    # As _middle_stage for stride 4. A literal 4 would be unrolled and a bare variable taken
-    # for long: of their minimum the compiler makes one vector of four.
+    # As _middle_stage for stride 4. A literal 4 would be unrolled, a variable assumed large;
+    # their minimum becomes one vector of four.
     m = xr.size // 16
     x0r, x1r, x2r, x3r = _quarters(xr)
     x0i, x1i, x2i, x3i = _quarters(xi)
@@ -121,7 +121,7 @@ def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, fou
 
 @kernel_noalias
 def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, stride: int) -> None:
-    # Neighbours share their twiddles.
+    # Neighbouring butterflies share their twiddles.
     m = xr.size // (4 * stride)
     x0r, x1r, x2r, x3r = _quarters(xr)
     x0i, x1i, x2i, x3i = _quarters(xi)
@@ -145,7 +145,7 @@ def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, str
 
 @kernel_noalias
 def _last_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
-    # All twiddles are one, input and output lie alike.
+    # All twiddles are one; input and output have the same layout.
     x0r, x1r, x2r, x3r = _quarters(xr)
     x0i, x1i, x2i, x3i = _quarters(xi)
     y0r, y1r, y2r, y3r = _quarters(yr)
@@ -173,14 +173,14 @@ def _halving_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats) -> None:
 def _transform(points: int, work: Floats, tables: Floats) -> int:
     """Complex FFT of regions 0 (real) and 1 (imaginary); return the region of the result."""
     region = points + _PAD
-    here = 0
+    source = 0
     n = points
     stride = 1
     first = points
     while n > 1:
-        there = 2 - here
-        xr, xi = borrow(work, here * region, points), borrow(work, (here + 1) * region, points)
-        yr, yi = borrow(work, there * region, points), borrow(work, (there + 1) * region, points)
+        target = 2 - source
+        xr, xi = borrow(work, source * region, points), borrow(work, (source + 1) * region, points)
+        yr, yi = borrow(work, target * region, points), borrow(work, (target + 1) * region, points)
         w = borrow(tables, first, tables.size - first)
         if n == 2:
             _halving_stage(xr, xi, yr, yi)
@@ -195,8 +195,8 @@ def _transform(points: int, work: Floats, tables: Floats) -> int:
         first += 6 * (n // 4)
         n //= 4
         stride *= 4
-        here = there
-    return here
+        source = target
+    return source
 
 
 @kernel
@@ -206,13 +206,13 @@ def _round(part: Any) -> Any:
 
 @kernel_noalias
 def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) -> None:
-    # low holds bins k = 0.. upwards, high bins points - k downwards: from 0 on, so that
-    # whole vectors fit. What this makes of bin 0 and its partner is overwritten.
+    # low holds bins k upwards, high bins points - k downwards; both start at 0, so that whole
+    # vectors fit. The caller overwrites bin 0 and its partner.
     (zr, zi), (yr, yi), (xr, xi), (vr, vi) = low, high, spec_low, spec_high
     n = zr.size
     cosine, minus_sine = borrow(w, 0, n), borrow(w, n, n)
     for k in range(n):
-        j = np.uint64(n - 1 - k)  # unsigned, or numba would ask whether it is negative
+        j = np.uint64(n - 1 - k)  # unsigned, or numba would check whether it is negative
         er, ei = _HALF * (zr[k] + yr[j]), _HALF * (zi[k] - yi[j])
         dr, di = _HALF * (zi[k] + yi[j]), _HALF * (yr[j] - zr[k])
         tr, ti = dr * cosine[k] - di * minus_sine[k], dr * minus_sine[k] + di * cosine[k]
@@ -249,8 +249,8 @@ def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> N
     """Real FFT of n_fft samples.
 
     Args:
-        work: (work_size(n_fft),) float32, the n_fft / 2 even samples at the start of
-            its first quarter, the odd ones at that of its second; overwritten.
+        work: (work_size(n_fft),) float32, with the n_fft / 2 even samples at the start of
+            its first quarter and the odd ones at the start of its second; overwritten.
         tables: `fft_tables(n_fft)`.
         spec_re: (n_fft / 2 + 1,) float32, receives the real parts.
         spec_im: (n_fft / 2 + 1,) float32, receives the imaginary parts.
@@ -258,8 +258,8 @@ def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> N
     points = spec_re.size - 1
     half = points // 2
     region = points + _PAD
-    here = _transform(points, work, tables) * region
-    zr, zi = borrow(work, here, points + 1), borrow(work, here + region, points + 1)
+    source = _transform(points, work, tables) * region
+    zr, zi = borrow(work, source, points + 1), borrow(work, source + region, points + 1)
     low, high = _halves(zr, zi)
     spec_low, spec_high = _halves(spec_re, spec_im)
     _split(low, high, tables, spec_low, spec_high)
@@ -270,7 +270,7 @@ def forward(work: Floats, tables: Floats, spec_re: Floats, spec_im: Floats) -> N
 
 @kernel
 def inverse(spec_re: Floats, spec_im: Floats, tables: Floats, work: Floats) -> int:
-    """Undo `forward`; the imaginary parts of the first and last bin count for nothing.
+    """Inverse of `forward`; the imaginary parts of the first and last bin are ignored.
 
     Args:
         spec_re: (n_fft / 2 + 1,) float32, read.
@@ -279,8 +279,8 @@ def inverse(spec_re: Floats, spec_im: Floats, tables: Floats, work: Floats) -> i
         work: (work_size(n_fft),) float32; overwritten.
 
     Returns:
-        The quarter of `work` (0 or 2) that begins with the even samples. The
-        next one begins with the odd ones, their sign turned.
+        The quarter of `work` (0 or 2) that begins with the even samples; the next begins
+        with the odd ones, negated.
     """
     points = spec_re.size - 1
     half = points // 2

@@ -1,4 +1,4 @@
-"""Carries a stream between the recording's sample rate and the model's, to the sample."""
+"""Streaming resamplers between the recording's sample rate and the model's."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ _PROBE_S = 0.6  # several of soxr's internal blocks at every rate from 4 to 384 
 
 
 class Resampler:
-    """A stream at `in_rate` becomes one at `out_rate`, aligned: both begin at the same instant.
+    """Resamples a stream; output and input are aligned at their first sample.
 
-    Output sample k lies at k / out_rate seconds of the input. It comes once the
-    filter has heard enough, so `process` returns as many samples as are ready:
-    after n inputs at least `floor((n - delay) * out_rate / in_rate)`, and with
-    `flush` exactly `ceil(n * out_rate / in_rate)`, every instant before the end.
-    The samples don't depend on how the input was cut into blocks.
+    Output sample k lies at k / out_rate seconds of the input. It is returned once the
+    filter has enough input: after n inputs at least `floor((n - delay) * out_rate / in_rate)`
+    samples have been returned, and with `flush` exactly `ceil(n * out_rate / in_rate)`.
+    The samples don't depend on the block sizes.
 
     Args:
-        in_rate: of what comes in, in Hz.
-        out_rate: of what goes out, in Hz.
+        in_rate: of the input, in Hz.
+        out_rate: of the output, in Hz.
         channels: of both.
 
     Source: soxr 1.1 (libsoxr 0.1.3, R. Sykes), linear phase, its "HQ" recipe.
@@ -38,17 +37,17 @@ class Resampler:
         self.in_rate = in_rate
         self.out_rate = out_rate
         self.channels = channels
-        self.delay = _longest_wait(in_rate, out_rate)
+        self.delay = _max_delay(in_rate, out_rate)
         self.reset()
 
     def process(self, block: Samples) -> Samples:
-        """Take any number of samples, return those that are ready.
+        """Process any number of samples; return those that are ready.
 
         Args:
             block: (n, channels) float32; n may be 0. Read, not kept.
 
         Returns:
-            (m, channels) float32, a fresh array.
+            (m, channels) float32, a new array.
 
         Raises:
             BlockSizeError: `block` isn't (n, channels).
@@ -65,19 +64,19 @@ class Resampler:
         return ready
 
     def flush(self) -> Samples:
-        """Return what is still inside, as if silence followed, then start anew.
+        """Return the remaining samples, as if silence followed, then reset.
 
         Returns:
-            (m, channels) float32, which makes the total exact.
+            (m, channels) float32; with it the total length is exact.
         """
-        owed = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
+        remaining = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
         silence = np.zeros((self.delay + 1, self.channels), np.float32)
-        rest: Samples = self._stream.resample_chunk(silence, last=True)[:owed]
+        tail: Samples = self._stream.resample_chunk(silence, last=True)[:remaining]
         self.reset()
-        return rest
+        return tail
 
     def reset(self) -> None:
-        """Forget the stream; the next sample is the first."""
+        """Clear the state; the next sample is the first of a new stream."""
         self._stream = soxr.ResampleStream(
             self.in_rate, self.out_rate, self.channels, "float32", _QUALITY
         )
@@ -86,11 +85,11 @@ class Resampler:
 
 
 @lru_cache(maxsize=64)
-def _longest_wait(in_rate: int, out_rate: int) -> int:
-    """Return by how many input samples the output can be behind, at worst.
+def _max_delay(in_rate: int, out_rate: int) -> int:
+    """Return the largest delay of the output, in input samples.
 
-    soxr filters in blocks of a length it keeps to itself, so we watch it work. What
-    it hands over depends only on how much it has heard, never on how that was cut.
+    soxr filters in blocks of an undocumented length, so this is measured. Its output
+    depends on the total input only, never on the block sizes.
     """
     stream = soxr.ResampleStream(in_rate, out_rate, 1, "float32", _QUALITY)
     step = max(1, in_rate // 4000)
@@ -103,18 +102,18 @@ def _longest_wait(in_rate: int, out_rate: int) -> int:
 
 
 class LowLatencyResampler:
-    """As `Resampler`, for who listens while it runs: 1.5 ms late at the lower rate, not 40.
+    """As `Resampler`, for live use: a delay of 1.5 ms at the lower rate instead of 40.
 
-    The filter is shorter, so it falls off earlier: 7.4 kHz instead of 7.8 for the
-    model's rate. What it takes is dealt out with what lies above the band.
+    Its shorter filter falls off earlier, at 7.4 kHz instead of 7.8 for the model's rate.
+    What it removes goes to the stems with the rest of the high band.
     """
 
-    _LONGEST = 4096
+    _MAX_BLOCK = 4096
 
     def __init__(self, in_rate: int, out_rate: int, channels: int) -> None:
         self.in_rate, self.out_rate, self.channels = in_rate, out_rate, channels
-        self._converter = Converter(in_rate, out_rate, channels, self._LONGEST)
-        self._made = np.zeros((self._converter.room, channels), np.float32)
+        self._converter = Converter(in_rate, out_rate, channels, self._MAX_BLOCK)
+        self._buffer = np.zeros((self._converter.room, channels), np.float32)
         self.delay = self._converter.wait + 1
         self.reset()
 
@@ -125,19 +124,19 @@ class LowLatencyResampler:
                 f"the resampler takes blocks of shape (n, {self.channels}), not {block.shape}"
             )
         parts = [np.zeros((0, self.channels), np.float32)]
-        for start in range(0, len(block), self._LONGEST):
-            piece = np.ascontiguousarray(block[start : start + self._LONGEST], np.float32)
-            parts.append(self._made[: self._converter.process(piece, self._made)].copy())
+        for start in range(0, len(block), self._MAX_BLOCK):
+            piece = np.ascontiguousarray(block[start : start + self._MAX_BLOCK], np.float32)
+            parts.append(self._buffer[: self._converter.process(piece, self._buffer)].copy())
         self._n_in += len(block)
         self._n_out += sum(map(len, parts))
         return np.concatenate(parts)
 
     def flush(self) -> Samples:
         """See `Resampler.flush`."""
-        owed = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
-        rest = self.process(np.zeros((self.delay + 1, self.channels), np.float32))[:owed]
+        remaining = -(-self._n_in * self.out_rate // self.in_rate) - self._n_out
+        tail = self.process(np.zeros((self.delay + 1, self.channels), np.float32))[:remaining]
         self.reset()
-        return rest
+        return tail
 
     def reset(self) -> None:
         """See `Resampler.reset`."""

@@ -1,4 +1,4 @@
-"""Samples handed from one thread or process to another, neither ever waiting for the other."""
+"""A lock-free ring buffer of samples between two threads or processes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from rtmtass.errors import BlockSizeError, UsageError
 Floats = NDArray[np.float32]
 
 _LINE = 64
-"""Bytes of a cache line: each counter has its own, or writer and reader would slow each other."""
+"""Bytes of a cache line; each counter has its own, to avoid false sharing."""
 _N_LINES = 5
-"""One line each for: samples written, read, lost, missing; and the ring's capacity and channels."""
+"""Lines for samples written, read, lost and missing, and for capacity and channels."""
 
 
 class Ring:
-    """A ring of samples between one writer and one reader, without a lock.
+    """A ring buffer for one writer and one reader, without a lock.
 
-    Only the writer's side changes what was written and lost, only the reader's
-    what was read and is missing. The data are moved first and counted
-    afterwards, so neither side sees samples that aren't there yet.
+    Only the writer changes the counts of written and lost samples, only the reader those
+    of read and missing ones. Data is copied before it is counted, so neither side sees
+    samples that aren't there yet.
 
-    Nothing is allocated but views, so an audio callback may use it.
+    Allocates only views, so an audio callback may use it.
 
     Args:
-        capacity: samples per channel that fit, 1 or more.
+        capacity: in samples per channel, 1 or more.
         channels: 1 or more.
 
     Raises:
-        UsageError: the ring has no room or no channel.
+        UsageError: capacity or channels below 1.
     """
 
     def __init__(self, capacity: int, channels: int = 1) -> None:
         size = self.bytes_needed(capacity, channels)
         memory = np.zeros(size + _LINE, np.uint8)
         start = -memory.ctypes.data % _LINE
-        # Threads of one process hand over the interpreter's lock, which orders all they wrote.
+        # Between threads of one process, handing over the GIL orders all stores.
         self._attach(memory[start : start + size], capacity, channels, _no_fence)
 
     @staticmethod
@@ -48,21 +48,21 @@ class Ring:
         """Return the size of a buffer for `in_memory`.
 
         Raises:
-            UsageError: the ring has no room or no channel.
+            UsageError: capacity or channels below 1.
         """
         if capacity < 1 or channels < 1:
             raise UsageError(
-                f"a ring needs room for at least 1 sample of 1 channel,"
+                f"a ring needs a capacity of at least 1 sample and 1 channel,"
                 f" not {capacity} samples of {channels} channels"
             )
         return _N_LINES * _LINE + capacity * channels * np.dtype(np.float32).itemsize
 
     @classmethod
     def in_memory(cls, buffer: Any, capacity: int, channels: int = 1) -> Self:
-        """Return a ring in memory that another process sees too.
+        """Return a ring in memory shared with another process.
 
-        Each side calls this on its own view of the memory. Fresh memory, all
-        zeros, is an empty ring. Drop the ring before you close shared memory.
+        Each side calls this on its own view of the memory. Memory of all zeros is an empty
+        ring. Delete the ring before closing the shared memory.
 
         Args:
             buffer: writable bytes, `bytes_needed(capacity, channels)` or more,
@@ -81,7 +81,7 @@ class Ring:
                 f"a ring of {capacity} samples of {channels} channels needs {size} writable"
                 f" bytes, aligned to 8, not {len(memory)}"
                 f" {'writable' if memory.flags.writeable else 'read-only'} ones"
-                f" at {memory.ctypes.data % 8} beyond: use Ring.bytes_needed"
+                f" at an offset of {memory.ctypes.data % 8}: use Ring.bytes_needed"
             )
         ring = cls.__new__(cls)
         ring._attach(memory[:size], capacity, channels, _fence())
@@ -101,14 +101,14 @@ class Ring:
         elif (size[0], size[1]) != (capacity, channels):
             raise UsageError(
                 f"this memory holds a ring of {size[0]} samples of {size[1]} channels,"
-                f" not {capacity} of {channels}: name the same size on both sides"
+                f" not {capacity} of {channels}: use the same size on both sides"
             )
         self._data = memory[_N_LINES * _LINE :].view(np.float32).reshape(capacity, channels)
         self._fence = fence
 
     @property
     def capacity(self) -> int:
-        """Samples per channel that fit."""
+        """Capacity in samples per channel."""
         return self._data.shape[0]
 
     @property
@@ -118,46 +118,46 @@ class Ring:
 
     @property
     def available(self) -> int:
-        """Samples that can be read now; for the reader it can only grow."""
-        # In this order and capped, a third who looks on never sees an impossible number.
+        """Samples that can be read now; only grows between the reader's reads."""
+        # Read in this order and capped, so that a third thread never sees an impossible count.
         read = int(self._read[0])
         return min(int(self._written[0]) - read, self.capacity)
 
     @property
     def free(self) -> int:
-        """Samples that can be written now; for the writer it can only grow."""
+        """Samples that can be written now; only grows between the writer's writes."""
         return self.capacity - self.available
 
     @property
     def overruns(self) -> int:
-        """Samples lost so far: handed to `write` when there was no room."""
+        """Samples lost so far: passed to `write` while the ring was full."""
         return int(self._lost[0])
 
     @property
     def underruns(self) -> int:
-        """Samples missing so far: asked of `read` when they weren't there."""
+        """Samples missing so far: requested of `read` while the ring was empty."""
         return int(self._missing[0])
 
     def write(self, block: Floats) -> int:
-        """Append as much of a block as there is room for; the rest counts as overruns.
+        """Append as much of a block as fits; the rest counts as overruns.
 
         Args:
             block: (n, channels) float32, any n. Read, not kept.
 
         Returns:
-            Samples written, from the block's beginning.
+            Samples written, from the start of the block.
 
         Raises:
-            BlockSizeError: another shape or type.
+            BlockSizeError: wrong shape or type.
         """
         self._check(block)
         written = int(self._written[0])
         n = min(len(block), self.capacity - (written - int(self._read[0])))
         self._fence()
         start = written % self.capacity
-        first = min(n, self.capacity - start)
-        self._data[start : start + first] = block[:first]
-        self._data[: n - first] = block[first:n]
+        until_wrap = min(n, self.capacity - start)
+        self._data[start : start + until_wrap] = block[:until_wrap]
+        self._data[: n - until_wrap] = block[until_wrap:n]
         self._fence()
         self._written[0] = written + n
         if n < len(block):
@@ -165,25 +165,25 @@ class Ring:
         return n
 
     def read(self, out: Floats) -> int:
-        """Fill the beginning of `out` with the oldest samples; what lacks counts as underruns.
+        """Fill the start of `out` with the oldest samples; missing ones count as underruns.
 
         Args:
-            out: (n, channels) float32, any n. Beyond what was read it stays as it is.
+            out: (n, channels) float32, any n. Unchanged beyond the samples read.
 
         Returns:
             Samples read.
 
         Raises:
-            BlockSizeError: another shape or type.
+            BlockSizeError: wrong shape or type.
         """
         self._check(out)
         read = int(self._read[0])
         n = min(len(out), int(self._written[0]) - read)
         self._fence()
         start = read % self.capacity
-        first = min(n, self.capacity - start)
-        out[:first] = self._data[start : start + first]
-        out[first:n] = self._data[: n - first]
+        until_wrap = min(n, self.capacity - start)
+        out[:until_wrap] = self._data[start : start + until_wrap]
+        out[until_wrap:n] = self._data[: n - until_wrap]
         self._fence()
         self._read[0] = read + n
         if n < len(out):
@@ -191,7 +191,7 @@ class Ring:
         return n
 
     def clear(self) -> None:
-        """Drop all that waits to be read. For the reader's side; the counts of xruns stay."""
+        """Discard all unread samples. For the reader; the xrun counts stay."""
         self._read[0] = self._written[0]
 
     def _check(self, block: Floats) -> None:
@@ -203,18 +203,18 @@ class Ring:
 
 
 def _no_fence() -> None:
-    """Leave the order of stores to the CPU: x86 keeps it."""
+    """Do nothing: x86 keeps stores in order."""
 
 
 def _fence() -> Callable[[], None]:
-    """Return what makes stores visible in order to another process, on this CPU."""
+    """Return the store barrier that this CPU needs between processes."""
     if platform.machine().lower() in ("x86_64", "amd64", "i686", "x86"):
         return _no_fence
     return _compiled_fence()
 
 
 def _compiled_fence() -> Callable[[], None]:
-    # Imported here, as most machines never need it.
+    # Imported here: most machines never need it.
     from numba import njit, types
     from numba.extending import intrinsic
 
@@ -226,7 +226,7 @@ def _compiled_fence() -> Callable[[], None]:
         return types.void(), build
 
     barrier: Any = intrinsic(fence)
-    # With the interpreter's lock held: to give it away could mean to wait for it.
+    # Keeps the GIL: releasing it could mean waiting to get it back.
     compiled: Callable[[], None] = njit(lambda: barrier())
     compiled()
     return compiled

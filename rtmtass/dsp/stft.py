@@ -1,8 +1,8 @@
-"""Sound to spectra and back, one hop at a time, fast enough to be free.
+"""Streaming STFT and its inverse, one hop at a time.
 
-The kernels allocate nothing and keep nothing: memory, tables and scratch space
-are handed in, so that a larger kernel can run a whole hop in one call.
-`StreamingStft` owns all of these for those who call from Python.
+The kernels allocate nothing and keep nothing: state, tables and scratch space are
+arguments, so that a larger kernel can run a whole hop in one call. `StreamingStft` holds
+them for callers in Python.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ __all__ = [
 Floats = NDArray[np.float32]
 
 SAMPLE_FLOOR = np.float32(1e-12)
-"""Input samples below -240 dB of full scale are silence: they would end as denormals."""
+"""Smaller input samples (-240 dB of full scale) become zero: they could turn into denormals."""
 
 _ZERO = np.float32(0.0)
 
 
 @kernel_noalias
-def _weigh(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
+def _apply_window(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
     for i in range(even.size):
         even[i] = history[2 * i] * window[2 * i]
         odd[i] = history[2 * i + 1] * window[2 * i + 1]
 
 
 @kernel_noalias
-def _enter(block: Floats, newest: Floats) -> None:
+def _append(block: Floats, newest: Floats) -> None:
     for i in range(block.size):
         sample = block[i]
         newest[i] = _ZERO if abs(sample) < SAMPLE_FLOOR else sample
@@ -64,7 +64,7 @@ def _interleave(even: Floats, minus_odd: Floats, frame: Floats) -> None:
 
 
 @kernel_noalias
-def _add_weighed(overlap: Floats, window: Floats, frame: Floats, target: Floats) -> None:
+def _overlap_add(overlap: Floats, window: Floats, frame: Floats, target: Floats) -> None:
     for i in range(target.size):
         target[i] = overlap[i] + window[i] * frame[i]
 
@@ -82,7 +82,7 @@ def analyse_hop(
     """Turn the next hop into one spectral frame, which covers the newest n_fft samples.
 
     Args:
-        block: (hop,) float32, read. Below `SAMPLE_FLOOR` it counts as silence.
+        block: (hop,) float32, read. Samples below `SAMPLE_FLOOR` become zero.
         history: (n_fft,) float32, the newest samples; zeros before the stream. Updated.
         window: (n_fft,) float32, the first of `windows`.
         tables: `fft_tables(n_fft)`.
@@ -96,8 +96,8 @@ def analyse_hop(
     hop = block.size
     for start in range(0, n_fft - hop, hop):
         _copy(borrow(history, start + hop, hop), borrow(history, start, hop))
-    _enter(block, borrow(history, n_fft - hop, hop))
-    _weigh(history, window, borrow(work, 0, points), borrow(work, region, points))
+    _append(block, borrow(history, n_fft - hop, hop))
+    _apply_window(history, window, borrow(work, 0, points), borrow(work, region, points))
     forward(work, tables, spec_re, spec_im)
 
 
@@ -111,16 +111,16 @@ def synthesise_hop(
     work: Floats,
     out: Floats,
 ) -> None:
-    """Turn one spectral frame into the next hop of sound, by weighted overlap-add.
+    """Turn one spectral frame into the next hop of samples, by weighted overlap-add.
 
     Args:
         spec_re: (F,) float32, read.
-        spec_im: (F,) float32, read; of the first and last bin it counts for nothing.
-        overlap: (synthesis,) float32, sound begun by earlier frames; zeros at first. Updated.
+        spec_im: (F,) float32, read; ignored in the first and last bin.
+        overlap: (synthesis,) float32, the tails of earlier frames; zeros at first. Updated.
         window: (synthesis,) float32, the second of `windows`.
         tables: `fft_tables(n_fft)`.
         work: (work_size(n_fft),) float32 scratch space.
-        out: (hop,) float32, receives the sound.
+        out: (hop,) float32, receives the samples.
 
     Source: weighted overlap-add, R. Crochiere, IEEE Trans. ASSP 28(1), 1980.
     """
@@ -129,16 +129,16 @@ def synthesise_hop(
     synthesis = overlap.size
     hop = out.size
     here = inverse(spec_re, spec_im, tables, work)
-    # Only the last `synthesis` samples of the frame are heard; they go where nothing is needed.
+    # Only the last `synthesis` samples of the frame are used; they go to an unused region.
     first = points - (synthesis + 1) // 2
     even = borrow(work, here * region + first, points - first)
     minus_odd = borrow(work, (here + 1) * region + first, points - first)
     frame = (2 - here) * region
     _interleave(even, minus_odd, borrow(work, frame, 2 * (points - first)))
     frame += synthesis % 2
-    _add_weighed(overlap, window, borrow(work, frame, hop), out)
+    _overlap_add(overlap, window, borrow(work, frame, hop), out)
     for start in range(hop, synthesis, hop):
-        _add_weighed(
+        _overlap_add(
             borrow(overlap, start, hop),
             borrow(window, start, hop),
             borrow(work, frame + start, hop),
@@ -198,10 +198,9 @@ def _part(spec: NDArray[np.complex64], spec_re: Floats, spec_im: Floats) -> None
 
 
 class StreamingStft:
-    """One stream's way into spectra and back, with all the memory that it needs.
+    """STFT and inverse of one stream, with all its state and buffers.
 
-    Made for those who call from Python: `step` and `inverse` are the kernels
-    of this room, and know nothing that those don't.
+    For callers in Python: `step` and `inverse` only wrap the kernels of this module.
     """
 
     def __init__(self, config: StftConfig) -> None:
@@ -214,14 +213,14 @@ class StreamingStft:
         self._spec_re = np.zeros(config.n_bins, np.float32)
         self._spec_im = np.zeros(config.n_bins, np.float32)
         self._spec = np.zeros(config.n_bins, np.complex64)
-        # Whatever comes in is copied here first: its memory layout must not cause a compilation.
+        # Input is copied here first, so that its memory layout causes no compilation.
         self._spec_in = np.zeros(config.n_bins, np.complex64)
         self._block = np.zeros(config.hop, np.float32)
         self._out = np.zeros(config.hop, np.float32)
 
     @property
     def delay(self) -> int:
-        """Samples by which `inverse(step(block))` lags behind `block`."""
+        """Samples by which `inverse(step(block))` lags `block`."""
         return self.config.delay
 
     def step(self, block: Floats) -> NDArray[np.complex64]:
@@ -263,7 +262,7 @@ class StreamingStft:
 
         Args:
             spec: (F,) complex64, read, not kept. The imaginary parts of the
-                first and last bin count for nothing.
+                first and last bin are ignored.
 
         Returns:
             (hop,) float32, a view into this object: copy it to keep it past the next call.
@@ -274,7 +273,7 @@ class StreamingStft:
         if spec.shape != self._spec_in.shape or spec.dtype != np.complex64:
             raise BlockSizeError(
                 f"inverse takes specs of shape ({self.config.n_bins},) and type complex64,"
-                f" not {spec.shape} and {spec.dtype}: hand in what step returned, masked"
+                f" not {spec.shape} and {spec.dtype}: pass the array that step returned, masked"
             )
         self._spec_in[:] = spec
         _part(self._spec_in, self._spec_re, self._spec_im)
@@ -290,6 +289,6 @@ class StreamingStft:
         return self._out
 
     def reset(self) -> None:
-        """Forget all sound: the next block begins a new stream."""
+        """Clear the state: the next block begins a new stream."""
         self._history[:] = 0.0
         self._overlap[:] = 0.0

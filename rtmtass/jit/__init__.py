@@ -1,1 +1,1 @@
-"""How numba compiles the kernels, and what the processor can do."""
+"""How numba compiles the kernels, and what the processor supports."""

@@ -1,9 +1,8 @@
-"""How all compiled code is compiled, and the folder its machine code is kept in.
+"""The compiler options of all kernels, and the cache folder of their machine code.
 
-Numba renews a cached function when its own file changes, but not when a file
-it calls into does. Here the folder's name is a digest of every kernel's
-source and of the way bytes are multiplied: code from another version, or for
-another way, is never found, let alone run.
+Numba recompiles a cached function when its own file changes, but not when a file it calls
+into does. So the folder's name is a digest of every kernel's source and of the int8
+instruction set: machine code of another version is never found.
 """
 
 from __future__ import annotations
@@ -31,32 +30,34 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 STRICT = frozenset({"contract", "nsz"})
-"""Fused multiply-adds and the sign of zero: not-a-number and infinity keep their meaning."""
+"""Allows fused multiply-adds and ignores the sign of zero; NaN and Inf keep their meaning."""
 LOOSE = STRICT | {"reassoc", "arcp"}
-"""Also sums in any order and reciprocals: a sum runs in vectors, NaN is still NaN."""
+"""Also allows reordered sums, which vectorise, and reciprocals; NaN is still NaN."""
 
 
 _KERNELS = (
     "jit/*.py",
     "dsp/*.py",
+    "net/constants.py",
     "net/gru.py",
+    "config.py",
     "runtime/*.py",
     "runtime/compiled/*.py",
     "live/mixer.py",
     "live/devices/callback.py",
 )
-"""The files that hold compiled functions, or numbers compiled into them."""
+"""Files with compiled functions, or with constants compiled into them."""
 
 
 def _digest() -> str:
-    total = hashlib.sha256(int8_isa().encode())  # kernels are compiled for one way
+    total = hashlib.sha256(int8_isa().encode())  # kernels are compiled for one instruction set
     for path in kernel_sources():
         total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
 
 def kernel_sources() -> list[Path]:
-    """Return the files whose change makes all machine code stale."""
+    """Return the files that, when changed, make all machine code stale."""
     return sorted(path for pattern in _KERNELS for path in _PACKAGE.glob(pattern))
 
 
@@ -69,10 +70,10 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _folder() -> Path:
-    """Return the cache folder: NUMBA_CACHE_DIR, the package's own, or the user's.
+    """Return the cache folder: in NUMBA_CACHE_DIR, in the package, or the user's.
 
-    It may be one that can't be written; then nothing is kept. A folder for all
-    users, such as /tmp, is no way out: whoever writes there writes our code.
+    If none can be written, nothing is cached. A folder open to all users, such as /tmp,
+    would let any of them replace our code.
     """
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR) / f"rtmtass-{_digest()}"
@@ -85,7 +86,7 @@ def _folder() -> Path:
         return folder
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home, as containers have them
+    except RuntimeError:  # no home directory, as in some containers
         base = here
     return base / "rtmtass" / f"machine-{_digest()}"
 
@@ -100,12 +101,12 @@ def kernel(*, fastmath: frozenset[str] = ..., **options: Any) -> Callable[[F], F
 def kernel(
     function: F | None = None, *, fastmath: frozenset[str] = STRICT, **options: Any
 ) -> F | Callable[[F], F]:
-    """Compile `function` when first called, keep the machine code on disk, release the GIL.
+    """Compile `function` when first called, cache the machine code, release the GIL.
 
     Args:
-        function: what to compile; left out when options are given.
-        fastmath: liberties the compiler may take, `STRICT` or `LOOSE`.
-        options: more for numba.njit.
+        function: the function; omitted when options are given.
+        fastmath: `STRICT` or `LOOSE`.
+        options: further options of numba.njit.
     """
     if function is None:
         return lambda inner: _compiled(inner, fastmath, options)
@@ -114,13 +115,13 @@ def kernel(
 
 def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) -> F:
     before = numba.config.CACHE_DIR
-    is_kept = _is_writable(CACHE_FOLDER)
-    # Numba decides for a folder here, when it decorates, and only through this setting.
-    numba.config.CACHE_DIR = str(CACHE_FOLDER) if is_kept else before
+    is_cached = _is_writable(CACHE_FOLDER)
+    # Numba takes the folder from this setting alone, and when it decorates.
+    numba.config.CACHE_DIR = str(CACHE_FOLDER) if is_cached else before
     try:
         compiled = njit(
             nogil=True,
-            cache=is_kept,
+            cache=is_cached,
             boundscheck=False,
             error_model="numpy",
             fastmath=set(fastmath),
@@ -132,7 +133,7 @@ def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) ->
 
 
 class _NoaliasCompiler(Compiler):
-    """As numba's own, but tells LLVM that no two arguments overlap (C's `restrict`)."""
+    """Numba's compiler, with arguments marked as not overlapping (C's `restrict`)."""
 
     def __init__(self, *args: Any) -> None:
         for value in args:
@@ -143,9 +144,9 @@ class _NoaliasCompiler(Compiler):
 
 
 def kernel_noalias(function: F) -> F:
-    """As `kernel`, for loops whose array arguments never overlap: they become vector code.
+    """As `kernel`, for loops whose array arguments never overlap, so that they vectorise.
 
-    Otherwise each call first compares all addresses, which costs more than a short loop.
+    Otherwise each call first compares all addresses, which takes longer than a short loop.
     """
     return kernel(function, pipeline_class=_NoaliasCompiler)
 
@@ -172,8 +173,8 @@ def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
 
 
 borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))
-"""borrow(array, start, size) is array[start:start + size] without counting the reference.
+"""borrow(array, start, size) is array[start:start + size] without reference counting.
 
-For compiled code only. A slice costs two atomic operations, a dozen slices more
-than a whole FFT. The array must be contiguous float32 and outlive its view.
+For compiled code only. A slice costs two atomic operations; a dozen slices cost more than
+a whole FFT. The array must be contiguous float32 and outlive the view.
 """

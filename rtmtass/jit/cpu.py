@@ -1,4 +1,4 @@
-"""What this processor can do in eight bits, found once at start."""
+"""Detects the int8 instruction set of this processor."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ ISAS: dict[str, tuple[str, ...]] = {
     "neon": ("dotprod",),
     "portable": (),
 }
-"""Ways to sum products of bytes, best first, and the features each needs."""
+"""Instruction sets with an int8 dot product, fastest first, and the features each needs."""
 
 VARIABLE = "RTMTASS_INT8"
-"""Environment variable that forces one of `ISAS`, for tests and for comparisons."""
+"""Environment variable that forces one of `ISAS`, for tests and benchmarks."""
 
 
 def features() -> frozenset[str]:
-    """Return the features of this processor, by LLVM's names."""
-    found = llvm.get_host_cpu_features()
-    return frozenset(name for name, there in found.items() if there)
+    """Return this processor's features, by LLVM's names."""
+    flags = llvm.get_host_cpu_features()
+    return frozenset(name for name, is_present in flags.items() if is_present)
 
 
 def usable_isas() -> tuple[str, ...]:
-    """Return the ways this processor has, best first; the last is always there."""
-    here = features()
-    return tuple(name for name, needed in ISAS.items() if here.issuperset(needed))
+    """Return the usable members of `ISAS`, fastest first; "portable" always is."""
+    available = features()
+    return tuple(name for name, needed in ISAS.items() if available.issuperset(needed))
 
 
 def int8_isa() -> str:
-    """Return the way to use: the best there is, or the one the environment forces.
+    """Return the instruction set to use: the fastest, or the one that the environment forces.
 
     Raises:
-        UsageError: the environment names none, or one this processor lacks.
+        UsageError: the environment forces one that is unknown or that this processor lacks.
     """
     isas = usable_isas()
-    wanted = os.environ.get(VARIABLE, "")
-    if not wanted:
+    forced = os.environ.get(VARIABLE, "")
+    if not forced:
         return isas[0]
-    if wanted not in isas:
+    if forced not in isas:
         raise UsageError(
-            f"{VARIABLE}={wanted} is set, but this processor has {', '.join(isas)};"
+            f"{VARIABLE}={forced} is set, but this processor supports {', '.join(isas)};"
             f" unset {VARIABLE}, or set it to one of them"
         )
-    return wanted
+    return forced

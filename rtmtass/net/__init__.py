@@ -1,1 +1,1 @@
-"""The network in torch: how time works, its layers, and the two-stage separator."""
+"""The network in torch: streaming modules, layers and the two-stage separator."""

@@ -1,9 +1,8 @@
 """Backpropagation through a GRU on a CPU, faster than torch's own.
 
-torch's gradient forms the recurrent weight's gradient once per frame; here it
-is one product at the end, and what is done number by number is one compiled loop.
-Only training on a CPU takes this path; a test pins it to torch.nn.GRU. Without numba
-torch's own gradient serves.
+torch computes the recurrent weight's gradient frame by frame; here it is one matmul at the
+end, and the elementwise part is one compiled loop. Used only for training on a CPU; a test
+pins it to torch.nn.GRU. Without numba, torch's own gradient is used.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ except ModuleNotFoundError as missing:
     HAS_KERNEL = False
 
     def kernel_noalias(function: F) -> F:
-        """Leave the loop as it is; nothing calls it."""
+        """Return the function unchanged; it is never called."""
         return function
 else:
     HAS_KERNEL = True
@@ -35,7 +34,7 @@ Numbers = np.ndarray[Any, Any]
 
 @kernel_noalias
 def _back(
-    now: Numbers,
+    grad: Numbers,
     new: Numbers,
     gates: Numbers,
     inner: Numbers,
@@ -43,17 +42,18 @@ def _back(
     d_gi: Numbers,
     d_gh: Numbers,
 ) -> None:
-    """Go back through one frame's gates.
+    """Backpropagate through the gates of one frame.
 
-    `now` (B, H) is the gradient of the frame's output and becomes that of the state
-    `before`, but for what came through the gates: d_gi and d_gh, (B, 3 H) each.
+    `grad` (B, H) is the gradient of the frame's output; it becomes the direct part of the
+    gradient of the state `before`. The parts through the gates go to d_gi and d_gh,
+    (B, 3 H) each.
     """
-    hidden = now.shape[1]
-    for row in range(len(now)):
+    hidden = grad.shape[1]
+    for row in range(len(grad)):
         for i in range(hidden):
             reset, update = gates[row, i], gates[row, hidden + i]
-            kept = now[row, i] * update
-            left = now[row, i] - kept
+            kept = grad[row, i] * update
+            left = grad[row, i] - kept
             to_new = left - left * new[row, i] * new[row, i]  # a 1 - x would be a double
             slope = to_new * inner[row, i] * reset
             to_reset = slope - slope * reset
@@ -63,24 +63,24 @@ def _back(
             d_gi[row, hidden + i] = d_gh[row, hidden + i] = to_update
             d_gi[row, 2 * hidden + i] = to_new
             d_gh[row, 2 * hidden + i] = to_new * reset
-            now[row, i] = kept
+            grad[row, i] = kept
 
 
 def _by_group(rows: Tensor, weights: Tensor, shift: Tensor | None = None) -> Tensor:
-    """Multiply (G * B, n), group after group, by (G, n, m), plus (G, 1, m): (G * B, m).
+    """Multiply (G * B, n), group by group, by (G, n, m), and add (G, 1, m): (G * B, m).
 
-    One batched product is two to three times as fast as one product a group.
+    One batched matmul is two to three times as fast as one per group.
     """
     groups, _, width = weights.shape
     if groups == 1:
         one = weights[0]
         return torch.mm(rows, one) if shift is None else torch.addmm(shift[0], rows, one)
-    apart = rows.view(groups, -1, rows.shape[1])
-    both = torch.bmm(apart, weights) if shift is None else torch.baddbmm(shift, apart, weights)
+    grouped = rows.view(groups, -1, rows.shape[1])
+    both = torch.bmm(grouped, weights) if shift is None else torch.baddbmm(shift, grouped, weights)
     return both.view(-1, width)
 
 
-def _apart(x: Tensor, groups: int) -> Tensor:
+def _split_groups(x: Tensor, groups: int) -> Tensor:
     """Turn (..., B, G * n) into (..., G * B, n)."""
     *outer, batch, wide = x.shape
     width = wide // groups
@@ -88,8 +88,8 @@ def _apart(x: Tensor, groups: int) -> Tensor:
     return parts.reshape(*outer, groups * batch, width)
 
 
-def _together(rows: Tensor, groups: int) -> Tensor:
-    """Undo `_apart`."""
+def _join_groups(rows: Tensor, groups: int) -> Tensor:
+    """Inverse of `_split_groups`."""
     *outer, count, width = rows.shape
     parts = rows.view(*outer, groups, count // groups, width).transpose(-3, -2)
     return parts.flatten(-2)
@@ -98,7 +98,7 @@ def _together(rows: Tensor, groups: int) -> Tensor:
 class _Scan(torch.autograd.Function):
     """h[t] = GRU(gi[t], h[t-1]) over T frames with a hand-written gradient.
 
-    G GRUs side by side: gi (T, B, G * 3 H), weight (G, 3 H, H), bias (G, 3 H), h
+    G parallel GRUs: gi (T, B, G * 3 H), weight (G, 3 H, H), bias (G, 3 H), h
     (B, G * H) -> (T, B, G * H). Inside, every GRU of every example is a row, (G * B, H).
     """
 
@@ -107,8 +107,8 @@ class _Scan(torch.autograd.Function):
         ctx: Any, gi: Tensor, weight: Tensor, bias: Tensor, h: Tensor, dtype: torch.dtype
     ) -> Tensor:
         groups, _, hidden = weight.shape
-        gi, h = _apart(gi, groups), _apart(h, groups)
-        turned = weight.to(dtype).transpose(1, 2).contiguous()
+        gi, h = _split_groups(gi, groups), _split_groups(h, groups)
+        transposed = weight.to(dtype).transpose(1, 2).contiguous()
         shift = bias.to(dtype)[:, None]
         frames, rows = gi.shape[:2]
         gates = gi.new_empty(frames, rows, 2 * hidden)
@@ -117,7 +117,7 @@ class _Scan(torch.autograd.Function):
         out = gi.new_empty(frames + 1, rows, hidden)
         out[0] = h
         for t in range(frames):
-            gh = _by_group(out[t].to(dtype), turned, shift)
+            gh = _by_group(out[t].to(dtype), transposed, shift)
             gate = torch.add(gi[t, :, : 2 * hidden], gh[:, : 2 * hidden], out=gates[t]).sigmoid_()
             inner[t].copy_(gh[:, 2 * hidden :])
             new = torch.addcmul(
@@ -126,23 +126,23 @@ class _Scan(torch.autograd.Function):
             torch.lerp(new, out[t], gate[:, hidden:], out=out[t + 1])
         ctx.save_for_backward(weight, gates, news, inner, out)
         ctx.dtype = dtype
-        return _together(out[1:], groups)
+        return _join_groups(out[1:], groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, gates, news, inner, out = ctx.saved_tensors
         groups, wide, _ = weight.shape
-        grad = _apart(grads[0], groups)
+        grad = _split_groups(grads[0], groups)
         low = weight.to(ctx.dtype)
         d_gi = torch.empty(*news.shape[:2], wide, dtype=news.dtype)
         d_gh = torch.empty_like(d_gi)
         flow = torch.zeros_like(news[0])
         parts = [part.numpy() for part in (news, gates, inner, out, d_gi, d_gh)]
-        # Frame by frame, so that what a frame needs stays in the cache.
+        # Frame by frame, so that a frame's data stays in the cache.
         for t in range(len(news) - 1, -1, -1):
-            now = flow + grad[t]
-            _back(now.numpy(), *(part[t] for part in parts))
-            flow = now.add_(_by_group(d_gh[t].to(ctx.dtype), low))
+            step_grad = flow + grad[t]
+            _back(step_grad.numpy(), *(part[t] for part in parts))
+            flow = step_grad.add_(_by_group(d_gh[t].to(ctx.dtype), low))
         by_group = [
             part.view(len(part), groups, -1, part.shape[-1]).transpose(0, 1).flatten(1, 2)
             for part in (d_gh, out[:-1])
@@ -150,14 +150,14 @@ class _Scan(torch.autograd.Function):
         d_rows, before = (part.to(ctx.dtype) for part in by_group)
         d_weight = torch.bmm(d_rows.transpose(1, 2), before).to(weight.dtype)
         d_bias = by_group[0].sum(1)
-        return _together(d_gi, groups), d_weight, d_bias, _together(flow, groups), None
+        return _join_groups(d_gi, groups), d_weight, d_bias, _join_groups(flow, groups), None
 
 
 def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
-    """As `gru_scan` with torch's own kernels, one GRU after the other."""
+    """As `gru_scan`, with torch's own kernels, one GRU after the other."""
     parts = state.split(grus[0].hidden_size, dim=1)  # type: ignore[no-untyped-call]
     pairs = [gru(x, part[None].contiguous()) for gru, part in zip(grus, parts, strict=True)]
-    if len(pairs) == 1:  # nothing to join: one copy less at every hop
+    if len(pairs) == 1:  # nothing to join: saves a copy per hop
         y, last = pairs[0]
     else:
         y, last = (torch.cat(each, dim=-1) for each in zip(*pairs, strict=True))
@@ -166,15 +166,15 @@ def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, T
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
-    """Run GRUs side by side over the same x, with a fast gradient.
+    """Run parallel GRUs over the same x, with a fast gradient.
 
     Args:
         x: (B, T, C).
         state: (B, G * H), the hidden states before the first frame.
-        grus: G of one layer and one size, batch first; their weights are used and learn.
+        grus: G single-layer GRUs of one size, batch first; gradients reach their weights.
 
     Returns:
-        outputs (B, T, G * H) and the new states (B, G * H), both float32 or wider.
+        Outputs (B, T, G * H) and the new states (B, G * H), both float32 or wider.
 
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """

@@ -1,4 +1,4 @@
-"""The layers both backbones are made of; each is foldable into matrix products."""
+"""The layers of both backbones; each folds into matmuls."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import LEVEL_HEADROOM
+from rtmtass.net.constants import COMPRESS_FLOOR, LEVEL_FLOOR, LEVEL_TINY, NORM_EPSILON
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.streaming import StreamingModule
 
-LEVEL_FLOOR = 1e-9
-"""Power per bin below which a level counts as silence (about -115 dBFS)."""
-WEIGHT_TINY = 1e-20
-"""Least sum of a level's weights; it keeps the level of nothing at the floor."""
-
 
 class Affine(nn.Module):
-    """x W + b, batch norm, (parametric) ReLU: one product and a slope once folded.
+    """x W + b, batch norm, (parametric) ReLU: a matmul and a slope once folded.
 
     Shape: (B, T, C_in) -> (B, T, C_out).
 
     Args:
         c_in: channels read.
         c_out: channels written.
-        activation: "prelu", "relu" or "none"; "none" also leaves out the norm.
+        activation: "prelu", "relu" or "none"; "none" also omits the norm.
         dropout: probability, in training only.
     """
 
@@ -34,7 +30,7 @@ class Affine(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(c_in, c_out)
-        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out)
+        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out, eps=NORM_EPSILON)
         self.slope = nn.Parameter(torch.full((c_out,), 0.25)) if activation == "prelu" else None
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
@@ -52,10 +48,11 @@ class Affine(nn.Module):
 
 
 class DilatedConv(StreamingModule[Tensor]):
-    """A convolution over time that hears (kernel - 1) * dilation past frames and no future.
+    """A causal convolution over time that reads (kernel - 1) * dilation earlier frames.
 
-    Memory: (B, memory, C_in), the newest `memory` input frames. Written as one
-    product over the shifted views side by side (oldest first).
+    One matmul over the shifted inputs, concatenated oldest first.
+
+    State: (B, context, C_in), the newest `context` = (kernel - 1) * dilation input frames.
     """
 
     def __init__(
@@ -70,25 +67,25 @@ class DilatedConv(StreamingModule[Tensor]):
         super().__init__()
         self.affine = Affine(kernel * c_in, c_out, activation, dropout)
         self.c_in, self.kernel, self.dilation = c_in, kernel, dilation
-        self.memory = (kernel - 1) * dilation
+        self.context = (kernel - 1) * dilation
 
     def init_state(self, batch: int) -> Tensor:
-        """Return silence."""
-        return self.affine.linear.weight.new_zeros(batch, self.memory, self.c_in)
+        """Return zeros."""
+        return self.affine.linear.weight.new_zeros(batch, self.context, self.c_in)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by T frames: (B, T, C_in) -> (B, T, C_out)."""
-        heard = torch.cat([state.to(x.dtype), x], dim=1)
+        """Process T frames: (B, T, C_in) -> (B, T, C_out)."""
+        padded = torch.cat([state.to(x.dtype), x], dim=1)
         frames = x.shape[1]
-        taps = [heard[:, i * self.dilation :][:, :frames] for i in range(self.kernel)]
-        return self.affine(torch.cat(taps, dim=-1)), heard[:, heard.shape[1] - self.memory :]
+        taps = [padded[:, i * self.dilation :][:, :frames] for i in range(self.kernel)]
+        return self.affine(torch.cat(taps, dim=-1)), padded[:, padded.shape[1] - self.context :]
 
 
 class GatedBlock(StreamingModule[Tensor]):
-    """Residual gated temporal block: squeeze, two dilated convolutions, widen, add.
+    """Residual gated temporal block: reduce, two dilated convolutions, expand, add.
 
-    One convolution passes the other through a sigmoid; both read the same
-    frames, so they are one product of twice the width.
+    The sigmoid of one convolution gates the other; both read the same frames, so they are
+    one matmul of twice the width.
 
     Source: section 3.3 of arXiv 2107.06467; gating after van den Oord et al.,
     "WaveNet", arXiv 1609.03499.
@@ -109,24 +106,24 @@ class GatedBlock(StreamingModule[Tensor]):
         self.expand = Affine(hidden, channels, "none")
 
     def init_state(self, batch: int) -> Tensor:
-        """Return the convolution's memory."""
+        """Return the convolution's state."""
         return self.gate.init_state(batch)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by T frames: (B, T, C) -> (B, T, C)."""
+        """Process T frames: (B, T, C) -> (B, T, C)."""
         y, state = self.gate.step(self.reduce(x), state)
         value, gate = y.chunk(2, dim=-1)
         return x + self.expand(value * torch.sigmoid(gate)), state
 
 
 class RecurrentBlock(StreamingModule[Tensor]):
-    """Residual GRUs: memory of any length in a few matrix-vector products a frame.
+    """Residual GRUs: unlimited context for a few matrix-vector products a frame.
 
-    `groups` GRUs of `hidden` units side by side read all channels; one product reads all
-    their outputs. So a wide memory has fewer weights, and a GPU its fast kernels, which
-    end at 128 units.
+    `groups` parallel GRUs of `hidden` units read all channels; one matmul reads all their
+    outputs. Groups save weights, and let a GPU use its fast kernels, which stop at 128
+    units.
 
-    Memory: (B, groups * hidden).
+    State: (B, groups * hidden).
 
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
@@ -134,7 +131,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
     def __init__(self, channels: int, hidden: int, groups: int = 1) -> None:
         super().__init__()
         self.hidden, self.groups = hidden, groups
-        if groups == 1:  # the name that released weights have
+        if groups == 1:  # the name in released weights
             self.gru = nn.GRU(channels, hidden, batch_first=True)
         else:
             self.grus = nn.ModuleList(
@@ -151,7 +148,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
         return self.expand.linear.bias.new_zeros(batch, self.groups * self.hidden)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by T frames: (B, T, C) -> (B, T, C)."""
+        """Process T frames: (B, T, C) -> (B, T, C)."""
         if torch.is_grad_enabled() and x.device.type == "cpu":
             y, last = gru_scan(x, state, *self.all_grus())
         else:
@@ -160,12 +157,12 @@ class RecurrentBlock(StreamingModule[Tensor]):
 
 
 class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
-    """Residual block whose sub-bands hear ever longer pasts, up and then down the spectrum.
+    """Residual block with chains of dilated convolutions up and down the spectrum.
 
-    The squeezed channels and the input's magnitude are cut into sub-bands; a
-    chain of dilated convolutions runs upwards, each reading its sub-band and
-    the output of the one before, a second chain runs downwards, and the two
-    are added.
+    The reduced channels and the input's magnitude are split into sub-bands. A chain of
+    dilated convolutions runs upwards, each reading its sub-band and the previous output,
+    so its temporal context grows along the chain. A second chain runs downwards, and the
+    two are added.
 
     Source: section 3.2 of arXiv 2107.06467.
     """
@@ -199,52 +196,51 @@ class MultiScaleBlock(StreamingModule[tuple[Tensor, ...]]):
         return [conv for chain in self.chains for conv in chain]  # type: ignore[attr-defined]
 
     def init_state(self, batch: int) -> tuple[Tensor, ...]:
-        """Return the memories of all convolutions."""
+        """Return the states of all convolutions."""
         return tuple(conv.init_state(batch) for conv in self.convolutions())
 
     def step_with(
         self, x: Tensor, magnitude: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Advance by T frames: (B, T, C) and the magnitude (B, T, F) -> (B, T, C)."""
+        """Process T frames: (B, T, C) and the magnitude (B, T, F) -> (B, T, C)."""
         parts = torch.cat([self.reduce(x), magnitude], dim=-1).split(self.widths, dim=-1)  # type: ignore[no-untyped-call]
-        after: list[Tensor] = []
+        new_states: list[Tensor] = []
         sums: list[Tensor] = list(parts)
-        memories = iter(state)
+        old_states = iter(state)
         for pass_, (order, chain) in enumerate(zip(self.orders, self.chains, strict=True)):
             before: Tensor | None = None
             for band, conv in zip(order, chain, strict=True):  # type: ignore[call-overload]
-                heard = parts[band] if before is None else torch.cat([parts[band], before], -1)
-                before, memory = conv.step(heard, next(memories))
-                after.append(memory)
+                inputs = parts[band] if before is None else torch.cat([parts[band], before], -1)
+                before, new = conv.step(inputs, next(old_states))
+                new_states.append(new)
                 sums[band] = before if pass_ == 0 else sums[band] + before
-        return x + self.expand(torch.cat(sums, dim=-1)), tuple(after)
+        return x + self.expand(torch.cat(sums, dim=-1)), tuple(new_states)
 
 
 class RunningLevel(StreamingModule[Tensor]):
-    """The level every spectrum is divided by: a fading mean of power that pops don't move.
+    """The level that spectra are divided by: an exponential mean of power, robust to pops.
 
-    level[t] = sqrt(sum_k a^k w[t-k] q[t-k] / sum_k a^k w[t-k]), w = 1 or, `by_power`,
-    w = q: scaling the input scales it, from the first frame on, and no future or
-    whole-file figure enters. Weighted by power, silence doesn't count: the level
-    stays through a pause, and the first sound after a long one sets it as the
-    first sound of a stream does.
+    level[t] = sqrt(sum_k a^k w[t-k] q[t-k] / sum_k a^k w[t-k]), with w = 1 or, `by_power`,
+    w = q. The level scales with the input from the first frame on, and is causal. Weighted
+    by power, silence counts for nothing: the level stays through a pause, and the first
+    sound after a long one sets it as the first sound of a stream does.
 
-    q is the power p itself or, with a `window`, p limited to `LEVEL_HEADROOM` times the
-    `rank`-th largest power of the last `window` frames. What is louder for fewer
-    than `rank` frames is thus no more than a peak of what was there before. At a
-    beginning nothing was there before: so the level is never below the largest
-    p[t-k] fall^k / `LEVEL_HEADROOM`, which holds the features down during a pop, and lets
-    go of it within half a second.
+    q is the power p or, with a `window`, p limited to `LEVEL_HEADROOM` times the `rank`-th
+    largest power of the last `window` frames, so a sound louder for fewer than `rank`
+    frames counts only as a peak of the sound before it. At the start of a stream there is
+    no such sound; therefore the level is never below the largest
+    p[t-k] fall^k / `LEVEL_HEADROOM`, which limits the features during a pop and decays
+    within half a second.
 
-    Memory: (B, 2), the two sums; with a window (B, 1 + window), also the last
-    window - 1 powers, oldest first.
+    State: (B, 2), the two sums; with a window (B, 1 + window), also the last window - 1
+    powers, oldest first.
 
     Args:
-        decay: a, what the sums keep from one frame to the next.
-        by_power: weigh by power.
-        window: frames among which pops are looked for; 0 for none.
-        rank: frames that a loudness must last to be more than a pop.
-        fall: what is left of a pop's power from one frame to the next.
+        decay: a, the factor of the sums from one frame to the next.
+        by_power: weight frames by power.
+        window: frames in which pops are detected; 0 for no detection.
+        rank: frames for which a sound must last to be more than a pop.
+        fall: the factor of a pop's power from one frame to the next.
     """
 
     def __init__(
@@ -260,26 +256,28 @@ class RunningLevel(StreamingModule[Tensor]):
         self.window, self.rank, self.fall = window, rank, fall
 
     def init_state(self, batch: int) -> Tensor:
-        """Return two empty sums, and silence."""
+        """Return empty sums and silence."""
         return torch.zeros(batch, 2 + max(0, self.window - 1))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by T frames: powers (B, T, 1) -> levels (B, T, 1)."""
+        """Process T frames: powers (B, T, 1) -> levels (B, T, 1)."""
         state = state.to(x)
         if not self.window:
-            mean, sums = self._fade(x, state)
+            mean, sums = self._exponential_mean(x, state)
             return torch.sqrt(mean + LEVEL_FLOOR), sums
         powers = torch.cat([state[:, 2:], x[..., 0]], dim=1)
         recent = powers.unfold(1, self.window, 1)
-        lasting = recent.topk(self.rank, dim=-1).values[..., -1:]
-        mean, sums = self._fade(torch.minimum(x, LEVEL_HEADROOM * lasting), state[:, :2])
+        sustained = recent.topk(self.rank, dim=-1).values[..., -1:]
+        mean, sums = self._exponential_mean(
+            torch.minimum(x, LEVEL_HEADROOM * sustained), state[:, :2]
+        )
         age = torch.arange(self.window - 1, -1, -1, device=x.device)
         pop = (recent * self.fall ** age.to(x)).amax(dim=-1, keepdim=True)
         level = torch.sqrt(torch.maximum(mean, pop / LEVEL_HEADROOM) + LEVEL_FLOOR)
         return level, torch.cat([sums, powers[:, powers.shape[1] - self.window + 1 :]], dim=1)
 
-    def _fade(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the fading means (B, T, 1) of (B, T, 1), and the sums (B, 2) after them."""
+    def _exponential_mean(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the exponential means (B, T, 1) of (B, T, 1), and the sums (B, 2) after them."""
         both = torch.cat([x * x, x] if self.by_power else [x, torch.ones_like(x)], dim=-1)
         sums = []
         for part in both.split(512, dim=1):  # type: ignore[no-untyped-call]
@@ -287,16 +285,16 @@ class RunningLevel(StreamingModule[Tensor]):
             age = torch.arange(n, device=x.device)
             fade = self.decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)
             weights = torch.tril(fade[(age[:, None] - age[None]).clamp(min=0)])
-            with _unrounded(x.device):
-                faded = weights @ part + fade[1:, None] * state[:, None]
-            sums.append(faded)
-            state = faded[:, -1]
+            with _full_precision(x.device):
+                decayed = weights @ part + fade[1:, None] * state[:, None]
+            sums.append(decayed)
+            state = decayed[:, -1]
         total = torch.cat(sums, dim=1)
-        return total[..., :1] / total[..., 1:].clamp(min=WEIGHT_TINY), state
+        return total[..., :1] / total[..., 1:].clamp(min=LEVEL_TINY), state
 
 
-def _unrounded(device: torch.device) -> AbstractContextManager[object]:
-    """Keep autocast from rounding products: bf16 is too coarse for a level."""
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Disable autocast: bf16 is too coarse for a level."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -305,11 +303,11 @@ def _unrounded(device: torch.device) -> AbstractContextManager[object]:
 def compress(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the spectrum over the level with square-rooted magnitude: (re, im, magnitude)."""
     re, im = re / level, im / level
-    magnitude = torch.sqrt(torch.sqrt(re * re + im * im + 1e-12))
+    magnitude = torch.sqrt(torch.sqrt(re * re + im * im + COMPRESS_FLOOR))
     return re / magnitude, im / magnitude, magnitude
 
 
 def expand(re: Tensor, im: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo `compress`: square the magnitude, keep the phase, give the level back."""
-    magnitude = torch.sqrt(re * re + im * im + 1e-12) * level
+    """Inverse of `compress`: square the magnitude, keep the phase, multiply by the level."""
+    magnitude = torch.sqrt(re * re + im * im + COMPRESS_FLOOR) * level
     return re * magnitude, im * magnitude

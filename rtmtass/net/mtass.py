@@ -1,4 +1,4 @@
-"""The two-stage separator: complex ratio masks, then compensation of what they left out."""
+"""The two-stage separator: complex ratio masks, then compensation from the residual."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
+from rtmtass.net.constants import CONSISTENCY_FLOOR, CONSISTENCY_TINY
 from rtmtass.net.layers import (
     Affine,
     GatedBlock,
@@ -20,20 +21,16 @@ from rtmtass.net.layers import (
 from rtmtass.net.streaming import Chain, StreamingModule
 from rtmtass.net.subbands import SubBands
 
-SHARE_FLOOR = 1e-4
-"""Part of the mixture's power each stem counts with when the residue is shared out."""
-SHARE_TINY = 1e-20
-
 
 class NetState(NamedTuple):
-    """All a stream remembers; see `init_state` of each part."""
+    """The state of a stream; see `init_state` of each part."""
 
     level: Tensor
     past: Tensor
-    """(B, lookahead, 2, F): mixture frames still waiting for their masks."""
+    """(B, lookahead, 2, F): mixture frames that await their masks."""
     trunk: tuple[Any, ...]
     subbands: tuple[Tensor, ...]
-    """Of the sub-bands; empty without any."""
+    """Empty without sub-bands."""
     compensation: tuple[tuple[Any, ...], ...]
 
 
@@ -45,7 +42,7 @@ class Stages(NamedTuple):
 
 
 class Trunk(StreamingModule[tuple[Any, ...]]):
-    """Stage 1 up to its heads: what the net has understood of the mixture so far.
+    """Stage 1 up to its heads.
 
     Shape: features (B, T, 3F) or, for the published backbone, the magnitude
     (B, T, F) -> (B, T, channels).
@@ -76,24 +73,24 @@ class Trunk(StreamingModule[tuple[Any, ...]]):
         self.out_proj = Affine(config.channels, config.channels, activation)
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
-        """Return the memories of all blocks."""
+        """Return the states of all blocks."""
         return tuple(block.init_state(batch) for block in self.blocks)  # type: ignore[operator]
 
     def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
-        """Advance by T frames."""
+        """Process T frames."""
         y = self.in_proj(x)
-        after: list[Any] = []
-        for block, memory in zip(self.blocks, state, strict=True):
+        new_states: list[Any] = []
+        for block, old in zip(self.blocks, state, strict=True):
             if isinstance(block, MultiScaleBlock):
-                y, memory = block.step_with(y, x, memory)
+                y, new = block.step_with(y, x, old)
             else:
-                y, memory = block.step(y, memory)  # type: ignore[operator]
-            after.append(memory)
-        return self.out_proj(y), tuple(after)
+                y, new = block.step(y, old)  # type: ignore[operator]
+            new_states.append(new)
+        return self.out_proj(y), tuple(new_states)
 
 
 class Compensation(StreamingModule[tuple[Any, ...]]):
-    """Stage 2 for one stem: reads what stage 1 left out, answers what belongs to the stem.
+    """Stage 2 for one stem: estimates the stem's part of the residual of stage 1.
 
     Shape: (B, T, C_in) -> (B, T, 2F).
 
@@ -126,11 +123,11 @@ class Compensation(StreamingModule[tuple[Any, ...]]):
         self.out_proj = Affine(width, outputs * n_bins, "none")
 
     def init_state(self, batch: int) -> tuple[Any, ...]:
-        """Return the memories of the blocks."""
+        """Return the states of the blocks."""
         return self.blocks.init_state(batch)
 
     def step(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
-        """Advance by T frames."""
+        """Process T frames."""
         y, state = self.blocks.step(self.in_proj(x), state)
         return self.out_proj(y), state
 
@@ -139,7 +136,7 @@ class MtassNet(StreamingModule[NetState]):
     """Mixture spectrum in, stem spectra out, frame by frame, summing to the mixture.
 
     Shape: (B, T, 2, F), real and imaginary part, -> (B, T, S, 2, F). With
-    `lookahead` L the answer to frame t comes with frame t + L.
+    `lookahead` L the stems of frame t are returned with frame t + L.
 
     Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU
     2021 (arXiv 2107.06467), made causal; differences are in DECISIONS.md.
@@ -170,7 +167,7 @@ class MtassNet(StreamingModule[NetState]):
         )
 
     def init_state(self, batch: int) -> NetState:
-        """Return the memory of `batch` streams that have heard nothing yet."""
+        """Return the state of `batch` streams before their first frame."""
         blank = self.trunk.in_proj.linear.weight.new_zeros(
             batch, self.config.net.lookahead, 2, self.config.stft.n_bins
         )
@@ -184,63 +181,65 @@ class MtassNet(StreamingModule[NetState]):
         )
 
     def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
-        """Advance by T frames: (B, T, 2, F) -> (B, T, S, 2, F)."""
+        """Process T frames: (B, T, 2, F) -> (B, T, S, 2, F)."""
         stages, state = self.stages(x, state)
         return stages.final, state
 
     def stages(self, x: Tensor, state: NetState) -> tuple[Stages, NetState]:
-        """Advance by T frames and return both stages' stems, as training wants them."""
+        """Process T frames and return both stages' stems, for training."""
         net = self.config.net
         re, im = x[:, :, 0], x[:, :, 1]
         power = (re * re + im * im).mean(dim=-1, keepdim=True)
         level, level_state = self.level.step(power, state.level)
-        heard = compress(re, im, level)
-        features = heard[2] if net.backbone == "multiscale" else torch.cat(heard, dim=-1)
+        compressed = compress(re, im, level)
+        features = compressed[2] if net.backbone == "multiscale" else torch.cat(compressed, dim=-1)
         hidden, trunk_state = self.trunk.step(features, state.trunk)
 
-        answers = [head(hidden) for head in self.heads]
+        outputs = [head(hidden) for head in self.heads]
         subband_state: tuple[Tensor, ...] = ()
         if self.subbands is not None:
-            whole = torch.cat(answers, dim=-1)
-            whole, memory = self.subbands.correct(heard, hidden, whole, *state.subbands)
-            subband_state = (memory,)
-            answers = list(whole.chunk(self.n_stems, dim=-1))
+            stacked = torch.cat(outputs, dim=-1)
+            stacked, new = self.subbands.correct(compressed, hidden, stacked, *state.subbands)
+            subband_state = (new,)
+            outputs = list(stacked.chunk(self.n_stems, dim=-1))
 
         waiting = torch.cat([state.past, x], dim=1)
         mixture = waiting[:, : x.shape[1]]
-        first, final, memories = [], [], []
-        for stem, answer in enumerate(answers):
-            estimate = self._estimate(answer, mixture, level, net.target)
+        first, final, compensation_state = [], [], []
+        for stem, output in enumerate(outputs):
+            estimate = self._estimate(output, mixture, level, net.target)
             first.append(estimate)
             if self.compensations:
                 part = self.compensations[stem]
                 residual = mixture - estimate
-                left = compress(residual[:, :, 0], residual[:, :, 1], level)
-                pieces = list(left[:2] if net.backbone == "multiscale" else left)
+                spectrum = compress(residual[:, :, 0], residual[:, :, 1], level)
+                pieces = list(spectrum[:2] if net.backbone == "multiscale" else spectrum)
                 if net.compensation_uses_trunk:
-                    pieces.append(hidden.to(left[0].dtype))
-                answer, memory = part.step(  # type: ignore[operator]
+                    pieces.append(hidden.to(spectrum[0].dtype))
+                output, new = part.step(  # type: ignore[operator]
                     torch.cat(pieces, dim=-1), state.compensation[stem]
                 )
-                memories.append(memory)
+                compensation_state.append(new)
                 estimate = estimate + self._estimate(
-                    answer, residual, level, net.compensation_target
+                    output, residual, level, net.compensation_target
                 )
             final.append(estimate)
         stages = Stages(
             torch.stack(first, dim=2), mixture_consistency(torch.stack(final, dim=2), mixture)
         )
         past = waiting[:, x.shape[1] :]
-        return stages, NetState(level_state, past, trunk_state, subband_state, tuple(memories))
+        return stages, NetState(
+            level_state, past, trunk_state, subband_state, tuple(compensation_state)
+        )
 
-    def _estimate(self, answer: Tensor, of: Tensor, level: Tensor, target: str) -> Tensor:
-        """Turn a head's answer into a spectrum (B, T, 2, F), reading `of` where it is a mask."""
-        answer = answer.to(of.dtype)
-        re, im = of[:, :, 0], of[:, :, 1]
+    def _estimate(self, output: Tensor, source: Tensor, level: Tensor, target: str) -> Tensor:
+        """Turn a head's output into a spectrum (B, T, 2, F): a mask on `source`, or a spectrum."""
+        output = output.to(source.dtype)
+        re, im = source[:, :, 0], source[:, :, 1]
         limit = self.config.net.mask_limit
         if target == "magnitude_mask":
-            return of * torch.sigmoid(answer)[:, :, None]
-        a, b = answer.chunk(2, dim=-1)
+            return source * torch.sigmoid(output)[:, :, None]
+        a, b = output.chunk(2, dim=-1)
         if target == "spectral_mapping":
             return torch.stack(expand(a, b, level), dim=2)
         a, b = limit * torch.tanh(a / limit), limit * torch.tanh(b / limit)
@@ -248,7 +247,7 @@ class MtassNet(StreamingModule[NetState]):
 
 
 def mixture_consistency(stems: Tensor, mixture: Tensor) -> Tensor:
-    """Make the stems sum to the mixture: each takes what is missing by its share of the power.
+    """Make the stems sum to the mixture: the residual is distributed by power.
 
     Args:
         stems: (B, T, S, 2, F).
@@ -257,11 +256,11 @@ def mixture_consistency(stems: Tensor, mixture: Tensor) -> Tensor:
     Returns:
         (B, T, S, 2, F), summing over S to `mixture`.
 
-    Source: mixture consistency, Wisdom et al., arXiv 1811.08521, with the
-    weights by power of its section 3.
+    Source: mixture consistency, Wisdom et al., arXiv 1811.08521, with the power weights of
+    its section 3.
     """
-    floor = SHARE_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + SHARE_TINY
+    floor = CONSISTENCY_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + CONSISTENCY_TINY
     power = (stems * stems).sum(dim=3) + floor
-    shares = power / power.sum(dim=2, keepdim=True)
-    residue = mixture - stems.sum(dim=2)
-    return stems + shares[:, :, :, None] * residue[:, :, None]
+    fractions = power / power.sum(dim=2, keepdim=True)
+    residual = mixture - stems.sum(dim=2)
+    return stems + fractions[:, :, :, None] * residual[:, :, None]

@@ -1,6 +1,6 @@
-"""The transform as torch sees it: the differentiable twin of `dsp.stft`, for training.
+"""The STFT in torch: the differentiable twin of `dsp.stft`, for training.
 
-One of the two sanctioned twins; tests pin it to the streaming one.
+Tests pin it to the streaming one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rtmtass.dsp.windows import windows
 class Stft(nn.Module):
     """Causal STFT and its inverse over whole batches.
 
-    Frame t covers the newest n_fft samples once hop t is in, with silence
-    before the start, exactly as the streaming transform sees them.
+    Frame t covers the n_fft samples up to the end of hop t, with silence before the start,
+    exactly as in the streaming STFT.
     """
 
     analysis: Tensor

@@ -1,1 +1,1 @@
-"""How a trained network is run one frame at a time: a plan of packed weights and a machine."""
+"""Runtimes that run a trained network frame by frame: compiled, ONNX and torch."""

@@ -1,7 +1,7 @@
-"""Our transform around a network that somebody else computes: torch, or onnxruntime.
+"""Our transform around a network that another library runs: torch or onnxruntime.
 
-The compiled runtime has its network between `analyse` and `synthesise` within
-one call; here it is any object that takes spectra and answers with spectra.
+In the compiled runtime the network runs between `analyse` and `synthesise` inside one
+call; here it is any object that takes spectra and returns spectra.
 """
 
 from __future__ import annotations
@@ -14,69 +14,27 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.protocols import CHUNK
-from rtmtass.runtime.stft_kernels import HOP, PART, Frames, analyse, synthesise
+from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
 
 class Network(Protocol):
-    """A network and the memory of the streams it hears."""
+    """A network and the state of its streams."""
 
     def advance(self, mixture: Floats) -> Floats:
-        """Answer the next frames of all streams.
+        """Process the next frames of all streams.
 
         Args:
             mixture: (B, T, 2F) float32, [re | im] of T >= 1 frames; read, not kept.
 
         Returns:
-            (B, T, S 2F), good until the next call.
+            (B, T, S 2F), valid until the next call.
         """
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget what one stream heard, or all."""
-
-
-class SpectralStream:
-    """One stream's transform and alignment around a network; see `base.Stream`."""
-
-    def __init__(self, config: ModelConfig, network: Network, channels: int, chunk: int) -> None:
-        bins = config.stft.n_bins
-        self._network, self._chunk = network, chunk
-        self._lookahead = config.net.lookahead
-        self._frames = Frames.of(config, bins, chunk, channels)
-        self._scratch = np.zeros(self._frames.scratch_size, np.float32)
-        self._mixture = np.zeros((1, chunk, 2 * bins), np.float32)
-        self._waiting = np.zeros((self._lookahead + chunk, 2 * bins), np.float32)
-        self._memory = self._frames.silence()
-        self._clock = 0
-
-    def reset(self) -> None:
-        """Forget everything heard."""
-        self._network.reset()
-        self._memory[:] = self._frames.silence()
-        self._waiting[:] = 0
-        self._clock = 0
-
-    def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
-        """Separate `hops` hops, up to `chunk` frames a step of the network."""
-        frames, sizes, late = self._frames, self._frames.sizes, self._lookahead
-        hop, waiting = int(sizes[HOP]), self._waiting
-        for done in range(0, hops, self._chunk):
-            n = min(self._chunk, hops - done)
-            mixture = self._mixture[:, :n]
-            analyse(
-                samples, done * hop, n, self._clock, sizes, frames.analysis, frames.tables,
-                self._memory, self._scratch, mixture[0],
-            )  # fmt: skip
-            stems = self._network.advance(mixture)[0]
-            waiting[late : late + n] = mixture[0]
-            synthesise(
-                waiting[:n], stems, out, highband_weights, done * hop, n, self._clock, sizes,
-                frames.synthesis, frames.product, frames.tables, self._memory, self._scratch,
-            )  # fmt: skip
-            waiting[:late] = waiting[n : n + late].copy()
-            self._clock += n
+        """Reset the state of one stream, or of all."""
 
 
 @kernel(fastmath=LOOSE)
@@ -84,6 +42,7 @@ def _analyse_all(
     samples: Floats,
     first: int,
     frames: int,
+    clock: int,
     sizes: Longs,
     window: Floats,
     tables: Floats,
@@ -91,10 +50,11 @@ def _analyse_all(
     scratch: Floats,
     mixture: Floats,
 ) -> None:
-    """As `analyse` for samples (B, n), memory (B, M), mixture (B, >= frames, 2 part)."""
+    """As `analyse` for samples (B, n, C), memory (B, M), mixture (B, >= frames, 2F)."""
     for b in range(samples.shape[0]):
-        one = samples[b].reshape((samples.shape[1], 1))
-        analyse(one, first, frames, 0, sizes, window, tables, memory[b], scratch, mixture[b])
+        analyse(
+            samples[b], first, frames, clock, sizes, window, tables, memory[b], scratch, mixture[b]
+        )
 
 
 @kernel(fastmath=LOOSE)
@@ -105,6 +65,7 @@ def _synthesise_all(
     highband_weights: Floats,
     first: int,
     frames: int,
+    clock: int,
     sizes: Longs,
     window: Floats,
     product: Floats,
@@ -112,51 +73,88 @@ def _synthesise_all(
     memory: Floats,
     scratch: Floats,
 ) -> None:
-    """As `synthesise` for out (B, S, n); nobody reads the shares, all write the same."""
+    """As `synthesise` for out (B, S, n, C); `highband_weights` are those of the last stream."""
     for b in range(out.shape[0]):
-        one = out[b].reshape((out.shape[1], out.shape[2], 1))
         synthesise(
-            aligned[b], stems[b], one, highband_weights, first, frames, 0, sizes, window, product,
-            tables, memory[b], scratch,
+            aligned[b], stems[b], out[b], highband_weights, first, frames, clock, sizes, window,
+            product, tables, memory[b], scratch,
         )  # fmt: skip
 
 
-class SpectralBatch:
-    """Many mono streams in step around one network; see `base.BatchStream`."""
+class _Spectral:
+    """Transform, alignment and buffers of one stream or many, around one network."""
 
-    def __init__(self, config: ModelConfig, network: Network, streams: int) -> None:
+    def __init__(
+        self, config: ModelConfig, network: Network, streams: int, channels: int, chunk: int
+    ) -> None:
         bins = config.stft.n_bins
-        self._network, self._lookahead = network, config.net.lookahead
-        self._frames = Frames.of(config, bins, CHUNK, 1)
+        self._network, self._chunk = network, chunk
+        self._lookahead = config.net.lookahead
+        self._frames = Frames.of(config, bins, chunk, channels)
         self._scratch = np.zeros(self._frames.scratch_size, np.float32)
-        self._waiting = np.zeros((streams, self._lookahead + CHUNK, 2 * bins), np.float32)
-        self._memory = np.stack([self._frames.silence()] * streams)
-        self._highband_weights = np.zeros((len(config.stems), 0), np.float32)
+        self._mixture = np.zeros(streams * chunk * 2 * bins, np.float32)
+        self._waiting = np.zeros((streams, self._lookahead + chunk, 2 * bins), np.float32)
+        self._stft_state = np.stack([self._frames.silence()] * streams)
+        self._clock = 0
 
-    def reset(self, stream: int | None = None) -> None:
-        """Forget what one stream heard, or all."""
+    def _reset(self, stream: int | None) -> None:
         which = slice(None) if stream is None else stream
         self._network.reset(stream)
-        self._memory[which] = self._frames.silence()
+        self._stft_state[which] = self._frames.silence()
         self._waiting[which] = 0
 
-    def run(self, samples: Floats, out: Floats, hops: int) -> None:
-        """Separate `hops` hops of every stream, up to `CHUNK` frames a step of the network."""
+    def _run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
+        """Separate samples (B, n, C) into out (B, S, n, C), `chunk` frames a network step."""
         frames, sizes, late = self._frames, self._frames.sizes, self._lookahead
-        hop, waiting = int(sizes[HOP]), self._waiting
-        if self._highband_weights.shape[1] < out.shape[2]:
-            self._highband_weights = np.zeros((out.shape[1], out.shape[2]), np.float32)
-        for done in range(0, hops, CHUNK):
-            n = min(CHUNK, hops - done)
-            mixture = np.empty((len(samples), n, 2 * int(sizes[PART])), np.float32)
+        hop, waiting, streams = int(sizes[HOP]), self._waiting, len(samples)
+        for done in range(0, hops, self._chunk):
+            n = min(self._chunk, hops - done)
+            # Contiguous for any n, or numba would compile once more.
+            size = streams * n * waiting.shape[2]
+            mixture = self._mixture[:size].reshape(streams, n, -1)
             _analyse_all(
-                samples, done * hop, n, sizes, frames.analysis, frames.tables, self._memory,
-                self._scratch, mixture,
+                samples, done * hop, n, self._clock, sizes, frames.analysis, frames.tables,
+                self._stft_state, self._scratch, mixture,
             )  # fmt: skip
             stems = self._network.advance(mixture)
             waiting[:, late : late + n] = mixture
             _synthesise_all(
-                waiting, stems, out, self._highband_weights, done * hop, n, sizes, frames.synthesis,
-                frames.product, frames.tables, self._memory, self._scratch,
+                waiting, stems, out, highband_weights, done * hop, n, self._clock, sizes,
+                frames.synthesis, frames.product, frames.tables, self._stft_state, self._scratch,
             )  # fmt: skip
             waiting[:, :late] = waiting[:, n : n + late].copy()
+            self._clock += n
+
+
+class SpectralStream(_Spectral):
+    """One stream around a network; see `protocols.Stream`."""
+
+    def __init__(self, config: ModelConfig, network: Network, channels: int, chunk: int) -> None:
+        super().__init__(config, network, 1, channels, chunk)
+
+    def reset(self) -> None:
+        """Return to silence before the stream."""
+        self._reset(None)
+        self._clock = 0
+
+    def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
+        """Separate `hops` hops, up to `chunk` frames a step of the network."""
+        self._run(samples[None], out[None], highband_weights, hops)
+
+
+class SpectralBatch(_Spectral):
+    """Many mono streams in step around one network; see `protocols.BatchStream`."""
+
+    def __init__(self, config: ModelConfig, network: Network, streams: int) -> None:
+        super().__init__(config, network, streams, 1, CHUNK)
+        self._highband_weights = np.zeros((len(config.stems), 0), np.float32)
+
+    def reset(self, stream: int | None = None) -> None:
+        """Reset one stream, or all."""
+        self._reset(stream)
+
+    def run(self, samples: Floats, out: Floats, hops: int) -> None:
+        """Separate `hops` hops of every stream, up to `CHUNK` frames a step of the network."""
+        if self._highband_weights.shape[1] < out.shape[2]:
+            self._highband_weights = np.zeros((out.shape[1], out.shape[2]), np.float32)
+        self._run(samples[..., None], out[..., None], self._highband_weights, hops)

@@ -1,6 +1,6 @@
-"""From released weights to plain products: norms folded in, every name accounted for.
+"""Folds batch norms into matmul weights, and accounts for every released array.
 
-Reads plain arrays, so that running a network never imports what trained it.
+Reads plain arrays, so that running a network never imports torch.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import ModelError
+from rtmtass.net.constants import NORM_EPSILON
 
 Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
-NORM_EPSILON = 1e-5
-"""What torch's batch norm adds to a variance."""
-
 
 class Layer(NamedTuple):
-    """One folded product: y = W x + b, then slope * y where y is negative."""
+    """A folded layer: y = W x + b, then slope * y where y is negative."""
 
     weight: Floats
     bias: Floats
@@ -66,10 +64,10 @@ class Gru(NamedTuple):
 
 
 def read_grus(weights: Weights, name: str, hidden: int, groups: int) -> list[Gru]:
-    """Return the GRUs side by side of the recurrent block `name`.
+    """Return the parallel GRUs of the recurrent block `name`.
 
     Raises:
-        ModelError: the weights hold none of that size there, or not so many.
+        ModelError: the weights lack one of them, or have another size.
     """
     keys = [f"{name}.gru"] if groups == 1 else [f"{name}.grus.{g}" for g in range(groups)]
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -87,29 +85,29 @@ def read_grus(weights: Weights, name: str, hidden: int, groups: int) -> list[Gru
 
 
 def input_layer(grus: list[Gru]) -> Layer:
-    """Return the product of what all GRUs side by side read, one after the other."""
+    """Return the input layers of parallel GRUs as one, their outputs one after the other."""
     bias = np.concatenate([gru.b_in for gru in grus])
     return Layer(np.concatenate([gru.w_in for gru in grus]), bias, np.ones_like(bias))
 
 
 class TrackedWeights(dict[str, Floats]):
-    """Weights by name that remember which of them were asked for."""
+    """Weights by name that record which of them were read."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
-        self.asked: set[str] = set()
+        self._read: set[str] = set()
 
     def __getitem__(self, name: str) -> Floats:
-        self.asked.add(name)
+        self._read.add(name)
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return what is there, or the default; either way it was asked for."""
-        self.asked.add(name)
+        """Return the array or the default; counts as read either way."""
+        self._read.add(name)
         return super().get(name, default)
 
-    def left_over(self) -> list[str]:
-        """Return the names nobody asked for; torch's step counters don't count."""
+    def unused(self) -> list[str]:
+        """Return the names never read, without torch's step counters."""
         return sorted(
-            name for name in set(self) - self.asked if not name.endswith("num_batches_tracked")
+            name for name in set(self) - self._read if not name.endswith("num_batches_tracked")
         )

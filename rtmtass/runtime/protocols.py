@@ -1,4 +1,4 @@
-"""What the engine asks of a runtime, whichever it is."""
+"""The interface of a runtime, the same for all."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 CHUNK = 32
-"""Hops that share a pass over the weights where nobody waits for the first of them."""
+"""Hops that share a pass over the weights when latency doesn't matter, as for files."""
 
 
 class Stream(Protocol):
-    """One sound being separated: the memory of a stream, and its next hops."""
+    """The state of one stream, and how to process its next hops."""
 
     def run(self, samples: Floats, out: Floats, highband_weights: Floats, hops: int) -> None:
         """Separate whole hops.
 
         Args:
             samples: (n, C) float32, C-contiguous, n >= `hops` times the hop.
-            out: (S, n, C) float32, receives the stems, the model's delay late.
-            highband_weights: (S, n) float32, receives each stem's share of the top band.
-            hops: how many hops to run; samples beyond them stay untouched.
+            out: (S, n, C) float32, receives the stems, late by the model's delay.
+            highband_weights: (S, n) float32, receives each stem's fraction of the top band.
+            hops: how many hops to run; later samples stay untouched.
         """
 
     def reset(self) -> None:
-        """Forget everything heard."""
+        """Return to silence before the stream."""
 
 
 class Runtime(Protocol):
     """A network ready to run; makes independent streams.
 
     Attributes:
-        precision: what products are computed from, of `config.PRECISIONS`.
+        precision: of the matmuls, one of `config.PRECISIONS` or `config.TORCH_PRECISIONS`.
         weight_bytes: bytes of weights that one hop reads.
     """
 
@@ -49,23 +49,23 @@ class Runtime(Protocol):
 
 
 class BatchStream(Protocol):
-    """Many mono sounds being separated in step: their memories, and their next hops."""
+    """The states of many mono streams that run in step, and how to process their next hops."""
 
     def run(self, samples: Floats, out: Floats, hops: int) -> None:
         """Separate whole hops of every stream.
 
         Args:
             samples: (B, n) float32, C-contiguous, n >= `hops` times the hop.
-            out: (B, S, n) float32, C-contiguous, receives the stems, the model's delay late.
-            hops: how many hops to run, `CHUNK` at most; samples beyond them stay untouched.
+            out: (B, S, n) float32, C-contiguous, receives the stems, late by the model's delay.
+            hops: how many hops to run, at most `CHUNK`; later samples stay untouched.
         """
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget what stream number `stream` heard, or all of them."""
+        """Return stream number `stream`, or all, to silence."""
 
 
 class BatchRuntime(Runtime, Protocol):
-    """A runtime that also steps many streams in one call."""
+    """A runtime that also runs many streams in one call."""
 
     def batch(self, streams: int) -> BatchStream:
         """Return `streams` new mono streams that run in step."""

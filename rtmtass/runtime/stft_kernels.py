@@ -1,7 +1,7 @@
-"""Samples to spectra and back for all channels and stems of a stream, a chunk of hops a call.
+"""STFT and inverse for all channels and stems of a stream, a chunk of hops a call.
 
-Both runtimes stand between `analyse` and `synthesise`: the compiled one calls
-them from within its one call per chunk, the torch one around its network.
+Every runtime runs its network between `analyse` and `synthesise`: the compiled one inside
+one call per chunk, the others from Python.
 """
 
 from __future__ import annotations
@@ -20,27 +20,41 @@ Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
 TOP_BAND_HZ = (6000.0, 7300.0)
-"""The model's highest band still whole after resampling: it decides for what lies above."""
-SHARE_MEMORY = np.float32(0.6)
-"""How much of a frame's top-band power counts in the next: 31 ms of smoothing."""
+"""The highest band that resampling leaves intact; its masks are used for all above it."""
+TOP_DECAY = np.float32(0.6)
+"""Fraction of the top band's power that is kept from frame to frame: 31 ms of smoothing."""
 MID_FLOOR = np.float32(1e-6)
-"""Power of the mid signal, against the channels', below which a bin's masks fade out."""
+"""Power of the mid signal, relative to the channels', below which a bin's masks fade out."""
 MASK_FLOOR = np.float32(1e-4)
 TINY = np.float32(1e-20)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
-N_FFT, HOP, SYNTHESIS, BINS, PART, STEMS, CHANNELS, RING, TOP, TOP_END, LOOKAHEAD, WORK = range(12)
+(
+    N_FFT,
+    HOP,
+    SYNTHESIS,
+    BINS,
+    IMAG_OFFSET,
+    STEMS,
+    CHANNELS,
+    RING,
+    TOP,
+    TOP_END,
+    LOOKAHEAD,
+    WORK,
+) = range(12)
+"""Indices into `Frames.sizes`."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """What all streams of one shape share: sizes and tables.
+    """Sizes and tables of the STFT, the same for all streams of one shape.
 
     Attributes:
         sizes: int64, indexed by the names above.
         analysis, synthesis: the windows.
-        product: (synthesis,), both together: overlap-adds to one.
+        product: (synthesis,), product of both windows; overlap-adds to one.
         tables: constants of the FFT.
     """
 
@@ -52,7 +66,7 @@ class Frames:
 
     @classmethod
     def of(cls, config: ModelConfig, imag_offset: int, chunk: int, channels: int) -> Frames:
-        """Work out sizes and tables of streams of `channels` that run `chunk` hops a call."""
+        """Compute the sizes and tables of streams that run `chunk` hops a call."""
         stft = config.stft
         ring = config.net.lookahead + chunk
         top = [round(f * stft.n_fft / stft.sample_rate) for f in TOP_BAND_HZ]
@@ -74,26 +88,26 @@ class Frames:
         )  # fmt: skip
 
     @property
-    def memory_size(self) -> int:
-        """Floats a stream remembers between hops."""
+    def state_size(self) -> int:
+        """Floats of STFT state per stream."""
         n = self.sizes
-        per_channel = n[N_FFT] + n[STEMS] * n[SYNTHESIS] + n[RING] * 2 * n[PART]
+        per_channel = n[N_FFT] + n[STEMS] * n[SYNTHESIS] + n[RING] * 2 * n[IMAG_OFFSET]
         return int(n[CHANNELS] * per_channel + n[STEMS] * n[SYNTHESIS] + n[STEMS] + 1)
 
     @property
     def scratch_size(self) -> int:
-        """Floats a stream needs while it works."""
+        """Floats of scratch space; streams may use the same."""
         n = self.sizes
-        return int(n[WORK] + 2 * n[HOP] + (2 * n[STEMS] + 2) * n[PART])
+        return int(n[WORK] + 2 * n[HOP] + (2 * n[STEMS] + 2) * n[IMAG_OFFSET])
 
     def silence(self) -> Floats:
-        """Return the memory of a stream that has heard nothing; its shares are equal."""
-        memory = np.zeros(self.memory_size, np.float32)
+        """Return the state before the first sample; the stems' highband weights are equal."""
+        state = np.zeros(self.state_size, np.float32)
         n_stems, synthesis, hop = (int(self.sizes[i]) for i in (STEMS, SYNTHESIS, HOP))
-        highband_weights = memory[: n_stems * synthesis].reshape(n_stems, synthesis)
+        highband_weights = state[: n_stems * synthesis].reshape(n_stems, synthesis)
         for start in range(hop, synthesis, hop):
             highband_weights[:, : synthesis - start] += self.product[start:] / n_stems
-        return memory
+        return state
 
 
 @kernel(fastmath=LOOSE)
@@ -105,23 +119,23 @@ def analyse(
     sizes: Longs,
     window: Floats,
     tables: Floats,
-    memory: Floats,
+    state: Floats,
     scratch: Floats,
     mixture: Floats,
 ) -> None:
-    """Write the spectra of the next `frames` hops; of several channels, their mean's.
+    """Write the spectra of the next `frames` hops, averaged over the channels.
 
     Args:
         samples: (n, C), of which the hops from sample `first` on are read.
-        first: where the chunk begins.
+        first: first sample of the chunk.
         frames: hops in the chunk.
         clock: number of its first frame in the stream.
         sizes, window, tables: of `Frames`.
-        memory, scratch: of the stream.
-        mixture: (>= frames, 2 part), receives [re | im].
+        state, scratch: of the stream.
+        mixture: (>= frames, 2 * imag_offset), receives [re | im].
     """
     n_fft, hop, bins, imag_offset, channels = (
-        sizes[N_FFT], sizes[HOP], sizes[BINS], sizes[PART], sizes[CHANNELS],
+        sizes[N_FFT], sizes[HOP], sizes[BINS], sizes[IMAG_OFFSET], sizes[CHANNELS],
     )  # fmt: skip
     at = sizes[WORK]
     work = scratch[:at]
@@ -133,7 +147,7 @@ def analyse(
         for c in range(channels):
             for i in range(hop):
                 block[i] = samples[first + t * hop + i, c]
-            history = memory[histories + c * n_fft : histories + (c + 1) * n_fft]
+            history = state[histories + c * n_fft : histories + (c + 1) * n_fft]
             if channels == 1:
                 analyse_hop(
                     block,
@@ -146,8 +160,8 @@ def analyse(
                 )
                 continue
             at = rings + (c * sizes[RING] + (clock + t) % sizes[RING]) * 2 * imag_offset
-            re = memory[at : at + bins]
-            im = memory[at + imag_offset : at + imag_offset + bins]
+            re = state[at : at + bins]
+            im = state[at + imag_offset : at + imag_offset + bins]
             analyse_hop(block, history, window, tables, work, re, im)
             scale = _ONE / np.float32(channels)
             for k in range(bins):
@@ -168,25 +182,25 @@ def synthesise(
     frames: int,
     clock: int,
     sizes: Longs,
-    windows_of: Floats,
+    window: Floats,
     product: Floats,
     tables: Floats,
-    memory: Floats,
+    state: Floats,
     scratch: Floats,
 ) -> None:
-    """Turn the stems' spectra of a chunk into sound, and its top band into shares.
+    """Turn the stems' spectra of a chunk into samples and highband weights.
 
     Args:
-        aligned: (>= frames, 2 part), the mixture's spectra the stems belong to.
-        stems: (>= frames, S 2 part).
+        aligned: (>= frames, 2 * imag_offset), the mixture's spectra that belong to the stems.
+        stems: (>= frames, S * 2 * imag_offset).
         out: (S, n, C), receives the stems from sample `first` on.
-        highband_weights: (S, n), receives each stem's share of the top band; sums to one.
-        first, frames, clock, sizes, tables, memory, scratch: as of `analyse`.
-        windows_of: the synthesis window.
-        product: both windows together.
+        highband_weights: (S, n), receives each stem's fraction of the top band; sums to one.
+        first, frames, clock, sizes, tables, state, scratch: as for `analyse`.
+        window: the synthesis window.
+        product: product of both windows.
     """
     n_fft, hop, length, bins, imag_offset, n_stems, channels = (
-        sizes[N_FFT], sizes[HOP], sizes[SYNTHESIS], sizes[BINS], sizes[PART], sizes[STEMS],
+        sizes[N_FFT], sizes[HOP], sizes[SYNTHESIS], sizes[BINS], sizes[IMAG_OFFSET], sizes[STEMS],
         sizes[CHANNELS],
     )  # fmt: skip
     at = sizes[WORK]
@@ -199,10 +213,10 @@ def synthesise(
     rings = overlaps + channels * n_stems * length
     for t in range(frames):
         start = first + t * hop
-        _share_top(aligned[t], stems[t], highband_weights, start, sizes, product, memory)
+        _weigh_top_band(aligned[t], stems[t], highband_weights, start, sizes, product, state)
         if channels > 1:
             at = rings + ((clock + t - sizes[LOOKAHEAD]) % sizes[RING]) * 2 * imag_offset
-            _link(aligned[t], stems[t], masks, sizes, memory, at)
+            _recover_masks(aligned[t], stems[t], masks, sizes, state, at)
         for c in range(channels):
             at = (
                 rings
@@ -212,8 +226,8 @@ def synthesise(
                 re = stems[t, 2 * s * imag_offset : 2 * s * imag_offset + bins]
                 im = stems[t, (2 * s + 1) * imag_offset : (2 * s + 1) * imag_offset + bins]
                 if channels > 1:
-                    x_re = memory[at : at + bins]
-                    x_im = memory[at + imag_offset : at + imag_offset + bins]
+                    x_re = state[at : at + bins]
+                    x_im = state[at + imag_offset : at + imag_offset + bins]
                     m_re = masks[2 * s * imag_offset : 2 * s * imag_offset + bins]
                     m_im = masks[(2 * s + 1) * imag_offset : (2 * s + 1) * imag_offset + bins]
                     re = spec[:bins]
@@ -222,57 +236,67 @@ def synthesise(
                         re[k] = m_re[k] * x_re[k] - m_im[k] * x_im[k]
                         im[k] = m_re[k] * x_im[k] + m_im[k] * x_re[k]
                 o = overlaps + (c * n_stems + s) * length
-                synthesise_hop(re, im, memory[o : o + length], windows_of, tables, work, block)
+                synthesise_hop(re, im, state[o : o + length], window, tables, work, block)
                 for i in range(hop):
                     out[s, start + i, c] = block[i]
 
 
 @kernel(fastmath=LOOSE)
-def _share_top(
+def _weigh_top_band(
     mixture: Floats,
     stems: Floats,
     highband_weights: Floats,
     start: int,
     sizes: Longs,
     product: Floats,
-    memory: Floats,
+    state: Floats,
 ) -> None:
-    """Tell which part of the mixture's top band each stem has, cross-faded over the frames."""
-    hop, length, imag_offset, n_stems = sizes[HOP], sizes[SYNTHESIS], sizes[PART], sizes[STEMS]
-    sums = memory[n_stems * length : n_stems * length + n_stems + 1]
+    """Compute each stem's fraction of the mixture's top band, cross-faded over the frames."""
+    hop, length, imag_offset, n_stems = (
+        sizes[HOP],
+        sizes[SYNTHESIS],
+        sizes[IMAG_OFFSET],
+        sizes[STEMS],
+    )
+    sums = state[n_stems * length : n_stems * length + n_stems + 1]
     power = _ZERO
     for k in range(sizes[TOP], sizes[TOP_END]):
         power += mixture[k] * mixture[k] + mixture[imag_offset + k] * mixture[imag_offset + k]
-    sums[n_stems] = max(SHARE_MEMORY * sums[n_stems] + power, TINY)
+    sums[n_stems] = max(TOP_DECAY * sums[n_stems] + power, TINY)
     total = _ZERO
     for s in range(n_stems):
         inner = _ZERO
         for k in range(sizes[TOP], sizes[TOP_END]):
             inner += stems[2 * s * imag_offset + k] * mixture[k]
             inner += stems[(2 * s + 1) * imag_offset + k] * mixture[imag_offset + k]
-        sums[s] = SHARE_MEMORY * sums[s] + inner
+        sums[s] = TOP_DECAY * sums[s] + inner
         if abs(sums[s]) < TINY:
             sums[s] = _ZERO
         total += max(sums[s], _ZERO)
     for s in range(n_stems):
-        share = _ONE / np.float32(n_stems)
+        fraction = _ONE / np.float32(n_stems)
         if total > TINY:
-            share = max(sums[s], _ZERO) / total
-        overlap = memory[s * length : (s + 1) * length]
+            fraction = max(sums[s], _ZERO) / total
+        overlap = state[s * length : (s + 1) * length]
         for i in range(hop):
-            highband_weights[s, start + i] = overlap[i] + share * product[i]
+            highband_weights[s, start + i] = overlap[i] + fraction * product[i]
         for i in range(length - hop):
-            overlap[i] = overlap[i + hop] + share * product[i + hop]
+            overlap[i] = overlap[i + hop] + fraction * product[i + hop]
         for i in range(length - hop, length):
             overlap[i] = _ZERO
 
 
 @kernel(fastmath=LOOSE)
-def _link(
-    mid: Floats, stems: Floats, masks: Floats, sizes: Longs, memory: Floats, ring: int
+def _recover_masks(
+    mid: Floats, stems: Floats, masks: Floats, sizes: Longs, state: Floats, ring: int
 ) -> None:
-    """Recover the masks the mid signal got, to be applied to every channel; they sum to one."""
-    bins, imag_offset, n_stems, channels = sizes[BINS], sizes[PART], sizes[STEMS], sizes[CHANNELS]
+    """Recover the masks of the mid signal, for use on every channel; they sum to one."""
+    bins, imag_offset, n_stems, channels = (
+        sizes[BINS],
+        sizes[IMAG_OFFSET],
+        sizes[STEMS],
+        sizes[CHANNELS],
+    )
     step = sizes[RING] * 2 * imag_offset
     for k in range(bins):
         a = mid[k]
@@ -280,10 +304,10 @@ def _link(
         power = _ZERO
         for c in range(channels):
             at = ring + c * step + k
-            power += memory[at] * memory[at] + memory[at + imag_offset] * memory[at + imag_offset]
+            power += state[at] * state[at] + state[at + imag_offset] * state[at + imag_offset]
         scale = _ONE / (a * a + b * b + MID_FLOOR * power + TINY)
-        left_re = _ONE
-        left_im = _ZERO
+        residual_re = _ONE
+        residual_im = _ZERO
         total = _ZERO
         for s in range(n_stems):
             re = stems[2 * s * imag_offset + k]
@@ -292,11 +316,11 @@ def _link(
             mask_im = (im * a - re * b) * scale
             masks[2 * s * imag_offset + k] = mask_re
             masks[(2 * s + 1) * imag_offset + k] = mask_im
-            left_re -= mask_re
-            left_im -= mask_im
+            residual_re -= mask_re
+            residual_im -= mask_im
             total += mask_re * mask_re + mask_im * mask_im + MASK_FLOOR
         for s in range(n_stems):
             at = 2 * s * imag_offset + k
-            share = (masks[at] ** 2 + masks[at + imag_offset] ** 2 + MASK_FLOOR) / total
-            masks[at] += share * left_re
-            masks[at + imag_offset] += share * left_im
+            fraction = (masks[at] ** 2 + masks[at + imag_offset] ** 2 + MASK_FLOOR) / total
+            masks[at] += fraction * residual_re
+            masks[at + imag_offset] += fraction * residual_im

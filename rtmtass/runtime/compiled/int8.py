@@ -1,7 +1,7 @@
-"""Products in eight bits: how bytes are multiplied on this processor, and how floats become bytes.
+"""Int8 matmul: the dot product of each instruction set, and the quantiser of the inputs.
 
-The sums are exact integers, so every way gives the same: the fastest differs
-from the portable one in time alone.
+The sums are exact integers, so every instruction set gives the same result; they differ
+in speed only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rtmtass.jit.cpu import int8_isa
-from rtmtass.runtime.compiled.microkernels import FLOAT, INT, PANEL, address, constant, load, spread
+from rtmtass.runtime.compiled.microkernels import (
+    FLOAT,
+    INT,
+    Emit,
+    address,
+    constant,
+    load,
+    spread,
+)
 from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
 ROW_HEADER = 64
-"""Bytes before a row of quantised input; the first four hold its scale as a float32."""
+"""Bytes before a row of quantised inputs; the first four hold its scale as a float32."""
 GROUP = 4
 """Inputs multiplied and summed in one instruction."""
-SMALLEST = 1e-30
-"""An input whose largest value is below this counts as silent."""
+SILENCE = 1e-30
+"""A row whose largest magnitude is not above this is quantised to zeros."""
 
 _BYTE = ir.IntType(8)
 _SHORT = ir.IntType(16)
@@ -35,15 +43,15 @@ Dot = Callable[[Any, Any, Any, Any], Any]
 
 @dataclass(frozen=True)
 class Int8Isa:
-    """One way to add up products of bytes.
+    """An instruction set's int8 dot product.
 
     Attributes:
         lanes: outputs in a vector.
-        rows: inputs that share a pass over a panel's weights.
-        strip: vectors of outputs such a pass takes at a time: rows * strip sums, the
-            weights and one input have to fit the registers.
-        offset: what is added to inputs before they become bytes; its part of the
-            sums is taken off again.
+        rows: input rows that share a pass over a panel's weights.
+        strip: vectors of outputs per pass: rows * strip sums, the weights and one input
+            must fit the registers.
+        offset: added to the quantised inputs to make them unsigned, and subtracted from
+            the sums again.
         dot: emits the instruction.
     """
 
@@ -66,14 +74,14 @@ def _vnni(lanes: int) -> Dot:
 
     def dot(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
         both = (spread(builder, inputs, lanes), weights)
-        as_bytes = [builder.bitcast(imag_offset, kind) for imag_offset in both]
+        as_bytes = [builder.bitcast(vector, kind) for vector in both]
         return _intrinsic(builder, name, sums.type, sums, *as_bytes)
 
     return dot
 
 
 def _avx2(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
-    """|x| * (w with x's sign): neighbours' sums fit 16 bits, for none is -128."""
+    """|x| * (w with x's sign): sums of two fit 16 bits, as no value is -128."""
     kind = ir.VectorType(_BYTE, 32)
     x = builder.bitcast(spread(builder, inputs, 8), kind)
     zero = ir.Constant(kind, [0] * 32)
@@ -97,10 +105,10 @@ def _neon(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
 def _portable(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
     lanes = sums.type.count
     x = spread(builder, inputs, lanes)
-    for place in range(GROUP):
-        left = ir.Constant(sums.type, [24 - 8 * place] * lanes)
+    for byte in range(GROUP):
+        left = ir.Constant(sums.type, [24 - 8 * byte] * lanes)
         right = ir.Constant(sums.type, [24] * lanes)
-        a, b = (builder.ashr(builder.shl(imag_offset, left), right) for imag_offset in (x, weights))
+        a, b = (builder.ashr(builder.shl(word, left), right) for word in (x, weights))
         sums = builder.add(sums, builder.mul(a, b))
     return sums
 
@@ -114,50 +122,42 @@ ISAS = {
 }
 
 
-def microkernel(isa: Int8Isa, rows: int, outputs: int) -> Any:
-    """Make the product of `rows` quantised inputs with a panel of `outputs` outputs.
+def microkernel(isa: Int8Isa, rows: int, outputs: int) -> Emit:
+    """Make the product of `rows` quantised rows and a panel of `outputs` outputs.
 
-    The panel lies as [groups][outputs][4] bytes, then [outputs] float32 scales and
-    [outputs] int32 sums of the weights times `ISAS`' largest offset, 128.
+    The panel is [groups][outputs][4] int8, then [outputs] float32 scales, then [outputs]
+    int32: the sums of the weights times 128, the largest offset of `ISAS`. `x` is the
+    address of the first row's header.
     """
     vectors = outputs // isa.lanes
     strip = min(vectors, isa.strip) if rows > 1 else vectors
 
-    @intrinsic
-    def matmul(
-        typing_context: Any, weights: Any, x: Any, x_stride: Any, groups: Any, y: Any, y_stride: Any
-    ) -> Any:
-        """Addresses and strides in bytes; `x` is that of the first row's head."""
+    def emit(builder: Any, args: Any) -> None:
+        for first in range(0, vectors, strip):
+            numbers = range(first, min(first + strip, vectors))
+            sums = _emit_sums(builder, isa, args, rows, outputs, numbers)
+            _emit_outputs(builder, isa, args, sums, outputs, numbers)
 
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            for first in range(0, vectors, strip):
-                places = range(first, min(first + strip, vectors))
-                sums = _emit_sums(builder, isa, args, rows, outputs, places)
-                _emit_outputs(builder, isa, args, sums, outputs, places)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), emit
-
-    return matmul
+    return emit
 
 
 def _emit_sums(
-    builder: Any, isa: Int8Isa, args: Any, rows: int, outputs: int, places: range
+    builder: Any, isa: Int8Isa, args: Any, rows: int, outputs: int, numbers: range
 ) -> list[list[Any]]:
-    """Emit the loop over the inputs; return where the sums of each row and vector are."""
+    """Emit the loop over the inputs; return pointers to the sums of each row and vector."""
     w_at, x_at, x_step, count = args[:4]
     kind = ir.VectorType(INT, isa.lanes)
     zero = ir.Constant(kind, [0] * isa.lanes)
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in places] for _ in range(rows)]
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in numbers] for _ in range(rows)]
     with cgutils.for_range(builder, count) as loop:
         start = builder.mul(loop.index, constant(GROUP * outputs))
         loaded = [
             load(builder, w_at, builder.add(start, constant(GROUP * isa.lanes * v)), kind, 4)
-            for v in places
+            for v in numbers
         ]
-        place = builder.add(builder.mul(loop.index, constant(GROUP)), constant(ROW_HEADER))
+        first = builder.add(builder.mul(loop.index, constant(GROUP)), constant(ROW_HEADER))
         for r, row in enumerate(sums):
-            at = builder.add(place, builder.mul(x_step, constant(r)))
+            at = builder.add(first, builder.mul(x_step, constant(r)))
             four = load(builder, x_at, at, INT, 4)
             for total, weight in zip(row, loaded, strict=True):
                 builder.store(isa.dot(builder, builder.load(total), four, weight), total)
@@ -165,34 +165,33 @@ def _emit_sums(
 
 
 def _emit_outputs(
-    builder: Any, isa: Int8Isa, args: Any, sums: list[list[Any]], outputs: int, places: range
+    builder: Any, isa: Int8Isa, args: Any, sums: list[list[Any]], outputs: int, numbers: range
 ) -> None:
-    """Emit what turns sums into floats: the offset's part off, times both scales."""
+    """Emit the conversion of sums to floats: minus the offset's part, times both scales."""
     w_at, x_at, x_step, count, y_at, y_step = args
     whole, real = ir.VectorType(INT, isa.lanes), ir.VectorType(FLOAT, isa.lanes)
     scales = builder.mul(count, constant(GROUP * outputs))
-    for number, v in enumerate(places):
+    for i, v in enumerate(numbers):
         at = builder.add(scales, constant(4 * isa.lanes * v))
         scale = load(builder, w_at, at, real, 4)
         shift = load(builder, w_at, builder.add(at, constant(4 * outputs)), whole, 4)
         for r, row in enumerate(sums):
             step = builder.mul(x_step, constant(r))
-            level = spread(builder, load(builder, x_at, step, FLOAT, 4), isa.lanes)
-            total = builder.load(row[number])
+            x_scale = spread(builder, load(builder, x_at, step, FLOAT, 4), isa.lanes)
+            total = builder.load(row[i])
             if isa.offset:
                 total = builder.sub(total, shift)
             value = builder.fmul(builder.sitofp(total, real), scale)
-            value = builder.fmul(value, level)
+            value = builder.fmul(value, x_scale)
             to = builder.add(builder.mul(y_step, constant(r)), constant(4 * isa.lanes * v))
             builder.store(value, address(builder, y_at, to, real)).align = 4
 
 
 def quantiser(isa: Int8Isa) -> Any:
-    """Make the function that turns a row of floats into a head and bytes.
+    """Make the function that quantises a row of floats into a header and bytes.
 
-    The scale is the row's largest magnitude over 127; halves round to even. What
-    lies between the row's end and the next multiple of four is left as it is: the
-    weights there are zero.
+    The scale is the row's largest magnitude over 127; halves round to even. Bytes between
+    the row's end and the next multiple of four aren't written: the weights there are zero.
     """
     real, whole = ir.VectorType(FLOAT, LANES), ir.VectorType(INT, LANES)
     few = ir.VectorType(_BYTE, LANES)
@@ -224,33 +223,33 @@ def quantiser(isa: Int8Isa) -> Any:
         return builder.load(top)
 
     @intrinsic
-    def quantise(typing_context: Any, x: Any, m: Any, head: Any) -> Any:
-        """Address of m floats, their count, address of the head before the bytes."""
+    def quantise(typing_context: Any, x: Any, m: Any, header: Any) -> Any:
+        """Address of m floats, their count, address of the header before the bytes."""
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            x_at, count, head_at = args
+            x_at, count, header_at = args
             vectors = builder.udiv(count, constant(LANES))
             first = builder.mul(vectors, constant(LANES))
             left = builder.sub(count, first)
             top = peak(builder, x_at, vectors, first, left)
-            is_heard = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, SMALLEST))
-            nothing, most = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
-            factor = builder.select(is_heard, builder.fdiv(most, top), nothing)
-            scale = builder.select(is_heard, builder.fdiv(top, most), nothing)
-            builder.store(scale, builder.inttoptr(head_at, FLOAT.as_pointer()))
+            is_audible = builder.fcmp_ordered(">", top, ir.Constant(FLOAT, SILENCE))
+            zero, most = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
+            factor = builder.select(is_audible, builder.fdiv(most, top), zero)
+            scale = builder.select(is_audible, builder.fdiv(top, most), zero)
+            builder.store(scale, builder.inttoptr(header_at, FLOAT.as_pointer()))
             factors = spread(builder, factor, LANES)
             with cgutils.for_range(builder, vectors) as loop:
                 at = builder.mul(loop.index, constant(4 * LANES))
                 value = load(builder, x_at, at, real, 4)
                 to = builder.add(builder.mul(loop.index, constant(LANES)), constant(ROW_HEADER))
                 packed = to_byte(builder, value, factors, whole, few)
-                builder.store(packed, address(builder, head_at, to, few)).align = 1
+                builder.store(packed, address(builder, header_at, to, few)).align = 1
             with cgutils.for_range(builder, left) as loop:
-                place = builder.add(first, loop.index)
-                value = load(builder, x_at, builder.mul(place, constant(4)), FLOAT, 4)
-                to = builder.add(place, constant(ROW_HEADER))
+                index = builder.add(first, loop.index)
+                value = load(builder, x_at, builder.mul(index, constant(4)), FLOAT, 4)
+                to = builder.add(index, constant(ROW_HEADER))
                 one = to_byte(builder, value, factor, INT, _BYTE)
-                builder.store(one, address(builder, head_at, to, _BYTE)).align = 1
+                builder.store(one, address(builder, header_at, to, _BYTE)).align = 1
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 3), emit
@@ -259,11 +258,12 @@ def quantiser(isa: Int8Isa) -> Any:
 
 
 ISA_NAME = int8_isa()
-_ISA = ISAS[ISA_NAME]
-BYTE_ROWS = _ISA.rows
+ISA = ISAS[ISA_NAME]
+"""Of this processor, or the one that `RTMTASS_INT8` forces."""
 
-quantise = quantiser(_ISA)
-wide_rows_int8 = microkernel(_ISA, _ISA.rows, PANEL)
-wide_row_int8 = microkernel(_ISA, 1, PANEL)
-slim_rows_int8 = microkernel(_ISA, _ISA.rows, LANES)
-slim_row_int8 = microkernel(_ISA, 1, LANES)
+quantise = quantiser(ISA)
+
+
+def int8_microkernel(rows: int, outputs: int) -> Emit:
+    """Make the microkernel of this processor; see `microkernel`."""
+    return microkernel(ISA, rows, outputs)

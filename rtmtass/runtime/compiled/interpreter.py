@@ -1,9 +1,7 @@
-"""The machine that runs a plan: one compiled loop over its operations, any number of frames.
+"""Runs a compiled program: one loop over its instructions, for any number of frames.
 
-A plan is rows of integers; a row names an operation, and where in the four
-arenas (weights, state, work, clock) it reads and writes. Live, a plan runs for
-one frame a call; over files for many, and each weight is then read once for
-all of them. The arithmetic of a frame is the same either way.
+Live, a program runs one frame a call; for files it runs many, and each weight is then
+read once for all of them. The arithmetic of a frame is the same either way.
 """
 
 from __future__ import annotations
@@ -12,29 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import LOOSE, kernel
-from rtmtass.runtime.compiled.matmul import (
-    BF16,
-    INT8,
-    matmul,
-    matmul_bf16,
-    matmul_int8,
-    quantise_rows,
+from rtmtass.runtime.compiled.matmul import multiply
+from rtmtass.runtime.compiled.program import (
+    AFFINE,
+    COPY,
+    CUT,
+    GATE,
+    GRU,
+    JOIN,
+    MATMUL,
+    OP_AFFINE,
+    OP_COMPRESS,
+    OP_COPY,
+    OP_CUT,
+    OP_ESTIMATE,
+    OP_GATE,
+    OP_GRU,
+    OP_JOIN,
+    OP_LEVEL,
+    OP_MIXTURE_CONSISTENCY,
+    OP_SUBTRACT,
+    OP_TAPS,
+    SUBTRACT,
+    TAPS,
 )
 from rtmtass.runtime.compiled.simd import sigmoid, tanh
-from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, share
+from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, mixture_consistency
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
-
-FIELDS = 16
-"""Integers in a row of a plan."""
-
-KIND, ROWS, QUANTISED = 10, 11, 12
-"""Fields of a product's row: precision; rows a frame; address, stride of quantised inputs."""
-
-AFFINE, TAPS, GATE, GRU, COPY, ADD, LEVEL, COMPRESS, ESTIMATE, SUBTRACT, SHARE, CUT, JOIN = range(
-    13
-)
 
 _ZERO = np.float32(0.0)
 
@@ -50,80 +54,73 @@ def _multiply(
     y: int,
     y_stride: int,
     n: int,
-    at: int,
-    frames: int,
+    rows: int,
 ) -> None:
-    """y[t] = W x[t] in the precision the operation names; `x` and `y` are addresses, bytes."""
-    packed = weights.ctypes.data + 4 * at
-    kind = op[KIND]
-    if kind == INT8:
-        heads = work.ctypes.data + 4 * op[QUANTISED]
-        header_stride = 4 * op[QUANTISED + 1]
-        quantise_rows(x, x_stride, m, heads, header_stride, frames)
-        matmul_int8(packed, m, n, heads, header_stride, y, y_stride, frames)
-    elif kind == BF16:
-        matmul_bf16(packed, m, n, x, x_stride, y, y_stride, frames)
-    else:
-        matmul(packed, m, n, x, x_stride, y, y_stride, frames)
+    """y[t] = W x[t] in the precision of the instruction; `x`, `y` and strides in bytes."""
+    multiply(
+        op[MATMUL.precision], weights.ctypes.data + 4 * op[MATMUL.weights], m, n, x, x_stride, y,
+        y_stride, rows, work.ctypes.data + 4 * op[MATMUL.quantised],
+        4 * op[MATMUL.quantised_stride],
+    )  # fmt: skip
 
 
 @kernel(fastmath=LOOSE)
 def _affine(op: Longs, weights: Floats, work: Floats, rows: int) -> None:
-    """Y = W x + b, then slope * y where negative; stored, or added to what is there."""
-    source, x_stride, m, target, y_stride, n, at, bias_at, scratch = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
-    )  # fmt: skip
+    """Affine layer: y = W x + b, then slope * y where negative; stored, or added to y."""
+    x, x_stride, y, y_stride = op[AFFINE.x], op[AFFINE.x_stride], op[AFFINE.y], op[AFFINE.y_stride]
+    n, first_bias, scratch = op[AFFINE.n], op[AFFINE.bias], op[AFFINE.scratch]
     base = work.ctypes.data
-    to, to_stride = (scratch, n) if scratch >= 0 else (target, y_stride)
+    to, to_stride = (scratch, n) if scratch >= 0 else (y, y_stride)
     _multiply(
-        op, weights, work, base + 4 * source, 4 * x_stride, m, base + 4 * to, 4 * to_stride, n, at,
-        rows,
+        op, weights, work, base + 4 * x, 4 * x_stride, op[AFFINE.m], base + 4 * to, 4 * to_stride,
+        n, rows,
     )  # fmt: skip
-    bias = weights[bias_at : bias_at + n]
-    slope = weights[bias_at + n : bias_at + 2 * n]
+    bias = weights[first_bias : first_bias + n]
+    slope = weights[first_bias + n : first_bias + 2 * n]
     for t in range(rows):
-        y = work[to + t * to_stride : to + t * to_stride + n]
+        product = work[to + t * to_stride : to + t * to_stride + n]
         if scratch >= 0:
-            out = work[target + t * y_stride : target + t * y_stride + n]
+            out = work[y + t * y_stride : y + t * y_stride + n]
             for i in range(n):
-                value = y[i] + bias[i]
+                value = product[i] + bias[i]
                 out[i] += max(value, _ZERO) + slope[i] * min(value, _ZERO)
         else:
             for i in range(n):
-                value = y[i] + bias[i]
-                y[i] = max(value, _ZERO) + slope[i] * min(value, _ZERO)
+                value = product[i] + bias[i]
+                product[i] = max(value, _ZERO) + slope[i] * min(value, _ZERO)
 
 
 @kernel(fastmath=LOOSE)
 def _taps(
     op: Longs, state: Floats, work: Floats, clock: int, frames: int, stream_stride: int
 ) -> None:
-    """Remember the frames, and lay each beside the earlier ones a dilated kernel hears."""
-    source, stride, width, target, out_stride, size, dilation, ring, mask = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
-    )  # fmt: skip
-    passes = 0 if stream_stride else 1
+    """Store the frames in a ring, and write each beside the earlier ones of a dilated kernel."""
+    x, x_stride, y, y_stride = op[TAPS.x], op[TAPS.x_stride], op[TAPS.y], op[TAPS.y_stride]
+    width, size, dilation = op[TAPS.width], op[TAPS.size], op[TAPS.dilation]
+    ring, mask = op[TAPS.ring], op[TAPS.mask]
+    step = 0 if stream_stride else 1
     for t in range(frames):
-        row = ring + t * stream_stride + ((clock + t * passes) & mask) * width
+        slot = ring + t * stream_stride + ((clock + t * step) & mask) * width
         for i in range(width):
-            state[row + i] = work[source + t * stride + i]
+            state[slot + i] = work[x + t * x_stride + i]
     for t in range(frames):
-        now = clock + t * passes
+        now = clock + t * step
         for tap in range(size):
-            row = ring + t * stream_stride + ((now - (size - 1 - tap) * dilation) & mask) * width
-            to = target + t * out_stride + tap * width
+            slot = ring + t * stream_stride + ((now - (size - 1 - tap) * dilation) & mask) * width
+            to = y + t * y_stride + tap * width
             for i in range(width):
-                work[to + i] = state[row + i]
+                work[to + i] = state[slot + i]
 
 
 @kernel(fastmath=LOOSE)
 def _gate(op: Longs, work: Floats, frames: int) -> None:
-    """Out = value * sigmoid(gate), value and gate side by side."""
-    source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
+    """Gate: y = value * sigmoid(gate), value and gate side by side."""
+    x, x_stride, y, y_stride = op[GATE.x], op[GATE.x_stride], op[GATE.y], op[GATE.y_stride]
+    width = op[GATE.width]
     for t in range(frames):
-        value = work[source + t * stride : source + t * stride + width]
-        gate = work[source + t * stride + width : source + t * stride + 2 * width]
-        out = work[target + t * out_stride : target + t * out_stride + width]
+        value = work[x + t * x_stride : x + t * x_stride + width]
+        gate = work[x + t * x_stride + width : x + t * x_stride + 2 * width]
+        out = work[y + t * y_stride : y + t * y_stride + width]
         for i in range(width):
             out[i] = value[i] * sigmoid(gate[i])
 
@@ -132,121 +129,112 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
 def _gru(
     op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, stream_stride: int
 ) -> None:
-    """Step a GRU whose input product is done: the recurrent product, the gates, the state.
+    """Step a GRU whose input matmul is done: the recurrent matmul, the gates, the state.
 
-    A frame may have many rows, each with a state of its own, `held` floats apart.
+    A frame may have many rows, each with a state of its own, `state_stride` floats apart.
     """
-    source, stride, width, target, out_stride, at, bias_at, memory, scratch, rows = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[ROWS],
-    )  # fmt: skip
-    padded, held = op[14], op[15]
-    bias = weights[bias_at : bias_at + 3 * width]
-    states = state.ctypes.data + 4 * memory
+    x, x_stride, y, y_stride = op[GRU.x], op[GRU.x_stride], op[GRU.y], op[GRU.y_stride]
+    width, rows, first_state, scratch = op[GRU.width], op[GRU.rows], op[GRU.state], op[GRU.scratch]
+    padded, state_stride = op[GRU.padded], op[GRU.state_stride]
+    bias = weights[op[GRU.bias] : op[GRU.bias] + 3 * width]
+    states = state.ctypes.data + 4 * first_state
     base = work.ctypes.data + 4 * scratch
-    at_once = stream_stride > 0 and rows == 1
-    if at_once:  # rows are streams, not frames
+    is_one_matmul = stream_stride > 0 and rows == 1
+    if is_one_matmul:  # rows are streams: their states don't depend on each other
         _multiply(
-            op,
-            weights,
-            work,
-            states,
-            4 * stream_stride,
-            width,
-            base,
-            4 * padded,
-            padded,
-            at,
-            frames,
+            op, weights, work, states, 4 * stream_stride, width, base, 4 * padded, padded, frames
         )
     for t in range(frames):
-        if not at_once:
+        if not is_one_matmul:
             now = states + 4 * t * stream_stride
-            _multiply(op, weights, work, now, 4 * held, width, base, 4 * padded, padded, at, rows)
+            _multiply(
+                op, weights, work, now, 4 * state_stride, width, base, 4 * padded, padded, rows
+            )
         for k in range(rows):
-            own = memory + t * stream_stride + k * held
-            h = state[own : own + width]
-            row = scratch + (t if at_once else k) * padded
-            heard = work[row : row + 3 * width]
-            given_at = source + (t * rows + k) * stride
-            given = work[given_at : given_at + 3 * width]
-            to = target + (t * rows + k) * out_stride
-            out = work[to : to + width]
+            h_at = first_state + t * stream_stride + k * state_stride
+            h = state[h_at : h_at + width]
+            row = scratch + (t if is_one_matmul else k) * padded
+            recurrent = work[row : row + 3 * width]
+            row = x + (t * rows + k) * x_stride
+            inputs = work[row : row + 3 * width]
+            row = y + (t * rows + k) * y_stride
+            out = work[row : row + width]
             for i in range(width):
-                reset = sigmoid(given[i] + heard[i] + bias[i])
-                update = sigmoid(given[width + i] + heard[width + i] + bias[width + i])
-                shaped = reset * (heard[2 * width + i] + bias[2 * width + i])
-                new = tanh(given[2 * width + i] + shaped)
+                reset = sigmoid(inputs[i] + recurrent[i] + bias[i])
+                update = sigmoid(inputs[width + i] + recurrent[width + i] + bias[width + i])
+                gated = reset * (recurrent[2 * width + i] + bias[2 * width + i])
+                new = tanh(inputs[2 * width + i] + gated)
                 h[i] = new + update * (h[i] - new)
                 out[i] = h[i]
 
 
 @kernel(fastmath=LOOSE)
 def _copy(op: Longs, work: Floats, frames: int) -> None:
-    """Copy, or add, a slice of one register to a slice of another."""
-    source, stride, width, target, out_stride = op[1], op[2], op[3], op[4], op[5]
+    """Copy a slice of one register to a slice of another, or add it."""
+    x, x_stride, y, y_stride = op[COPY.x], op[COPY.x_stride], op[COPY.y], op[COPY.y_stride]
+    width, adds = op[COPY.width], op[COPY.adds]
     for t in range(frames):
-        given = work[source + t * stride : source + t * stride + width]
-        out = work[target + t * out_stride : target + t * out_stride + width]
-        if op[0] == ADD:
+        source = work[x + t * x_stride : x + t * x_stride + width]
+        out = work[y + t * y_stride : y + t * y_stride + width]
+        if adds:
             for i in range(width):
-                out[i] += given[i]
+                out[i] += source[i]
         else:
             for i in range(width):
-                out[i] = given[i]
+                out[i] = source[i]
 
 
 @kernel(fastmath=LOOSE)
 def _subtract(op: Longs, work: Floats, frames: int) -> None:
-    """Out = minuend - subtrahend, whole registers."""
-    source, stride, other, other_stride, target, out_stride, width = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
-    )  # fmt: skip
+    """Subtract: y = a - b, whole registers."""
+    a, a_stride = op[SUBTRACT.a], op[SUBTRACT.a_stride]
+    b, b_stride = op[SUBTRACT.b], op[SUBTRACT.b_stride]
+    y, y_stride, width = op[SUBTRACT.y], op[SUBTRACT.y_stride], op[SUBTRACT.width]
     for t in range(frames):
-        minuend = work[source + t * stride : source + t * stride + width]
-        taken = work[other + t * other_stride : other + t * other_stride + width]
-        out = work[target + t * out_stride : target + t * out_stride + width]
+        minuend = work[a + t * a_stride : a + t * a_stride + width]
+        subtrahend = work[b + t * b_stride : b + t * b_stride + width]
+        out = work[y + t * y_stride : y + t * y_stride + width]
         for i in range(width):
-            out[i] = minuend[i] - taken[i]
+            out[i] = minuend[i] - subtrahend[i]
 
 
 @kernel(fastmath=LOOSE)
 def _cut(op: Longs, work: Floats, frames: int) -> None:
-    """Lay pieces of a frame, evenly apart, into its rows; silence beyond its ends."""
-    source, stride, bins, target, out_stride, width, rows, step, first = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9],
-    )  # fmt: skip
+    """Cut a frame into pieces, evenly spaced, zero-padded beyond its ends."""
+    x, x_stride, x_width = op[CUT.x], op[CUT.x_stride], op[CUT.x_width]
+    y, y_stride, width = op[CUT.y], op[CUT.y_stride], op[CUT.y_width]
+    rows, step, first = op[CUT.rows], op[CUT.step], op[CUT.first]
     for t in range(frames):
-        x = work[source + t * stride : source + t * stride + bins]
+        source = work[x + t * x_stride : x + t * x_stride + x_width]
         for k in range(rows):
             start = first + k * step
-            to = target + (t * rows + k) * out_stride
+            to = y + (t * rows + k) * y_stride
             out = work[to : to + width]
             for i in range(width):
                 out[i] = _ZERO
-            low, high = max(0, -start), min(width, bins - start)
+            low, high = max(0, -start), min(width, x_width - start)
             for i in range(low, high):
-                out[i] = x[start + i]
+                out[i] = source[start + i]
 
 
 @kernel(fastmath=LOOSE)
 def _join(op: Longs, work: Floats, frames: int) -> None:
-    """Add the rows of a frame, side by side, to a register."""
-    source, stride, width, target, out_stride, bins, rows = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
-    )  # fmt: skip
+    """Add the rows of a frame, end to end, to a register."""
+    x, x_stride, width = op[JOIN.x], op[JOIN.x_stride], op[JOIN.x_width]
+    y, y_stride, y_width, rows = op[JOIN.y], op[JOIN.y_stride], op[JOIN.y_width], op[JOIN.rows]
     for t in range(frames):
-        out = work[target + t * out_stride : target + t * out_stride + bins]
+        out = work[y + t * y_stride : y + t * y_stride + y_width]
         for k in range(rows):
-            given_at = source + (t * rows + k) * stride
-            given = work[given_at : given_at + width]
+            row = x + (t * rows + k) * x_stride
+            source = work[row : row + width]
             start = k * width
-            for i in range(min(width, bins - start)):
-                out[start + i] += given[i]
+            for i in range(min(width, y_width - start)):
+                out[start + i] += source[i]
 
 
 @kernel(fastmath=LOOSE)
 def execute(
-    plan: Longs,
+    instructions: Longs,
     weights: Floats,
     state: Floats,
     work: Floats,
@@ -254,40 +242,40 @@ def execute(
     frames: int,
     stream_stride: int,
 ) -> None:
-    """Run every operation of `plan`, for frames of one stream or one frame of many streams.
+    """Run every instruction, for frames of one stream or one frame of many streams.
 
     Args:
-        plan: (n_operations, FIELDS).
+        instructions: (n, WORDS), of `Program`.
         weights, state, work: arenas.
         clock: number of the first frame.
-        frames: rows of the registers in use.
-        stream_stride: 0 if rows are frames of one stream; otherwise rows are streams, at the
-            same frame, whose states lie so many floats apart.
+        frames: frames of the registers in use.
+        stream_stride: 0 for frames of one stream; otherwise each frame belongs to another
+            stream, all at time `clock`, with this many floats from state to state.
     """
-    for row in range(plan.shape[0]):
-        op = plan[row]
+    for row in range(instructions.shape[0]):
+        op = instructions[row]
         code = op[0]
-        if code == AFFINE:
-            _affine(op, weights, work, frames * op[ROWS])
-        elif code == TAPS:
+        if code == OP_AFFINE:
+            _affine(op, weights, work, frames * op[AFFINE.rows])
+        elif code == OP_TAPS:
             _taps(op, state, work, clock, frames, stream_stride)
-        elif code == GATE:
+        elif code == OP_GATE:
             _gate(op, work, frames)
-        elif code == GRU:
+        elif code == OP_GRU:
             _gru(op, weights, state, work, frames, stream_stride)
-        elif code in (COPY, ADD):
+        elif code == OP_COPY:
             _copy(op, work, frames)
-        elif code == LEVEL:
+        elif code == OP_LEVEL:
             level(op, weights, state, work, clock, frames, stream_stride)
-        elif code == COMPRESS:
+        elif code == OP_COMPRESS:
             compress(op, work, frames)
-        elif code == ESTIMATE:
+        elif code == OP_ESTIMATE:
             estimate(op, weights, work, frames)
-        elif code == SUBTRACT:
+        elif code == OP_SUBTRACT:
             _subtract(op, work, frames)
-        elif code == SHARE:
-            share(op, work, frames)
-        elif code == CUT:
+        elif code == OP_MIXTURE_CONSISTENCY:
+            mixture_consistency(op, work, frames)
+        elif code == OP_CUT:
             _cut(op, work, frames)
-        elif code == JOIN:
+        elif code == OP_JOIN:
             _join(op, work, frames)

@@ -1,4 +1,4 @@
-"""Memory for weights: aligned, and in huge pages where the system gives them."""
+"""Memory for weights: aligned, and in huge pages where the system has them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LINE = 64
 
 
 def allocate(size: int) -> NDArray[np.uint8]:
-    """Return `size` zeroed bytes, aligned to a cache line, to a huge page where that is possible.
+    """Return `size` zeroed bytes, aligned to a cache line, or to a huge page if large enough.
 
-    A step reads all weights; in 4 KB pages that is thousands of address lookups.
+    A step reads all weights, which in 4 KB pages takes thousands of TLB entries.
     """
     advice: int = getattr(mmap, "MADV_HUGEPAGE", -1)
     alignment = HUGE if advice >= 0 and size >= HUGE // 2 else LINE
@@ -26,7 +26,7 @@ def allocate(size: int) -> NDArray[np.uint8]:
         raw = np.zeros(rounded + LINE, np.uint8)
     else:
         memory = mmap.mmap(-1, rounded + HUGE)
-        with contextlib.suppress(OSError):  # a kernel without them: small pages do
+        with contextlib.suppress(OSError):  # a system without huge pages: small ones will do
             memory.madvise(advice)
         raw = np.frombuffer(memory, np.uint8)
     start = -raw.ctypes.data % alignment

@@ -1,4 +1,4 @@
-"""Weights laid out as the products read them, in four, two or one byte each."""
+"""Packs weights the way the microkernels read them, in four, two or one byte each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.config import PRECISIONS
 from rtmtass.runtime.compiled.int8 import GROUP
 from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.simd import LANES
@@ -16,31 +15,29 @@ Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 
-def pack(weight: Floats, precision: str = "f32") -> Bytes:
-    """Lay weights out in panels of PANEL outputs, then of LANES.
+def pack(weight: Floats, pack_panel: Callable[[Floats], Bytes]) -> Bytes:
+    """Pack a weight matrix in panels of PANEL outputs, then of LANES.
 
     Args:
-        weight: (n, m).
-        precision: one of `config.PRECISIONS`. "int8" gives every output its own scale.
+        weight: (n, m); n is padded with zeros to a multiple of LANES.
+        pack_panel: packs a panel of (outputs, m).
 
     Returns:
-        bytes: a panel lies as [m][outputs] of float32 or bfloat16, or as
-        `int8.panel` describes.
+        1-D bytes, panel after panel.
     """
     n, m = weight.shape
     padded = np.zeros((-(-n // LANES) * LANES, m), np.float32)
     padded[:n] = weight
-    lay = _LAYOUTS[precision]
-    parts, start = [], 0
+    panels, start = [], 0
     while start < len(padded):
         size = PANEL if len(padded) - start >= PANEL else LANES
-        parts.append(lay(padded[start : start + size]))
+        panels.append(pack_panel(padded[start : start + size]))
         start += size
-    return np.concatenate(parts)
+    return np.concatenate(panels)
 
 
 def to_bf16(values: Floats) -> NDArray[np.uint16]:
-    """Round to the nearest bfloat16, halves to even; the upper halves of floats."""
+    """Round to the nearest bfloat16, halves to even; return the upper halves of the floats."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
@@ -49,33 +46,32 @@ def to_int8(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Quantise each row of (n, m) by its own scale, its largest magnitude over 127.
 
     Returns:
-        (n, m) int8 in -127..127, and (n,) scales; `values * scales[:, None]` is near `weight`.
+        (n, m) int8 in -127..127, and (n,) scales; `values * scales[:, None]` approximates
+        `weight`.
     """
     scales = (np.abs(weight).max(axis=1, initial=0.0) / 127).astype(np.float32)
     steps = np.where(scales > 0, scales, 1)[:, None]
     return np.clip(np.rint(weight / steps), -127, 127).astype(np.int8), scales
 
 
-def _lay_f32(microkernel: Floats) -> Bytes:
-    return np.ascontiguousarray(microkernel.T).view(np.uint8).ravel()
+def pack_f32(panel: Floats) -> Bytes:
+    """Pack (outputs, m) as [m][outputs] of float32."""
+    return np.ascontiguousarray(panel.T).view(np.uint8).ravel()
 
 
-def _lay_bf16(microkernel: Floats) -> Bytes:
-    return to_bf16(microkernel.T).view(np.uint8).ravel()
+def pack_bf16(panel: Floats) -> Bytes:
+    """Pack (outputs, m) as [m][outputs] of bfloat16."""
+    return to_bf16(panel.T).view(np.uint8).ravel()
 
 
-def _lay_int8(microkernel: Floats) -> Bytes:
-    outputs, m = microkernel.shape
-    values, scales = to_int8(microkernel)
+def pack_int8(panel: Floats) -> Bytes:
+    """Pack (outputs, m) as `int8.int8_microkernel` describes, one scale per output."""
+    outputs, m = panel.shape
+    values, scales = to_int8(panel)
     groups = -(-m // GROUP)
-    filled = np.zeros((outputs, groups * GROUP), np.int8)
-    filled[:, :m] = values
-    bytes_ = filled.reshape(outputs, groups, GROUP).transpose(1, 0, 2)
+    padded = np.zeros((outputs, groups * GROUP), np.int8)
+    padded[:, :m] = values
+    bytes_ = padded.reshape(outputs, groups, GROUP).transpose(1, 0, 2)
     shifts = 128 * values.astype(np.int32).sum(axis=1, dtype=np.int32)
     parts = (np.ascontiguousarray(bytes_), scales, shifts)
-    return np.concatenate([imag_offset.reshape(-1).view(np.uint8) for imag_offset in parts])
-
-
-_LAYOUTS: dict[str, Callable[[Floats], Bytes]] = dict(
-    zip(PRECISIONS, (_lay_f32, _lay_bf16, _lay_int8), strict=True)
-)
+    return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts])

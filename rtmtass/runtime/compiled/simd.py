@@ -1,7 +1,7 @@
-"""LLVM at first hand: what Numba can't be made to vectorise is written in vectors here.
+"""SIMD arithmetic in LLVM IR, where numba fails to vectorise.
 
-The vectors are plain LLVM ones, sixteen floats wide: one register on AVX-512,
-two on AVX2, four on NEON or SSE; no instruction set is named.
+The vectors are generic, sixteen floats wide: one register on AVX-512, two on AVX2, four
+on NEON or SSE; no instruction set is named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
 
 _EXP2 = (1.535336188e-4, 1.339887440e-3, 9.618437357e-3, 5.550332471e-2, 0.2402264791, 0.6931472028)
-"""Minimax polynomial of 2^x on [-0.5, 0.5] without its constant one, highest power first."""
+"""Minimax polynomial of 2^x on [-0.5, 0.5], highest power first, without the constant 1."""
 
 
 def _float(value: float) -> ir.Constant:
@@ -29,21 +29,21 @@ def _float(value: float) -> ir.Constant:
 
 
 def call_llvm(builder: Any, name: str, *args: Any) -> Any:
-    """Emit a call of an LLVM intrinsic that returns what its first argument is."""
+    """Emit a call of an LLVM intrinsic that returns its first argument's type."""
     kind = ir.FunctionType(args[0].type, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
 
 
 def _emit_exp(builder: Any, x: Any) -> Any:
-    # Numba widens int32 arithmetic to int64, which halves the vectors: so in LLVM.
+    # In LLVM, because numba widens int32 arithmetic to int64, which halves the vectors.
     power = builder.fmul(x, _float(np.log2(np.e)))
     power = call_llvm(builder, "llvm.minnum.f32", power, _float(126.0))
     power = call_llvm(builder, "llvm.maxnum.f32", power, _float(-126.0))
     whole = call_llvm(builder, "llvm.rint.f32", power)
-    imag_offset = builder.fsub(power, whole)
+    fraction = builder.fsub(power, whole)
     value = _float(_EXP2[0])
     for factor in (*_EXP2[1:], 1.0):
-        value = call_llvm(builder, "llvm.fma.f32", value, imag_offset, _float(factor))
+        value = call_llvm(builder, "llvm.fma.f32", value, fraction, _float(factor))
     exponent = builder.add(builder.fptosi(whole, _INT), ir.Constant(_INT, 127))
     scale = builder.bitcast(builder.shl(exponent, ir.Constant(_INT, 23)), _FLOAT)
     return builder.fmul(value, scale)
@@ -51,7 +51,7 @@ def _emit_exp(builder: Any, x: Any) -> Any:
 
 @intrinsic
 def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a * b + c of float32, rounded once, where a compiler might fuse either product."""
+    """Return a * b + c of float32, rounded once; a compiler could fuse either of two products."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call_llvm(builder, "llvm.fma.f32", *args)
@@ -61,7 +61,7 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def float_of_bits(typing_context: Any, bits: Any) -> Any:
-    """Return the float32 whose bits are the lower half of an int64."""
+    """Return the float32 with the bits of the lower half of an int64."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.bitcast(builder.trunc(args[0], _INT), _FLOAT)
@@ -71,7 +71,7 @@ def float_of_bits(typing_context: Any, bits: Any) -> Any:
 
 @intrinsic
 def exp(typing_context: Any, x: Any) -> Any:
-    """e^x of a float32, to 2e-7 relative; beyond 2^+-126 it stays there."""
+    """e^x of a float32, to 2e-7 relative; clamped to 2^-126 .. 2^126."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _emit_exp(builder, args[0])

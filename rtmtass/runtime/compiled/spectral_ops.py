@@ -1,7 +1,7 @@
-"""What a plan does to spectra: hears their level, compresses them, masks them, shares the rest.
+"""Instructions on spectra: running level, compression, masking and mixture consistency.
 
-Operations of `rtmtass.runtime.compiled.interpreter`, as rows of integers like all others; their
-arithmetic is pinned to the network's own, rtmtass.net.layers and rtmtass.net.mtass.
+Called by `rtmtass.runtime.compiled.interpreter`. Tests pin their arithmetic to the
+network's own, rtmtass.net.layers and rtmtass.net.mtass.
 """
 
 from __future__ import annotations
@@ -9,44 +9,55 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.config import LEVEL_HEADROOM
+from rtmtass.config import LEVEL_HEADROOM, TARGETS
 from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.net.constants import (
+    COMPRESS_FLOOR,
+    CONSISTENCY_FLOOR,
+    CONSISTENCY_TINY,
+    LEVEL_FLOOR,
+    LEVEL_SQUARE_TINY,
+    LEVEL_TINY,
+)
+from rtmtass.runtime.compiled.program import COMPRESS, ESTIMATE, LEVEL, MIXTURE_CONSISTENCY
 from rtmtass.runtime.compiled.simd import float_of_bits, fma, sigmoid, tanh
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
-MASK, MAGNITUDE, MAPPING = range(3)
-"""What a head's answer is."""
+MAGNITUDE = TARGETS.index("magnitude_mask")
+MAPPING = TARGETS.index("spectral_mapping")
 
-LEVEL_FLOOR = np.float32(1e-9)
-HEADROOM = np.float32(LEVEL_HEADROOM)
-SHARE_FLOOR = np.float32(1e-4)
-SQUARE_TINY = np.float32(1e-34)
-TINY = np.float32(1e-20)
-COMPRESS_FLOOR = np.float32(1e-12)
+# As float32, or numba would compute in double precision.
+_HEADROOM = np.float32(LEVEL_HEADROOM)
+_LEVEL_FLOOR = np.float32(LEVEL_FLOOR)
+_LEVEL_TINY = np.float32(LEVEL_TINY)
+_LEVEL_SQUARE_TINY = np.float32(LEVEL_SQUARE_TINY)
+_COMPRESS_FLOOR = np.float32(COMPRESS_FLOOR)
+_CONSISTENCY_FLOOR = np.float32(CONSISTENCY_FLOOR)
+_CONSISTENCY_TINY = np.float32(CONSISTENCY_TINY)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
 
 @kernel(fastmath=LOOSE)
 def largest(powers: Floats, rank: int) -> np.float32:
-    """Return the `rank`-th largest of powers, (n,), none of them negative.
+    """Return the `rank`-th largest of powers, (n,), all of them >= 0.
 
-    Bit by bit, the highest first: floats that aren't negative are in the order of their
-    bits. It takes the same time whatever the powers are, a microsecond for 125 of them.
+    A binary search over the bits, highest first: non-negative floats sort like their
+    bits. Its time doesn't depend on the powers: a microsecond for 125 of them.
     """
     bits = 0
     for place in range(30, -1, -1):
-        tried = bits | (1 << place)
-        least = float_of_bits(tried)  # beyond infinity it is no number, and nothing reaches it
+        candidate = bits | (1 << place)
+        threshold = float_of_bits(candidate)  # above infinity this is NaN, which nothing reaches
         count = 0
         for i in range(powers.size):
-            count += powers[i] >= least
+            count += powers[i] >= threshold
         if count >= rank:
-            bits = tried
-    found: np.float32 = float_of_bits(bits)
-    return found
+            bits = candidate
+    value: np.float32 = float_of_bits(bits)
+    return value
 
 
 @kernel(fastmath=LOOSE)
@@ -59,53 +70,54 @@ def level(
     frames: int,
     stream_stride: int,
 ) -> None:
-    """The running level of the mixture: a fading mean of power, as a root.
+    """Running level of the mixture; see net.layers.RunningLevel.
 
-    With a window, of power that pops don't move; see net.layers.RunningLevel. A stream's
-    state: both sums; with a window also what is left of a pop, and a ring of powers.
+    State of a stream: the two sums; with a window also the decaying power of the last
+    pop, and a ring of powers.
     """
-    source, stride, bins, imag_offset, target, memory = op[1], op[2], op[3], op[4], op[5], op[6]
-    decay, fall = weights[op[7]], weights[op[7] + 1]
-    by_power, window, rank = op[8], op[9], op[10]
-    passes = 0 if stream_stride else 1
+    x, x_stride, bins = op[LEVEL.x], op[LEVEL.x_stride], op[LEVEL.bins]
+    imag_offset = op[LEVEL.imag_offset]
+    decay, fall = weights[op[LEVEL.constants]], weights[op[LEVEL.constants] + 1]
+    by_power, window, rank = op[LEVEL.by_power], op[LEVEL.window], op[LEVEL.rank]
+    step = 0 if stream_stride else 1
     for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
+        re = work[x + t * x_stride : x + t * x_stride + bins]
+        im = work[x + t * x_stride + imag_offset : x + t * x_stride + imag_offset + bins]
         power = _ZERO
         for k in range(bins):
             power += re[k] * re[k] + im[k] * im[k]
         power = power / np.float32(bins)
-        at = memory + t * stream_stride
+        at = op[LEVEL.state] + t * stream_stride
         pop = _ZERO
         if window:
             ring = at + 3
-            state[ring + (clock + t * passes) % window] = power
-            pop = max(fall * state[at + 2], power, TINY)
+            state[ring + (clock + t * step) % window] = power
+            pop = max(fall * state[at + 2], power, _LEVEL_TINY)
             state[at + 2] = pop
-            power = min(power, HEADROOM * largest(state[ring : ring + window], rank))
+            power = min(power, _HEADROOM * largest(state[ring : ring + window], rank))
         weight = power if by_power else _ONE
-        # Silence must not let the sums fade into the denormals.
-        state[at] = max(fma(weight, power, decay * state[at]), SQUARE_TINY)
-        state[at + 1] = max(fma(decay, state[at + 1], weight), TINY)
+        # In silence the sums must not decay into the denormals.
+        state[at] = max(fma(weight, power, decay * state[at]), _LEVEL_SQUARE_TINY)
+        state[at + 1] = max(fma(decay, state[at + 1], weight), _LEVEL_TINY)
         mean = state[at] / state[at + 1]
-        work[target + t] = np.sqrt(max(mean, pop / HEADROOM) + LEVEL_FLOOR)
+        work[op[LEVEL.level] + t] = np.sqrt(max(mean, pop / _HEADROOM) + _LEVEL_FLOOR)
 
 
 @kernel(fastmath=LOOSE)
 def compress(op: Longs, work: Floats, frames: int) -> None:
     """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
-    source, stride, bins, imag_offset, level, target, out_stride, parts = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8],
-    )  # fmt: skip
+    x, x_stride, bins = op[COMPRESS.x], op[COMPRESS.x_stride], op[COMPRESS.bins]
+    imag_offset, parts = op[COMPRESS.imag_offset], op[COMPRESS.parts]
+    y, y_stride = op[COMPRESS.y], op[COMPRESS.y_stride]
     for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
-        out = work[target + t * out_stride : target + t * out_stride + parts * bins]
-        scale = _ONE / work[level + t]
+        re = work[x + t * x_stride : x + t * x_stride + bins]
+        im = work[x + t * x_stride + imag_offset : x + t * x_stride + imag_offset + bins]
+        out = work[y + t * y_stride : y + t * y_stride + parts * bins]
+        scale = _ONE / work[op[COMPRESS.level] + t]
         for k in range(bins):
             a = re[k] * scale
             b = im[k] * scale
-            magnitude = np.sqrt(np.sqrt(a * a + b * b + COMPRESS_FLOOR))
+            magnitude = np.sqrt(np.sqrt(a * a + b * b + _COMPRESS_FLOOR))
             if parts == 1:
                 out[k] = magnitude
             else:
@@ -117,36 +129,33 @@ def compress(op: Longs, work: Floats, frames: int) -> None:
 
 @kernel(fastmath=LOOSE)
 def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
-    """Turn a head's answer into a spectrum: a mask on what it heard, or the thing itself."""
-    answer, stride, bins, source, in_stride, imag_offset, level, target, out_stride, packed = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10],
-    )  # fmt: skip
-    target_kind, adds = packed // 2, packed % 2
-    limit = weights[op[11]]
+    """Turn a head's output into a spectrum: a mask on x, or the stem's spectrum itself."""
+    head, head_stride, bins = op[ESTIMATE.head], op[ESTIMATE.head_stride], op[ESTIMATE.bins]
+    x, x_stride, imag_offset = op[ESTIMATE.x], op[ESTIMATE.x_stride], op[ESTIMATE.imag_offset]
+    y, y_stride = op[ESTIMATE.y], op[ESTIMATE.y_stride]
+    target, limit = op[ESTIMATE.target], weights[op[ESTIMATE.limit]]
     for t in range(frames):
-        a = work[answer + t * stride : answer + t * stride + bins]
-        re = work[source + t * in_stride : source + t * in_stride + bins]
-        im = work[
-            source + t * in_stride + imag_offset : source + t * in_stride + imag_offset + bins
-        ]
-        to = target + t * out_stride
+        a = work[head + t * head_stride : head + t * head_stride + bins]
+        re = work[x + t * x_stride : x + t * x_stride + bins]
+        im = work[x + t * x_stride + imag_offset : x + t * x_stride + imag_offset + bins]
+        to = y + t * y_stride
         out_re = work[to : to + bins]
         out_im = work[to + imag_offset : to + imag_offset + bins]
-        if not adds:
+        if not op[ESTIMATE.adds]:
             for k in range(bins):
                 out_re[k] = _ZERO
                 out_im[k] = _ZERO
-        if target_kind == MAGNITUDE:
+        if target == MAGNITUDE:
             for k in range(bins):
                 gain = sigmoid(a[k])
                 out_re[k] += gain * re[k]
                 out_im[k] += gain * im[k]
             continue
-        b = work[answer + t * stride + bins : answer + t * stride + 2 * bins]
-        if target_kind == MAPPING:
-            loud = work[level + t]
+        b = work[head + t * head_stride + bins : head + t * head_stride + 2 * bins]
+        if target == MAPPING:
+            level = work[op[ESTIMATE.level] + t]
             for k in range(bins):
-                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + COMPRESS_FLOOR) * loud
+                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + _COMPRESS_FLOOR) * level
                 out_re[k] += a[k] * magnitude
                 out_im[k] += b[k] * magnitude
         else:
@@ -158,31 +167,35 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
 
 
 @kernel(fastmath=LOOSE)
-def share(op: Longs, work: Floats, frames: int) -> None:
+def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
     """Make the stems sum to the mixture; see net.mtass.mixture_consistency."""
-    source, stride, bins, imag_offset, stems_at, stems_stride, n_stems = (
-        op[1], op[2], op[3], op[4], op[5], op[6], op[7],
-    )  # fmt: skip
+    x, x_stride = op[MIXTURE_CONSISTENCY.x], op[MIXTURE_CONSISTENCY.x_stride]
+    stems, stems_stride = op[MIXTURE_CONSISTENCY.stems], op[MIXTURE_CONSISTENCY.stems_stride]
+    bins, imag_offset = op[MIXTURE_CONSISTENCY.bins], op[MIXTURE_CONSISTENCY.imag_offset]
+    n_stems = op[MIXTURE_CONSISTENCY.n_stems]
     for t in range(frames):
-        re = work[source + t * stride : source + t * stride + bins]
-        im = work[source + t * stride + imag_offset : source + t * stride + imag_offset + bins]
-        first = stems_at + t * stems_stride
+        re = work[x + t * x_stride : x + t * x_stride + bins]
+        im = work[x + t * x_stride + imag_offset : x + t * x_stride + imag_offset + bins]
+        first = stems + t * stems_stride
         for k in range(bins):
-            left_re = re[k]
-            left_im = im[k]
-            floor = SHARE_FLOOR * (left_re * left_re + left_im * left_im) + TINY
+            residual_re = re[k]
+            residual_im = im[k]
+            floor = (
+                _CONSISTENCY_FLOOR * (residual_re * residual_re + residual_im * residual_im)
+                + _CONSISTENCY_TINY
+            )
             total = _ZERO
             for s in range(n_stems):
                 a = work[first + 2 * s * imag_offset + k]
                 b = work[first + (2 * s + 1) * imag_offset + k]
-                left_re -= a
-                left_im -= b
+                residual_re -= a
+                residual_im -= b
                 total += a * a + b * b + floor
             scale = _ONE / total
             for s in range(n_stems):
                 at = first + 2 * s * imag_offset + k
                 a = work[at]
                 b = work[at + imag_offset]
-                portion = (a * a + b * b + floor) * scale
-                work[at] = a + portion * left_re
-                work[at + imag_offset] = b + portion * left_im
+                fraction = (a * a + b * b + floor) * scale
+                work[at] = a + fraction * residual_re
+                work[at + imag_offset] = b + fraction * residual_im

@@ -1,4 +1,4 @@
-"""A model as an ONNX file that says what it is, and is proved against our own runtime."""
+"""Exports a model as an ONNX file with metadata, verified against our own runtime."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from rtmtass.weights import open_model
 Floats = NDArray[np.float32]
 
 FRAMES = ("any", "1")
-"""How many frames a call the graph takes: any number up to `onnx_nodes.MANY`, or one."""
+"""Frames a call: any number up to `nodes.MAX_FRAMES`, or one."""
 TOLERANCE = 1e-4
-"""How far from our runtime an exported graph may be, relative to the loudest sample."""
+"""Largest difference from our runtime, relative to the loudest sample."""
 PROOF_HOPS = 1000
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and how near it is to our own runtime over `hops` hops.
+    """An exported file, and its difference from our own runtime.
 
     Attributes:
         path: the file.
         n_bytes: its size.
-        opset: version of the operators used.
-        memories: how many state inputs (and outputs) it has.
-        hops: how many were compared.
-        largest: largest difference of a sample, over the largest sample.
-        mean: mean difference of a sample, over the mean sample; both of magnitudes.
+        opset: version of the operators.
+        memories: state inputs, and as many outputs.
+        hops: hops compared.
+        largest: largest difference of a sample, relative to the largest sample.
+        mean: mean absolute difference, relative to the mean absolute sample.
     """
 
     path: Path
@@ -52,19 +52,19 @@ class Report:
 def export_onnx(
     model: str, path: Path | str, *, frames: str = "any", overwrite: bool = False
 ) -> Report:
-    """Write a released model as ONNX, and prove it with onnxruntime.
+    """Write a released model as ONNX, and verify it with onnxruntime.
 
     Args:
         model: name or folder, as of `rtmtass.load`.
         path: the file to write.
-        frames: of `FRAMES`.
-        overwrite: replace what is there.
+        frames: one of `FRAMES`.
+        overwrite: replace an existing file.
 
     Raises:
         MissingPartError: onnx or onnxruntime isn't installed.
-        ModelError: no such model; or the graph and our runtime differ, and nothing was written.
+        ModelError: unknown model; or the graph differs from our runtime: no file is written.
         OutputError: the file exists, or can't be written.
-        UsageError: no such `frames`.
+        UsageError: `frames` is not one of `FRAMES`.
     """
     opened = open_model(model)
     about = {key: str(opened.about.get(key, "")) for key in ("version", "licence")}
@@ -88,11 +88,14 @@ def export_network(
     from rtmtass.runtime.onnx.runtime import OnnxRuntime
 
     if frames not in FRAMES:
-        raise UsageError(f"no frames {frames!r}: there are {', '.join(FRAMES)}")
+        raise UsageError(f"frames must be one of {', '.join(FRAMES)}, not {frames!r}")
     path = Path(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists; add --overwrite to replace it")
-    metadata = {**describe(config), "max_frames": str(1 if frames == "1" else onnx_nodes.MANY)}
+    metadata = {
+        **describe(config),
+        "max_frames": str(1 if frames == "1" else onnx_nodes.MAX_FRAMES),
+    }
     graph = onnx_graph.write_graph(
         config, weights, {**metadata, **(about or {})}, is_single=frames == "1"
     )
@@ -116,7 +119,7 @@ def export_network(
 
 
 def describe(config: ModelConfig) -> dict[str, str]:
-    """Return what a program needs to know to use the graph, as the file's metadata."""
+    """Return the file's metadata: all that a program needs to use the graph."""
     stft = config.stft
     return {
         "name": config.name,
@@ -140,15 +143,14 @@ def describe(config: ModelConfig) -> dict[str, str]:
 def compare(
     config: ModelConfig, weights: Weights, other: Runtime, hops: int = PROOF_HOPS
 ) -> tuple[float, float]:
-    """Let another runtime and the compiled one separate the same sound, hop by hop and in chunks.
+    """Compare another runtime with the compiled one, hop by hop and in chunks.
 
     Returns:
-        the largest difference over the largest sample, the mean difference over
-        the mean sample; magnitudes, all stems, the worse of both ways.
+        `Report.largest` and `Report.mean` over all stems, the worse of both chunk sizes.
     """
     from rtmtass.runtime.compiled.runtime import CompiledRuntime
 
-    sound = lively(hops * config.stft.hop, config.stft.sample_rate)[:, None].copy()
+    sound = synthetic_signal(hops * config.stft.hop, config.stft.sample_rate)[:, None].copy()
     ours = _separate(config, CompiledRuntime(config, weights), sound, CHUNK)
     deltas = [
         np.abs(_separate(config, other, sound, chunk) - ours) / np.abs(ours).max()
@@ -165,8 +167,8 @@ def _separate(config: ModelConfig, runtime: Runtime, sound: Floats, chunk: int) 
     return out
 
 
-def lively(n: int, sample_rate: int) -> Floats:
-    """Return (n,) samples like a day at home: gliding voice, chords, bursts of noise, silence."""
+def synthetic_signal(n: int, sample_rate: int) -> Floats:
+    """Return (n,) samples of a test signal: gliding voice, chords, noise bursts, silence."""
     rng = np.random.default_rng(0)
     t = np.arange(n) / sample_rate
     pitch = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2.1 * t)) / sample_rate
@@ -179,11 +181,11 @@ def lively(n: int, sample_rate: int) -> Floats:
 
 
 def export_int8(config: ModelConfig, weights: Weights, path: Path | str) -> None:
-    """Write a network, one frame a call, quantised by onnxruntime: for comparisons.
+    """Write a network quantised by onnxruntime, one frame a call; for benchmarks only.
 
-    Weights are int8 with a scale per output channel, activations quantised as
-    they come; GRUs are spelled out as products, which onnxruntime's own aren't
-    quantised. Not proved: how far it is from our runtime is what one compares.
+    Weights are int8 with a scale per output channel, activations are quantised
+    dynamically. GRUs are written as matmuls, since onnxruntime doesn't quantise its GRU
+    operator. Not verified against our runtime.
 
     Raises:
         MissingPartError: onnx or onnxruntime isn't installed.
@@ -191,10 +193,10 @@ def export_int8(config: ModelConfig, weights: Weights, path: Path | str) -> None
     from rtmtass.runtime.onnx.graph import write_graph
     from rtmtass.runtime.onnx.runtime import quantise
 
-    graph = write_graph(config, weights, describe(config), is_single=True, is_apart=True)
+    graph = write_graph(config, weights, describe(config), is_single=True, is_unstacked=True)
     quantise(graph, Path(path))
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """Return plain values for JSON."""
+    """Return the report as plain values for JSON."""
     return {**asdict(report), "path": str(report.path)}

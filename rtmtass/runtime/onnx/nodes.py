@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph: collected, named, and equal constants kept once."""
+"""Collects the nodes of an ONNX graph, names their values and deduplicates constants."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ except ImportError:
 Floats = NDArray[np.float32]
 
 OPSET = 17
-"""Version of the operators: one that every onnxruntime since 1.12 (2022) knows."""
+"""Version of the operators; every onnxruntime since 1.12 (2022) supports it."""
 IR_VERSION = 8
-MANY = 512
-"""Frames that a graph for any number of them takes at most a call."""
+MAX_FRAMES = 512
+"""Most frames a call of a graph for any number of frames."""
 STATE, NEXT = "state.", "next."
-"""A memory goes in as `state.X` and comes out as `next.X`; zeros before the first frame."""
+"""State is read from `state.X` and returned as `next.X`; zeros before the first frame."""
 _END = np.iinfo(np.int64).max
 
 
 class Nodes:
-    """Collects nodes, constants and memories; values get numbers for names.
+    """Collects nodes, constants and state; values are named by number.
 
     Args:
-        is_apart: write stacked products one by one, as quantisation needs them.
+        is_unstacked: write stacked matmuls one by one, as quantisation needs them.
     """
 
-    def __init__(self, is_apart: bool = False) -> None:
-        self.is_apart = is_apart
+    def __init__(self, is_unstacked: bool = False) -> None:
+        self.is_unstacked = is_unstacked
         self.nodes: list[Any] = []
         self.constants: dict[tuple[str, tuple[int, ...], bytes], Any] = {}
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
 
     def constant(self, values: Any, kind: type = np.float32) -> str:
-        """Return the name of a constant; equal ones are kept once."""
+        """Return the name of a constant; equal constants are stored once."""
         array = np.ascontiguousarray(values, kind).reshape(np.shape(values))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
@@ -53,7 +53,7 @@ class Nodes:
         return str(self.constants[key].name)
 
     def put(self, operator: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        """Append a node of one output and return that one's name."""
+        """Append a node with one output and return the output's name."""
         name = to or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
@@ -61,14 +61,14 @@ class Nodes:
     def put_many(
         self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any
     ) -> None:
-        """Append a node whose outputs have names already."""
+        """Append a node with named outputs."""
         self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
 
     def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
-        """Cut an axis into pieces."""
+        """Split an axis into pieces."""
         names = [f"v{len(self.nodes)}.{i}" for i in range(len(sizes))]
-        cut = self.constant(sizes, np.int64)
-        self.put_many("Split", [x, cut], names, axis=axis)
+        lengths = self.constant(sizes, np.int64)
+        self.put_many("Split", [x, lengths], names, axis=axis)
         return names
 
     def take(self, x: str, start: int, end: int = _END, axis: int = 0, to: str = "") -> str:
@@ -77,30 +77,30 @@ class Nodes:
         return self.put("Slice", x, *bounds, to=to)
 
     def reshape(self, x: str, *shape: int) -> str:
-        """Reshape; 0 keeps an axis, -1 takes what is left."""
+        """Reshape; 0 keeps an axis, -1 is inferred."""
         return self.put("Reshape", x, self.constant(shape, np.int64))
 
-    def memory(self, name: str, *shape: int) -> tuple[str, str]:
-        """Declare a memory; return the names it comes in and goes out by."""
+    def state(self, name: str, *shape: int) -> tuple[str, str]:
+        """Declare a state; return the names of its input and its output."""
         self.inputs.append(value(STATE + name, shape))
         self.outputs.append(value(NEXT + name, shape))
         return STATE + name, NEXT + name
 
     def linear(self, x: str, weight: Floats, bias: Floats) -> str:
-        """Return x W^T + b for rows of x; with an axis before, for each of its entries."""
+        """Return x W^T + b for rows of x; a leading axis is a batch of both."""
         if weight.ndim == 2:
             return self.put("Gemm", x, self.constant(weight.T), self.constant(bias))
-        turned = weight.swapaxes(-1, -2)
-        if self.is_apart:
-            rows = zip(self.split(x, [1] * len(turned), 0), turned, strict=True)
-            answers = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
-            y = self.put("Concat", *answers, axis=0)
+        transposed = weight.swapaxes(-1, -2)
+        if self.is_unstacked:
+            rows = zip(self.split(x, [1] * len(transposed), 0), transposed, strict=True)
+            products = [self.put("MatMul", row, self.constant(one)) for row, one in rows]
+            y = self.put("Concat", *products, axis=0)
         else:
-            y = self.put("MatMul", x, self.constant(turned))
+            y = self.put("MatMul", x, self.constant(transposed))
         return self.put("Add", y, self.constant(bias[:, None]))
 
     def affine(self, x: str, layer: Layer) -> str:
-        """Return a folded layer's answer: the product, then a slope where it is negative."""
+        """Return a folded layer's output: x W^T + b, then a slope where negative."""
         y = self.linear(x, layer.weight, layer.bias)
         if (layer.slope == 1).all():
             return y

@@ -1,4 +1,4 @@
-"""An exported graph run by onnxruntime, on one thread, behind the calls of our own runtimes."""
+"""Runs an exported graph with onnxruntime, behind the same interface as our own runtimes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rtmtass.errors import MissingPartError, ModelError
 from rtmtass.runtime.external_network import SpectralStream
 from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
-from rtmtass.runtime.onnx.nodes import MANY, NEXT, STATE
+from rtmtass.runtime.onnx.nodes import MAX_FRAMES, NEXT, STATE
 from rtmtass.weights import config_of
 
 try:
@@ -27,10 +27,10 @@ Floats = NDArray[np.float32]
 
 
 class OnnxStep:
-    """The exported network of one stream, frame by frame; its memory stays in place.
+    """The exported network with the state of one stream.
 
-    Two sets of memories change places at every call, both bound beforehand:
-    onnxruntime then copies nothing and allocates nothing for them.
+    Two sets of state buffers swap roles at every call, both bound beforehand, so that
+    onnxruntime neither copies nor allocates them.
     """
 
     def __init__(self, session: Any) -> None:
@@ -39,7 +39,7 @@ class OnnxStep:
         self._bins = int(inputs[0].shape[2])
         self._n_stems = int(session.get_outputs()[0].shape[1])
         shapes = {i.name.removeprefix(STATE): i.shape for i in inputs if i.name != MIXTURE}
-        self._memories = [
+        self._states = [
             {name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(2)
         ]
         self._bindings: dict[int, list[Any]] = {}
@@ -47,39 +47,39 @@ class OnnxStep:
         self._turn = 0
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget everything heard; there is one stream."""
-        for memory in self._memories[self._turn].values():
-            memory[:] = 0
+        """Zero the state; there is one stream."""
+        for buffer in self._states[self._turn].values():
+            buffer[:] = 0
 
     def step(self, mixture: Floats) -> Floats:
-        """Answer the next frames: (T, 2, F) -> (T, S, 2, F), good until the next call."""
+        """Process the next frames: (T, 2, F) -> (T, S, 2, F), valid until the next call."""
         frames = len(mixture)
         if frames not in self._bindings:
             self._bind(frames)
-        given, answer = self._edges[frames]
-        given[:] = mixture
+        mixture_in, stems_out = self._edges[frames]
+        mixture_in[:] = mixture
         self._session.run_with_iobinding(self._bindings[frames][self._turn])
         self._turn = 1 - self._turn
-        return answer
+        return stems_out
 
     def advance(self, mixture: Floats) -> Floats:
-        """As `step`, in the shapes of `spectral.Network` with one stream."""
+        """As `step`, in the shapes of `external_network.Network` with one stream."""
         frames = mixture.shape[1]
         return self.step(mixture.reshape(frames, 2, -1)).reshape(1, frames, -1)
 
     def _bind(self, frames: int) -> None:
-        """Bind buffers for `frames` frames a call, for both turns of the memories."""
-        given = np.zeros((frames, 2, self._bins), np.float32)
-        answer = np.zeros((frames, self._n_stems, 2, self._bins), np.float32)
-        self._edges[frames] = given, answer
+        """Bind buffers for `frames` frames a call, for both roles of the state buffers."""
+        mixture_in = np.zeros((frames, 2, self._bins), np.float32)
+        stems_out = np.zeros((frames, self._n_stems, 2, self._bins), np.float32)
+        self._edges[frames] = mixture_in, stems_out
         self._bindings[frames] = []
         for turn in range(2):
             binding = self._session.io_binding()
-            _bind_input(binding, MIXTURE, given)
-            _bind_output(binding, STEMS, answer)
-            for name, memory in self._memories[turn].items():
-                _bind_input(binding, STATE + name, memory)
-                _bind_output(binding, NEXT + name, self._memories[1 - turn][name])
+            _bind_input(binding, MIXTURE, mixture_in)
+            _bind_output(binding, STEMS, stems_out)
+            for name, buffer in self._states[turn].items():
+                _bind_input(binding, STATE + name, buffer)
+                _bind_output(binding, NEXT + name, self._states[1 - turn][name])
             self._bindings[frames].append(binding)
 
 
@@ -92,19 +92,19 @@ def _bind_output(binding: Any, name: str, array: Floats) -> None:
 
 
 class OnnxRuntime:
-    """An exported file, ready to run; a `base.Runtime`, so `Separator` takes it.
+    """An exported file, ready to run; a `protocols.Runtime`, so `Separator` takes it.
 
     Attributes:
         config: the model's, from the file's metadata.
-        frames: most frames a call: 1, or `onnx_nodes.MANY`.
-        precision, weight_bytes: see `base.Runtime`; the bytes are those of the whole file.
+        frames: most frames a call: 1, or `nodes.MAX_FRAMES`.
+        precision, weight_bytes: see `protocols.Runtime`; the size is that of the whole file.
 
     Args:
         path: a file that `rtmtass export` wrote, or its bytes.
-        threads: of onnxruntime.
+        threads: that onnxruntime uses.
 
     Raises:
-        ModelError: it is no such file.
+        ModelError: not a file that `rtmtass export` wrote.
     """
 
     def __init__(self, path: Path | str | bytes, threads: int = 1) -> None:
@@ -119,7 +119,7 @@ class OnnxRuntime:
             )
             about = self.session.get_modelmeta().custom_metadata_map
             self.config = config_of(json.loads(about["config"]))
-        # onnxruntime's own exceptions have no common class but this.
+        # onnxruntime's exceptions have no other common base.
         except Exception as error:
             name = "the graph" if isinstance(path, bytes) else str(path)
             raise ModelError(
@@ -128,14 +128,14 @@ class OnnxRuntime:
         self.precision = "f32"
         self.weight_bytes = len(path) if isinstance(path, bytes) else Path(path).stat().st_size
         shape = self.session.get_inputs()[0].shape
-        self.frames = 1 if shape[0] == 1 else MANY
+        self.frames = 1 if shape[0] == 1 else MAX_FRAMES
 
     def step(self) -> OnnxStep:
-        """Return the network of a new stream, spectra in and out."""
+        """Return the network with the state of a new stream, spectra in and out."""
         return OnnxStep(self.session)
 
     def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
-        """Return a new stream, our transform at its edges; see `base.Runtime`."""
+        """Return a new stream, our transform around the network; see `protocols.Runtime`."""
         return SpectralStream(self.config, self.step(), channels, min(chunk, self.frames))
 
 
@@ -143,16 +143,16 @@ def quantise(graph: Any, path: Path) -> None:
     """Write `graph` with int8 weights by onnxruntime's dynamic quantisation, scaled by channel."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # It advises, through the root logger, to run a preprocessor that has nothing to do here.
-    logging.getLogger().addFilter(_is_no_advice)
+    # It logs advice to run a preprocessor, which would change nothing here.
+    logging.getLogger().addFilter(_is_not_advice)
     try:
         options = {"MatMulConstBOnly": True}
         quantize_dynamic(
             graph, path, per_channel=True, weight_type=QuantType.QInt8, extra_options=options
         )
     finally:
-        logging.getLogger().removeFilter(_is_no_advice)
+        logging.getLogger().removeFilter(_is_not_advice)
 
 
-def _is_no_advice(record: logging.LogRecord) -> bool:
+def _is_not_advice(record: logging.LogRecord) -> bool:
     return "pre-processing before quantization" not in record.getMessage()

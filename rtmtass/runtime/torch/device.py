@@ -1,4 +1,4 @@
-"""Which device torch is to compute on; apart, as training needs no more of the runtime."""
+"""Finds a torch device by name; a module of its own, as training needs nothing else from here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def find_device(name: str) -> torch.device:
     """Return the torch device of that name.
 
     Raises:
-        UsageError: torch knows no such device, or doesn't find it here; says what torch says.
+        UsageError: torch knows no such device, or can't use it; quotes torch's reason.
     """
     import torch
 
@@ -27,9 +27,9 @@ def find_device(name: str) -> torch.device:
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(
-            f"torch {torch.__version__} can't use CUDA here: {said}; add --device cpu, or install"
+            f"torch {torch.__version__} can't use CUDA here: {reason}; add --device cpu, or install"
             " a torch with CUDA (pytorch.org/get-started) and see whether nvidia-smi finds the GPU"
         ) from None
     count = torch.cuda.device_count()

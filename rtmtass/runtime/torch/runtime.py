@@ -1,4 +1,4 @@
-"""The network in torch behind the same calls: on a GPU, or many frames or streams at a time."""
+"""The torch runtime: for GPUs, and for many frames or streams at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rtmtass.runtime.torch.device import find_device
 class TorchRuntime:
     """A network on a torch device; streams share its weights.
 
-    On a CUDA device a step is a captured graph; where that fails, a warning
-    says so and the step runs kernel by kernel.
+    On a CUDA device a step is a captured graph. Where capture fails, it warns and runs the
+    step kernel by kernel.
 
     Args:
         config, weights: the model's.
@@ -46,21 +46,21 @@ class TorchRuntime:
         self.config = config
         net = MtassNet(config)
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
-        self._net = build_net(net, weights, is_low=precision == "bf16").to(self._device)
+        self._net = build_net(net, weights, is_bf16=precision == "bf16").to(self._device)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())
 
     def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
-        """Return a new stream; see `base.Runtime`."""
+        """Return a new stream; see `protocols.Runtime`."""
         return SpectralStream(self.config, self.network(1, chunk), channels, chunk)
 
     def batch(self, streams: int) -> SpectralBatch:
-        """Return new mono streams that run in step; see `base.BatchRuntime`."""
+        """Return new mono streams that run in step; see `protocols.BatchRuntime`."""
         return SpectralBatch(self.config, self.network(streams, CHUNK), streams)
 
     def network(self, streams: int, chunk: int = 1) -> Network:
-        """Return the network of new streams alone, spectra in and out.
+        """Return the network alone, spectra in and out, with the state of new streams.
 
-        On a GPU, steps of one frame and of `chunk` are captured when they first come.
+        On a GPU, steps of 1 and of `chunk` frames are captured when first called.
         """
         from rtmtass.runtime.torch.steps import EagerStepper, GraphStepper, cuda_graph
 

@@ -1,4 +1,4 @@
-"""The torch network behind `spectral.Network`: memory as a value, or in place for a CUDA graph."""
+"""Steps the torch network with its state as a value, or in place for a CUDA graph."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Body = Callable[[], None]
 Capture = Callable[[Body], Body]
 
 WARM_UP = 3
-"""Times a step runs before it is captured: libraries choose their kernels in the first ones."""
+"""Steps before a capture: libraries choose their kernels during the first ones."""
 
 
-class _LowLinear(nn.Module):
-    """A product of bfloat16 weights and inputs; its answer is float32 again."""
+class _Bf16Linear(nn.Module):
+    """A linear layer with bfloat16 weights and inputs and a float32 output."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class _LowLinear(nn.Module):
         return nn.functional.linear(x.bfloat16(), self.weight).float() + self.bias
 
 
-def build_net(net: MtassNet, weights: Weights, *, is_low: bool) -> MtassNet:
-    """Fold the norms into the products, and round these to bfloat16 where `is_low`.
+def build_net(net: MtassNet, weights: Weights, *, is_bf16: bool) -> MtassNet:
+    """Fold the norms into the linear layers, and convert those to bfloat16 if `is_bf16`.
 
     Args:
         net: a network with its weights loaded; changed and returned.
-        weights: those, as arrays.
-        is_low: products in bfloat16; GRUs, memories and all else stay float32.
+        weights: the same weights, as arrays.
+        is_bf16: linear layers in bfloat16; GRUs, state and all else stay float32.
     """
     net = net.eval().requires_grad_(False)
     for name, module in net.named_modules():
@@ -54,46 +54,46 @@ def build_net(net: MtassNet, weights: Weights, *, is_low: bool) -> MtassNet:
             module.linear.weight.copy_(torch.from_numpy(layer.weight))
             module.linear.bias.copy_(torch.from_numpy(layer.bias))
             module.norm = None
-        if is_low:
-            module.linear = _LowLinear(module.linear)  # type: ignore[assignment]
+        if is_bf16:
+            module.linear = _Bf16Linear(module.linear)  # type: ignore[assignment]
     return net
 
 
 @contextmanager
-def cuda_products(is_tf32: bool) -> Iterator[None]:
-    """Set for a while whether a GPU's float32 products may round their factors to TF32."""
+def cuda_matmul_precision(is_tf32: bool) -> Iterator[None]:
+    """Set, within the context, whether a GPU's float32 matmuls may round their inputs to TF32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    places: list[tuple[Any, str]] = [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
-    wanted: Any = is_tf32
+    settings: list[tuple[Any, str]] = [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    value: Any = is_tf32
     if hasattr(matmul, "fp32_precision"):  # torch 2.9 renamed it, and warns of the old name
-        places = [(matmul, "fp32_precision"), (cudnn.rnn, "fp32_precision")]
-        wanted = "tf32" if is_tf32 else "ieee"
-    before = [getattr(place, name) for place, name in places]
+        settings = [(matmul, "fp32_precision"), (cudnn.rnn, "fp32_precision")]
+        value = "tf32" if is_tf32 else "ieee"
+    before = [getattr(module, name) for module, name in settings]
     try:
-        for place, name in places:
-            setattr(place, name, wanted)
+        for module, name in settings:
+            setattr(module, name, value)
         yield
     finally:
-        for (place, name), value in zip(places, before, strict=True):
-            setattr(place, name, value)
+        for (module, name), old in zip(settings, before, strict=True):
+            setattr(module, name, old)
 
 
 def leaves(state: Any) -> list[Tensor]:
-    """Return all tensors of a memory; each has the streams as its first axis."""
+    """Return all tensors of a state; the first axis of each is the streams."""
     if isinstance(state, Tensor):
         return [state]
     return [leaf for part in state for leaf in leaves(part)]
 
 
 class EagerStepper:
-    """Memory as a value: each step's is the next one's. What a CPU runs."""
+    """State as a value, passed from step to step; for CPUs."""
 
     def __init__(self, net: MtassNet, streams: int) -> None:
         self._net, self._streams = net, streams
         self.reset()
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget what one stream heard, or all."""
+        """Reset the state of one stream, or of all."""
         if stream is None:
             self._state = self._net.init_state(self._streams)
             return
@@ -102,46 +102,46 @@ class EagerStepper:
                 leaf[stream] = 0
 
     def advance(self, mixture: Floats) -> Floats:
-        """Answer the next frames; see `spectral.Network`."""
+        """Process the next frames; see `external_network.Network`."""
         streams, frames = mixture.shape[:2]
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(mixture)).reshape(streams, frames, 2, -1)
             y, self._state = self._net.step(x, self._state)
-            answer: Floats = y.reshape(streams, frames, -1).numpy()
-        return answer
+            stems: Floats = y.reshape(streams, frames, -1).numpy()
+        return stems
 
 
 class _Slot:
-    """The buffers of steps of one length, and what runs such a step."""
+    """The buffers for steps of one length, and the function that runs such a step."""
 
     def __init__(self, net: MtassNet, device: torch.device, streams: int, frames: int) -> None:
         bins, n_stems = net.config.stft.n_bins, net.n_stems
         pinned = device.type == "cuda"
         shape = (streams, frames, 2, bins)
-        self.given = torch.zeros(shape, pin_memory=pinned)
+        self.host_in = torch.zeros(shape, pin_memory=pinned)
         self.x = torch.zeros(shape, device=device)
         self.y = torch.zeros((streams, frames, n_stems, 2, bins), device=device)
-        self.answer = torch.zeros(self.y.shape, pin_memory=pinned)
+        self.host_out = torch.zeros(self.y.shape, pin_memory=pinned)
         self.run: Body = lambda: None
 
 
 class GraphStepper:
-    """Memory and buffers that stay where they are, as a captured CUDA graph wants them.
+    """State and buffers at fixed addresses, as a captured CUDA graph needs them.
 
-    A step is: samples' spectra into a page-locked buffer, one copy in, the
-    network (captured for the lengths in `fixed`, kernel by kernel for others),
-    one copy out and the only synchronisation.
+    A step writes the spectra to a page-locked buffer, copies them to the device, runs the
+    network (a graph for the lengths in `fixed`, kernel by kernel for others), copies the
+    stems back and synchronises once.
 
     Args:
         net: on `device`.
-        device: where it runs; a CPU too, which then captures nothing.
+        device: where it runs; a CPU works too, for tests.
         streams: B.
-        fixed: lengths T whose steps are captured when they first come.
-        capture: turns a step into something that replays it; `cuda_graph`.
-        is_tf32: let a GPU round the factors of float32 products.
+        fixed: lengths T that are captured when first called.
+        capture: records a step and returns what replays it; `cuda_graph`.
+        is_tf32: let a GPU round the inputs of float32 matmuls to TF32.
 
     Attributes:
-        trouble: why a step couldn't be captured; empty as long as all could.
+        trouble: why a step couldn't be captured; empty if none failed.
     """
 
     def __init__(
@@ -159,29 +159,29 @@ class GraphStepper:
         self.trouble = ""
         with torch.inference_mode():
             blank = net.init_state(streams)
-            # Blank memories may share storage; in place, each needs its own.
+            # Tensors of a fresh state may share storage; in place, each needs its own.
             self._state = _moved(blank, device)
             self._leaves = leaves(self._state)
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget what one stream heard, or all."""
+        """Reset the state of one stream, or of all."""
         with torch.inference_mode():
             for leaf in self._leaves:
                 leaf[slice(None) if stream is None else stream] = 0
 
     def advance(self, mixture: Floats) -> Floats:
-        """Answer the next frames; see `spectral.Network`."""
+        """Process the next frames; see `external_network.Network`."""
         streams, frames = mixture.shape[:2]
         with torch.inference_mode():
             slot = self._slots.get(frames) or self._make_slot(frames)
-            slot.given.numpy().reshape(streams, frames, -1)[:] = mixture
-            slot.x.copy_(slot.given, non_blocking=True)
+            slot.host_in.numpy().reshape(streams, frames, -1)[:] = mixture
+            slot.x.copy_(slot.host_in, non_blocking=True)
             slot.run()
-            slot.answer.copy_(slot.y, non_blocking=True)
+            slot.host_out.copy_(slot.y, non_blocking=True)
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
-        answer: Floats = slot.answer.numpy().reshape(streams, frames, -1)
-        return answer
+        stems: Floats = slot.host_out.numpy().reshape(streams, frames, -1)
+        return stems
 
     def _make_slot(self, frames: int) -> _Slot:
         slot = _Slot(self._net, self._device, self._streams, frames)
@@ -193,23 +193,23 @@ class GraphStepper:
                 leaf.copy_(new)
 
         def eager() -> None:
-            with cuda_products(self._is_tf32):
+            with cuda_matmul_precision(self._is_tf32):
                 body()
 
         slot.run = eager
         self._slots[frames] = slot
         if frames in self._fixed and not self.trouble:
-            heard = [leaf.clone() for leaf in self._leaves]
-            with cuda_products(self._is_tf32):
+            before = [leaf.clone() for leaf in self._leaves]
+            with cuda_matmul_precision(self._is_tf32):
                 replay, self.trouble = try_capture(self._capture, body, self._device)
             slot.run = replay or eager
-            for leaf, kept in zip(self._leaves, heard, strict=True):
-                leaf.copy_(kept)  # the capture and its rehearsals have advanced them
+            for leaf, kept in zip(self._leaves, before, strict=True):
+                leaf.copy_(kept)  # warm-up and capture have advanced them
         return slot
 
 
 def _moved(state: Any, device: torch.device) -> Any:
-    """Return the same memory on a device, each tensor with storage of its own."""
+    """Return the state on a device, each tensor with storage of its own."""
     if isinstance(state, Tensor):
         return state.to(device, copy=True).contiguous()
     parts = [_moved(part, device) for part in state]
@@ -217,12 +217,12 @@ def _moved(state: Any, device: torch.device) -> Any:
 
 
 def try_capture(capture: Capture, body: Body, device: torch.device) -> tuple[Body | None, str]:
-    """Return what replays `body`, or None and why it can't be captured, which is warned of.
+    """Return what replays `body`, or, with a warning, None and why it can't be captured.
 
     Args:
-        capture: turns a step into something that replays it.
+        capture: records a step and returns what replays it.
         body: the step.
-        device: where it runs; a GPU is made torch's current one, on which graphs are recorded.
+        device: where it runs; made torch's current GPU, since graphs are recorded there.
     """
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
@@ -231,8 +231,8 @@ def try_capture(capture: Capture, body: Body, device: torch.device) -> tuple[Bod
     except RuntimeError as error:
         trouble = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(
-            f"no CUDA graph: {trouble}; each step starts its kernels one by one,"
-            " with the same result, slower",
+            f"no CUDA graph: {trouble}; each step launches its kernels one by one,"
+            " with the same result, but slower",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -240,10 +240,10 @@ def try_capture(capture: Capture, body: Body, device: torch.device) -> tuple[Bod
 
 
 def cuda_graph(body: Body) -> Body:
-    """Run `body` a few times, record it as a CUDA graph, and return what replays it.
+    """Run `body` a few times, record it as a CUDA graph, and return its replay.
 
     Raises:
-        RuntimeError: something in it can't be recorded.
+        RuntimeError: part of it can't be recorded.
     """
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
