@@ -1,4 +1,4 @@
-"""Loss and gradient metrics of training steps, accumulated on the device so nothing waits for it."""
+"""Loss and gradient metrics of training steps, accumulated on the device without waiting for it."""
 
 from __future__ import annotations
 

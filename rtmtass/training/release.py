@@ -1,4 +1,4 @@
-"""`rtmtass release`: measures a trained model and writes it with card, metrics and golden output."""
+"""`rtmtass release`: writes a trained model with its card, metrics and golden output."""
 
 from __future__ import annotations
 

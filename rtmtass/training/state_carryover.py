@@ -1,4 +1,4 @@
-"""State carry-over: examples start from the final state of another, so short crops train for streams.
+"""State carry-over: examples start from another's final state, so short crops train for streams.
 
 A network trained only on short crops from its initial state never sees the states that
 minutes of sound or silence lead to, and gets worse in them.

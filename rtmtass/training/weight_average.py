@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of two models trained from the same weights, often better than either."""
+"""Weight averaging: the mean of two models with a common origin, often better than either."""
 
 from __future__ import annotations
 
