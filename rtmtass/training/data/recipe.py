@@ -112,7 +112,7 @@ class Recipe:
         soft_clip: a stem is overdriven by 0 to 15 dB (`DRIVE_DB`); drawn for each stem.
         compand: a stem is mu-law coded, as in telephony; drawn for each stem.
         coded: a stem goes through a lossy codec; drawn for each stem, never together
-            with `compand`. Host only: codecs don't run on a device, so there it is 0.
+            with `compand`. Ignored on a device, where codecs don't run.
         start_or_stop: music or noise starts or stops within the example; drawn for each
             of the two. Speech is excluded, as it has pauses.
         pop: a short burst (clap, knock, plosive) is added to the noise stem, even if no
