@@ -77,13 +77,13 @@ def test_training_from_packs_resumes(packs: Path, tmp_path: Path) -> None:
     changes = {"packs": str(packs), "cache": str(tmp_path / "cache"), "examples": "device"}
     values = config(tmp_path, tmp_path / "run", **changes, steps=2, compile=True, snapshots=1)
     write_toml(tmp_path / "bare.toml", values)
-    answer = bare("train", str(tmp_path / "bare.toml"))
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
-    said = [line for line in answer.stderr.splitlines() if line.startswith("rtmtass: ")]
-    assert [line.split(" ")[1] for line in said] == ["matplotlib", "numba", "torch.compile"]
-    assert "(InvalidCxxCompiler: No working C++ compiler" in said[2]
-    assert "decoding packs: " in answer.stderr
+    process = bare("train", str(tmp_path / "bare.toml"))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
+    shown = [line for line in process.stderr.splitlines() if line.startswith("rtmtass: ")]
+    assert [line.split(" ")[1] for line in shown] == ["matplotlib", "numba", "torch.compile"]
+    assert "(InvalidCxxCompiler: No working C++ compiler" in shown[2]
+    assert "decoding packs: " in process.stderr
     assert open_model(str(tmp_path / "run" / "best")).about["training"]["steps"] == 2
     clip = tmp_path / "run" / "snapshots" / "clip-0"
     assert (clip / "mixture.flac").exists()
@@ -98,9 +98,9 @@ def test_training_from_packs_resumes(packs: Path, tmp_path: Path) -> None:
 def test_host_examples_are_rejected_without_their_packages(packs: Path, tmp_path: Path) -> None:
     values = config(tmp_path, tmp_path / "run", packs=str(packs), cache=str(tmp_path / "cache"))
     write_toml(tmp_path / "host.toml", values)
-    answer = bare("train", str(tmp_path / "host.toml"))
-    assert answer.returncode == 1
-    assert answer.stderr == (
+    process = bare("train", str(tmp_path / "host.toml"))
+    assert process.returncode == 1
+    assert process.stderr == (
         "rtmtass: examples = \"host\" needs scipy and soxr: pip install 'rtmtass[train]',"
         ' or set examples = "device", which needs only torch\n'
     )
@@ -116,9 +116,9 @@ def test_without_numba_torchs_gru_gradient_is_used(monkeypatch: pytest.MonkeyPat
         y, last = gru_room.gru_scan(x.bfloat16(), h, gru)
     assert (y.dtype, last.shape) == (torch.float32, (3, 5))
     y, last = gru_room.gru_scan(x, h, gru)
-    wanted, wanted_last = gru(x, h[None])
-    assert torch.equal(y, wanted)
-    assert torch.equal(last, wanted_last[0])
+    expected, expected_last = gru(x, h[None])
+    assert torch.equal(y, expected)
+    assert torch.equal(last, expected_last[0])
     (y * weight).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
@@ -202,9 +202,9 @@ def blocks(language: str) -> list[str]:
 
 def test_the_guides_commands_and_config_are_valid(tmp_path: Path) -> None:
     lines = [line.split("#")[0] for block in blocks("") for line in block.splitlines()]
-    said = [line.partition("rtmtass ")[2] for line in lines if not line.startswith("tar ")]
-    assert len(said) == 7
-    for command in said:
+    shown = [line.partition("rtmtass ")[2] for line in lines if not line.startswith("tar ")]
+    assert len(shown) == 7
+    for command in shown:
         assert callable(build_parser().parse_args(shlex.split(command)).run)
     (tmp_path / "gpu.toml").write_text(blocks("toml")[0])
     values = TrainConfig.read(tmp_path / "gpu.toml", minutes=11)

@@ -18,7 +18,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
+    process = subprocess.run(
         [*TORCHRUN, *words],
         env=environment,
         capture_output=True,
@@ -26,8 +26,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=300,
     )
-    assert answer.returncode == 0, answer.stderr
-    return answer
+    assert process.returncode == 0, process.stderr
+    return process
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     corpus = buzzing_corpus(tmp_path / "corpus")
     two = config(corpus, tmp_path / "run", steps=20, batch=2, carryover_prob=0.5)
     write_toml(tmp_path / "c.toml", two)
-    said = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
-    *reports, best = said.splitlines()  # only rank 0 reports
+    stdout = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
+    *reports, best = stdout.splitlines()  # only rank 0 reports
     kinds = [(r["kind"], r["step"], r["skipped"]) for r in map(json.loads, reports)]
     assert kinds == [("train", 20, 0), ("dev", 20, 0)]
     assert best == str(tmp_path / "run" / "best")
@@ -67,12 +67,12 @@ with DistributedContext("cpu") as group:
     compute = group.wrap(net, lambda x: net(x).sum())
     loss = compute(torch.tensor([[1.0 + 2 * group.rank]]))
     loss.backward()
-    found = {
+    result = {
         "gradient": net.weight.grad,
         "loss": group.mean(loss.detach()),
         "agreed": group.largest(float(group.rank), 5.0 - group.rank),
     }
-    torch.save(found, f"{sys.argv[1]}/{group.rank}.pt")
+    torch.save(result, f"{sys.argv[1]}/{group.rank}.pt")
 """
 
 
@@ -81,9 +81,9 @@ def test_muon_is_divided_between_two_processes(tmp_path: Path) -> None:
     script.write_text(MUON)
     run(str(script), str(tmp_path))
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert sorted(found["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
-        for ours, alone in zip(found["shared"], found["alone"], strict=True):
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert sorted(result["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
+        for ours, alone in zip(result["shared"], result["alone"], strict=True):
             assert torch.equal(ours, alone)
 
 

@@ -70,12 +70,12 @@ class Oracle:
             self.known[clip.mixture.tobytes()] = clip.stems
 
     def separate(self, mixture: np.ndarray) -> np.ndarray:
-        heard = np.trim_zeros(mixture, "b")
+        trimmed = np.trim_zeros(mixture, "b")
         for length in (len(mixture), round(SECONDS * RATE)):
             stems = self.known.get(mixture[:length].tobytes())
             if stems is not None:
                 return self.spoil(np.pad(stems, ((0, 0), (0, len(mixture) - length))))
-        assert not len(heard), "unknown mixture"
+        assert not len(trimmed), "unknown mixture"
         return self.spoil(np.zeros((3, len(mixture)), np.float32))
 
 
@@ -147,7 +147,7 @@ def test_leakage_is_measured_for_every_subset_of_stems() -> None:
     figures = evaluate(Oracle(clips, leaky), clips, 5)
     by_case = figures["leakage_by_case_db"]
     expected = dict(zip(STEMS, (-20, -40, -60), strict=True))
-    assert {case: set(found) for case, found in by_case.items()} == {
+    assert {case: set(levels) for case, levels in by_case.items()} == {
         "speech + music": {"noise"},
         "speech + noise": {"music"},
         "music + noise": {"speech"},
@@ -155,8 +155,8 @@ def test_leakage_is_measured_for_every_subset_of_stems() -> None:
         "music": {"speech", "noise"},
         "noise": {"speech", "music"},
     }
-    for found in by_case.values():
-        for stem, value in found.items():
+    for levels in by_case.values():
+        for stem, value in levels.items():
             assert value["mean"] == pytest.approx(expected[stem], abs=0.01)
             assert value["high"] >= value["mean"] >= value["low"]
     assert figures["leakage_db"] == {
@@ -305,8 +305,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     figures = evaluate(oracle, clips, 4, measures=perceptual.MEASURES)
     figures["left_out"] = "a & b"
     chosen = {"<script>": "worst", "00002": "random"}
-    heard = [clips[2], clips[0]]
-    write_html(path, figures, oracle, heard, chosen, {"model": "it <i>"})
+    selected = [clips[2], clips[0]]
+    write_html(path, figures, oracle, selected, chosen, {"model": "it <i>"})
     return path.read_text(encoding="utf-8")
 
 
@@ -401,9 +401,9 @@ def test_the_command_gives_json_and_a_page(
     path = tmp_path / "r.html"
     words = ["evaluate", "rtmtass-small", str(folder), "--clips", "2", "--json"]
     assert main([*words, "--html", str(path)]) == 0
-    said = capsys.readouterr()
-    figures = json.loads(said.out)
-    assert said.err == ""
+    output = capsys.readouterr()
+    figures = json.loads(output.out)
+    assert output.err == ""
     assert figures["clips"] == 2
     assert set(perceptual.MEASURES) <= set(figures)
     separator = rtmtass.load()
@@ -445,7 +445,7 @@ def test_the_command_prints_the_effect_of_singing(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["none"], 1, "holds no list.csv; write a set with: rtmtass data mix"),
         (["SET", "--clips", "0"], 2, "'0' is no count; give 1 or more"),
@@ -453,7 +453,7 @@ def test_the_command_prints_the_effect_of_singing(
     ],
 )
 def test_errors_are_one_line(
-    words: list[str], code: int, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, output: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(folder) if word == "SET" else word for word in words]
     try:
@@ -463,7 +463,7 @@ def test_errors_are_one_line(
     assert given == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rtmtass: ")
-    assert said in line
+    assert output in line
 
 
 @pytest.mark.usefixtures("blocked")
@@ -472,10 +472,10 @@ def test_a_metric_without_its_package_is_left_out(
 ) -> None:
     words = ["evaluate", "rtmtass-small", str(folder), "--clips", "1"]
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert "PESQ" not in said.out
-    assert "STOI" in said.out
-    assert said.err == (
+    output = capsys.readouterr()
+    assert "PESQ" not in output.out
+    assert "STOI" in output.out
+    assert output.err == (
         "left out: pesq can't be measured without pesq; get it with: pip install pesq\n"
     )
 

@@ -71,13 +71,13 @@ def test_every_figure_of_the_card_is_in_the_metrics(made: Path) -> None:
     def words(value: dict[str, float]) -> str:
         return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})"
 
-    said = re.findall(r"-?\d+\.\d\d \(-?\d+\.\d\d … -?\d+\.\d\d\)", reached)
+    shown = re.findall(r"-?\d+\.\d\d \(-?\d+\.\d\d … -?\d+\.\d\d\)", reached)
     measured = [words(metrics[k][s]) for k in ("si_sdri", "sdri") for s in (*STEMS, "average")]
     measured += [words(metrics["leakage_db"][s]) for s in STEMS]
     measured += [words(v) for case in metrics["leakage_by_case_db"].values() for v in case.values()]
     singing = metrics["singing"]
     measured += [words(singing[k]) for k in ("with_singing", "instrumental", "difference")]
-    assert sorted(said) == sorted(measured)
+    assert sorted(shown) == sorted(measured)
     assert f"{metrics['silence_dbfs']['from_start']:.0f} dBFS" in reached
 
 
@@ -113,9 +113,9 @@ def test_experiments_are_read_from_markdown_or_json(made: Path, tmp_path: Path) 
     assert read_experiments(path).splitlines() == [
         "| tried | dB | kept |", "| --- | --- | --- |", "| a | 1.5 | |", "| b | | no |",
     ]  # fmt: skip
-    for text, said in (("{}", "not a list"), ("[1]", "not iterable"), ("[", "JSON: a list")):
+    for text, shown in (("{}", "not a list"), ("[1]", "not iterable"), ("[", "JSON: a list")):
         path.write_text(text)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=shown):
             read_experiments(path)
     with pytest.raises(InputError, match="can't be read"):
         read_experiments(tmp_path / "none.md")

@@ -214,11 +214,11 @@ def test_a_resumed_run_restores_the_carried_states(corpus: Path, tmp_path: Path)
     for stop in (6, 3):
         carried = config(corpus, tmp_path / str(stop), carryover_prob=1.0)
         trainer = Trainer(carried, lambda _: None)
-        found = [trainer.train_step(batch)[0] for batch in batches[:stop]]
+        values = [trainer.train_step(batch)[0] for batch in batches[:stop]]
         trainer.save()
         again = Trainer(carried, lambda _: None)
         again.resume()
-        losses.append(found + [again.train_step(batch)[0] for batch in batches[stop:]])
+        losses.append(values + [again.train_step(batch)[0] for batch in batches[stop:]])
     assert losses[0] == losses[1]
     blank = Trainer(config(corpus, tmp_path / "blank"), lambda _: None)
     assert [blank.train_step(batch)[0] for batch in batches][1:] != losses[0][1:]

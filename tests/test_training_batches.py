@@ -135,11 +135,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(corpus: Corpus) -> None:
     stems = statistics(corpus)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
+    fractions = np.bincount(n_present, minlength=4) / len(stems)
     # 3 % silent, 12 % one alone, 20 % one missing, within three standard deviations.
-    assert 0.01 < highband_weights[0] < 0.05
-    assert highband_weights[1] == pytest.approx(0.12, abs=0.037)
-    assert highband_weights[2] == pytest.approx(0.20, abs=0.045)
+    assert 0.01 < fractions[0] < 0.05
+    assert fractions[1] == pytest.approx(0.12, abs=0.037)
+    assert fractions[2] == pytest.approx(0.20, abs=0.045)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.043)
 
@@ -257,8 +257,8 @@ def test_all_augmentations_together_give_valid_samples(fresh: Corpus) -> None:
 def test_a_bank_is_used_in_its_own_stem(pitched: Corpus, name: str, share: str, stem: int) -> None:
     bank(pitched, name, 3)
     for stems in statistics(pitched, 5, changed(**{share: 1.0})):
-        heard = [share_at(s, 3001, 60) > 0.4 for s in stems]
-        assert heard == [place == stem for place in range(3)]
+        detected = [share_at(s, 3001, 60) > 0.4 for s in stems]
+        assert detected == [place == stem for place in range(3)]
 
 
 def with_singers(folder: Path, *splits: str) -> Path:
@@ -275,14 +275,14 @@ def with_singers(folder: Path, *splits: str) -> Path:
 
 def sung_shares(corpus: Corpus, recipe: Recipe, n: int = 200) -> tuple[float, float]:
     """Return the fractions of examples with synthetic and with recorded singing."""
-    heard = np.array(
+    detected = np.array(
         [
             # Recorded singing is played at 0.8 to 1.25 times its speed.
             [share_at(music, 3050.0, 60.0), share_at(music, 2360.0, 530.0)]
             for music in statistics(corpus, n, recipe)[:, 1]
         ]
     )
-    synthetic, recorded = (heard > 0.4).mean(axis=0)
+    synthetic, recorded = (detected > 0.4).mean(axis=0)
     return float(synthetic), float(recorded)
 
 

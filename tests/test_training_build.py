@@ -68,12 +68,12 @@ def folders(tmp_path: Path) -> Path:
 
 
 def problems(corpus: Path) -> dict[str, list[tuple[str, str]]]:
-    found: dict[str, list[tuple[str, str]]] = {}
+    result: dict[str, list[tuple[str, str]]] = {}
     with (corpus / "report.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             name = line["recording"].rsplit("/", 1)[1]
-            found.setdefault(name, []).append((line["problem"], line["left_out"]))
-    return found
+            result.setdefault(name, []).append((line["problem"], line["left_out"]))
+    return result
 
 
 def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
@@ -117,18 +117,18 @@ def test_a_fourth_folder_may_hold_singing(folders: Path, tmp_path: Path) -> None
     }
     assert len({(r.group, r.split) for r in rows}) == 2  # no singer is in both splits
     eva = next(row.split for row in rows if row.group == "choir/eva")
-    said = {"train": "0.02 h train, 0.01 h dev", "dev": "0.01 h train, 0.02 h dev"}[eva]
-    assert report.lines()[:4][3] == f"singing: {said}"
+    hours = {"train": "0.02 h train, 0.01 h dev", "dev": "0.01 h train, 0.02 h dev"}[eva]
+    assert report.lines()[:4][3] == f"singing: {hours}"
     assert report.lines()[:3] == plain.lines()[:3]
     assert len(Corpus(tmp_path / "corpus", tmp_path / "cache").recordings("singing", eva)) == 2
 
 
 def test_problems_are_reported(folders: Path, tmp_path: Path) -> None:
     report = build_from_folders(folders, tmp_path / "corpus")
-    found = problems(tmp_path / "corpus")
-    duplicate = found.pop("renamed.flac")
+    result = problems(tmp_path / "corpus")
+    duplicate = result.pop("renamed.flac")
     assert duplicate == [("duplicate", "yes")]
-    assert found == {
+    assert result == {
         "broken.wav": [("unreadable", "yes")],
         "silent.wav": [("silent", "yes")],
         "short.wav": [("too short", "yes")],
@@ -215,17 +215,17 @@ def made_rows(n_groups: int, per_group: int, **changes: str) -> list[IndexRow]:
 
 
 def splits(rows: list[IndexRow]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for row in rows:
-        found.setdefault(row.group, set()).add(row.split)
-    return found
+        result.setdefault(row.group, set()).add(row.split)
+    return result
 
 
 def test_groups_are_never_split() -> None:
-    given = splits(assign_splits(made_rows(400, 3), 0.2))
-    assert all(len(of) == 1 for of in given.values())
-    share = sum(of == {"dev"} for of in given.values()) / 400
-    assert share == pytest.approx(0.2, abs=0.06)
+    assigned = splits(assign_splits(made_rows(400, 3), 0.2))
+    assert all(len(of) == 1 for of in assigned.values())
+    fraction = sum(of == {"dev"} for of in assigned.values()) / 400
+    assert fraction == pytest.approx(0.2, abs=0.06)
 
 
 def test_a_group_keeps_its_split_when_others_are_added() -> None:
@@ -240,16 +240,16 @@ def test_a_group_keeps_its_split_when_others_are_added() -> None:
 def test_every_role_has_both_splits(n_groups: int, dev_share: float) -> None:
     for prefix in "abcdefgh":  # other names, other hashes
         rows = [replace(r, source=prefix) for r in made_rows(n_groups, 2)]
-        given = splits(assign_splits(rows, dev_share))
-        assert all(len(of) == 1 for of in given.values())
-        assert {next(iter(of)) for of in given.values()} == {"train", "dev"}
+        assigned = splits(assign_splits(rows, dev_share))
+        assert all(len(of) == 1 for of in assigned.values())
+        assert {next(iter(of)) for of in assigned.values()} == {"train", "dev"}
 
 
 @pytest.mark.parametrize("dev_share", [1e-9, 1 - 1e-9])
 def test_a_single_group_is_split(dev_share: float) -> None:
-    given = assign_splits(made_rows(1, 5), dev_share)
-    assert sorted(row.split for row in given) == ["dev", *["train"] * 4]
-    assert assign_splits(made_rows(1, 5)[::-1], dev_share) == given[::-1]
+    assigned = assign_splits(made_rows(1, 5), dev_share)
+    assert sorted(row.split for row in assigned) == ["dev", *["train"] * 4]
+    assert assign_splits(made_rows(1, 5)[::-1], dev_share) == assigned[::-1]
 
 
 def test_existing_splits_and_fractions_of_0_and_1_are_kept() -> None:

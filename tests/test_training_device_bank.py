@@ -36,12 +36,12 @@ def random() -> Draws:
 
 def stored(path: Path, sounds: dict[str, Sequence[Sound]]) -> Recordings:
     """Store groups of recordings, all of one source."""
-    found = [
+    pending = [
         PendingRecording("s", group, f"{group}{k}", lambda x=x: np.asarray(x, np.float32))
         for group, takes in sounds.items()
         for k, x in enumerate(takes)
     ]
-    store(path, found, "stamp")
+    store(path, pending, "stamp")
     return Recordings(path)
 
 
@@ -106,18 +106,16 @@ def test_a_bank_draws_as_often_as_a_sampler(singers: Recordings, tmp_path: Path)
     )  # the first belongs to the other sampler
     rng = np.random.default_rng(0)
     order = np.argsort(np.concatenate(sampler.groups))
-    wanted = np.bincount([order[sampler.draw(rng)] for _ in range(n)], minlength=len(singers)) / n
-    highband_weights = np.bincount(drawn.numpy(), minlength=len(singers)) / n
-    np.testing.assert_allclose(highband_weights, wanted, atol=0.015)
+    expected = np.bincount([order[sampler.draw(rng)] for _ in range(n)], minlength=len(singers)) / n
+    fractions = np.bincount(drawn.numpy(), minlength=len(singers)) / n
+    np.testing.assert_allclose(fractions, expected, atol=0.015)
     # The extreme random numbers select the first and the last recording.
     ends = torch.tensor([0.0, 1 - 2.0**-24])
     ends = bank.draw_in_group(bank.draw_group(which[:2], ends), ends)
     assert ends.tolist() == [1, len(singers)]
     chances = [bank.prob_shorter("singers", n) for n in (0, 4001, 10**6)]
     assert chances[0] == 0.0
-    assert chances[1] == pytest.approx(
-        highband_weights[bank.lengths[1:].numpy() <= 4000].sum(), abs=0.015
-    )
+    assert chances[1] == pytest.approx(fractions[bank.lengths[1:].numpy() <= 4000].sum(), abs=0.015)
     assert chances[2] == pytest.approx(1.0)
 
 
@@ -185,8 +183,8 @@ def test_a_voice_track_is_one_speaker_with_gaps(singers: Recordings, random: Dra
     speakers = np.array([425.0, 900.0, 1650.0])
     for track, last in zip(tracks, n_raw.tolist(), strict=True):
         assert not track[last:].any()
-        highband_weights = [share_at(track[:last], hz, 220.0) for hz in speakers]
-        assert max(highband_weights) > 0.9
+        fractions = [share_at(track[:last], hz, 220.0) for hz in speakers]
+        assert max(fractions) > 0.9
         silent = np.abs(track[:last]) < 1e-6
         edges = np.flatnonzero(np.diff(np.concatenate([[0], silent, [0]])))
         lengths = (edges[1::2] - edges[::2])[edges[1::2] < last]
@@ -211,18 +209,18 @@ def test_effects_are_repeated_with_gaps_at_varying_levels(tmp_path: Path, random
     bank, n = bank_of(short=stored(tmp_path / "short", {"a": [tone(1000, 0.1)]})), 40000
     n_raw = torch.tensor([40000, 30000] * 30)
     tracks = effects(bank, random, 0, n_raw, n).numpy()
-    discontinuities, first, ratios, loudest = [], [], [], []
+    gaps, first, ratios, loudest = [], [], [], []
     for track, last in zip(tracks, n_raw.tolist(), strict=True):
         assert not track[last:].any()
         sounding = np.convolve(np.abs(track) > 1e-7, np.ones(40), "same") > 0
         begins = np.flatnonzero(np.diff(np.concatenate([[0], sounding.astype(int)])) == 1)
-        discontinuities += list(np.diff(begins)[:-1] - 1600)
+        gaps += list(np.diff(begins)[:-1] - 1600)
         first.append(begins[0])
         levels = [level_db(track[b + 40 : b + 1540]) for b in begins[:-1]]
         loudest.append(max(levels))
         ratios.append(max(levels) - min(levels))
-    assert 0.02 * SAMPLE_RATE - 2 <= min(discontinuities) < 0.03 * SAMPLE_RATE
-    assert 1.5 * SAMPLE_RATE < max(discontinuities) <= 2.5 * SAMPLE_RATE
+    assert 0.02 * SAMPLE_RATE - 2 <= min(gaps) < 0.03 * SAMPLE_RATE
+    assert 1.5 * SAMPLE_RATE < max(gaps) <= 2.5 * SAMPLE_RATE
     assert max(first) <= 800
     assert 5.0 < max(ratios) <= 6.01
     # A level of 0.1, minus 0 to 9 dB, minus up to 6 dB for each repeat.

@@ -97,8 +97,8 @@ def test_singing_is_recorded_or_synthetic_with_the_given_probability(tmp_path: P
 
     def highband_weights(**changes: float) -> tuple[float, float]:
         music = made(corpus, changed(**changes), 400)[:, 1]
-        heard = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
-        synthetic, recorded = (np.array(heard) > 0.4).mean(axis=0)
+        detected = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
+        synthetic, recorded = (np.array(detected) > 0.4).mean(axis=0)
         return float(synthetic), float(recorded)
 
     assert highband_weights(singing=0.5, recorded_singing=0.1) == (
@@ -190,11 +190,11 @@ def test_second_speakers_and_pieces_have_the_given_probability_and_level(layered
         two = layers_db(stems[:, stem], *PITCHES_HZ[STEMS[stem]])
         has_both = (two > -20).all(axis=0)  # in half of the draws both are the same
         assert has_both.mean() == pytest.approx(share / 2, abs=0.07)
-        apart = two[0] - two[1]
+        difference_db = two[0] - two[1]
         if stem == 0:
-            check_uniform(np.abs(apart[has_both]), low, high)
+            check_uniform(np.abs(difference_db[has_both]), low, high)
         else:
-            check_uniform(apart[has_both], low, high)
+            check_uniform(difference_db[has_both], low, high)
 
 
 def test_singing_is_louder_than_its_piece(layered: Corpus) -> None:
@@ -244,8 +244,8 @@ def test_speeds_have_the_given_probability_and_range(
     power = np.abs(np.fft.rfft(stems * np.hanning(8000), 65536)) ** 2
     speed = power.argmax(axis=1) * SAMPLE_RATE / 65536 / TONES_HZ[STEMS[stem], "train"]
     is_changed = np.abs(speed - 1) > 0.004
-    wanted = 0.5 * (1 - 0.008 / (high - low))
-    assert is_changed.mean() == pytest.approx(wanted, abs=0.09)
+    expected = 0.5 * (1 - 0.008 / (high - low))
+    assert is_changed.mean() == pytest.approx(expected, abs=0.09)
     values = speed[is_changed]
     if stem == 1:
         check_uniform(np.log(values), np.log(low), np.log(high), slack=0.003)
@@ -281,7 +281,7 @@ def test_tilts_are_distributed_as_on_the_host(tmp_path: Path) -> None:
 
 def features(stems: Sound) -> dict[str, Sound]:
     """Return features of each example's stem, where it is present."""
-    found: dict[str, Sound] = {}
+    features_of: dict[str, Sound] = {}
     hz = np.fft.rfftfreq(stems.shape[2], 1 / SAMPLE_RATE)
     for number, name in enumerate(STEMS):
         stem = stems[np.abs(stems[:, number]).max(axis=1) > 0, number].astype(np.float64)
@@ -289,15 +289,15 @@ def features(stems: Sound) -> dict[str, Sound]:
         frames = np.mean(stem.reshape(len(stem), -1, 160) ** 2, axis=2) / power
         spec = np.abs(np.fft.rfft(stem)) ** 2
         low, high = (spec[:, band].sum(axis=1) for band in (hz < 1000, hz > 4000))
-        found[f"{name}: duty"] = (frames > 0.03).mean(axis=1)
-        found[f"{name}: silence"] = (frames < 1e-6).mean(axis=1)
-        found[f"{name}: crest"] = 10 * np.log10(np.max(stem**2, axis=1) / power[:, 0])
-        found[f"{name}: tilt"] = 10 * np.log10((high + 1e-12) / (low + 1e-12))
-        found[f"{name}: centroid"] = np.log((spec * hz).sum(axis=1) / spec.sum(axis=1))
-        found[f"{name}: edges"] = 10 * np.log10(
+        features_of[f"{name}: duty"] = (frames > 0.03).mean(axis=1)
+        features_of[f"{name}: silence"] = (frames < 1e-6).mean(axis=1)
+        features_of[f"{name}: crest"] = 10 * np.log10(np.max(stem**2, axis=1) / power[:, 0])
+        features_of[f"{name}: tilt"] = 10 * np.log10((high + 1e-12) / (low + 1e-12))
+        features_of[f"{name}: centroid"] = np.log((spec * hz).sum(axis=1) / spec.sum(axis=1))
+        features_of[f"{name}: edges"] = 10 * np.log10(
             (frames[:, :20].mean(axis=1) + 1e-3) / (frames[:, -20:].mean(axis=1) + 1e-3)
         )
-    return found
+    return features_of
 
 
 def distance(one: Sound, two: Sound) -> float:

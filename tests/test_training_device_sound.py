@@ -31,8 +31,8 @@ def filtered(sound: Sound, response: Tensor, size: int) -> Sound:
     return torch.fft.irfft(spec, size)[0, : len(sound)].numpy()
 
 
-def error_db(sound: Sound, wanted: Sound) -> float:
-    return level_db(sound - wanted) - level_db(wanted)
+def error_db(sound: Sound, expected: Sound) -> float:
+    return level_db(sound - expected) - level_db(expected)
 
 
 @pytest.fixture
@@ -81,15 +81,17 @@ def test_filters_equal_the_hosts() -> None:
         corner_hz, gain_db = rng.uniform(300, 3500), rng.uniform(-8, 8)
         centre_hz, bell_db, q = 200 * 35 ** rng.random(), rng.uniform(-8, 8), rng.uniform(0.5, 2)
         sections = [augment._shelf(corner_hz, gain_db), augment._bell(centre_hz, bell_db, q)]
-        wanted = signal.sosfilt(np.stack(sections).astype(np.float64), sound)
+        expected = signal.sosfilt(np.stack(sections).astype(np.float64), sound)
         shelf, bell = (row(corner_hz), row(gain_db)), (row(centre_hz), row(bell_db), row(q))
-        assert error_db(filtered(sound, device.tilt(size, shelf, bell), size), wanted) < -90
+        assert error_db(filtered(sound, device.tilt(size, shelf, bell), size), expected) < -90
         low_hz, high_hz = rng.uniform(30, 300), rng.uniform(3000, 7500)
         sections = signal.butter(3, [low_hz, high_hz], "bandpass", fs=SAMPLE_RATE, output="sos")
         response = device.band_pass(size, row(low_hz), row(high_hz))
         assert error_db(filtered(sound, response, size), signal.sosfilt(sections, sound)) < -90
-        wanted = signal.lfilter(*signal.butter(2, corner_hz, fs=SAMPLE_RATE), sound)
-        assert error_db(filtered(sound, device.low_pass(size, row(corner_hz)), size), wanted) < -90
+        expected = signal.lfilter(*signal.butter(2, corner_hz, fs=SAMPLE_RATE), sound)
+        assert (
+            error_db(filtered(sound, device.low_pass(size, row(corner_hz)), size), expected) < -90
+        )
 
 
 def test_a_room_keeps_the_energy() -> None:
@@ -119,12 +121,12 @@ def test_clipping_and_companding_equal_the_hosts() -> None:
 
 def test_start_and_stop_equal_the_hosts() -> None:
     for seed in range(8):
-        wanted = augment.start_or_stop(np.ones(4000, np.float32), np.random.default_rng(seed))
-        is_stop = wanted[0] == 1.0
-        inner = np.flatnonzero((wanted > 0) & (wanted < 1))
+        expected = augment.start_or_stop(np.ones(4000, np.float32), np.random.default_rng(seed))
+        is_stop = expected[0] == 1.0
+        inner = np.flatnonzero((expected > 0) & (expected < 1))
         at, fade = int(inner[0]) - 1, len(inner) + 2
         gain = device.edges(4000, *(torch.tensor([x]) for x in (at, fade, bool(is_stop))))
-        np.testing.assert_allclose(gain[0].numpy(), wanted, atol=1e-6)
+        np.testing.assert_allclose(gain[0].numpy(), expected, atol=1e-6)
 
 
 def test_a_pop_starts_at_its_position_and_decays(random: Draws) -> None:
@@ -197,11 +199,11 @@ def test_capacities_for_probabilities_0_and_1() -> None:
 def test_rows_that_are_hit_are_picked_first(random: Draws) -> None:
     for n_rows in (3, 12, 20):
         is_hit = random.hits(0.3, 20)
-        found, hit = pick(is_hit, n_rows)
-        assert len(set(found.tolist())) == n_rows
-        assert torch.equal(is_hit[found], hit)
+        picked, hit = pick(is_hit, n_rows)
+        assert len(set(picked.tolist())) == n_rows
+        assert torch.equal(is_hit[picked], hit)
         assert int(hit.sum()) == min(int(is_hit.sum()), n_rows)
         samples = torch.arange(20.0)[:, None] * torch.ones(20, 2)
-        replace_rows(samples, found, hit, torch.full((n_rows, 2), -1.0))
+        replace_rows(samples, picked, hit, torch.full((n_rows, 2), -1.0))
         assert int((samples[:, 0] == -1).sum()) == int(hit.sum())
         assert (samples[~is_hit] >= 0).all()

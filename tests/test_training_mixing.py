@@ -71,8 +71,8 @@ def test_the_papers_rule_is_exact(seed: int, amplitude: float) -> None:
     else:
         assert peak < PEAK
         np.testing.assert_array_equal(stems[0], speech)
-    for stem, given in zip(stems, (speech, music, noise), strict=True):
-        likeness = np.dot(stem, given) / np.sqrt(np.dot(stem, stem) * np.dot(given, given))
+    for stem, source in zip(stems, (speech, music, noise), strict=True):
+        likeness = np.dot(stem, source) / np.sqrt(np.dot(stem, stem) * np.dot(source, source))
         assert likeness == pytest.approx(1.0, abs=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_scaling_silence_to_an_snr_keeps_it_silent() -> None:
 def test_a_speech_track_is_one_speaker_with_gaps(tmp_path: Path) -> None:
     sounds = (tone(500, 0.4), tone(700, 0.4), tone(1500, 0.4), tone(1900, 0.4))
     sampler = Sampler(recordings(tmp_path, *sounds, groups="aabb"))
-    heard = set()
+    orders = set()
     for seed in range(6):
         track = speech_track(sampler, 40000, rng(seed), gap_s=(0.2, 0.3), offset=3000)
         assert track.shape == (40000,)
@@ -94,10 +94,10 @@ def test_a_speech_track_is_one_speaker_with_gaps(tmp_path: Path) -> None:
         assert track[3000:3500].any()
         low, high = (share_at(track, a) + share_at(track, b) for a, b in ((500, 700), (1500, 1900)))
         assert max(low, high) > 0.98
-        heard.add(low > high)
+        orders.add(low > high)
         tail = track[3000:].reshape(-1, 100)
         assert 0.2 < (tail == 0).all(axis=1).mean() < 0.6
-    assert heard == {True, False}
+    assert orders == {True, False}
 
 
 def test_a_speech_track_can_start_with_a_whole_recording(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from rtmtass.training.train import train
 def test_orthogonal_flattens_singular_values_and_keeps_directions() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 6, 20)
-    for given in (matrices, matrices.mT):
-        for before, after in zip(given, orthogonal(given), strict=True):
+    for stack in (matrices, matrices.mT):
+        for before, after in zip(stack, orthogonal(stack), strict=True):
             u, _, v = torch.linalg.svd(before, full_matrices=False)
             inner = u.T @ after @ v.T
             values = inner.diagonal()
@@ -46,9 +46,9 @@ def test_muon_equals_torchs_up_to_rounding() -> None:
         one.step()
         other.step()
     moved = max(float((p - s).detach().abs().max()) for p, s in zip(ours, start, strict=True))
-    apart = max(float((p - q).detach().abs().max()) for p, q in zip(ours, twins, strict=True))
-    print(f"largest move {moved:.1e}, largest difference {apart:.1e}")
-    assert apart < 0.01 * moved  # torch's rounds to bf16
+    difference = max(float((p - q).detach().abs().max()) for p, q in zip(ours, twins, strict=True))
+    print(f"largest move {moved:.1e}, largest difference {difference:.1e}")
+    assert difference < 0.01 * moved  # torch's rounds to bf16
 
 
 def layers() -> nn.Module:

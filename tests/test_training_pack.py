@@ -38,9 +38,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: object) -> list[Path]:
-    found = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
-    assert not found.unreadable
-    return found.shards
+    result = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
+    assert not result.unreadable
+    return result.shards
 
 
 def untar(packs: Path, corpus: Path) -> Path:
@@ -61,11 +61,11 @@ def fill_bank(cache: Path, name: str, count: int) -> Recordings:
         loud = 0.0 if number == 1 else 3.0 ** -(number % 5)
         return (loud * rng.standard_normal(3200 + 100 * number)).astype(np.float32)
 
-    found = [
+    result = [
         PendingRecording(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
         for number in range(count)
     ]
-    store(cache / f"{name}-train", found, "a stamp")
+    store(cache / f"{name}-train", result, "a stamp")
     return Recordings(cache / f"{name}-train")
 
 
@@ -171,8 +171,8 @@ def test_unreadable_recordings_are_left_out(
 @pytest.mark.parametrize("kbits", [16, 24, 32])
 def test_opus_has_the_requested_bit_rate(kbits: float) -> None:
     sound = voice(6.0).astype(np.float32)
-    found = len(as_opus(sound, kbits)) * 8 / 1000 / 6.0
-    assert found == pytest.approx(kbits, rel=0.25)
+    result = len(as_opus(sound, kbits)) * 8 / 1000 / 6.0
+    assert result == pytest.approx(kbits, rel=0.25)
 
 
 def test_names_that_differ_only_in_their_suffix_stay_distinct(tmp_path: Path) -> None:

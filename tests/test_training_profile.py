@@ -34,12 +34,12 @@ def test_the_command_prints_the_parts_and_doesnt_touch_the_run(
     assert not (tmp_path / "run").exists()
 
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found["parts_ms"]) == PARTS
-    assert found["step_ms"] == pytest.approx(sum(found["parts_ms"].values()))
-    assert found["x_real_time"] == pytest.approx(4.0 * found["steps_per_s"])
-    assert found["peak_memory_mb"] > 10
-    assert found["parts_without_graph_ms"] == {}
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["parts_ms"]) == PARTS
+    assert result["step_ms"] == pytest.approx(sum(result["parts_ms"].values()))
+    assert result["x_real_time"] == pytest.approx(4.0 * result["steps_per_s"])
+    assert result["peak_memory_mb"] > 10
+    assert result["parts_without_graph_ms"] == {}
 
 
 def test_a_captured_step_is_also_timed_in_parts(
@@ -55,7 +55,7 @@ def test_a_captured_step_is_also_timed_in_parts(
 
     monkeypatch.setattr(step_profile, "Trainer", Captured)
     settings = config(buzzing_corpus(tmp_path), tmp_path / "run")
-    found = step_profile.profile(settings, 2)
-    assert found.is_captured
-    assert list(found.parts_ms) == ["examples", "data copy", "whole step"]
-    assert list(found.parts_without_graph_ms) == PARTS
+    result = step_profile.profile(settings, 2)
+    assert result.is_captured
+    assert list(result.parts_ms) == ["examples", "data copy", "whole step"]
+    assert list(result.parts_without_graph_ms) == PARTS

@@ -31,33 +31,33 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return buzzing_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def rates(given: TrainConfig, steps: range, **where: Any) -> list[float]:
-    schedule = schedule_of(given, **where)
+def rates(settings: TrainConfig, steps: range, **where: Any) -> list[float]:
+    schedule = schedule_of(settings, **where)
     return [schedule.learning_rate(step, 0.0) / schedule.rate for step in steps]
 
 
 def test_wsd_warms_up_stays_constant_and_decays_linearly() -> None:
-    given = TrainConfig(schedule="wsd", decay=0.25, steps=100, warmup_steps=10)
-    found = rates(given, range(101))
-    assert found[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert found[10:76] == [1.0] * 66
-    assert found[75:] == pytest.approx([0.01 + 0.99 * (100 - k) / 25 for k in range(75, 101)])
-    by_clock = schedule_of(dataclasses.replace(given, steps=0, minutes=10))
+    settings = TrainConfig(schedule="wsd", decay=0.25, steps=100, warmup_steps=10)
+    values = rates(settings, range(101))
+    assert values[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert values[10:76] == [1.0] * 66
+    assert values[75:] == pytest.approx([0.01 + 0.99 * (100 - k) / 25 for k in range(75, 101)])
+    by_clock = schedule_of(dataclasses.replace(settings, steps=0, minutes=10))
     assert by_clock.learning_rate(50, 7.5 * 60) == by_clock.rate
     assert by_clock.learning_rate(50, 10 * 60) == pytest.approx(0.01 * by_clock.rate)
 
 
 def test_cosine_schedule_values() -> None:
-    found = rates(TrainConfig(steps=100, warmup_steps=10), range(101))
-    for step, rate in enumerate(found):
+    values = rates(TrainConfig(steps=100, warmup_steps=10), range(101))
+    for step, rate in enumerate(values):
         fall = 0.5 * (1 + math.cos(math.pi * step / 100))
         expected = min(1.0, (step + 1) / 10) * (0.01 + 0.99 * fall)
         assert rate == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_trunk_has_no_end_but_its_sessions_do() -> None:
-    given = TrainConfig(**TRUNK, steps=50, minutes=10, warmup_steps=10)
-    schedule = schedule_of(given, step=1000, elapsed_s=6000.0)
+    settings = TrainConfig(**TRUNK, steps=50, minutes=10, warmup_steps=10)
+    schedule = schedule_of(settings, step=1000, elapsed_s=6000.0)
     assert {schedule.learning_rate(s, 1e9) for s in (10, 1000, 10**9)} == {schedule.rate}
     assert schedule.span.done(1000, 6000.0) == 0
     assert schedule.span.done(1025, 6000.0) == 0.5
@@ -69,11 +69,11 @@ def test_a_trunk_has_no_end_but_its_sessions_do() -> None:
 
 
 def test_a_branch_decays_from_the_trunks_rate() -> None:
-    given = TrainConfig(**TRUNK, steps=100, warmup_steps=10)
-    branch = Branch(step=1000, elapsed_s=1.0, rate=0.5 * given.learning_rate)
-    found = rates(given, range(1000, 1101), branch=branch)
-    assert found == pytest.approx([0.01 + 0.99 * (1 - math.sqrt(k / 100)) for k in range(101)])
-    assert schedule_of(given, branch=branch).rate == branch.rate
+    settings = TrainConfig(**TRUNK, steps=100, warmup_steps=10)
+    branch = Branch(step=1000, elapsed_s=1.0, rate=0.5 * settings.learning_rate)
+    values = rates(settings, range(1000, 1101), branch=branch)
+    assert values == pytest.approx([0.01 + 0.99 * (1 - math.sqrt(k / 100)) for k in range(101)])
+    assert schedule_of(settings, branch=branch).rate == branch.rate
 
 
 def state(runs: str | Path) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def assert_same(a: str | Path, b: str | Path) -> None:
             assert torch.equal(x, y), part
 
 
-def interrupted_after(given: TrainConfig, steps: int) -> None:
+def interrupted_after(settings: TrainConfig, steps: int) -> None:
     """Resume a run for some steps and save it, without validation."""
-    trainer = Trainer(given, lambda _: None)
+    trainer = Trainer(settings, lambda _: None)
     trainer.resume()
-    corpus = Corpus(Path(given.corpus), Path(given.cache))
-    stream = MixtureStream(corpus, "train", seconds=1.0, batch=4, seed=given.seed, workers=0)
+    corpus = Corpus(Path(settings.corpus), Path(settings.cache))
+    stream = MixtureStream(corpus, "train", seconds=1.0, batch=4, seed=settings.seed, workers=0)
     for _ in range(steps):
         trainer.train_step(stream.batch(trainer.batches))
     trainer.save()
@@ -153,7 +153,7 @@ def test_invalid_branches_are_rejected(corpus: Path, tmp_path: Path) -> None:
     Trainer(trunk, lambda _: None).save()
     with pytest.raises(UsageError, match="a branch needs a length; add --minutes"):
         branch_off(trunk, BranchOrder(), alone)
-    with pytest.raises(UsageError, match="own folder; name another by --runs"):
+    with pytest.raises(UsageError, match="trunk's folder; name another one"):
         branch_off(trunk, dataclasses.replace(order, runs=trunk.runs), alone)
     Trainer(config(corpus, tmp_path / "run"), lambda _: None).save()
     with pytest.raises(DataError, match="run holds a run that isn't a branch"):

@@ -69,13 +69,13 @@ def test_singing_holds_its_notes(
     assert np.isfinite(sung).all()
     assert level_db(sung) > -40
     notes = melodies[0]
-    heard = singing.analyse_voice(leads[0]).pitch[: len(notes)]
-    voiced = np.flatnonzero(heard > 0)
+    pitch = singing.analyse_voice(leads[0]).pitch[: len(notes)]
+    voiced = np.flatnonzero(pitch > 0)
     assert len(voiced) > 0.8 * len(notes)
-    off = np.abs(semitones(heard[voiced]) - notes[voiced])
+    off = np.abs(semitones(pitch[voiced]) - notes[voiced])
     assert np.median(off) < 0.4
     # In speech, the pitch moves by semitones within the length of a note.
-    assert spread(heard) < 1.5 < 3.0 < spread(spoken.pitch)
+    assert spread(pitch) < 1.5 < 3.0 < spread(spoken.pitch)
 
 
 @needs_world

@@ -73,11 +73,11 @@ def test_hum_consists_of_mains_harmonics(mains_hz: float) -> None:
 
 
 def test_hum_is_at_50_or_60_hz() -> None:
-    found = {50.0: 0, 60.0: 0}
+    counts = {50.0: 0, 60.0: 0}
     for seed in range(40):
         sound = noises.hum(16000, rng(seed))
-        found[max(found, key=lambda hz: comb_share(sound, hz))] += 1
-    assert min(found.values()) > 8
+        counts[max(counts, key=lambda hz: comb_share(sound, hz))] += 1
+    assert min(counts.values()) > 8
 
 
 def test_babble_is_many_speakers(tmp_path: Path) -> None:
@@ -258,8 +258,8 @@ def test_codecs_are_determined_by_the_seed() -> None:
     sound = f32(tone(700.0, 0.5) + hiss(0.5, 1, 0.02))
     first, again = (codecs.random_codec(sound, rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    heard = {codecs.random_codec(sound, rng(seed)).tobytes() for seed in range(12)}
-    assert len(heard) > 5
+    outputs = {codecs.random_codec(sound, rng(seed)).tobytes() for seed in range(12)}
+    assert len(outputs) > 5
 
 
 def test_companding_has_the_error_of_g711() -> None:
@@ -275,8 +275,8 @@ def test_companding_has_the_error_of_g711() -> None:
 def test_a_stem_starts_or_stops_at_a_random_time() -> None:
     sides = []
     for seed in range(30):
-        given = np.full(16000, 0.5, np.float32)
-        changed = augment.start_or_stop(given, rng(seed))
+        samples = np.full(16000, 0.5, np.float32)
+        changed = augment.start_or_stop(samples, rng(seed))
         sound = np.flatnonzero(changed)
         silence = 16000 - (sound[-1] - sound[0] + 1)
         assert 0.05 * 16000 < silence < 0.95 * 16000

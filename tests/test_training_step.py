@@ -29,8 +29,8 @@ def batches(n: int, batch: int = 4) -> list[np.ndarray[Any, Any]]:
 
 
 def trainer(folder: Path, capture: Callable[[Body], Body] | None = None, **changes: Any) -> Trainer:
-    given = config(folder, folder / "run", **{**CARRIED, **changes})
-    return Trainer(given, lambda _: None, capture=capture)
+    settings = config(folder, folder / "run", **{**CARRIED, **changes})
+    return Trainer(settings, lambda _: None, capture=capture)
 
 
 def standing(run: Trainer) -> list[Tensor]:
@@ -159,8 +159,8 @@ def test_a_step_never_waits_for_the_device(
     monkeypatch.setattr(optimisers, "AdamW", NoAdamW)
     distributed = DistributedContext("cpu")
     distributed.device = torch.device("meta")
-    given = config(tmp_path, tmp_path / "run", **{**CARRIED, **changes})
-    run = Trainer(given, lambda _: None, distributed)
+    settings = config(tmp_path, tmp_path / "run", **{**CARRIED, **changes})
+    run = Trainer(settings, lambda _: None, distributed)
     run.step_graph._compute.__self__.device = torch.device("cpu")  # type: ignore[attr-defined]
     run.step_graph.run(torch.zeros(4, 3, 5120, device="meta"), 0, 0, 1e-3)
     with Watch() as watch:
@@ -178,15 +178,15 @@ def test_reading_the_accumulator_resets_it(tmp_path: Path) -> None:
         accumulator.add(torch.tensor(loss), torch.tensor(7.0), good)
     for _ in range(3):
         accumulator.add(nan, torch.tensor(8.0), bad)
-    found = accumulator.read()
-    assert (found.loss_sum, found.good, found.skipped, found.in_a_row) == (3.0, 2, 3, 3)
-    assert np.isnan(found.loss)
-    assert found.norm == 8.0
-    meter.add(found, 5)
+    figures = accumulator.read()
+    assert (figures.loss_sum, figures.good, figures.skipped, figures.in_a_row) == (3.0, 2, 3, 3)
+    assert np.isnan(figures.loss)
+    assert figures.norm == 8.0
+    meter.add(figures, 5)
     assert meter.mean == 1.5
     accumulator.add(nan, torch.tensor(9.0), bad)
-    found = accumulator.read()
-    assert (found.good, found.skipped, found.in_a_row) == (
+    figures = accumulator.read()
+    assert (figures.good, figures.skipped, figures.in_a_row) == (
         0,
         1,
         4,
@@ -195,7 +195,7 @@ def test_reading_the_accumulator_resets_it(tmp_path: Path) -> None:
     accumulator.add(nan, torch.tensor(9.0), bad)
     assert accumulator.read().in_a_row == 4  # the longest, not the last
     assert accumulator.read().in_a_row == 1
-    meter.add(found, 1)
+    meter.add(figures, 1)
     assert (meter.mean, meter.steps) == (1.5, 6)
 
 

@@ -59,7 +59,9 @@ def branch_off(
         raise UsageError("a branch needs a length; add --minutes 10 or --steps 1000")
     trunk = Path(config.runs)
     if order.runs and Path(order.runs).resolve() == trunk.resolve():
-        raise UsageError(f"{trunk} is the trunk's own folder; name another by --runs")
+        raise UsageError(
+            f"{trunk} is the trunk's folder; name another one for the branch by --runs"
+        )
     step = _begin(config, order) if distributed.is_first else 0
     step = round(distributed.largest(float(step))[0])  # also makes the others wait for the copy
     folder = _folder(trunk, step, order)

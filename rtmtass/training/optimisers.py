@@ -252,8 +252,8 @@ class Optimisers:
             )
         for part, values in zip(self.parts, parts, strict=True):
             groups = [
-                {**mine, "params": theirs["params"]}
-                for mine, theirs in zip(part.param_groups, values["param_groups"], strict=True)
+                {**current, "params": saved["params"]}
+                for current, saved in zip(part.param_groups, values["param_groups"], strict=True)
             ]
             part.load_state_dict({**values, "param_groups": groups})
         for group in self._groups():
