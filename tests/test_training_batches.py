@@ -32,6 +32,11 @@ def changed(**changes: object) -> Recipe:
     return Recipe(**{**{f.name: getattr(PLAIN, f.name) for f in fields(Recipe)}, **changes})  # type: ignore[arg-type]
 
 
+def test_every_field_of_the_recipe_is_documented() -> None:
+    for field in fields(Recipe):
+        assert f"        {field.name}: " in (Recipe.__doc__ or ""), field.name
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("dataset")
