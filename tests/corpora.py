@@ -1,4 +1,4 @@
-"""Tiny corpora for the tests of the training rooms: a second or two of made sound per recording."""
+"""Tiny corpora for the tests of training: synthetic recordings of a second or two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "ti
 
 Sound = NDArray[np.float64]
 Make = Callable[[str, str, int], Sound]
-"""What a recording sounds like: of its role, its split and its number."""
+"""Makes a recording from its role, split and number."""
 
 TONES_HZ = {
     ("speech", "train"): 500.0,
@@ -42,7 +42,7 @@ def hiss(seconds: float, seed: int = 0, amplitude: float = 0.1) -> Sound:
 
 
 def voice(seconds: float, pitch_hz: float = 130.0, seed: int = 0) -> Sound:
-    """Return a buzz that rises and falls by a third in pitch and swells three times a second."""
+    """Return a buzz whose pitch varies by a third and whose level peaks three times a second."""
     t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     hz = pitch_hz * 2 ** (0.4 * np.sin(2 * np.pi * 1.7 * t))
     phase = 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
@@ -51,12 +51,12 @@ def voice(seconds: float, pitch_hz: float = 130.0, seed: int = 0) -> Sound:
 
 
 def tones(role: str, split: str, take: int) -> Sound:
-    """Every role and split its own tone, see TONES_HZ; the hiss keeps it from being muffled."""
+    """Return the tone of a role and split, see TONES_HZ, with hiss so that it isn't muffled."""
     return tone(TONES_HZ[role, split], 1.0 + take) + hiss(1.0 + take, 0, 0.002)
 
 
 def lively(role: str, split: str, take: int) -> Sound:
-    """Something of everything: two voices, chords, long hiss and short."""
+    """Return varied material: two voices, chords, long and short hiss."""
     seed = take + 10 * (split == "dev")
     if role == "speech":
         return voice(2.0, 110.0 + 60.0 * take, seed)

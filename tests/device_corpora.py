@@ -1,4 +1,4 @@
-"""What the tests of batches made on a device share: corpora with some of everything, recipes."""
+"""Corpora and recipes for the tests of batches made on a device."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rtmtass.types import SAMPLE_RATE
 Sound = np.ndarray
 
 PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
-"""Nothing happens to a stem but its level."""
+"""A recipe without augmentation: only levels are set."""
 CALM = {"one_alone": 0.0, "one_missing": 0.0, "all_silent": 0.0}
 USUAL = replace(Recipe(), coded=0.0)
-"""The recipe without what a device leaves out."""
+"""The default recipe without codecs, which a device leaves out."""
 
 
 def changed(**changes: Any) -> Recipe:
@@ -30,7 +30,7 @@ def changed(**changes: Any) -> Recipe:
 
 
 def write_rich_corpus(folder: Path) -> Path:
-    """Write some of everything: short and long pieces, several recordings of a speaker."""
+    """Write a varied corpus: short and long pieces, several recordings per speaker."""
     folder.mkdir(parents=True)
     rows: list[list[object]] = []
 
@@ -55,7 +55,7 @@ def write_rich_corpus(folder: Path) -> Path:
 
 
 def fill_banks(corpus: Corpus) -> None:
-    """Make the banks by hand: buzzes, tones in hiss, and rooms of decaying noise."""
+    """Write small banks: buzzes, tones in hiss, and rooms of decaying noise."""
     decay = 10 ** (-3 * np.arange(2400) / 2400)
     made = {
         "singing": [voice(2.0, 400.0, 1), voice(2.0, 500.0, 2)],

@@ -1,4 +1,4 @@
-"""Training runs small enough for tests: a corpus of seconds, a few thousand numbers to learn."""
+"""Training runs small enough for tests: a corpus of seconds, a network of few parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NET = {
 
 
 def buzzing_corpus(folder: Path) -> Path:
-    """Write two recordings per role and split: voices buzz, music rings, noise hisses."""
+    """Write two recordings per role and split: a modulated buzz, a tone, and white noise."""
     rng = np.random.default_rng(0)
     t = np.arange(6 * 16000) / 16000
     rows = []
@@ -56,6 +56,7 @@ def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
         "corpus": str(corpus),
         "cache": str(corpus / "cache"),
         "runs": str(runs),
+        "name": "tiny",
         "seconds": 1.0,
         "batch": 4,
         "steps": 6,

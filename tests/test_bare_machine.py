@@ -1,4 +1,4 @@
-"""Training where there is nothing but torch, numpy and soundfile: what is left out, and said."""
+"""Training with only torch, numpy and soundfile: what is left out, and how it is reported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PACKAGES = {
 
 
 def bare(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command where the packages can't be imported, and there is no C++ compiler."""
+    """Run a command without the optional packages and without a C++ compiler."""
     command = [sys.executable, "-c", BARE.format(packages=PACKAGES), *arguments]
     environment = {**os.environ, "CXX": "/there/is/none", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -73,17 +73,17 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "packs"
 
 
-def test_it_trains_from_packs_and_goes_on(packs: Path, tmp_path: Path) -> None:
+def test_training_from_packs_resumes(packs: Path, tmp_path: Path) -> None:
     changes = {"packs": str(packs), "cache": str(tmp_path / "cache"), "examples": "device"}
     values = config(tmp_path, tmp_path / "run", **changes, steps=2, compile=True, snapshots=1)
     write_toml(tmp_path / "bare.toml", values)
-    answer = bare("train", str(tmp_path / "bare.toml"))
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
-    said = [line for line in answer.stderr.splitlines() if line.startswith("rtmtass: ")]
-    assert [line.split(" ")[1] for line in said] == ["matplotlib", "numba", "torch.compile"]
-    assert "(InvalidCxxCompiler: No working C++ compiler" in said[2]
-    assert "decoding packs: " in answer.stderr
+    process = bare("train", str(tmp_path / "bare.toml"))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
+    shown = [line for line in process.stderr.splitlines() if line.startswith("rtmtass: ")]
+    assert [line.split(" ")[1] for line in shown] == ["matplotlib", "numba", "torch.compile"]
+    assert "(InvalidCxxCompiler: No working C++ compiler" in shown[2]
+    assert "decoding packs: " in process.stderr
     assert open_model(str(tmp_path / "run" / "best")).about["training"]["steps"] == 2
     clip = tmp_path / "run" / "snapshots" / "clip-0"
     assert (clip / "mixture.flac").exists()
@@ -95,18 +95,18 @@ def test_it_trains_from_packs_and_goes_on(packs: Path, tmp_path: Path) -> None:
     assert (last["step"], last["bank_sizes"]["rooms"]) == (3, 3)
 
 
-def test_examples_of_the_host_are_refused(packs: Path, tmp_path: Path) -> None:
+def test_host_examples_are_rejected_without_their_packages(packs: Path, tmp_path: Path) -> None:
     values = config(tmp_path, tmp_path / "run", packs=str(packs), cache=str(tmp_path / "cache"))
     write_toml(tmp_path / "host.toml", values)
-    answer = bare("train", str(tmp_path / "host.toml"))
-    assert answer.returncode == 1
-    assert answer.stderr == (
+    process = bare("train", str(tmp_path / "host.toml"))
+    assert process.returncode == 1
+    assert process.stderr == (
         "rtmtass: examples = \"host\" needs scipy and soxr: pip install 'rtmtass[train]',"
         ' or set examples = "device", which needs only torch\n'
     )
 
 
-def test_without_numba_torchs_own_gradient_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_torchs_gru_gradient_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gru_room, "HAS_KERNEL", False)
     torch.manual_seed(0)
     gru = torch.nn.GRU(6, 5, batch_first=True)
@@ -116,16 +116,16 @@ def test_without_numba_torchs_own_gradient_serves(monkeypatch: pytest.MonkeyPatc
         y, last = gru_room.gru_scan(x.bfloat16(), h, gru)
     assert (y.dtype, last.shape) == (torch.float32, (3, 5))
     y, last = gru_room.gru_scan(x, h, gru)
-    wanted, wanted_last = gru(x, h[None])
-    assert torch.equal(y, wanted)
-    assert torch.equal(last, wanted_last[0])
+    expected, expected_last = gru(x, h[None])
+    assert torch.equal(y, expected)
+    assert torch.equal(last, expected_last[0])
     (y * weight).sum().backward()
     assert x.grad is not None
     assert x.grad.abs().sum() > 0
 
 
-def test_another_module_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only numba may be away: a misspelt import must not silently slow training down."""
+def test_another_missing_module_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only numba may be missing: a misspelt import must not silently slow training down."""
     real = builtins.__import__
 
     def without(name: str, *rest: object) -> object:
@@ -142,7 +142,7 @@ def test_another_module_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch
         spec.loader.exec_module(module)
 
 
-def test_what_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_features_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = config(tmp_path, tmp_path, compile=True)
     monkeypatch.setattr(equipment, "compiler_problem", lambda device: "")
     assert fitted(values) == (values, [])
@@ -154,7 +154,7 @@ def test_what_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert missing("numpy", "no_such_package", "torch") == ["no_such_package"]
 
 
-def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(function: object) -> object:
         raise RuntimeError("\nPython.h: no such file\nmore of it")
 
@@ -162,7 +162,9 @@ def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
     assert compiler_problem("cpu") == "Python.h: no such file"
 
 
-def test_snapshots_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshots_without_matplotlib_have_no_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "rtmtass.spectrogram", None)
     trainer = Trainer(config(tmp_path, tmp_path / "run"), lambda _: None)
     sound = np.zeros(8000, np.float32)
@@ -174,7 +176,7 @@ def test_snapshots_without_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert trainer.model_config.net.hidden == NET["hidden"]
 
 
-def test_progress_in_lines(
+def test_progress_is_printed_in_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 100.0
@@ -186,8 +188,8 @@ def test_progress_in_lines(
     lines("checking", 5, 9)
     lines("checking", 9, 9)
     lines("decoding", 1, 4)
-    told = capsys.readouterr().err.splitlines()
-    assert told == ["checking: 1/9", "checking: 5/9", "checking: 9/9", "decoding: 1/4"]
+    lines_shown = capsys.readouterr().err.splitlines()
+    assert lines_shown == ["checking: 1/9", "checking: 5/9", "checking: 9/9", "decoding: 1/4"]
     with open_steps(quiet=True) as steps:
         steps("anything", 1, 2)
     assert capsys.readouterr().err == ""
@@ -198,11 +200,11 @@ def blocks(language: str) -> list[str]:
     return [text for name, text in fenced if name == language]
 
 
-def test_the_guide_has_commands_and_a_config_that_are_understood(tmp_path: Path) -> None:
+def test_the_guides_commands_and_config_are_valid(tmp_path: Path) -> None:
     lines = [line.split("#")[0] for block in blocks("") for line in block.splitlines()]
-    said = [line.partition("rtmtass ")[2] for line in lines if not line.startswith("tar ")]
-    assert len(said) == 7
-    for command in said:
+    shown = [line.partition("rtmtass ")[2] for line in lines if not line.startswith("tar ")]
+    assert len(shown) == 7
+    for command in shown:
         assert callable(build_parser().parse_args(shlex.split(command)).run)
     (tmp_path / "gpu.toml").write_text(blocks("toml")[0])
     values = TrainConfig.read(tmp_path / "gpu.toml", minutes=11)
@@ -210,10 +212,12 @@ def test_the_guide_has_commands_and_a_config_that_are_understood(tmp_path: Path)
     assert values.is_trunk
 
 
-def test_one_is_told_what_training_needs() -> None:
+def test_missing_training_tools_are_named() -> None:
     importlib.invalidate_caches()
     from rtmtass.cli.data import require_training_tools
 
     require_training_tools("torch", "numpy")
-    with pytest.raises(MissingPartError, match="the workshop needs no_such_package: pip install"):
+    with pytest.raises(
+        MissingPartError, match="the training tools need no_such_package: pip install"
+    ):
         require_training_tools("no_such_package")

@@ -1,4 +1,4 @@
-"""Several processes that train together: as torchrun starts them, on this computer's CPU."""
+"""Distributed training: several processes, started by torchrun, on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    answer = subprocess.run(
+    process = subprocess.run(
         [*TORCHRUN, *words],
         env=environment,
         capture_output=True,
@@ -26,17 +26,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=300,
     )
-    assert answer.returncode == 0, answer.stderr
-    return answer
+    assert process.returncode == 0, process.stderr
+    return process
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     corpus = buzzing_corpus(tmp_path / "corpus")
-    two = config(corpus, tmp_path / "run", steps=20, batch=2, carry=0.5)
+    two = config(corpus, tmp_path / "run", steps=20, batch=2, carryover_prob=0.5)
     write_toml(tmp_path / "c.toml", two)
-    said = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
-    *reports, best = said.splitlines()  # one speaks for both
+    stdout = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
+    *reports, best = stdout.splitlines()  # only rank 0 reports
     kinds = [(r["kind"], r["step"], r["skipped"]) for r in map(json.loads, reports)]
     assert kinds == [("train", 20, 0), ("dev", 20, 0)]
     assert best == str(tmp_path / "run" / "best")
@@ -44,7 +44,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert (saved["step"], saved["batches"]) == (20, 40)
 
 
-def test_the_gradient_of_two_is_the_mean_of_theirs(tmp_path: Path) -> None:
+def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
     script = tmp_path / "mean.py"
     script.write_text(TWO)
     run(str(script), str(tmp_path))
@@ -61,29 +61,29 @@ import sys
 import torch
 from torch import nn
 from rtmtass.training.distributed import DistributedContext
-with DistributedContext("cpu") as team:
+with DistributedContext("cpu") as group:
     net = nn.Linear(1, 1, bias=False)
-    net.weight.data.fill_(2.0 if team.is_first else 9.0)  # all begin as the first
-    compute = team.wrap(net, lambda x: net(x).sum())
-    loss = compute(torch.tensor([[1.0 + 2 * team.rank]]))
+    net.weight.data.fill_(2.0 if group.is_first else 9.0)  # DDP broadcasts rank 0's
+    compute = group.wrap(net, lambda x: net(x).sum())
+    loss = compute(torch.tensor([[1.0 + 2 * group.rank]]))
     loss.backward()
-    found = {
+    result = {
         "gradient": net.weight.grad,
-        "loss": team.mean(loss.detach()),
-        "agreed": team.largest(float(team.rank), 5.0 - team.rank),
+        "loss": group.mean(loss.detach()),
+        "agreed": group.largest(float(group.rank), 5.0 - group.rank),
     }
-    torch.save(found, f"{sys.argv[1]}/{team.rank}.pt")
+    torch.save(result, f"{sys.argv[1]}/{group.rank}.pt")
 """
 
 
-def test_two_processes_share_the_work_of_muon(tmp_path: Path) -> None:
+def test_muon_is_divided_between_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "muon.py"
     script.write_text(MUON)
     run(str(script), str(tmp_path))
     for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert sorted(found["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
-        for ours, alone in zip(found["shared"], found["alone"], strict=True):
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert sorted(result["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
+        for ours, alone in zip(result["shared"], result["alone"], strict=True):
             assert torch.equal(ours, alone)
 
 
@@ -98,25 +98,25 @@ orthogonal = optimisers.orthogonal
 def spy(matrices):
     made.extend(tuple(matrix.shape) for matrix in matrices)
     return orthogonal(matrices)
-def learn(team):
+def learn(group):
     torch.manual_seed(3)
     matrices = [nn.Parameter(torch.randn(shape)) for shape in [(4, 9), (6, 3), (4, 9), (4, 9)]]
-    muon = optimisers.Muon(matrices, 1e-2, distributed=team)
+    muon = optimisers.Muon(matrices, 1e-2, distributed=group)
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
     muon.step()
     return [matrix.detach() for matrix in matrices]
-with DistributedContext("cpu") as team:
+with DistributedContext("cpu") as group:
     one = DistributedContext("cpu")
     one.rank, one.size = 0, 1
     alone = learn(one)
     optimisers.orthogonal = spy
-    shared = learn(team)
-    torch.save({"alone": alone, "shared": shared, "made": made}, f"{sys.argv[1]}/{team.rank}.pt")
+    shared = learn(group)
+    torch.save({"alone": alone, "shared": shared, "made": made}, f"{sys.argv[1]}/{group.rank}.pt")
 """
 
 
-def test_one_process_is_a_team_of_its_own() -> None:
+def test_a_single_process_needs_no_group() -> None:
     distributed = DistributedContext("cpu")
     compute = lambda x: x + 1  # noqa: E731
     assert distributed.wrap(torch.nn.Linear(1, 1), compute) is compute

@@ -1,4 +1,4 @@
-"""Evaluation: known answers for known estimates, a page that needs nothing else, honest exits."""
+"""Evaluation: expected scores for known estimates, the HTML report, and exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAMES = ["00000", "00001", "00002", "00003"]
 
 
 def stems_of(seed: int) -> np.ndarray:
-    """A buzz in syllables, a chord and a hiss: (3, N), orthogonal enough to tell apart."""
+    """Return a modulated buzz, a chord and hiss, (3, N), nearly orthogonal."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(SECONDS * RATE)) / RATE
     pitch = np.cumsum(120 + 30 * np.sin(5 * t + seed)) / RATE
@@ -56,7 +56,7 @@ def clip_of(seed: int) -> Clip:
 
 
 class Oracle:
-    """Knows the truth of each clip, whole, in parts or before silence, and spoils it on request."""
+    """A separator that returns the true stems of known clips, changed by `spoil`."""
 
     stems, sample_rate = STEMS, RATE
 
@@ -70,12 +70,12 @@ class Oracle:
             self.known[clip.mixture.tobytes()] = clip.stems
 
     def separate(self, mixture: np.ndarray) -> np.ndarray:
-        heard = np.trim_zeros(mixture, "b")
+        trimmed = np.trim_zeros(mixture, "b")
         for length in (len(mixture), round(SECONDS * RATE)):
             stems = self.known.get(mixture[:length].tobytes())
             if stems is not None:
                 return self.spoil(np.pad(stems, ((0, 0), (0, len(mixture) - length))))
-        assert not len(heard), "a mixture nobody knows"
+        assert not len(trimmed), "unknown mixture"
         return self.spoil(np.zeros((3, len(mixture)), np.float32))
 
 
@@ -99,11 +99,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def blocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if pesq were not installed."""
+    """Make pesq unimportable."""
     monkeypatch.setitem(sys.modules, "pesq", None)
 
 
-def test_a_perfect_estimate_scores_all_there_is() -> None:
+def test_a_perfect_estimate_has_the_best_scores() -> None:
     clips = [clip_of(seed) for seed in range(4)]
     figures = evaluate(Oracle(clips), clips, 4, measures=perceptual.MEASURES)
     unseparated = [
@@ -136,10 +136,10 @@ def test_the_mixture_itself_improves_nothing() -> None:
         assert figures["leakage_db"][stem]["mean"] == pytest.approx(0, abs=1e-2)
 
 
-def test_leakage_is_told_for_every_way_a_stem_can_be_absent() -> None:
+def test_leakage_is_measured_for_every_subset_of_stems() -> None:
     assert [len(present) for present in cases(3)] == [2, 2, 2, 1, 1, 1]
     clips = [clip_of(seed) for seed in (0, 1, 2, 3, 1)]
-    share = np.array([0.1, 0.01, 0.001], np.float32)  # of everything goes into each
+    share = np.array([0.1, 0.01, 0.001], np.float32)  # leakage of the mixture into each stem
 
     def leaky(stems: np.ndarray) -> np.ndarray:
         return stems + share[:, None] * stems.sum(axis=0)
@@ -147,7 +147,7 @@ def test_leakage_is_told_for_every_way_a_stem_can_be_absent() -> None:
     figures = evaluate(Oracle(clips, leaky), clips, 5)
     by_case = figures["leakage_by_case_db"]
     expected = dict(zip(STEMS, (-20, -40, -60), strict=True))
-    assert {case: set(found) for case, found in by_case.items()} == {
+    assert {case: set(levels) for case, levels in by_case.items()} == {
         "speech + music": {"noise"},
         "speech + noise": {"music"},
         "music + noise": {"speech"},
@@ -155,8 +155,8 @@ def test_leakage_is_told_for_every_way_a_stem_can_be_absent() -> None:
         "music": {"speech", "noise"},
         "noise": {"speech", "music"},
     }
-    for found in by_case.values():
-        for stem, value in found.items():
+    for levels in by_case.values():
+        for stem, value in levels.items():
             assert value["mean"] == pytest.approx(expected[stem], abs=0.01)
             assert value["high"] >= value["mean"] >= value["low"]
     assert figures["leakage_db"] == {
@@ -169,7 +169,7 @@ def test_leakage_is_told_for_every_way_a_stem_can_be_absent() -> None:
     assert np.isnan(rows).sum() == 9
 
 
-def test_silence_is_told_by_the_loudest_of_all_clips() -> None:
+def test_silence_is_the_maximum_over_all_clips() -> None:
     clips = [clip_of(seed) for seed in range(4)] + [clip_of(0)]
     levels = iter([1e-3, 1e-2])
 
@@ -186,12 +186,12 @@ def test_silence_is_told_by_the_loudest_of_all_clips() -> None:
     assert silence["clips"] == 2
 
 
-def test_silence_into_the_released_model_stays_silence() -> None:
+def test_the_released_model_outputs_silence_for_silence() -> None:
     levels = silence_dbfs(rtmtass.load(), clip_of(0).mixture)
     assert (levels < -80).all()
 
 
-def test_singing_is_compared_clip_by_clip(tmp_path: Path) -> None:
+def test_singing_is_compared_by_paired_clips(tmp_path: Path) -> None:
     plain = [clip_of(seed) for seed in range(3)]
     sung = [Clip(c.name, c.mixture, c.stems) for c in plain[1:]]
 
@@ -231,17 +231,17 @@ def test_rows_by_input_sdr_hold_every_clip_once() -> None:
     assert "pesq" not in figures
 
 
-def test_bss_eval_forgives_a_filter_but_no_noise() -> None:
+def test_bss_eval_allows_a_filter_but_not_noise() -> None:
     rng = np.random.default_rng(0)
     target = stems_of(0)[2:]
     filtered = np.convolve(target[0], rng.standard_normal(100))[: target.shape[1]][None]
     noisy = filtered + filtered.std() * 10**-0.5 * rng.standard_normal(target.shape)
     assert perceptual.bss_sdr(filtered, target)[0] > 25
-    # 512 taps find a trace of themselves in any noise.
+    # 512 taps fit a little of any noise.
     assert perceptual.bss_sdr(noisy, target)[0] == pytest.approx(10, abs=0.3)
 
 
-def test_silence_has_no_score_and_costs_no_other() -> None:
+def test_silent_clips_have_no_score_and_dont_affect_others() -> None:
     clips = [clip_of(seed) for seed in range(2)]
     clips[1].stems[0] = 0
     clips[1] = Clip("silent", clips[1].stems.sum(axis=0), clips[1].stems)
@@ -257,7 +257,7 @@ def test_silence_has_no_score_and_costs_no_other() -> None:
     assert with_interval(nothing["pesq"]) is None
 
 
-def test_too_little_speech_is_no_score() -> None:
+def test_too_little_speech_has_no_score() -> None:
     short = stems_of(0)[0, :2000]
     assert np.isnan(perceptual.stoi(short, short, RATE))
     assert np.isnan(perceptual.pesq(short, short, RATE))
@@ -275,7 +275,7 @@ def test_a_set_is_read_in_parts(folder: Path, tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """What a page refers to, and how its tags nest."""
+    """Collects a page's sources and links, and checks that its tags nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -305,12 +305,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     figures = evaluate(oracle, clips, 4, measures=perceptual.MEASURES)
     figures["left_out"] = "a & b"
     chosen = {"<script>": "worst", "00002": "random"}
-    heard = [clips[2], clips[0]]
-    write_html(path, figures, oracle, heard, chosen, {"model": "it <i>"})
+    selected = [clips[2], clips[0]]
+    write_html(path, figures, oracle, selected, chosen, {"model": "it <i>"})
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_needs_nothing_else(page: str) -> None:
+def test_the_page_is_self_contained(page: str) -> None:
     parsed = Page(page)
     assert parsed.open == []
     assert parsed.links == 0
@@ -323,7 +323,7 @@ def test_the_page_needs_nothing_else(page: str) -> None:
     assert len(page) < 2_000_000
 
 
-def test_the_page_says_what_was_measured(page: str) -> None:
+def test_the_page_shows_all_figures(page: str) -> None:
     for words in ("PESQ", "STOI", "BSS-eval", "leakage", "4 clips", "a &amp; b", "it &lt;i&gt;"):
         assert words in page
     assert "&lt;script&gt;</b>" in page
@@ -331,7 +331,7 @@ def test_the_page_says_what_was_measured(page: str) -> None:
     assert page.count('<span class="kind">worst') == page.count('<span class="kind">random') == 1
 
 
-def test_pictures_and_players_hold_what_they_show(page: str) -> None:
+def test_pictures_and_players_hold_the_clips(page: str) -> None:
     sources = Page(page).sources
     picture, player = (base64.b64decode(source.split(",", 1)[1]) for source in sources[:2])
     rows, columns = image.imread(io.BytesIO(picture)).shape[:2]
@@ -345,7 +345,7 @@ def test_pictures_and_players_hold_what_they_show(page: str) -> None:
     assert np.corrcoef(sound[:n], mixture[:n])[0, 1] > 0.7
 
 
-def test_loud_is_bright_and_high_is_above() -> None:
+def test_spectrograms_show_loud_as_bright_and_high_at_the_top() -> None:
     t = np.arange(2 * RATE) / RATE
     loud = 10 ** ((TOP_DB + 6) / 20) * np.sin(2 * np.pi * 7000 * t)
     quiet = 10 ** ((FLOOR_DB - 6) / 20) * np.sin(2 * np.pi * 1000 * t)
@@ -357,7 +357,7 @@ def test_loud_is_bright_and_high_is_above() -> None:
     assert light[:, -columns // 3 :].max() == light.min()
 
 
-def test_a_page_too_big_leaves_clips_out_and_says_so(
+def test_a_page_too_big_omits_clips_and_lists_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = [clip_of(seed) for seed in range(2)]
@@ -375,7 +375,7 @@ def test_a_page_too_big_leaves_clips_out_and_says_so(
     assert f"MB: {NAMES[1]}." in text
 
 
-def test_a_page_that_cant_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_page(tmp_path: Path) -> None:
     oracle = Oracle([clip_of(0)])
     figures = evaluate(oracle, [clip_of(0)], 1)
     (tmp_path / "r.html").mkdir()
@@ -384,7 +384,7 @@ def test_a_page_that_cant_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
-def test_the_worst_come_first_and_the_draw_repeats() -> None:
+def test_chosen_clips_are_the_worst_and_a_reproducible_sample() -> None:
     names = [f"{k:05d}" for k in range(50)]
     figures = {"worst": [{"clip": names[k]} for k in (7, 3, 11)]}
     chosen = choose_clips(figures, names)
@@ -401,9 +401,9 @@ def test_the_command_gives_json_and_a_page(
     path = tmp_path / "r.html"
     words = ["evaluate", "rtmtass-small", str(folder), "--clips", "2", "--json"]
     assert main([*words, "--html", str(path)]) == 0
-    said = capsys.readouterr()
-    figures = json.loads(said.out)
-    assert said.err == ""
+    output = capsys.readouterr()
+    figures = json.loads(output.out)
+    assert output.err == ""
     assert figures["clips"] == 2
     assert set(perceptual.MEASURES) <= set(figures)
     separator = rtmtass.load()
@@ -429,13 +429,13 @@ def test_the_command_prints_tables(folder: Path, capsys: pytest.CaptureFixture[s
     assert lines[-1].startswith("worst clips: 00000 (")
 
 
-def test_the_command_tells_what_singing_costs(
+def test_the_command_prints_the_effect_of_singing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sung = Path(shutil.copytree(folder, tmp_path / "sung"))
     words = ["evaluate", "rtmtass-small", str(folder), "--clips", "2", "--no-perceptual"]
     assert main([*words, "--singing", str(sung)]) == 1
-    assert f"nobody sings in {sung}" in capsys.readouterr().err
+    assert f"{sung} was mixed without singing; write it with" in capsys.readouterr().err
     (sung / "set.json").write_text(json.dumps({"singing": True}))
     page = tmp_path / "r.html"
     assert main([*words, "--singing", str(sung), "--html", str(page)]) == 0
@@ -445,15 +445,15 @@ def test_the_command_tells_what_singing_costs(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["none"], 1, "holds no list.csv; write a set with: rtmtass data mix"),
         (["SET", "--clips", "0"], 2, "'0' is no count; give 1 or more"),
         (["SET", "--html", "none/r.html"], 1, "no folder none; make it first"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
-    words: list[str], code: int, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_errors_are_one_line(
+    words: list[str], code: int, output: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(folder) if word == "SET" else word for word in words]
     try:
@@ -463,25 +463,25 @@ def test_what_is_wrong_is_said_in_a_line(
     assert given == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rtmtass: ")
-    assert said in line
+    assert output in line
 
 
 @pytest.mark.usefixtures("blocked")
-def test_without_a_package_its_figure_is_left_out(
+def test_a_metric_without_its_package_is_left_out(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "rtmtass-small", str(folder), "--clips", "1"]
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert "PESQ" not in said.out
-    assert "STOI" in said.out
-    assert said.err == (
+    output = capsys.readouterr()
+    assert "PESQ" not in output.out
+    assert "STOI" in output.out
+    assert output.err == (
         "left out: pesq can't be measured without pesq; get it with: pip install pesq\n"
     )
 
 
 @pytest.mark.usefixtures("blocked")
-def test_a_figure_asked_for_needs_its_package(
+def test_a_requested_metric_needs_its_package(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["evaluate", "rtmtass-small", str(folder), "--perceptual"]

@@ -1,4 +1,4 @@
-"""Releases: a card that says what was measured, what was trained, and what came before."""
+"""Releases: the card agrees with the metrics, the training record and the lineage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rtmtass.training.card import read_experiments
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import PendingRecording, store
-from rtmtass.training.lineage import runs_behind, runs_of, totals
+from rtmtass.training.lineage import lineage_of, runs_of, totals
 from rtmtass.weights import describe, find
 
 RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu", "threads": 2}
@@ -28,7 +28,7 @@ RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus, two sets of it, and the release of the default model measured by them."""
+    """A release of the default model, measured on two evaluation sets of a small corpus."""
     folder = tmp_path_factory.mktemp("release")
     corpus = Corpus(make_corpus(folder / "corpus"), folder / "cache")
     voice = PendingRecording(
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, singing in (("set", False), ("sung", True)):
         write_evaluation_set(corpus, folder / name, 2, seconds=2.0, singing=singing)
     (folder / "tried.md").write_text("# Tried\n\n| what | dB |\n|---|---|\n| wider | 1 |\n")
-    trained = folder / "trained"  # as one whose record doesn't say what it began from
+    trained = folder / "trained"  # without a lineage in its record
     shutil.copytree(find("rtmtass-small"), trained)
     about = json.loads((trained / "config.json").read_text())
     about["training"].pop("earlier", None)
@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_a_release_is_whole(made: Path) -> None:
+def test_a_release_is_complete(made: Path) -> None:
     assert sorted(path.name for path in made.iterdir()) == [
         "CARD.md", "config.json", "golden.npz", "metrics.json", "model.safetensors",
         "spectrograms.png",
@@ -66,25 +66,25 @@ def test_a_release_is_whole(made: Path) -> None:
 def test_every_figure_of_the_card_is_in_the_metrics(made: Path) -> None:
     card = (made / "CARD.md").read_text(encoding="utf-8")
     metrics = json.loads((made / "metrics.json").read_text())
-    reached = card.split("## What it reaches")[1].split("\n## ")[0]
+    reached = card.split("## Results")[1].split("\n## ")[0]
 
     def words(value: dict[str, float]) -> str:
         return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})"
 
-    said = re.findall(r"-?\d+\.\d\d \(-?\d+\.\d\d … -?\d+\.\d\d\)", reached)
+    shown = re.findall(r"-?\d+\.\d\d \(-?\d+\.\d\d … -?\d+\.\d\d\)", reached)
     measured = [words(metrics[k][s]) for k in ("si_sdri", "sdri") for s in (*STEMS, "average")]
     measured += [words(metrics["leakage_db"][s]) for s in STEMS]
     measured += [words(v) for case in metrics["leakage_by_case_db"].values() for v in case.values()]
     singing = metrics["singing"]
     measured += [words(singing[k]) for k in ("with_singing", "instrumental", "difference")]
-    assert sorted(said) == sorted(measured)
+    assert sorted(shown) == sorted(measured)
     assert f"{metrics['silence_dbfs']['from_start']:.0f} dBFS" in reached
 
 
-def test_the_card_counts_the_runs_before(made: Path) -> None:
+def test_the_card_adds_up_the_lineage(made: Path) -> None:
     own = describe(find("rtmtass-small"))[1]["training"]
     record = describe(made)[1]["training"]
-    assert record["earlier"] == runs_behind("rtmtass-small")
+    assert record["earlier"] == lineage_of("rtmtass-small")
     assert totals(record)["steps"] == own["steps"] + totals(own)["steps"]
     card = (made / "CARD.md").read_text(encoding="utf-8")
     sums = totals(record)
@@ -93,7 +93,7 @@ def test_the_card_counts_the_runs_before(made: Path) -> None:
     assert f"over {1 + len(record['earlier'])} runs" in card
 
 
-def test_history_adds_up_over_generations() -> None:
+def test_lineage_adds_up_over_generations() -> None:
     first = dict(RUN)
     second: dict[str, Any] = {**RUN, "steps": 5, "dev": {"si_sdri": 1.0}}
     second["earlier"] = runs_of(first, "0.1")
@@ -104,7 +104,7 @@ def test_history_adds_up_over_generations() -> None:
     assert all("dev" not in run for run in runs_of(third))
 
 
-def test_experiments_come_as_markdown_or_json(made: Path, tmp_path: Path) -> None:
+def test_experiments_are_read_from_markdown_or_json(made: Path, tmp_path: Path) -> None:
     assert "## Experiments\n\n| what | dB |\n|---|---|\n| wider | 1 |" in (
         made / "CARD.md"
     ).read_text(encoding="utf-8")
@@ -113,14 +113,14 @@ def test_experiments_come_as_markdown_or_json(made: Path, tmp_path: Path) -> Non
     assert read_experiments(path).splitlines() == [
         "| tried | dB | kept |", "| --- | --- | --- |", "| a | 1.5 | |", "| b | | no |",
     ]  # fmt: skip
-    for text, said in (("{}", "not a list"), ("[1]", "not iterable"), ("[", "JSON: a list")):
+    for text, shown in (("{}", "not a list"), ("[1]", "not iterable"), ("[", "JSON: a list")):
         path.write_text(text)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=shown):
             read_experiments(path)
     with pytest.raises(InputError, match="can't be read"):
         read_experiments(tmp_path / "none.md")
 
 
-def test_the_golden_output_is_the_models(made: Path) -> None:
+def test_the_golden_output_matches_the_released_one(made: Path) -> None:
     with np.load(made / "golden.npz") as ours, np.load(find("rtmtass-small") / "golden.npz") as old:
         np.testing.assert_allclose(ours["stems"], old["stems"], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The stream of examples: a batch is a function of seed and step, and of its own split alone."""
+"""The stream of examples: a batch is a function of seed and step and uses only its split."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ from rtmtass.training.data.synthesis import BankPlan, prepare_banks
 from rtmtass.types import SAMPLE_RATE, Samples
 
 PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
-"""Nothing happens to a stem but its level."""
+"""A recipe without augmentation: only levels are set."""
 
 
 def changed(**changes: object) -> Recipe:
     return Recipe(**{**{f.name: getattr(PLAIN, f.name) for f in fields(Recipe)}, **changes})  # type: ignore[arg-type]
+
+
+def test_every_field_of_the_recipe_is_documented() -> None:
+    for field in fields(Recipe):
+        assert f"        {field.name}: " in (Recipe.__doc__ or ""), field.name
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture
 def fresh(corpus: Corpus, tmp_path: Path) -> Corpus:
-    """The same recordings with a cache, and so with banks, of its own."""
+    """The same recordings with a new cache, and so without banks."""
     return Corpus(corpus.folder, tmp_path / "cache")
 
 
@@ -51,7 +56,7 @@ def pitched(tmp_path: Path) -> Corpus:
 
 
 def bank(corpus: Corpus, name: str, n: int, hz: float = 3000.0, split: str = "train") -> None:
-    """Make a bank by hand: tones, or for rooms a click and its echo; a larger `n` adds."""
+    """Write a bank of tones, or for rooms of a click and its echo; a larger `n` adds entries."""
 
     def load(number: int) -> Samples:
         if name == "rooms":
@@ -82,32 +87,32 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus: Corpus) -> None:
     np.testing.assert_array_equal(listed[1], forward[3])
 
 
-def test_a_bigger_batch_begins_with_the_smaller(corpus: Corpus) -> None:
+def test_a_larger_batch_starts_with_the_smaller_one(corpus: Corpus) -> None:
     np.testing.assert_array_equal(
         inline(corpus, batch=5).batch(2)[:3], inline(corpus, batch=3).batch(2)
     )
 
 
-def test_workers_make_what_would_be_made_without_them(corpus: Corpus) -> None:
+def test_workers_make_the_same_batches(corpus: Corpus) -> None:
     plain = inline(corpus)
     with inline(corpus, workers=2, stride=2, prefetch=2) as stream:
         assert stream.fingerprint == plain.fingerprint
-        for step in (1, 3, 5, 7, 2, 4, 4, 0):  # in order, then not
+        for step in (1, 3, 5, 7, 2, 4, 4, 0):  # consecutive, then not
             np.testing.assert_array_equal(stream.batch(step), plain.batch(step))
     stream.close()
 
 
-def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_failing_worker_reports_its_error(tmp_path: Path) -> None:
     corpus = Corpus(make_corpus(tmp_path / "corpus"), tmp_path / "cache")
     inline(corpus)
-    (corpus.folder / "index.csv").unlink()  # this process has read it
+    (corpus.folder / "index.csv").unlink()  # this process has already read it
     with inline(corpus, workers=1) as stream:  # noqa: SIM117
-        with pytest.raises(RuntimeError, match=r"(?s)the process that mixes failed.*is no corpus"):
+        with pytest.raises(RuntimeError, match=r"(?s)a mixing process failed.*isn't a corpus"):
             stream.batch(0)
 
 
 @pytest.mark.parametrize(("split", "other"), [("train", "dev"), ("dev", "train")])
-def test_a_stream_holds_nothing_of_the_other_split(pitched: Corpus, split: str, other: str) -> None:
+def test_a_stream_uses_only_its_split(pitched: Corpus, split: str, other: str) -> None:
     with MixtureStream(
         pitched, split, seconds=0.5, batch=20, recipe=changed(second_piece=0.5), workers=0
     ) as stream:
@@ -135,11 +140,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(corpus: Corpus) -> None:
     stems = statistics(corpus)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
-    # 3 % silent, 12 % alone, 20 % one missing: within three standard deviations.
-    assert 0.01 < highband_weights[0] < 0.05
-    assert highband_weights[1] == pytest.approx(0.12, abs=0.037)
-    assert highband_weights[2] == pytest.approx(0.20, abs=0.045)
+    fractions = np.bincount(n_present, minlength=4) / len(stems)
+    # 3 % silent, 12 % one alone, 20 % one missing, within three standard deviations.
+    assert 0.01 < fractions[0] < 0.05
+    assert fractions[1] == pytest.approx(0.12, abs=0.037)
+    assert fractions[2] == pytest.approx(0.20, abs=0.045)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.043)
 
@@ -157,14 +162,14 @@ def test_levels_and_snrs_are_as_wide_as_the_recipe_says(corpus: Corpus) -> None:
     powers = np.mean(whole.astype(np.float64) ** 2, axis=2)
     snrs = 10 * np.log10(powers[:, :1] / powers[:, 1:]).ravel()
     assert 17 < np.abs(snrs).max() <= 20.01
-    # 55 % from U(-5, 5), the others from N(0, 7).
+    # 55 % from U(-5, 5), the rest from N(0, 7).
     assert (np.abs(snrs) <= 5).mean() == pytest.approx(0.55 + 0.45 * 0.525, abs=0.04)
     assert np.mean(snrs) == pytest.approx(0.0, abs=0.6)
 
 
 def pops(corpus: Corpus, **changes: object) -> tuple[Samples, Samples]:
-    """Return the same examples without pops and with them, as loud as the former."""
-    recipe = changed(level_db=(-70.0, -60.0), **changes)  # too soft for the limit at full scale
+    """Return the same examples without and with pops, at the same level."""
+    recipe = changed(level_db=(-70.0, -60.0), **changes)  # quiet enough not to reach the peak limit
     calm, popping = (
         statistics(corpus, 150, replace(recipe, pop=share)).astype(np.float64)
         for share in (0.0, recipe.pop)
@@ -172,11 +177,11 @@ def pops(corpus: Corpus, **changes: object) -> tuple[Samples, Samples]:
     return calm, popping
 
 
-def test_pops_are_noise_at_their_share_and_loudness(corpus: Corpus) -> None:
+def test_pops_are_noise_with_the_recipes_probability_and_level(corpus: Corpus) -> None:
     calm, popping = pops(corpus, pop=0.3)
     pop = popping - calm
     np.testing.assert_allclose(pop[:, :2], 0.0, atol=1e-9)
-    # The pop's own draws are the last: nothing else differs, in level neither.
+    # Pops are drawn last, so nothing else differs.
     has_pop = np.abs(pop[:, 2]).max(axis=1) > 0
     assert has_pop.mean() == pytest.approx(0.3, abs=0.11)
     rms = np.sqrt(np.mean(calm.sum(axis=1) ** 2, axis=1))
@@ -195,11 +200,11 @@ def test_a_pop_is_short_and_decays(corpus: Corpus) -> None:
         lengths.append(len(burst) / SAMPLE_RATE)
         tails.append(level_db(burst[-len(burst) // 4 :]) - level_db(burst))
     assert 0.018 < min(lengths) < 0.03
-    assert max(lengths) == pytest.approx(0.25, abs=0.01)  # an example has no more
+    assert max(lengths) == pytest.approx(0.25, abs=0.01)  # the length of an example
     assert np.median(tails) < -30
 
 
-def test_a_pop_is_where_there_is_no_other_noise_but_never_in_silence(corpus: Corpus) -> None:
+def test_pops_occur_without_other_noise_but_never_in_silence(corpus: Corpus) -> None:
     _, alone = pops(corpus, pop=1.0, one_missing=1.0)
     assert (np.abs(alone[:, 2]).max(axis=1) > 0).all()
     _, silent = pops(corpus, pop=1.0, all_silent=1.0)
@@ -216,12 +221,14 @@ def test_a_pop_never_exceeds_full_scale(corpus: Corpus) -> None:
 @pytest.mark.parametrize(
     ("share", "present"), [("all_silent", 0), ("one_alone", 1), ("one_missing", 2)]
 )
-def test_a_recipe_can_ask_for_one_thing_only(corpus: Corpus, share: str, present: int) -> None:
+def test_a_recipe_of_one_augmentation_applies_only_that(
+    corpus: Corpus, share: str, present: int
+) -> None:
     stems = statistics(corpus, 20, changed(**{share: 1.0}))
     assert ((np.abs(stems).max(axis=2) > 0).sum(axis=1) == present).all()
 
 
-def test_a_stem_of_all_but_silence_is_left_out(tmp_path: Path) -> None:
+def test_a_nearly_silent_stem_is_muted(tmp_path: Path) -> None:
     def make(role: str, split: str, take: int) -> np.ndarray:
         hush = hiss(6.0, 1, 1e-4)
         hush[:32000] = hiss(2.0, 2, 0.2)
@@ -238,7 +245,7 @@ def everything(share: float) -> Recipe:
     return Recipe(**{**values, **calm, "snr_spread_db": 7.0, "widest_snr_db": 20.0})  # type: ignore[arg-type]
 
 
-def test_all_that_can_happen_at_once_is_still_sound(fresh: Corpus) -> None:
+def test_all_augmentations_together_give_valid_samples(fresh: Corpus) -> None:
     for name in ("singing", "generated", "rooms", "revoiced"):
         bank(fresh, name, 4)
     for share in (1.0, 0.5):
@@ -252,15 +259,15 @@ def test_all_that_can_happen_at_once_is_still_sound(fresh: Corpus) -> None:
     ("name", "share", "stem"),
     [("generated", "generated_noise", 2), ("singing", "singing", 1), ("revoiced", "revoiced", 0)],
 )
-def test_a_bank_is_heard_in_its_own_stem(pitched: Corpus, name: str, share: str, stem: int) -> None:
+def test_a_bank_is_used_in_its_own_stem(pitched: Corpus, name: str, share: str, stem: int) -> None:
     bank(pitched, name, 3)
     for stems in statistics(pitched, 5, changed(**{share: 1.0})):
-        heard = [share_at(s, 3001, 60) > 0.4 for s in stems]
-        assert heard == [place == stem for place in range(3)]
+        detected = [share_at(s, 3001, 60) > 0.4 for s in stems]
+        assert detected == [place == stem for place in range(3)]
 
 
 def with_singers(folder: Path, *splits: str) -> Path:
-    """Write a corpus of tones whose recorded singers sing at 2300 Hz."""
+    """Write a corpus of tones with recorded singing at 2300 Hz."""
     lines = (make_corpus(folder, tones) / "index.csv").read_text().splitlines()[1:]
     rows: list[list[object]] = [[*line.split(",")] for line in lines]
     for split in splits:
@@ -272,19 +279,19 @@ def with_singers(folder: Path, *splits: str) -> Path:
 
 
 def sung_shares(corpus: Corpus, recipe: Recipe, n: int = 200) -> tuple[float, float]:
-    """Return the shares of examples with synthetic and with recorded singing."""
-    heard = np.array(
+    """Return the fractions of examples with synthetic and with recorded singing."""
+    detected = np.array(
         [
-            # A recorded singer is heard at any speed from 0.8 to 1.25.
+            # Recorded singing is played at 0.8 to 1.25 times its speed.
             [share_at(music, 3050.0, 60.0), share_at(music, 2360.0, 530.0)]
             for music in statistics(corpus, n, recipe)[:, 1]
         ]
     )
-    synthetic, recorded = (heard > 0.4).mean(axis=0)
+    synthetic, recorded = (detected > 0.4).mean(axis=0)
     return float(synthetic), float(recorded)
 
 
-def test_recorded_singing_has_its_share_and_its_own_cache(tmp_path: Path) -> None:
+def test_recorded_singing_has_its_probability_and_its_own_cache(tmp_path: Path) -> None:
     corpus = Corpus(with_singers(tmp_path / "corpus", "train"), tmp_path / "cache")
     bank(corpus, "singing", 3)
     before = (corpus.cache / "singing-train.i16").read_bytes()
@@ -297,14 +304,14 @@ def test_recorded_singing_has_its_share_and_its_own_cache(tmp_path: Path) -> Non
     assert ExampleMaker(corpus, "train", recipe).bank_sizes["singing"] == 3
 
 
-def test_recorded_singing_alone_is_all_of_the_singing(tmp_path: Path) -> None:
+def test_without_the_bank_all_singing_is_recorded(tmp_path: Path) -> None:
     corpus = Corpus(with_singers(tmp_path / "corpus", "train"), tmp_path / "cache")
     synthetic, recorded = sung_shares(corpus, changed(singing=0.5, recorded_singing=0.1), 120)
     assert synthetic == 0.0
     assert recorded == pytest.approx(0.5, abs=0.14)
 
 
-def test_a_corpus_without_recorded_singing_sings_as_before(tmp_path: Path) -> None:
+def test_without_recorded_singing_all_singing_is_synthetic(tmp_path: Path) -> None:
     corpus = Corpus(with_singers(tmp_path / "corpus", "dev"), tmp_path / "cache")
     assert corpus.has("singing", "dev")
     assert not corpus.has("singing", "train")
@@ -327,7 +334,7 @@ def test_recorded_singing_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len(prints) == 2
 
 
-def test_bank_sizes_pin_what_a_stream_uses(fresh: Corpus) -> None:
+def test_bank_sizes_pin_the_entries_in_use(fresh: Corpus) -> None:
     recipe = changed(generated_noise=1.0)
     bank(fresh, "generated", 3)
     before = inline(fresh, recipe=recipe)
@@ -362,7 +369,7 @@ def test_another_recipe_is_another_stream(corpus: Corpus) -> None:
     assert inline(corpus).fingerprint == inline(corpus, recipe=Recipe(), seed=1).fingerprint
 
 
-def test_a_stream_of_a_role_that_is_missing_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_missing_role_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
     index = (corpus.folder / "index.csv").read_text().splitlines()
     folder = make_corpus(tmp_path / "corpus")
     (folder / "index.csv").write_text("\n".join(line for line in index if "music" not in line))
@@ -383,7 +390,7 @@ def table(path: Path) -> list[tuple[str, int, int]]:
 
 
 def test_a_larger_plan_only_adds_to_a_bank(fresh: Corpus, short_items: None) -> None:
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     plans = [
         BankPlan(singing_minutes=0, revoiced_minutes=0, generated_minutes=k * 1.5 / 60, rooms=k)
         for k in (2, 4)
@@ -396,13 +403,13 @@ def test_a_larger_plan_only_adds_to_a_bank(fresh: Corpus, short_items: None) -> 
                 "train",
                 plan,
                 seed=3,
-                progress=lambda *a: told.append(a),
+                progress=lambda *a: calls.append(a),
             )
     for name in ("generated-train", "rooms-train"):
         grown, at_once = (cache / f"{name}.i16" for cache in caches)
         assert grown.read_bytes() == at_once.read_bytes()
         assert len(table(caches[0] / name)) == 4
-    generated = [call for call in told if call[0] == "generated-train"]
+    generated = [call for call in calls if call[0] == "generated-train"]
     assert generated[:4] == [("generated-train", k, n) for k, n in ((1, 2), (2, 2), (3, 4), (4, 4))]
     assert not (caches[0] / "singing-train.jsonl").exists()
 
@@ -422,7 +429,7 @@ def test_banks_differ_by_seed_and_split(fresh: Corpus, short_items: None) -> Non
     importlib.util.find_spec("pyworld") is None,
     reason="the package pyworld isn't installed: pip install 'rtmtass[train]'",
 )
-def test_voices_are_made_into_banks(fresh: Corpus, short_items: None) -> None:
+def test_banks_of_voices_are_made_from_speech(fresh: Corpus, short_items: None) -> None:
     plan = BankPlan(
         singing_minutes=1.5 / 60, revoiced_minutes=1.5 / 60, generated_minutes=0, rooms=0
     )
@@ -436,12 +443,12 @@ def test_voices_are_made_into_banks(fresh: Corpus, short_items: None) -> None:
         assert fresh.bank(name, "train") is None
 
 
-def test_a_plan_counts_its_items() -> None:
+def test_a_plan_converts_minutes_to_entries() -> None:
     plan = BankPlan(singing_minutes=0.1, revoiced_minutes=1.0, generated_minutes=0.0, rooms=7)
     assert plan.counts() == {"singing": 1, "revoiced": 5, "generated": 0, "rooms": 7}
 
 
-def test_generated_noise_is_of_every_kind(
+def test_generated_noise_uses_every_kind(
     corpus: Corpus, short_items: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: list[str] = []
@@ -460,12 +467,12 @@ def test_generated_noise_is_of_every_kind(
     assert 50 < len(kinds) < 78  # of 60 × 1.3 draws, a sixth is babble
 
 
-def test_a_stem_may_come_out_of_a_codec(corpus: Corpus) -> None:
+def test_codecs_are_applied_with_their_probability(corpus: Corpus) -> None:
     plain, coded, again = (
         ExampleMaker(corpus, "train", recipe).make(16000, np.random.default_rng(5))
         for recipe in (PLAIN, changed(coded=1.0), changed(coded=1.0))
     )
     np.testing.assert_array_equal(coded, again)
-    # The codec's own draws move those of the stems after the first.
+    # The codec's draws change those of the later stems.
     assert (plain[0] != coded[0]).any()
     assert np.corrcoef(plain[0], coded[0])[0, 1] > 0.5

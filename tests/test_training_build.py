@@ -1,4 +1,4 @@
-"""Building a corpus: any sound becomes a recording, the useless is told, and groups stay whole."""
+"""Building a corpus: decoding, reported problems, and splits by group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtmtass.training.data.build import (
     build_from_folders,
     build_from_list,
     build_from_mtass,
-    clipped_share,
+    clipped_fraction,
 )
 from rtmtass.training.data.corpus import Corpus, IndexRow, read_index
 from rtmtass.training.data.splits import assign_splits
@@ -47,7 +47,7 @@ def behind_a_blanket(sound: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Two speakers and one without a folder; all that can be wrong with a recording, in noise."""
+    """Two speakers, a speech file without a folder, and noise files with every kind of problem."""
     root = tmp_path / "folders"
     for seed, name in enumerate(("corpus1/anna/1.wav", "corpus1/anna/2.wav", "corpus1/ben/1.wav")):
         write(root / "speech" / name, voice(0.6, 110 + 50 * seed, seed))
@@ -68,12 +68,12 @@ def folders(tmp_path: Path) -> Path:
 
 
 def problems(corpus: Path) -> dict[str, list[tuple[str, str]]]:
-    found: dict[str, list[tuple[str, str]]] = {}
+    result: dict[str, list[tuple[str, str]]] = {}
     with (corpus / "report.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             name = line["recording"].rsplit("/", 1)[1]
-            found.setdefault(name, []).append((line["problem"], line["left_out"]))
-    return found
+            result.setdefault(name, []).append((line["problem"], line["left_out"]))
+    return result
 
 
 def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
     sound = decode(corpus / piece.path)
     assert piece.seconds == pytest.approx(1.0, abs=1e-3)
     assert share_at(sound, 1000) > 0.95
-    assert np.sqrt(2 * np.mean(sound**2)) == pytest.approx(0.3, rel=0.02)  # both channels' mean
+    assert np.sqrt(2 * np.mean(sound**2)) == pytest.approx(0.3, rel=0.02)  # mean of both channels
     assert {row.split for row in rows if row.role == "music"} == {"train", "dev"}
     hours = sum(report.hours.values())
     assert hours == pytest.approx(sum(row.seconds for row in rows) / 3600)
@@ -104,7 +104,7 @@ def test_folders_become_a_corpus(folders: Path, tmp_path: Path) -> None:
     assert sum(len(ready.recordings("noise", split)) for split in ("train", "dev")) == 4
 
 
-def test_sung_voices_alone_may_lie_in_a_fourth_folder(folders: Path, tmp_path: Path) -> None:
+def test_a_fourth_folder_may_hold_singing(folders: Path, tmp_path: Path) -> None:
     plain = build_from_folders(folders, tmp_path / "plain")
     assert not any("singing" in line for line in plain.lines())
     for seed, name in enumerate(("choir/eva/1.wav", "choir/eva/2.wav", "choir/tom/1.wav")):
@@ -117,18 +117,18 @@ def test_sung_voices_alone_may_lie_in_a_fourth_folder(folders: Path, tmp_path: P
     }
     assert len({(r.group, r.split) for r in rows}) == 2  # no singer is in both splits
     eva = next(row.split for row in rows if row.group == "choir/eva")
-    said = {"train": "0.02 h train, 0.01 h dev", "dev": "0.01 h train, 0.02 h dev"}[eva]
-    assert report.lines()[:4][3] == f"singing: {said}"
+    hours = {"train": "0.02 h train, 0.01 h dev", "dev": "0.01 h train, 0.02 h dev"}[eva]
+    assert report.lines()[:4][3] == f"singing: {hours}"
     assert report.lines()[:3] == plain.lines()[:3]
     assert len(Corpus(tmp_path / "corpus", tmp_path / "cache").recordings("singing", eva)) == 2
 
 
-def test_what_is_wrong_is_told(folders: Path, tmp_path: Path) -> None:
+def test_problems_are_reported(folders: Path, tmp_path: Path) -> None:
     report = build_from_folders(folders, tmp_path / "corpus")
-    found = problems(tmp_path / "corpus")
-    duplicate = found.pop("renamed.flac")
+    result = problems(tmp_path / "corpus")
+    duplicate = result.pop("renamed.flac")
     assert duplicate == [("duplicate", "yes")]
-    assert found == {
+    assert result == {
         "broken.wav": [("unreadable", "yes")],
         "silent.wav": [("silent", "yes")],
         "short.wav": [("too short", "yes")],
@@ -142,17 +142,17 @@ def test_what_is_wrong_is_told(folders: Path, tmp_path: Path) -> None:
     assert report.lines()[0].startswith("speech: 0.00 h train")
 
 
-def test_flat_tops_are_clipping_and_a_lone_peak_is_not() -> None:
+def test_flat_tops_count_as_clipping_but_single_peaks_dont() -> None:
     noise = hiss(1.0, 0, 0.2).astype(np.float32)
-    assert clipped_share(noise) == 0.0
-    # A fifteenth is above, a fifteenth below: three in a row make 2 / 15³.
-    assert clipped_share(np.clip(noise, -0.3, 0.3)) == pytest.approx(6e-4, abs=3e-4)
+    assert clipped_fraction(noise) == 0.0
+    # A fifteenth clips at each side, so three in a row occur with 2 / 15³.
+    assert clipped_fraction(np.clip(noise, -0.3, 0.3)) == pytest.approx(6e-4, abs=3e-4)
     square = np.tile(np.array([1.0, -1.0], np.float32), 100)
-    assert clipped_share(square) == 0.0  # at full scale, but never three in a row on one side
-    assert clipped_share(np.zeros(0, np.float32)) == 0.0
+    assert clipped_fraction(square) == 0.0  # at full scale, but never three in a row on one side
+    assert clipped_fraction(np.zeros(0, np.float32)) == 0.0
 
 
-def test_louder_than_full_scale_is_turned_down(tmp_path: Path, folders: Path) -> None:
+def test_samples_above_full_scale_are_scaled_down(tmp_path: Path, folders: Path) -> None:
     write(folders / "music" / "loud.wav", 5.0 * at_44100(600, 0.7), 44100, subtype="FLOAT")
     build_from_folders(folders, tmp_path / "corpus")
     rows = read_index(tmp_path / "corpus" / "index.csv")
@@ -162,10 +162,10 @@ def test_louder_than_full_scale_is_turned_down(tmp_path: Path, folders: Path) ->
 
 
 class Stop(Exception):
-    """What interrupts a build here."""
+    """Interrupts a build."""
 
 
-def test_a_build_is_taken_up_where_it_stopped(folders: Path, tmp_path: Path) -> None:
+def test_an_interrupted_build_resumes(folders: Path, tmp_path: Path) -> None:
     build_from_folders(folders, tmp_path / "whole")
     done: list[str] = []
 
@@ -189,7 +189,7 @@ def test_a_build_is_taken_up_where_it_stopped(folders: Path, tmp_path: Path) -> 
     assert build_from_folders(folders, half).new == 0
 
 
-def test_a_later_build_takes_what_is_new_or_changed(folders: Path, tmp_path: Path) -> None:
+def test_a_later_build_adds_new_and_changed_files(folders: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     build_from_folders(folders, corpus)
     before = {row.path: row for row in read_index(corpus / "index.csv")}
@@ -215,20 +215,20 @@ def made_rows(n_groups: int, per_group: int, **changes: str) -> list[IndexRow]:
 
 
 def splits(rows: list[IndexRow]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for row in rows:
-        found.setdefault(row.group, set()).add(row.split)
-    return found
+        result.setdefault(row.group, set()).add(row.split)
+    return result
 
 
 def test_groups_are_never_split() -> None:
-    given = splits(assign_splits(made_rows(400, 3), 0.2))
-    assert all(len(of) == 1 for of in given.values())
-    share = sum(of == {"dev"} for of in given.values()) / 400
-    assert share == pytest.approx(0.2, abs=0.06)
+    assigned = splits(assign_splits(made_rows(400, 3), 0.2))
+    assert all(len(of) == 1 for of in assigned.values())
+    fraction = sum(of == {"dev"} for of in assigned.values()) / 400
+    assert fraction == pytest.approx(0.2, abs=0.06)
 
 
-def test_a_group_stays_where_it_is_when_others_come() -> None:
+def test_a_group_keeps_its_split_when_others_are_added() -> None:
     few, many = (splits(assign_splits(made_rows(n, 2), 0.2)) for n in (60, 200))
     assert all(many[group] == where for group, where in few.items())
     shuffled = splits(assign_splits(made_rows(200, 2)[::-1], 0.2))
@@ -237,22 +237,22 @@ def test_a_group_stays_where_it_is_when_others_come() -> None:
 
 @pytest.mark.parametrize("dev_share", [1e-9, 0.2, 1 - 1e-9])
 @pytest.mark.parametrize("n_groups", [2, 3, 8])
-def test_no_role_is_left_without_a_split(n_groups: int, dev_share: float) -> None:
+def test_every_role_has_both_splits(n_groups: int, dev_share: float) -> None:
     for prefix in "abcdefgh":  # other names, other hashes
         rows = [replace(r, source=prefix) for r in made_rows(n_groups, 2)]
-        given = splits(assign_splits(rows, dev_share))
-        assert all(len(of) == 1 for of in given.values())
-        assert {next(iter(of)) for of in given.values()} == {"train", "dev"}
+        assigned = splits(assign_splits(rows, dev_share))
+        assert all(len(of) == 1 for of in assigned.values())
+        assert {next(iter(of)) for of in assigned.values()} == {"train", "dev"}
 
 
 @pytest.mark.parametrize("dev_share", [1e-9, 1 - 1e-9])
-def test_a_single_group_gives_one_recording_to_dev(dev_share: float) -> None:
-    given = assign_splits(made_rows(1, 5), dev_share)
-    assert sorted(row.split for row in given) == ["dev", *["train"] * 4]
-    assert assign_splits(made_rows(1, 5)[::-1], dev_share) == given[::-1]
+def test_a_single_group_is_split(dev_share: float) -> None:
+    assigned = assign_splits(made_rows(1, 5), dev_share)
+    assert sorted(row.split for row in assigned) == ["dev", *["train"] * 4]
+    assert assign_splits(made_rows(1, 5)[::-1], dev_share) == assigned[::-1]
 
 
-def test_given_splits_and_shares_of_nothing_or_all_are_kept() -> None:
+def test_existing_splits_and_fractions_of_0_and_1_are_kept() -> None:
     train = made_rows(3, 1, split="train")
     assert assign_splits(train, 0.5) == train
     mixed = assign_splits([*made_rows(1, 3), *made_rows(2, 1, split="train", source="t")], 1e-9)
@@ -265,20 +265,20 @@ def test_given_splits_and_shares_of_nothing_or_all_are_kept() -> None:
 def test_a_missing_folder_is_named(folders: Path, tmp_path: Path) -> None:
     for path in (folders / "music").rglob("*.*"):
         path.unlink()
-    with pytest.raises(DataError, match=r"music holds no sound; give a folder with speech/"):
+    with pytest.raises(DataError, match=r"music holds no audio files; give a folder with speech/"):
         build_from_folders(folders, tmp_path / "corpus")
 
 
-def test_nothing_usable_is_told(tmp_path: Path) -> None:
+def test_a_corpus_without_usable_files_is_an_error(tmp_path: Path) -> None:
     for role in ("speech", "music", "noise"):
         write(tmp_path / "folders" / role / "a.wav", np.zeros(16000))
-    with pytest.raises(DataError, match=r"nothing could be used; .*report\.csv says why"):
+    with pytest.raises(DataError, match=r"no recording could be used; see .*report\.csv"):
         build_from_folders(tmp_path / "folders", tmp_path / "corpus")
     assert problems(tmp_path / "corpus") == {"a.wav": [("silent", "yes")] * 3}
 
 
-def test_a_file_of_the_same_size_and_time_isnt_read_again(folders: Path, tmp_path: Path) -> None:
-    """What is current is known by size and time, without decoding hours of sound."""
+def test_an_unchanged_file_isnt_decoded_again(folders: Path, tmp_path: Path) -> None:
+    """Size and time identify an unchanged file, without decoding it."""
     build_from_folders(folders, tmp_path / "corpus")
     path = folders / "noise" / "rain" / "other.wav"
     status = path.stat()
@@ -292,7 +292,7 @@ def test_a_file_of_the_same_size_and_time_isnt_read_again(folders: Path, tmp_pat
 # --- the published set -------------------------------------------------------------------------
 
 
-def test_the_published_recipe_is_found_as_its_authors_lay_it_out(tmp_path: Path) -> None:
+def test_the_published_recipe_is_found_in_its_original_layout(tmp_path: Path) -> None:
     root = tmp_path / "raw"
     speakers = {"train": ("S1", "S2"), "dev": ("S3",), "test": ("S4",)}
     for seed, (split, names) in enumerate(speakers.items()):
@@ -323,7 +323,7 @@ def test_the_published_recipe_is_found_as_its_authors_lay_it_out(tmp_path: Path)
     assert len(rows) == 9
 
 
-def test_a_recipe_without_music_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_without_music_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "data_aishell" / "wav" / "train" / "S1" / "a.wav", voice(0.4))
     with pytest.raises(DataError, match=r"no music of the MTASS recipe under .*unpack AISHELL-1"):
         build_from_mtass(tmp_path, tmp_path / "corpus")
@@ -340,7 +340,7 @@ def write_csv(path: Path, *rows: str) -> Path:
 
 @pytest.fixture
 def downloads(tmp_path: Path) -> Path:
-    """Packages put there by hand."""
+    """Packages copied into the folder manually."""
     root = tmp_path / "downloads"
     for seed, name in enumerate(("s1/a.wav", "s1/b.wav", "s2/a.wav", "s3/a.wav")):
         write(root / "voices" / "usr" / "share" / name, voice(0.4, 100 + 40 * seed, seed))
@@ -370,7 +370,7 @@ def test_packages_become_a_corpus(downloads: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.csv.gz"])
-def test_a_manifest_picks_files_and_splits(downloads: Path, tmp_path: Path, name: str) -> None:
+def test_a_manifest_selects_files_and_splits(downloads: Path, tmp_path: Path, name: str) -> None:
     sources = write_csv(tmp_path / "sources.csv", *SOURCES)
     manifest = write_csv(
         tmp_path / name,
@@ -396,7 +396,7 @@ def test_a_manifest_picks_files_and_splits(downloads: Path, tmp_path: Path, name
     assert problems(corpus)["9.wav"] == [("missing", "yes")]
 
 
-def test_a_package_that_cant_be_had_is_reported(downloads: Path, tmp_path: Path) -> None:
+def test_a_failed_download_is_reported(downloads: Path, tmp_path: Path) -> None:
     sources = write_csv(tmp_path / "s.csv", *SOURCES, "noise,cargo,thunder,,MIT,A")
     report = build_from_list(sources, tmp_path / "corpus", downloads=downloads)
     (missing,) = [f for f in report.findings if f.problem == "missing"]
@@ -404,6 +404,6 @@ def test_a_package_that_cant_be_had_is_reported(downloads: Path, tmp_path: Path)
     assert "'cargo', not in debian, pypi, npm; put its files into" in missing.detail
     assert problems(tmp_path / "corpus")["thunder"] == [("missing", "yes")]
     only = write_csv(tmp_path / "t.csv", SOURCES[0], "noise,cargo,thunder,,MIT,A")
-    with pytest.raises(DataError, match="nothing could be used"):
+    with pytest.raises(DataError, match="no recording could be used"):
         build_from_list(only, tmp_path / "empty", downloads=downloads)
     assert problems(tmp_path / "empty") == {"thunder": [("missing", "yes")]}

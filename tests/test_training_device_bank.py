@@ -1,4 +1,4 @@
-"""Recordings in a device's memory, and how they are laid out in time for whole batches."""
+"""Recordings in a device's memory, and tracks for whole batches."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def random() -> Draws:
 
 def stored(path: Path, sounds: dict[str, Sequence[Sound]]) -> Recordings:
     """Store groups of recordings, all of one source."""
-    found = [
+    pending = [
         PendingRecording("s", group, f"{group}{k}", lambda x=x: np.asarray(x, np.float32))
         for group, takes in sounds.items()
         for k, x in enumerate(takes)
     ]
-    store(path, found, "stamp")
+    store(path, pending, "stamp")
     return Recordings(path)
 
 
@@ -63,7 +63,7 @@ def singers(tmp_path: Path) -> Recordings:
     return stored(tmp_path / "singers", sounds)
 
 
-def test_a_bank_holds_what_is_stored(singers: Recordings, tmp_path: Path) -> None:
+def test_a_bank_holds_the_stored_samples(singers: Recordings, tmp_path: Path) -> None:
     others = stored(tmp_path / "others", {"x": [hiss(0.3)]})
     bank = bank_of(singers=singers, others=others, again=singers)
     assert len(bank.samples) == 80000 + int(singers.lengths.sum()) + int(others.lengths.sum())
@@ -80,7 +80,7 @@ def test_a_bank_holds_what_is_stored(singers: Recordings, tmp_path: Path) -> Non
     assert not bank.samples[-40000:].any()
 
 
-def test_a_bank_leaves_out_what_isnt_used(tmp_path: Path) -> None:
+def test_a_bank_omits_unused_recordings(tmp_path: Path) -> None:
     clear = {"a": [hiss(0.4, 1)], "c": [hiss(0.4, 2)]}
     sounds = {"a": clear["a"], "b": [tone(300, 0.5)], "c": clear["c"]}  # b is muffled
     stored(tmp_path / "all", sounds)
@@ -101,25 +101,25 @@ def test_a_bank_draws_as_often_as_a_sampler(singers: Recordings, tmp_path: Path)
     draws.restart(0, 0)
     which = torch.full((n,), bank.number["singers"])
     group = bank.draw_group(which, draws.uniform(n))
-    drawn = bank.draw_in_group(group, draws.uniform(n)) - 1  # the first is the other's
+    drawn = (
+        bank.draw_in_group(group, draws.uniform(n)) - 1
+    )  # the first belongs to the other sampler
     rng = np.random.default_rng(0)
     order = np.argsort(np.concatenate(sampler.groups))
-    wanted = np.bincount([order[sampler.draw(rng)] for _ in range(n)], minlength=len(singers)) / n
-    highband_weights = np.bincount(drawn.numpy(), minlength=len(singers)) / n
-    np.testing.assert_allclose(highband_weights, wanted, atol=0.015)
-    # The extremes of the random numbers lead to the first recording and the last.
+    expected = np.bincount([order[sampler.draw(rng)] for _ in range(n)], minlength=len(singers)) / n
+    fractions = np.bincount(drawn.numpy(), minlength=len(singers)) / n
+    np.testing.assert_allclose(fractions, expected, atol=0.015)
+    # The extreme random numbers select the first and the last recording.
     ends = torch.tensor([0.0, 1 - 2.0**-24])
     ends = bank.draw_in_group(bank.draw_group(which[:2], ends), ends)
     assert ends.tolist() == [1, len(singers)]
-    chances = [bank.share_shorter("singers", n) for n in (0, 4001, 10**6)]
+    chances = [bank.prob_shorter("singers", n) for n in (0, 4001, 10**6)]
     assert chances[0] == 0.0
-    assert chances[1] == pytest.approx(
-        highband_weights[bank.lengths[1:].numpy() <= 4000].sum(), abs=0.015
-    )
+    assert chances[1] == pytest.approx(fractions[bank.lengths[1:].numpy() <= 4000].sum(), abs=0.015)
     assert chances[2] == pytest.approx(1.0)
 
 
-def test_too_little_memory_is_told_before_anything_is_sent(singers: Recordings) -> None:
+def test_too_little_memory_is_an_error_before_any_upload(singers: Recordings) -> None:
     free = int(singers.seconds / 3600 * BYTES_PER_HOUR)  # half of it may be used
     with pytest.raises(DataError, match=r"0\.0 hours .*cpu has 0\.0 GB.*set examples = \"host\""):
         DeviceBank({"s": Sampler(singers)}, CPU, silence=9, free_bytes=lambda _: free)
@@ -131,7 +131,7 @@ def test_too_little_memory_is_told_before_anything_is_sent(singers: Recordings) 
 
 
 def test_crops_are_of_one_recording_each(tmp_path: Path, random: Draws) -> None:
-    """A ramp tells where in its recording a sample was."""
+    """The value of a ramp gives a sample's position in its recording."""
     ramps = stored(tmp_path / "r", {k: [np.linspace(0.1, 0.9, 30000)] for k in "ab"})
     bank = bank_of(ramps=ramps)
     n_raw = torch.tensor([9000, 6000] * 100)
@@ -147,7 +147,7 @@ def test_crops_are_of_one_recording_each(tmp_path: Path, random: Draws) -> None:
 
 
 class AtPhase:
-    """Numbers for the host that begin a repeated piece at one place."""
+    """Random numbers that start a looped piece of the host at a given phase."""
 
     def __init__(self, phase: int) -> None:
         self.phase = phase
@@ -160,7 +160,7 @@ class AtPhase:
         return self.phase
 
 
-def test_a_short_piece_is_repeated_as_on_the_host(tmp_path: Path, random: Draws) -> None:
+def test_a_short_piece_is_looped_as_on_the_host(tmp_path: Path, random: Draws) -> None:
     short = stored(tmp_path / "short", {"a": [hiss(0.11, 3)]})
     bank, n = bank_of(short=short), 5000
     n_raw, sampler = torch.full((40,), n), torch.zeros(40, dtype=torch.int64)
@@ -172,7 +172,7 @@ def test_a_short_piece_is_repeated_as_on_the_host(tmp_path: Path, random: Draws)
     assert max(phases) > 1560
 
 
-def test_a_voice_is_one_speakers_recordings_with_gaps(singers: Recordings, random: Draws) -> None:
+def test_a_voice_track_is_one_speaker_with_gaps(singers: Recordings, random: Draws) -> None:
     bank, n, n_rows = bank_of(singers=singers), 32000, 60
     n_raw = torch.tensor([32000, 24000] * (n_rows // 2))
     tracks = voices(
@@ -183,8 +183,8 @@ def test_a_voice_is_one_speakers_recordings_with_gaps(singers: Recordings, rando
     speakers = np.array([425.0, 900.0, 1650.0])
     for track, last in zip(tracks, n_raw.tolist(), strict=True):
         assert not track[last:].any()
-        highband_weights = [share_at(track[:last], hz, 220.0) for hz in speakers]
-        assert max(highband_weights) > 0.9
+        fractions = [share_at(track[:last], hz, 220.0) for hz in speakers]
+        assert max(fractions) > 0.9
         silent = np.abs(track[:last]) < 1e-6
         edges = np.flatnonzero(np.diff(np.concatenate([[0], silent, [0]])))
         lengths = (edges[1::2] - edges[::2])[edges[1::2] < last]
@@ -193,7 +193,7 @@ def test_a_voice_is_one_speakers_recordings_with_gaps(singers: Recordings, rando
     assert 0.57 < max(gaps_s) < 0.602
 
 
-def test_long_pauses_come_at_their_share(singers: Recordings, random: Draws) -> None:
+def test_long_pauses_have_the_given_probability(singers: Recordings, random: Draws) -> None:
     bank, n, n_rows = bank_of(singers=singers), 16000, 400
     tracks = voices(
         bank, random, torch.zeros(n_rows, dtype=torch.int64), torch.full((n_rows,), n), n,
@@ -209,26 +209,26 @@ def test_effects_are_repeated_with_gaps_at_varying_levels(tmp_path: Path, random
     bank, n = bank_of(short=stored(tmp_path / "short", {"a": [tone(1000, 0.1)]})), 40000
     n_raw = torch.tensor([40000, 30000] * 30)
     tracks = effects(bank, random, 0, n_raw, n).numpy()
-    discontinuities, first, ratios, loudest = [], [], [], []
+    gaps, first, ratios, loudest = [], [], [], []
     for track, last in zip(tracks, n_raw.tolist(), strict=True):
         assert not track[last:].any()
         sounding = np.convolve(np.abs(track) > 1e-7, np.ones(40), "same") > 0
         begins = np.flatnonzero(np.diff(np.concatenate([[0], sounding.astype(int)])) == 1)
-        discontinuities += list(np.diff(begins)[:-1] - 1600)
+        gaps += list(np.diff(begins)[:-1] - 1600)
         first.append(begins[0])
         levels = [level_db(track[b + 40 : b + 1540]) for b in begins[:-1]]
         loudest.append(max(levels))
         ratios.append(max(levels) - min(levels))
-    assert 0.02 * SAMPLE_RATE - 2 <= min(discontinuities) < 0.03 * SAMPLE_RATE
-    assert 1.5 * SAMPLE_RATE < max(discontinuities) <= 2.5 * SAMPLE_RATE
+    assert 0.02 * SAMPLE_RATE - 2 <= min(gaps) < 0.03 * SAMPLE_RATE
+    assert 1.5 * SAMPLE_RATE < max(gaps) <= 2.5 * SAMPLE_RATE
     assert max(first) <= 800
     assert 5.0 < max(ratios) <= 6.01
-    # A level of 0.1, down by 0 to 9 dB, and by up to 6 more each time.
+    # A level of 0.1, minus 0 to 9 dB, minus up to 6 dB for each repeat.
     assert -22 < max(loudest) < -19.9
     assert -35.1 < min(loudest) < -27
 
 
-def test_gains_to_an_snr() -> None:
+def test_gain_to_snr() -> None:
     reference, sound = (
         rows(voice(0.2), voice(0.2), np.zeros(3200)),
         rows(hiss(0.2), np.zeros(3200), hiss(0.2)),

@@ -1,4 +1,4 @@
-"""Batches made on a device: a function of seed and step, of one split, and nothing waits for it."""
+"""Batches made on a device: a function of seed and step, of one split, without waiting for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_batch_is_a_function_of_seed_and_step(rich: Corpus) -> None:
     assert device(rich).seconds == 0.5
 
 
-def test_the_fingerprint_is_the_hosts(rich: Corpus) -> None:
+def test_the_fingerprint_equals_the_hosts(rich: Corpus) -> None:
     maker = ExampleMaker(rich, "train")
     assert device(rich).fingerprint == maker.fingerprint
     assert device(rich).bank_sizes == maker.bank_sizes == {
@@ -56,7 +56,7 @@ def test_the_fingerprint_is_the_hosts(rich: Corpus) -> None:
 
 
 @pytest.mark.parametrize(("split", "other"), [("train", "dev"), ("dev", "train")])
-def test_nothing_is_of_the_other_split(pitched: Corpus, split: str, other: str) -> None:
+def test_only_the_given_split_is_used(pitched: Corpus, split: str, other: str) -> None:
     examples = device(pitched, split, batch=40, recipe=changed(second_piece=0.5))
     for stems in examples.batch(0).numpy():
         for role, stem in zip(STEMS, stems, strict=True):
@@ -64,7 +64,7 @@ def test_nothing_is_of_the_other_split(pitched: Corpus, split: str, other: str) 
             assert share_at(stem, TONES_HZ[role, other]) < 1e-3
 
 
-def test_a_role_that_is_missing_is_refused(pitched: Corpus, tmp_path: Path) -> None:
+def test_a_missing_role_is_an_error(pitched: Corpus, tmp_path: Path) -> None:
     lines = (pitched.folder / "index.csv").read_text().splitlines()
     folder = make_corpus(tmp_path / "corpus")
     (folder / "index.csv").write_text("\n".join(x for x in lines if "music" not in x))
@@ -72,8 +72,10 @@ def test_a_role_that_is_missing_is_refused(pitched: Corpus, tmp_path: Path) -> N
         device(Corpus(folder, tmp_path / "cache"))
 
 
-def test_recordings_beyond_the_memory_are_refused(rich: Corpus) -> None:
-    with pytest.raises(DataError, match=r"recordings and banks are .* hours fit beside"):
+def test_too_many_recordings_for_the_memory_are_an_error(rich: Corpus) -> None:
+    with pytest.raises(
+        DataError, match=r"recordings and banks are .* hours beside the training; use a smaller"
+    ):
         device(rich, free_bytes=lambda _: 1 << 20)
     device(rich, free_bytes=lambda _: 1 << 30)
 
@@ -92,7 +94,7 @@ WAITING = {
 
 
 class Watch(TorchDispatchMode):
-    """Counts operations that do work, and refuses those that wait for a device."""
+    """Counts operations, and rejects those that wait for a device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ class Watch(TorchDispatchMode):
 
 def test_a_batch_never_reads_from_the_device(rich: Corpus) -> None:
     examples = device(rich, batch=64, recipe=USUAL)
-    examples.batch(0)  # what is made once, is made now
+    examples.batch(0)  # fill the caches
     with Watch() as watch:
         examples.batch(1)
     assert watch.count < 900
@@ -118,10 +120,8 @@ def test_a_batch_never_reads_from_the_device(rich: Corpus) -> None:
     assert again.count == 1  # torch.ones itself
 
 
-def test_a_batchs_shapes_dont_depend_on_what_is_drawn(
-    rich: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On torch's device without memory any look at a value is an error."""
+def test_shapes_dont_depend_on_random_draws(rich: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's meta device, reading a value is an error."""
 
     class NoNumbers(Draws):
         def __init__(self, device: torch.device) -> None:
@@ -139,7 +139,7 @@ def test_a_batchs_shapes_dont_depend_on_what_is_drawn(
         stems.sum().item()
 
 
-def test_nothing_but_torch_numpy_and_soundfile_is_needed() -> None:
+def test_only_torch_numpy_and_soundfile_are_imported() -> None:
     code = """if True:
         import sys
         from rtmtass.training import device_examples

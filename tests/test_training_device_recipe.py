@@ -1,4 +1,4 @@
-"""Batches made on a device follow the recipe: shares, levels and sounds as the host's."""
+"""Batches made on a device follow the recipe: probabilities, levels and features as on the host."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def test_levels_and_snrs_are_as_wide_as_the_recipe_says(pitched: Corpus) -> None
     powers = np.mean(whole**2, axis=2)
     snrs = 10 * np.log10(powers[:, :1] / powers[:, 1:])
     assert 18 < np.abs(snrs).max() <= 20.01
-    # 55 % from U(-5, 5), the others from N(0, 7).
+    # 55 % from U(-5, 5), the rest from N(0, 7).
     assert (np.abs(snrs) <= 5).mean() == pytest.approx(0.55 + 0.45 * 0.525, abs=0.035)
     assert np.std(snrs) == pytest.approx((0.55 * 100 / 12 + 0.45 * 47.7) ** 0.5, abs=0.45)
     assert np.mean(snrs) == pytest.approx(0.0, abs=0.5)
     assert abs(np.corrcoef(snrs.T)[0, 1]) < 0.13
 
 
-def test_pops_are_noise_at_their_share_and_loudness(pitched: Corpus) -> None:
-    recipe = changed(level_db=(-70.0, -60.0))  # too soft for the limit at full scale
+def test_pops_are_noise_with_the_recipes_probability_and_level(pitched: Corpus) -> None:
+    recipe = changed(level_db=(-70.0, -60.0))  # quiet enough not to reach the peak limit
     calm, popping = (
         made(pitched, replace(recipe, pop=share), 500).astype(np.float64) for share in (0.0, 0.3)
     )
     pop = popping - calm
-    np.testing.assert_allclose(pop[:, :2], 0.0, atol=1e-9)  # the pop's draws are the last
+    np.testing.assert_allclose(pop[:, :2], 0.0, atol=1e-9)  # pops are drawn last
     has_pop = np.abs(pop[:, 2]).max(axis=1) > 1e-5
     assert has_pop.mean() == pytest.approx(0.3, abs=0.06)
     rms = np.sqrt(np.mean(calm.sum(axis=1) ** 2, axis=1))
@@ -78,12 +78,14 @@ def test_pops_are_noise_at_their_share_and_loudness(pitched: Corpus) -> None:
 @pytest.mark.parametrize(
     ("share", "present"), [("all_silent", 0), ("one_alone", 1), ("one_missing", 2)]
 )
-def test_a_recipe_can_ask_for_one_thing_only(pitched: Corpus, share: str, present: int) -> None:
+def test_a_recipe_of_one_augmentation_applies_only_that(
+    pitched: Corpus, share: str, present: int
+) -> None:
     stems = made(pitched, changed(**{share: 1.0}), 50)
     assert ((np.abs(stems).max(axis=2) > 0).sum(axis=1) == present).all()
 
 
-def test_singing_is_recorded_or_synthetic_by_its_shares(tmp_path: Path) -> None:
+def test_singing_is_recorded_or_synthetic_with_the_given_probability(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus", tones)
     rows: list[list[object]] = [
         [*line.split(",")] for line in (folder / "index.csv").read_text().splitlines()[1:]
@@ -95,8 +97,8 @@ def test_singing_is_recorded_or_synthetic_by_its_shares(tmp_path: Path) -> None:
 
     def highband_weights(**changes: float) -> tuple[float, float]:
         music = made(corpus, changed(**changes), 400)[:, 1]
-        heard = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
-        synthetic, recorded = (np.array(heard) > 0.4).mean(axis=0)
+        detected = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
+        synthetic, recorded = (np.array(detected) > 0.4).mean(axis=0)
         return float(synthetic), float(recorded)
 
     assert highband_weights(singing=0.5, recorded_singing=0.1) == (
@@ -124,7 +126,7 @@ def test_noise_of_one_kind_is_enough(tmp_path: Path, kind: str) -> None:
     assert (np.abs(stems).max(axis=2) > 0).mean() > 0.95
 
 
-def test_all_that_can_happen_at_once_is_still_sound(rich: Corpus) -> None:
+def test_all_augmentations_together_give_valid_samples(rich: Corpus) -> None:
     for share in (1.0, 0.5):
         values = {f.name: share for f in fields(Recipe) if f.type == "float"}
         recipe = Recipe(**{**values, **CALM, "snr_spread_db": 7.0, "widest_snr_db": 20.0})
@@ -144,7 +146,7 @@ PITCHES_HZ = {
 
 @pytest.fixture(scope="module")
 def layered(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Every recording has its own pitch; the first noise is short, the second long."""
+    """Give every recording its own pitch; the first noise is short, the second long."""
 
     def make(role: str, split: str, take: int) -> Sound:
         length_s = (0.3, 6.0)[take] if role == "noise" else 2.5
@@ -163,15 +165,15 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def layers_db(stems: Sound, *pitches_hz: float) -> Sound:
-    """Return the power of each pitch in stems (n, N), dB re the whole, (pitches, n)."""
-    power = np.abs(np.fft.rfft(stems)) ** 2  # a window would weigh the middle more
+    """Return the power of each pitch in stems (n, N), dB relative to the total, (pitches, n)."""
+    power = np.abs(np.fft.rfft(stems)) ** 2  # no window, which would weight the middle
     hz = np.fft.rfftfreq(stems.shape[1], 1 / SAMPLE_RATE)
     highband_weights = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
     return 10 * np.log10(np.array(highband_weights) / power.sum(axis=1) + 1e-12)
 
 
 def check_uniform(values: Sound, low: float, high: float, slack: float = 0.3) -> None:
-    """Check that values fill a range evenly."""
+    """Check that values are uniform in a range."""
     width = high - low
     assert low - slack <= values.min() < low + 0.12 * width
     assert high - 0.12 * width < values.max() <= high + slack
@@ -182,20 +184,20 @@ def check_uniform(values: Sound, low: float, high: float, slack: float = 0.3) ->
     assert np.std(values) == pytest.approx(deviation, rel=0.2)
 
 
-def test_a_second_speaker_or_piece_is_at_its_share_and_level(layered: Corpus) -> None:
+def test_second_speakers_and_pieces_have_the_given_probability_and_level(layered: Corpus) -> None:
     stems = made(layered, changed(second_speaker=0.6, second_piece=0.4), 400, 0.5)
     for stem, share, low, high in ((0, 0.6, 0.0, 10.0), (1, 0.4, -6.0, 6.0)):
         two = layers_db(stems[:, stem], *PITCHES_HZ[STEMS[stem]])
-        has_both = (two > -20).all(axis=0)  # in half the draws the second is the first again
+        has_both = (two > -20).all(axis=0)  # in half of the draws both are the same
         assert has_both.mean() == pytest.approx(share / 2, abs=0.07)
-        apart = two[0] - two[1]
+        difference_db = two[0] - two[1]
         if stem == 0:
-            check_uniform(np.abs(apart[has_both]), low, high)
+            check_uniform(np.abs(difference_db[has_both]), low, high)
         else:
-            check_uniform(apart[has_both], low, high)
+            check_uniform(difference_db[has_both], low, high)
 
 
-def test_singing_is_above_its_piece(layered: Corpus) -> None:
+def test_singing_is_louder_than_its_piece(layered: Corpus) -> None:
     music = made(layered, changed(singing=0.7, a_cappella=0.0), 300, 0.5)[:, 1]
     sung, *pieces = layers_db(music, 3500.0, *PITCHES_HZ["music"])
     is_sung = sung > -20
@@ -203,7 +205,7 @@ def test_singing_is_above_its_piece(layered: Corpus) -> None:
     check_uniform((sung - np.max(pieces, axis=0))[is_sung], 0.0, 8.0)
 
 
-def test_voices_are_made_over_at_their_share(layered: Corpus) -> None:
+def test_revoiced_speech_has_the_given_probability(layered: Corpus) -> None:
     speech = made(layered, changed(revoiced=0.35), 300, 0.5)[:, 0]
     (revoiced,) = layers_db(speech, 4500.0)
     assert (revoiced > -3).mean() == pytest.approx(0.35, abs=0.09)
@@ -235,15 +237,15 @@ def test_noise_is_long_or_short_or_both_or_generated(layered: Corpus) -> None:
         ("noise_speed", 2, 0.7, 1.4),
     ],
 )
-def test_speeds_fill_their_range_at_their_share(
+def test_speeds_have_the_given_probability_and_range(
     pitched: Corpus, share: str, stem: int, low: float, high: float
 ) -> None:
     stems = made(pitched, changed(**{share: 0.5}), 300, 0.5)[:, stem]
     power = np.abs(np.fft.rfft(stems * np.hanning(8000), 65536)) ** 2
     speed = power.argmax(axis=1) * SAMPLE_RATE / 65536 / TONES_HZ[STEMS[stem], "train"]
     is_changed = np.abs(speed - 1) > 0.004
-    wanted = 0.5 * (1 - 0.008 / (high - low))
-    assert is_changed.mean() == pytest.approx(wanted, abs=0.09)
+    expected = 0.5 * (1 - 0.008 / (high - low))
+    assert is_changed.mean() == pytest.approx(expected, abs=0.09)
     values = speed[is_changed]
     if stem == 1:
         check_uniform(np.log(values), np.log(low), np.log(high), slack=0.003)
@@ -251,7 +253,7 @@ def test_speeds_fill_their_range_at_their_share(
         check_uniform(values, low, high, slack=0.003)
 
 
-def test_a_tilt_is_as_steep_as_on_the_host(tmp_path: Path) -> None:
+def test_tilts_are_distributed_as_on_the_host(tmp_path: Path) -> None:
     def white(role: str, split: str, take: int) -> Sound:
         return hiss(6.0, take)
 
@@ -278,8 +280,8 @@ def test_a_tilt_is_as_steep_as_on_the_host(tmp_path: Path) -> None:
 
 
 def features(stems: Sound) -> dict[str, Sound]:
-    """Return what an example's sound is like, a number each, where the stem is there."""
-    found: dict[str, Sound] = {}
+    """Return features of each example's stem, where it is present."""
+    features_of: dict[str, Sound] = {}
     hz = np.fft.rfftfreq(stems.shape[2], 1 / SAMPLE_RATE)
     for number, name in enumerate(STEMS):
         stem = stems[np.abs(stems[:, number]).max(axis=1) > 0, number].astype(np.float64)
@@ -287,19 +289,19 @@ def features(stems: Sound) -> dict[str, Sound]:
         frames = np.mean(stem.reshape(len(stem), -1, 160) ** 2, axis=2) / power
         spec = np.abs(np.fft.rfft(stem)) ** 2
         low, high = (spec[:, band].sum(axis=1) for band in (hz < 1000, hz > 4000))
-        found[f"{name}: duty"] = (frames > 0.03).mean(axis=1)
-        found[f"{name}: silence"] = (frames < 1e-6).mean(axis=1)
-        found[f"{name}: crest"] = 10 * np.log10(np.max(stem**2, axis=1) / power[:, 0])
-        found[f"{name}: tilt"] = 10 * np.log10((high + 1e-12) / (low + 1e-12))
-        found[f"{name}: centroid"] = np.log((spec * hz).sum(axis=1) / spec.sum(axis=1))
-        found[f"{name}: edges"] = 10 * np.log10(
+        features_of[f"{name}: duty"] = (frames > 0.03).mean(axis=1)
+        features_of[f"{name}: silence"] = (frames < 1e-6).mean(axis=1)
+        features_of[f"{name}: crest"] = 10 * np.log10(np.max(stem**2, axis=1) / power[:, 0])
+        features_of[f"{name}: tilt"] = 10 * np.log10((high + 1e-12) / (low + 1e-12))
+        features_of[f"{name}: centroid"] = np.log((spec * hz).sum(axis=1) / spec.sum(axis=1))
+        features_of[f"{name}: edges"] = 10 * np.log10(
             (frames[:, :20].mean(axis=1) + 1e-3) / (frames[:, -20:].mean(axis=1) + 1e-3)
         )
-    return found
+    return features_of
 
 
 def distance(one: Sound, two: Sound) -> float:
-    """Return the statistic of Kolmogorov and Smirnov: the largest gap of two distributions."""
+    """Return the Kolmogorov-Smirnov statistic: the largest gap between two distributions."""
     values = np.sort(np.concatenate([one, two]))
     return float(
         np.abs(
@@ -310,7 +312,7 @@ def distance(one: Sound, two: Sound) -> float:
 
 
 def same(device_stems: Sound, host_stems: Sound) -> dict[str, float]:
-    """Return by how many times what chance allows (one time in 10,000) features differ."""
+    """Return the features' KS statistics relative to the critical value at p = 1e-4."""
     ours, theirs = features(device_stems), features(host_stems)
     return {
         name: distance(ours[name], theirs[name])
@@ -342,8 +344,8 @@ def test_examples_are_distributed_as_on_the_host(rich: Corpus, name: str) -> Non
     assert not differing
 
 
-def test_another_distribution_would_be_noticed(rich: Corpus) -> None:
-    """The comparison above fails when something that should happen doesn't."""
+def test_the_comparison_detects_another_distribution(rich: Corpus) -> None:
+    """The comparison above fails if an augmentation is missing."""
     usual = made(rich, RECIPES["often"], 300, 0.6)
     other = made(rich, replace(RECIPES["often"], long_pauses=0.0, start_or_stop=0.0), 300, 0.6)
     differing = {name for name, value in same(usual, other).items() if value > 1.0}

@@ -1,4 +1,4 @@
-"""Sound made on a device: each piece equals its twin on the host, for whole batches."""
+"""Augmentations on a device: each equals its counterpart on the host."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def filtered(sound: Sound, response: Tensor, size: int) -> Sound:
     return torch.fft.irfft(spec, size)[0, : len(sound)].numpy()
 
 
-def error_db(sound: Sound, wanted: Sound) -> float:
-    return level_db(sound - wanted) - level_db(wanted)
+def error_db(sound: Sound, expected: Sound) -> float:
+    return level_db(sound - expected) - level_db(expected)
 
 
 @pytest.fixture
@@ -46,17 +46,17 @@ def random() -> Draws:
 
 
 @pytest.mark.parametrize("speed", [0.7, 0.88, 1.0001, 1.14, 1.4])
-def test_speed_is_changed_without_aliases(speed: float) -> None:
+def test_change_of_speed_has_no_aliases(speed: float) -> None:
     n, band = 16000, 8000 / max(speed, 1.0)
     heard_hz = [300.0, 2000.0, 0.7 * band * min(speed, 1.0), 0.88 * band * min(speed, 1.0)]
     tones = [tone(hz / speed, 1.5) for hz in heard_hz]
     changed = device.change_speed(rows(*tones), torch.full((4,), speed), n).numpy()
-    inner = slice(1000, 15000)  # a tone that sets in suddenly rings, on the host, too
+    inner = slice(1000, 15000)  # the onset rings, on the host too
     for sound, source, hz in zip(changed, tones, heard_hz, strict=True):
         assert error_db(sound[inner], tone(hz, 1.0)[inner]) < -50
         twin = augment.change_speed(source.astype(np.float32), speed, n)
         assert error_db(sound[inner], twin[inner]) < -50
-    if speed > 1.01:  # what would lie above the new band is gone, not folded back
+    if speed > 1.01:  # content above the new band is removed, not aliased
         high = tone(8000 / speed * 1.03, 1.5)
         gone = device.change_speed(rows(high), row(speed), n)[0].numpy()
         assert level_db(gone[inner]) - level_db(high) < -40
@@ -73,7 +73,7 @@ def test_each_row_has_its_own_speed() -> None:
     assert needed == [augment.n_before_speed(16000, speed) for speed in speeds]
 
 
-def test_filters_are_those_of_the_host() -> None:
+def test_filters_equal_the_hosts() -> None:
     rng = np.random.default_rng(0)
     sound = hiss(0.5)
     size = device.filter_size(len(sound))
@@ -81,18 +81,20 @@ def test_filters_are_those_of_the_host() -> None:
         corner_hz, gain_db = rng.uniform(300, 3500), rng.uniform(-8, 8)
         centre_hz, bell_db, q = 200 * 35 ** rng.random(), rng.uniform(-8, 8), rng.uniform(0.5, 2)
         sections = [augment._shelf(corner_hz, gain_db), augment._bell(centre_hz, bell_db, q)]
-        wanted = signal.sosfilt(np.stack(sections).astype(np.float64), sound)
+        expected = signal.sosfilt(np.stack(sections).astype(np.float64), sound)
         shelf, bell = (row(corner_hz), row(gain_db)), (row(centre_hz), row(bell_db), row(q))
-        assert error_db(filtered(sound, device.tilt(size, shelf, bell), size), wanted) < -90
+        assert error_db(filtered(sound, device.tilt(size, shelf, bell), size), expected) < -90
         low_hz, high_hz = rng.uniform(30, 300), rng.uniform(3000, 7500)
         sections = signal.butter(3, [low_hz, high_hz], "bandpass", fs=SAMPLE_RATE, output="sos")
         response = device.band_pass(size, row(low_hz), row(high_hz))
         assert error_db(filtered(sound, response, size), signal.sosfilt(sections, sound)) < -90
-        wanted = signal.lfilter(*signal.butter(2, corner_hz, fs=SAMPLE_RATE), sound)
-        assert error_db(filtered(sound, device.low_pass(size, row(corner_hz)), size), wanted) < -90
+        expected = signal.lfilter(*signal.butter(2, corner_hz, fs=SAMPLE_RATE), sound)
+        assert (
+            error_db(filtered(sound, device.low_pass(size, row(corner_hz)), size), expected) < -90
+        )
 
 
-def test_a_room_leaves_the_energy_as_it_is() -> None:
+def test_a_room_keeps_the_energy() -> None:
     rng = np.random.default_rng(1)
     response = (rng.standard_normal(3000) * 10 ** (-3 * np.arange(3000) / 3000)).astype(np.float32)
     sound = np.zeros(16000, np.float32)
@@ -105,7 +107,7 @@ def test_a_room_leaves_the_energy_as_it_is() -> None:
     assert level_db(wet) == pytest.approx(level_db(sound), abs=0.01)
 
 
-def test_clipping_and_companding_are_those_of_the_host() -> None:
+def test_clipping_and_companding_equal_the_hosts() -> None:
     loud, soft, silent = hiss(0.2, 1), hiss(0.2, 2, 0.001), np.zeros(3200)
     clipped = device.soft_clip(rows(loud, soft, silent), torch.tensor([12.0, 0.0, 5.0])).numpy()
     companded = device.compand(rows(loud, soft, silent)).numpy()
@@ -117,17 +119,17 @@ def test_clipping_and_companding_are_those_of_the_host() -> None:
     assert not companded[2].any()
 
 
-def test_sound_sets_in_or_stops_as_on_the_host() -> None:
+def test_start_and_stop_equal_the_hosts() -> None:
     for seed in range(8):
-        wanted = augment.start_or_stop(np.ones(4000, np.float32), np.random.default_rng(seed))
-        is_stop = wanted[0] == 1.0
-        inner = np.flatnonzero((wanted > 0) & (wanted < 1))
+        expected = augment.start_or_stop(np.ones(4000, np.float32), np.random.default_rng(seed))
+        is_stop = expected[0] == 1.0
+        inner = np.flatnonzero((expected > 0) & (expected < 1))
         at, fade = int(inner[0]) - 1, len(inner) + 2
         gain = device.edges(4000, *(torch.tensor([x]) for x in (at, fade, bool(is_stop))))
-        np.testing.assert_allclose(gain[0].numpy(), wanted, atol=1e-6)
+        np.testing.assert_allclose(gain[0].numpy(), expected, atol=1e-6)
 
 
-def test_a_pop_decays_where_it_is_put(random: Draws) -> None:
+def test_a_pop_starts_at_its_position_and_decays(random: Draws) -> None:
     length, at = torch.tensor([400, 4800, 1000]), torch.tensor([0, 3200, 7000])
     pops = device.pops(random.normal(3, 4800), length, torch.tensor([7000.0, 900, 100]), at, 8000)
     for pop, n, start in zip(pops.numpy(), length.tolist(), at.tolist(), strict=True):
@@ -158,7 +160,7 @@ def test_draws_are_a_function_of_seed_and_step() -> None:
     assert not torch.equal(two.uniform(7), first[0])
 
 
-def test_draws_lie_in_their_ranges(random: Draws) -> None:
+def test_draws_are_in_their_ranges(random: Draws) -> None:
     flat, logs = (
         random.between(20000, (-3.0, 5.0), (0.0, 1.0)),
         random.log_between(20000, (0.1, 10.0)),
@@ -176,19 +178,19 @@ def test_draws_lie_in_their_ranges(random: Draws) -> None:
 @pytest.mark.parametrize(
     "groups", [((64, 0.05),), ((8, 0.4), (3, 0.9)), ((4, 0.01),), ((192, 0.4),)]
 )
-def test_a_capacity_is_hardly_ever_too_small(groups: tuple[tuple[int, float], ...]) -> None:
+def test_a_capacity_rarely_overflows(groups: tuple[tuple[int, float], ...]) -> None:
     chance = np.ones(1)
     for count, share in groups:
         for _ in range(count):
             chance = np.convolve(chance, [1 - share, share])
     enough = capacity(*groups)
     assert chance[enough + 1 :].sum() <= OVERFLOW < chance[enough:].sum()
-    # What isn't done for want of room is nothing next to what is done.
+    # Rows lost to overflow are negligible.
     k = np.arange(len(chance))
     assert (chance * np.maximum(k - enough, 0)).sum() < 2e-3 * (chance * k).sum()
 
 
-def test_capacities_of_all_or_nothing() -> None:
+def test_capacities_for_probabilities_0_and_1() -> None:
     assert capacity((64, 0.0)) == 0
     assert capacity((64, 1.0), (5, 1.0)) == 69
     assert capacity() == 0
@@ -197,11 +199,11 @@ def test_capacities_of_all_or_nothing() -> None:
 def test_rows_that_are_hit_are_picked_first(random: Draws) -> None:
     for n_rows in (3, 12, 20):
         is_hit = random.hits(0.3, 20)
-        found, hit = pick(is_hit, n_rows)
-        assert len(set(found.tolist())) == n_rows
-        assert torch.equal(is_hit[found], hit)
+        picked, hit = pick(is_hit, n_rows)
+        assert len(set(picked.tolist())) == n_rows
+        assert torch.equal(is_hit[picked], hit)
         assert int(hit.sum()) == min(int(is_hit.sum()), n_rows)
         samples = torch.arange(20.0)[:, None] * torch.ones(20, 2)
-        replace_rows(samples, found, hit, torch.full((n_rows, 2), -1.0))
+        replace_rows(samples, picked, hit, torch.full((n_rows, 2), -1.0))
         assert int((samples[:, 0] == -1).sum()) == int(hit.sum())
         assert (samples[~is_hit] >= 0).all()

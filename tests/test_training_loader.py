@@ -1,4 +1,4 @@
-"""Where a run's batches come from, and what is said when the device they go to fails."""
+"""The source of a run's batches, and the errors when its device fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class StandIn:
-    """Stands in for DeviceExamples: batches of noise, a function of seed and step alone."""
+    """Replaces DeviceExamples: batches of noise, a function of seed and step."""
 
     made: list[int]
     rooms = 7
@@ -58,7 +58,7 @@ class StandIn:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to stop."""
+        """Do nothing."""
 
     def batch(self, step: int) -> Tensor:
         self.made.append(step)
@@ -68,15 +68,15 @@ class StandIn:
 
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `examples = "device"` mean `StandIn`."""
+    """Use `StandIn` for `examples = "device"`."""
     module = types.ModuleType("rtmtass.training.data.device.examples")
     module.DeviceExamples = StandIn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 @pytest.mark.usefixtures("on_device")
-def test_examples_of_the_device_resume_to_the_bit(corpus: Path, tmp_path: Path) -> None:
-    made = {"examples": "device", "carry": 0.5, "schedule": "wsd", "decay": 0.0}
+def test_device_examples_resume_bit_identically(corpus: Path, tmp_path: Path) -> None:
+    made = {"examples": "device", "carryover_prob": 0.5, "schedule": "wsd", "decay": 0.0}
     whole = config(corpus, tmp_path / "whole", **made, steps=6)
     parts = config(corpus, tmp_path / "parts", **made, steps=3)
     train(whole, lambda _: None)
@@ -90,28 +90,28 @@ def test_examples_of_the_device_resume_to_the_bit(corpus: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("on_device")
-def test_a_machine_with_smaller_banks_leaves_the_others_as_they_were(
+def test_a_machine_with_smaller_banks_keeps_the_pinned_sizes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = config(corpus, tmp_path, examples="device", schedule="wsd", decay=0.0, steps=1)
+    settings = config(corpus, tmp_path, examples="device", schedule="wsd", decay=0.0, steps=1)
     for here, pinned in ((7, {}), (3, {"rooms": 7}), (9, {"rooms": 7})):
         monkeypatch.setattr(StandIn, "rooms", min(here, 7) if pinned else here)
-        train(given, lambda _: None)
+        train(settings, lambda _: None)
         assert StandIn.last.pinned == pinned  # type: ignore[attr-defined]
         assert torch.load(tmp_path / "last.pt", weights_only=True)["bank_sizes"] == {"rooms": 7}
 
 
 @pytest.mark.usefixtures("on_device")
-def test_processes_take_turns_in_the_batches(corpus: Path, tmp_path: Path) -> None:
-    given = config(corpus, tmp_path, examples="device")
-    with open_examples(given, corpus_of(given), CPU, {"music": 3}) as examples:
+def test_processes_use_interleaved_batches(corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path, examples="device")
+    with open_examples(settings, corpus_of(settings), CPU, {"music": 3}) as examples:
         feed = batches(examples, 5, 2)
         assert [next(feed).shape for _ in range(3)] == [(4, 3, 16000)] * 3
         assert examples.pinned == {"music": 3}  # type: ignore[attr-defined]
         assert examples.made == [5, 7, 9]  # type: ignore[attr-defined]
 
 
-def test_packs_are_unpacked_with_a_bar(
+def test_packs_are_decoded_once_with_progress(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -123,9 +123,11 @@ def test_packs_are_unpacked_with_a_bar(
         return Corpus(corpus, cache)
 
     monkeypatch.setattr(unpack, "corpus_of_packs", unpacked)
-    given = config(tmp_path / "nothing", tmp_path / "run", packs=str(tmp_path / "packs"), steps=1)
-    given = dataclasses.replace(given, cache=str(corpus / "cache"))
-    write_toml(tmp_path / "c.toml", given)
+    settings = config(
+        tmp_path / "nothing", tmp_path / "run", packs=str(tmp_path / "packs"), steps=1
+    )
+    settings = dataclasses.replace(settings, cache=str(corpus / "cache"))
+    write_toml(tmp_path / "c.toml", settings)
     assert main(["train", str(tmp_path / "c.toml")]) == 0
     assert seen == [(tmp_path / "packs", corpus / "cache")]  # once
 
@@ -141,11 +143,11 @@ def fail(error: Exception, step: int) -> Callable[[Trainer, Any], None]:
     return launch_or_fail
 
 
-GONE = getattr(torch, "AcceleratorError", RuntimeError)
+DEVICE_FAILURE = getattr(torch, "AcceleratorError", RuntimeError)
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
@@ -159,24 +161,24 @@ GONE = getattr(torch, "AcceleratorError", RuntimeError)
         ),
     ],
 )
-def test_a_device_that_fails_names_the_last_checkpoint(
-    error: Exception, said: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_device_failure_names_the_last_checkpoint(
+    error: Exception, message: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(config(corpus, tmp_path, steps=3), lambda _: None)
     before = (tmp_path / "last.pt").read_bytes()
     monkeypatch.setattr(Trainer, "launch", fail(error, 4))
-    with pytest.raises(DeviceError, match=said) as caught:
+    with pytest.raises(DeviceError, match=message) as caught:
         train(config(corpus, tmp_path, steps=6), lambda _: None)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "last.pt").read_bytes() == before
     monkeypatch.undo()
-    train(config(corpus, tmp_path, steps=6), lambda _: None)  # it is good to go on from
+    train(config(corpus, tmp_path, steps=6), lambda _: None)  # the checkpoint is usable
 
 
-def test_a_device_that_fails_at_once_has_no_checkpoint(
+def test_a_device_failure_at_the_first_step_has_no_checkpoint(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = GONE.__new__(GONE, "CUDA error: device lost")
+    made = DEVICE_FAILURE.__new__(DEVICE_FAILURE, "CUDA error: device lost")
     made.args = ("CUDA error: device lost",)
     monkeypatch.setattr(Trainer, "launch", fail(made, 0))
     with pytest.raises(DeviceError, match=r"no checkpoint was written yet; start the same"):
@@ -186,7 +188,7 @@ def test_a_device_that_fails_at_once_has_no_checkpoint(
         train(config(corpus, tmp_path), lambda _: None)
 
 
-def test_a_device_that_isnt_there_is_named(
+def test_an_unavailable_device_is_an_error(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -200,7 +202,7 @@ def test_a_device_that_isnt_there_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_where_a_graph_is_captured_nothing_is_compiled() -> None:
+def test_nothing_is_compiled_if_a_graph_is_captured() -> None:
     assert TrainConfig(device="cuda").uses_graph
     assert not TrainConfig(device="cuda").uses_compile
     assert TrainConfig(device="cuda", graph=False).uses_compile

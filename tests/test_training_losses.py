@@ -1,4 +1,4 @@
-"""What training minimises and what it is judged by: the truth costs least, and on time."""
+"""The training loss and the metrics: best for the true stems at the right delay."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rtmtass.training.losses import SeparationLoss, negative_snr
         StftConfig(n_fft=64, hop=16, synthesis=64),
     ],
 )
-def test_both_transforms_are_one(stft: StftConfig) -> None:
+def test_both_stfts_are_equal(stft: StftConfig) -> None:
     x = np.random.default_rng(0).standard_normal(stft.hop * 40).astype(np.float32)
     ours = StreamingStft(stft)
     specs = np.stack([ours.step(block).copy() for block in x.reshape(-1, stft.hop)])
@@ -39,7 +39,7 @@ def test_both_transforms_are_one(stft: StftConfig) -> None:
     np.testing.assert_allclose(back[stft.delay :], x[: len(x) - stft.delay], atol=2e-6)
 
 
-def test_a_perfect_estimate_costs_least() -> None:
+def test_a_perfect_estimate_has_the_lowest_loss() -> None:
     net_config = tiny()
     stft = Stft(net_config.stft)
     stems = torch.randn(2, 3, 32 * 50)
@@ -52,7 +52,7 @@ def test_a_perfect_estimate_costs_least() -> None:
 
 
 @pytest.mark.parametrize("lookahead", [1, 2])
-def test_what_looks_ahead_is_compared_with_what_it_answers(lookahead: int) -> None:
+def test_the_loss_compensates_for_lookahead(lookahead: int) -> None:
     stft = Stft(tiny().stft)
     stems = torch.randn(2, 3, 32 * 50)
     spec = stft(stems)
@@ -69,13 +69,13 @@ def test_what_looks_ahead_is_compared_with_what_it_answers(lookahead: int) -> No
     assert losses[lookahead] < sorted(losses)[1] - 10
 
 
-def test_leaking_into_silence_costs() -> None:
+def test_leakage_into_silence_raises_the_loss() -> None:
     mixture, silent = torch.randn(1, 1000), torch.zeros(1, 1000)
     quiet, loud = (float(negative_snr(mixture * g, silent, mixture)) for g in (0.01, 0.3))
     assert quiet < 0.5 < 10 < loud
 
 
-def test_metrics_are_their_definitions() -> None:
+def test_metrics_equal_their_definitions() -> None:
     rng = np.random.default_rng(0)
     target, noise = rng.standard_normal((2, 3, 4000))
     noise -= (noise * target).sum(-1, keepdims=True) / (target**2).sum(-1, keepdims=True) * target
@@ -88,7 +88,7 @@ def test_metrics_are_their_definitions() -> None:
     assert 0.1 < high - low < 0.4
 
 
-def test_small_trains_in_the_shape_it_runs() -> None:
+def test_the_small_preset_trains_in_its_released_shape() -> None:
     config = small()
     net = MtassNet(config).train()
     samples = torch.randn(2, 3, 256 * 30) * 0.05

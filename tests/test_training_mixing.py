@@ -1,4 +1,4 @@
-"""Mixing: the paper's rule to the digit, and an evaluation set that is the same every time."""
+"""Mixing: the paper's rule, and a reproducible evaluation set."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def recordings(folder: Path, *sounds: np.ndarray, groups: str = "") -> Recording
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("amplitude", [0.01, 0.3])
 def test_the_papers_rule_is_exact(seed: int, amplitude: float) -> None:
-    """SNRs against speech from U(-5, 5), music's first; the stems sum to the mixture."""
+    """SNRs against speech are from U(-5, 5), music's first; the stems sum to the mixture."""
     speech, music, noise = (
         (gain * hiss(1.0, seed=10 * seed + k, amplitude=amplitude)).astype(np.float32)
         for k, gain in enumerate((1.0, 0.05, 0.7))
@@ -67,16 +67,16 @@ def test_the_papers_rule_is_exact(seed: int, amplitude: float) -> None:
     np.testing.assert_allclose(mixture, stems.astype(np.float64).sum(axis=0), rtol=0, atol=1e-6)
     peak = np.abs(mixture).max()
     if amplitude == 0.3:
-        assert peak == pytest.approx(PEAK, abs=1e-6)  # turned down, all together
+        assert peak == pytest.approx(PEAK, abs=1e-6)  # all scaled down together
     else:
         assert peak < PEAK
         np.testing.assert_array_equal(stems[0], speech)
-    for stem, given in zip(stems, (speech, music, noise), strict=True):
-        likeness = np.dot(stem, given) / np.sqrt(np.dot(stem, stem) * np.dot(given, given))
+    for stem, source in zip(stems, (speech, music, noise), strict=True):
+        likeness = np.dot(stem, source) / np.sqrt(np.dot(stem, stem) * np.dot(source, source))
         assert likeness == pytest.approx(1.0, abs=1e-5)
 
 
-def test_scaling_to_an_snr_leaves_silence_silent() -> None:
+def test_scaling_silence_to_an_snr_keeps_it_silent() -> None:
     silence = np.zeros(100, np.float32)
     assert not scale_to_snr(silence, np.ones(100, np.float32), 3.0).any()
     assert energy(np.full((2, 5), 0.5, np.float32)) == pytest.approx(0.25)
@@ -86,7 +86,7 @@ def test_scaling_to_an_snr_leaves_silence_silent() -> None:
 def test_a_speech_track_is_one_speaker_with_gaps(tmp_path: Path) -> None:
     sounds = (tone(500, 0.4), tone(700, 0.4), tone(1500, 0.4), tone(1900, 0.4))
     sampler = Sampler(recordings(tmp_path, *sounds, groups="aabb"))
-    heard = set()
+    orders = set()
     for seed in range(6):
         track = speech_track(sampler, 40000, rng(seed), gap_s=(0.2, 0.3), offset=3000)
         assert track.shape == (40000,)
@@ -94,13 +94,13 @@ def test_a_speech_track_is_one_speaker_with_gaps(tmp_path: Path) -> None:
         assert track[3000:3500].any()
         low, high = (share_at(track, a) + share_at(track, b) for a, b in ((500, 700), (1500, 1900)))
         assert max(low, high) > 0.98
-        heard.add(low > high)
+        orders.add(low > high)
         tail = track[3000:].reshape(-1, 100)
         assert 0.2 < (tail == 0).all(axis=1).mean() < 0.6
-    assert heard == {True, False}
+    assert orders == {True, False}
 
 
-def test_a_speech_track_can_begin_at_a_beginning(tmp_path: Path) -> None:
+def test_a_speech_track_can_start_with_a_whole_recording(tmp_path: Path) -> None:
     sampler = Sampler(recordings(tmp_path, np.linspace(0.1, 0.5, 16000)))
     first = float(sampler.recordings.crop(0, 0, 1)[0])
     begin = [speech_track(sampler, 4000, rng(s), from_start=True)[0] for s in range(5)]
@@ -109,10 +109,10 @@ def test_a_speech_track_can_begin_at_a_beginning(tmp_path: Path) -> None:
     assert len(set(map(float, middle))) == 5
 
 
-def test_a_long_piece_is_cropped_and_a_short_one_repeated_smoothly(tmp_path: Path) -> None:
+def test_a_long_piece_is_cropped_and_a_short_one_looped_smoothly(tmp_path: Path) -> None:
     piece = np.ones(3000)
     track = music_track(Sampler(recordings(tmp_path / "short", piece)), 10000, rng())
-    np.testing.assert_allclose(track[400:9000], 0.98, atol=1e-3)  # the fades add up to one
+    np.testing.assert_allclose(track[400:9000], 0.98, atol=1e-3)  # the fades sum to one
     long = recordings(tmp_path / "long", np.linspace(0.1, 0.5, 16000))
     cropped = music_track(Sampler(long), 4000, rng())
     whole = long.crop(0, 0, 16000)
@@ -140,7 +140,7 @@ def test_noise_of_one_kind_is_enough(tmp_path: Path, seconds: float) -> None:
     assert all(noise_track(noise, 8000, rng(seed)).any() for seed in range(20))
 
 
-def test_noise_of_no_kind_is_an_error() -> None:
+def test_no_noise_recordings_are_an_error() -> None:
     with pytest.raises(DataError, match="no noise recordings"):
         noise_track(NoiseSamplers(None, None), 100, rng())
 
@@ -149,7 +149,7 @@ def take(corpus: Corpus, n: int, **options: object) -> list[tuple[Samples, Sampl
     return list(dev_mixtures(corpus, n, seconds=1.0, **options))  # type: ignore[arg-type]
 
 
-def test_the_evaluation_set_is_the_same_every_time(corpus: Corpus) -> None:
+def test_the_evaluation_set_is_reproducible(corpus: Corpus) -> None:
     once, again, fewer = take(corpus, 6), take(corpus, 6), take(corpus, 3)
     for number, (mixture, stems) in enumerate(once):
         np.testing.assert_array_equal(mixture, again[number][0])
@@ -173,7 +173,7 @@ def test_no_stem_of_the_evaluation_set_is_silent(corpus: Corpus) -> None:
         assert all(-5.0 <= speech - other <= 5.0 for other in others)
 
 
-def test_the_evaluation_set_is_made_of_its_split_alone(tmp_path: Path) -> None:
+def test_the_evaluation_set_uses_only_its_split(tmp_path: Path) -> None:
     corpus = Corpus(make_corpus(tmp_path / "corpus", tones), tmp_path / "cache")
     for split, own, alien in (("dev", 1, 0), ("train", 0, 1)):
         hz = ((500, 700), (900, 1100), (1500, 1900))
@@ -183,7 +183,7 @@ def test_the_evaluation_set_is_made_of_its_split_alone(tmp_path: Path) -> None:
                 assert share_at(stem, place[alien]) < 1e-3
 
 
-def test_singing_lies_over_every_piece(corpus: Corpus, tmp_path: Path) -> None:
+def test_singing_is_mixed_over_every_piece(corpus: Corpus, tmp_path: Path) -> None:
     voices = recordings(tmp_path, tone(3000, 2.0))
     plain, sung = take(corpus, 4), take(corpus, 4, singing=voices)
     for (_, without), (_, having) in zip(plain, sung, strict=True):
@@ -191,17 +191,17 @@ def test_singing_lies_over_every_piece(corpus: Corpus, tmp_path: Path) -> None:
         assert 0.49 < share_at(having[1], 3000) < 0.88  # 0 to 8 dB above the piece
 
 
-def test_too_quiet_recordings_are_a_clear_error(tmp_path: Path) -> None:
+def test_too_quiet_recordings_are_an_error(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus")
     blip = np.zeros(32000)
     blip[:800] = 0.5
     for number in range(2):
         soundfile.write(folder / f"music-dev-{number}.wav", blip, 16000)
-    with pytest.raises(DataError, match=r"all but silent.*rtmtass data build"):
+    with pytest.raises(DataError, match=r"nearly silent.*rtmtass data build"):
         take(Corpus(folder, tmp_path / "cache"), 1)
 
 
-def test_the_written_set_sums_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_written_stems_sum_exactly_to_the_mixture(corpus: Corpus, tmp_path: Path) -> None:
     path = write_evaluation_set(corpus, tmp_path / "set", 4, seconds=1.0, seed=3)
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -236,19 +236,21 @@ def test_a_stem_louder_than_its_mixture_isnt_clipped(
     assert share_at(tracks[1], 500) > 0.9999
 
 
-def test_singing_that_isnt_there_is_named(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no synthetic singing for dev yet: rtmtass data synth"):
+def test_a_missing_bank_of_singing_is_an_error(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match="no synthetic singing for dev; make it with: rtmtass data synth"
+    ):
         write_evaluation_set(corpus, tmp_path, 1, singing=True)
 
 
-def test_the_set_goes_on_without_end_until_n(tmp_path: Path) -> None:
-    """A set is made as it is asked for: the first mixture doesn't wait for the last."""
+def test_mixtures_are_generated_lazily(tmp_path: Path) -> None:
+    """Mixtures are made on demand: the first doesn't wait for the last."""
     folder = make_corpus(tmp_path / "corpus", lively)
     endless = dev_mixtures(Corpus(folder, tmp_path / "cache"), 10**9, seconds=0.5)
     assert len(list(islice(endless, 2))) == 2
 
 
-def test_a_corpus_without_dev_is_named(tmp_path: Path) -> None:
+def test_a_corpus_without_dev_is_an_error(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus")
     write_index(folder, [["speech", "s", "g", "train", "speech-train-0.wav", 2.0, "", ""]])
     with pytest.raises(DataError, match=r"no speech for dev; .*rtmtass data build"):

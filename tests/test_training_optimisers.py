@@ -1,4 +1,4 @@
-"""Optimisers: Muon is torch's own to rounding, learns, and is taken up where it stopped."""
+"""Optimisers: Muon equals torch's up to rounding, learns and resumes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rtmtass.training.train import train
 def test_orthogonal_flattens_singular_values_and_keeps_directions() -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, 6, 20)
-    for given in (matrices, matrices.mT):
-        for before, after in zip(given, orthogonal(given), strict=True):
+    for stack in (matrices, matrices.mT):
+        for before, after in zip(stack, orthogonal(stack), strict=True):
             u, _, v = torch.linalg.svd(before, full_matrices=False)
             inner = u.T @ after @ v.T
             values = inner.diagonal()
@@ -28,7 +28,7 @@ def test_orthogonal_flattens_singular_values_and_keeps_directions() -> None:
             torch.testing.assert_close(inner, torch.diag(values), rtol=0, atol=1e-4)
 
 
-def test_muon_is_torchs_own_to_its_rounding() -> None:
+def test_muon_equals_torchs_up_to_rounding() -> None:
     theirs = getattr(torch.optim, "Muon", None)
     if theirs is None:
         pytest.skip("this torch has no Muon; since 2.9")
@@ -46,9 +46,9 @@ def test_muon_is_torchs_own_to_its_rounding() -> None:
         one.step()
         other.step()
     moved = max(float((p - s).detach().abs().max()) for p, s in zip(ours, start, strict=True))
-    apart = max(float((p - q).detach().abs().max()) for p, q in zip(ours, twins, strict=True))
-    print(f"largest move {moved:.1e}, largest difference {apart:.1e}")
-    assert apart < 0.01 * moved  # theirs rounds to bf16
+    difference = max(float((p - q).detach().abs().max()) for p, q in zip(ours, twins, strict=True))
+    print(f"largest move {moved:.1e}, largest difference {difference:.1e}")
+    assert difference < 0.01 * moved  # torch's rounds to bf16
 
 
 def layers() -> nn.Module:
@@ -70,7 +70,7 @@ def descend(net: nn.Module, optimiser: Optimisers, steps: int) -> float:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_state_is_a_value(kind: str) -> None:
+def test_a_loaded_state_continues_identically(kind: str) -> None:
     net = layers()
     optimiser = Optimisers(net, kind, 1e-2, 0.01)
     first = descend(net, optimiser, 1)
@@ -81,7 +81,7 @@ def test_state_is_a_value(kind: str) -> None:
     assert descend(net, optimiser, 10) == descend(twin, again, 10) < first
 
 
-def test_checkpoints_of_before_there_was_a_choice_are_read() -> None:
+def test_checkpoints_from_before_0_4_are_read() -> None:
     net = layers()
     optimiser = Optimisers(net, "adamw", 1e-2, 0.01)
     descend(net, optimiser, 3)
@@ -91,7 +91,7 @@ def test_checkpoints_of_before_there_was_a_choice_are_read() -> None:
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_checkpoints_move_between_devices(kind: str) -> None:
-    """What a GPU's groups hold (a rate on the device, capturable steps) stays behind."""
+    """Device-specific group values (rate tensor, capturable steps) aren't loaded."""
     net = layers()
     optimiser = Optimisers(net, kind, 1e-2, 0.01)
     descend(net, optimiser, 5)
@@ -112,14 +112,14 @@ def test_checkpoints_move_between_devices(kind: str) -> None:
     assert descend(net, optimiser, 5) == descend(twin, again, 5)
 
 
-def test_a_checkpoint_of_another_optimiser_is_refused() -> None:
+def test_a_checkpoint_of_another_optimiser_is_rejected() -> None:
     net = layers()
     state = Optimisers(net, "adamw", 1e-2, 0.01).state_dict()
     with pytest.raises(DataError, match="another optimiser"):
         Optimisers(net, "muon", 1e-2, 0.01).load_state_dict(state)
 
 
-def test_an_unknown_optimiser_is_named_with_the_known() -> None:
+def test_an_unknown_optimiser_lists_the_valid_ones() -> None:
     with pytest.raises(UsageError, match=r"'sgd'.*adamw, muon"):
         Optimisers(layers(), "sgd", 1e-2, 0.0)
 

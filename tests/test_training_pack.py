@@ -1,4 +1,4 @@
-"""Packing a corpus: balanced shards no larger than allowed, checksums, and all of it again."""
+"""Packing a corpus: balanced shards of limited size, checksums, and unpacking."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: object) -> list[Path]:
-    found = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
-    assert not found.unreadable
-    return found.shards
+    result = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
+    assert not result.unreadable
+    return result.shards
 
 
 def untar(packs: Path, corpus: Path) -> Path:
-    """Make a corpus again as anybody would, without rtmtass."""
+    """Unpack a corpus with tar alone, without rtmtass."""
     corpus.mkdir()
     for shard in packs.glob("shard-*.tar"):
         with tarfile.open(shard) as tar:
@@ -61,11 +61,11 @@ def fill_bank(cache: Path, name: str, count: int) -> Recordings:
         loud = 0.0 if number == 1 else 3.0 ** -(number % 5)
         return (loud * rng.standard_normal(3200 + 100 * number)).astype(np.float32)
 
-    found = [
+    result = [
         PendingRecording(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
         for number in range(count)
     ]
-    store(cache / f"{name}-train", found, "a stamp")
+    store(cache / f"{name}-train", result, "a stamp")
     return Recordings(cache / f"{name}-train")
 
 
@@ -81,20 +81,20 @@ def test_a_corpus_comes_back_from_its_shards(corpus: Path, tmp_path: Path) -> No
     for old, new in zip(before, after, strict=True):
         was, now = decode(corpus / old.path), decode(again / new.path)
         assert len(now) == len(was)
-        # Opus keeps what can be heard, and in its place.
+        # Opus keeps the audible content and the timing.
         assert np.corrcoef(was, now)[0, 1] > 0.8
     ready = Corpus(again, tmp_path / "cache").recordings("speech", "train")
     assert len(ready) == 2
 
 
-def test_the_shards_are_as_full_as_they_may_be(corpus: Path, tmp_path: Path) -> None:
+def test_shards_are_as_full_as_possible(corpus: Path, tmp_path: Path) -> None:
     shards = packed(corpus, tmp_path)
     sizes: list[list[int]] = []
     for shard in shards:
         with tarfile.open(shard) as tar:
             sizes.append([512 + -(-info.size // 512) * 512 for info in tar])
     for mine, following in pairwise(sizes):
-        assert sum(mine) + following[0] + 10240 > MOST  # tar's end takes up to 10240 bytes
+        assert sum(mine) + following[0] + 10240 > MOST  # tar pads its end to 10240 bytes
 
 
 def test_the_same_corpus_gives_the_same_shards(corpus: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_same_corpus_gives_the_same_shards(corpus: Path, tmp_path: Path) -> 
     assert contents[:2] == contents[2:]
 
 
-def test_the_sums_are_those_of_the_files(corpus: Path, tmp_path: Path) -> None:
+def test_the_checksums_match_the_files(corpus: Path, tmp_path: Path) -> None:
     shards = packed(corpus, tmp_path)
     text = (tmp_path / "SHA256SUMS").read_text()
     for path in (tmp_path / "index.csv", *shards):
@@ -115,18 +115,18 @@ def test_the_sums_are_those_of_the_files(corpus: Path, tmp_path: Path) -> None:
     assert set(read_sums(tmp_path)) == {"index.csv", *(path.name for path in shards)}
 
 
-def test_old_shards_go_and_others_files_stay(corpus: Path, tmp_path: Path) -> None:
+def test_old_shards_are_removed_and_other_files_kept(corpus: Path, tmp_path: Path) -> None:
     for name in ("shard-099.tar", "notes.txt", "banks.csv"):
         (tmp_path / name).touch()
-    told: list[tuple[str, int, int]] = []
-    shards = pack(corpus, tmp_path, workers=1, progress=lambda *a: told.append(a)).shards
+    calls: list[tuple[str, int, int]] = []
+    shards = pack(corpus, tmp_path, workers=1, progress=lambda *a: calls.append(a)).shards
     names = ["SHA256SUMS", "index.csv", "notes.txt", "shard-000.tar"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert shards == [tmp_path / "shard-000.tar"]
-    assert [number for _, number, _ in told] == list(range(1, 13))
+    assert [number for _, number, _ in calls] == list(range(1, 13))
 
 
-def test_a_pack_that_broke_off_is_none(corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_pack_is_invalid(corpus: Path, tmp_path: Path) -> None:
     packed(corpus, tmp_path)
 
     def stop(*_: object) -> None:
@@ -134,11 +134,11 @@ def test_a_pack_that_broke_off_is_none(corpus: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         packed(corpus, tmp_path, progress=stop)
-    with pytest.raises(DataError, match=r"no whole pack: it has no SHA256SUMS; .*data pack"):
+    with pytest.raises(DataError, match=r"no complete pack: it has no SHA256SUMS; .*data pack"):
         read_sums(tmp_path)
 
 
-def test_opus_is_copied_unless_it_is_far_too_large(tmp_path: Path) -> None:
+def test_opus_is_copied_unless_its_bit_rate_is_far_too_high(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
     sound = hiss(2.0).astype(np.float32)
@@ -152,30 +152,30 @@ def test_opus_is_copied_unless_it_is_far_too_large(tmp_path: Path) -> None:
     data = {n: [(place / f"{n}.opus").read_bytes() for place in (folder, again)] for n in names}
     assert data["small"][0] == data["small"][1]
     assert len(data["large"][1]) < len(data["large"][0]) / 2
-    assert len(from_bytes(data["quick"][1])) == 16_000  # 16 kHz, as unpacking expects
+    assert len(from_bytes(data["quick"][1])) == 16_000  # 16 kHz, as unpacking requires
 
 
-def test_what_cannot_be_read_is_left_out(
+def test_unreadable_recordings_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_corpus(tmp_path / "corpus", n_takes=1)
     (folder / "noise-dev-0.wav").write_bytes(b"no sound")
     assert main(["data", "pack", str(folder), str(tmp_path / "packed")]) == 0
-    told = f"left out, for it can't be read: {folder / 'noise-dev-0.wav'}\n"
-    assert capsys.readouterr().err == told
+    message = f"left out, for it can't be read: {folder / 'noise-dev-0.wav'}\n"
+    assert capsys.readouterr().err == message
     rows = read_index(tmp_path / "packed" / "index.csv")
     assert "noise-dev-0.opus" not in [row.path for row in rows]
     assert len(rows) == 5
 
 
 @pytest.mark.parametrize("kbits", [16, 24, 32])
-def test_opus_has_the_bit_rate_asked_for(kbits: float) -> None:
+def test_opus_has_the_requested_bit_rate(kbits: float) -> None:
     sound = voice(6.0).astype(np.float32)
-    found = len(as_opus(sound, kbits)) * 8 / 1000 / 6.0
-    assert found == pytest.approx(kbits, rel=0.25)
+    result = len(as_opus(sound, kbits)) * 8 / 1000 / 6.0
+    assert result == pytest.approx(kbits, rel=0.25)
 
 
-def test_names_that_differ_in_their_suffix_stay_apart(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_their_suffix_stay_distinct(tmp_path: Path) -> None:
     folder = make_corpus(tmp_path / "corpus", n_takes=1)
     encode(folder / "noise-train-0.flac", hiss(0.9).astype(np.float32), OPUS)
     row = ["noise", "s", "g", "train"]
@@ -188,7 +188,7 @@ def test_names_that_differ_in_their_suffix_stay_apart(tmp_path: Path) -> None:
     assert lengths == [len(decode(folder / name)) for name in names]
 
 
-def test_banks_come_along_and_rooms_to_the_bit(corpus: Path, tmp_path: Path) -> None:
+def test_banks_are_packed_and_rooms_losslessly(corpus: Path, tmp_path: Path) -> None:
     banks = {name: fill_bank(tmp_path / "cache", name, 8) for name in ("rooms", "singing")}
     packed(corpus, tmp_path / "packed", 200_000, cache=tmp_path / "cache")
     entries = read_banks(tmp_path / "packed")
@@ -207,14 +207,14 @@ def test_banks_come_along_and_rooms_to_the_bit(corpus: Path, tmp_path: Path) -> 
     assert "bank rooms: 0.00 h train, 0.00 h dev" in describe(tmp_path / "packed")
 
 
-def test_a_cache_without_banks_is_told(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no banks to train from; .*data synthesise"):
+def test_a_cache_without_banks_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no training banks; .*data synthesise"):
         packed(corpus, tmp_path / "packed", cache=tmp_path)
 
 
 @pytest.fixture(scope="module")
 def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus with 10 speakers, one of whom talks as much as all others, and 40 noises."""
+    """A corpus with 10 speakers, one of them with half of the speech, and 40 noises."""
     folder = tmp_path_factory.mktemp("lopsided")
     rows: list[list[object]] = []
     for number in range(18):
@@ -229,21 +229,23 @@ def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_part_keeps_the_dev_split_and_the_balance(lopsided: Path, tmp_path: Path) -> None:
+def test_a_subset_of_shards_keeps_the_dev_split_and_the_balance(
+    lopsided: Path, tmp_path: Path
+) -> None:
     whole = packed(lopsided, tmp_path / "whole", 32_000)
     assert len(whole) > 4
     part = packed(lopsided, tmp_path / "part", 32_000, most_shards=2)
     assert [path.name for path in part] == ["shard-000.tar", "shard-001.tar"]
     rows = read_index(tmp_path / "part" / "index.csv")
     all_rows = read_index(tmp_path / "whole" / "index.csv")
-    assert rows == [row for row in all_rows if row in rows]  # in the corpus's order
+    assert rows == [row for row in all_rows if row in rows]  # in the order of the corpus
     assert sum(row.split == "dev" for row in rows) == 3
     seconds = Counter({"speech": 0.0, "noise": 0.0})
     for row in rows:
         if row.split == "train":
             seconds[row.role] += row.seconds
     assert seconds["speech"] / seconds["noise"] == pytest.approx(36 / 40, rel=0.35)
-    # Everybody before anybody a second time.
+    # Every speaker once before any speaker twice.
     speakers = Counter(row.group for row in rows if row.role == "speech")
     assert max(speakers.values()) == 1 or len(speakers) == 10
     with (tmp_path / "whole" / "index.csv").open(newline="") as file:
@@ -251,22 +253,22 @@ def test_a_part_keeps_the_dev_split_and_the_balance(lopsided: Path, tmp_path: Pa
     assert [row.path for row in rows] == first
 
 
-def test_a_part_too_small_for_the_dev_split_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_too_few_shards_for_the_dev_split_are_an_error(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the dev split alone fills 1 shards of 25000 bytes; allow"):
         packed(corpus, tmp_path, most_shards=1)
 
 
-def test_a_recording_larger_than_a_shard_is_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"opus alone has \d+ bytes, a shard at most 12000; cut"):
+def test_a_recording_larger_than_a_shard_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"opus has \d+ bytes, a shard at most 12000; split"):
         packed(corpus, tmp_path, 12_000)
 
 
-def test_no_corpus_no_shards(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no corpus: it has no index\.csv"):
+def test_packing_without_a_corpus_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"isn't a corpus: it has no index\.csv"):
         pack(tmp_path, tmp_path / "out")
 
 
-def test_the_command_says_what_it_packed(
+def test_the_command_prints_a_summary(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill_bank(tmp_path / "cache", "rooms", 3)
@@ -282,12 +284,12 @@ def test_the_command_says_what_it_packed(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no sha256sum")
-def test_anybody_can_check_the_sums(corpus: Path, tmp_path: Path) -> None:
+def test_sha256sum_accepts_the_checksums(corpus: Path, tmp_path: Path) -> None:
     packed(corpus, tmp_path)
     command = ["sha256sum", "--quiet", "-c", "SHA256SUMS"]
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
 
 
-def test_flac_keeps_every_step() -> None:
+def test_flac_is_lossless() -> None:
     steps = np.array([-32112, -1, 0, 1, 2, 16056, 32112], np.float32)
     np.testing.assert_array_equal(from_bytes(as_flac(steps / np.float32(32767))) * 32768, steps)

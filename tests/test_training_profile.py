@@ -1,4 +1,4 @@
-"""The profile of a training step: its parts add up, and the run's own folder stays as it is."""
+"""The profile of a training step: its parts add up, and the run's folder isn't touched."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import step_profile
 from rtmtass.training.train import Trainer
 
-PARTS = ["examples", "data copy", "forward", "backward", "clip, optimiser", "EMA", "state, tally"]
+PARTS = ["examples", "data copy", "forward", "backward", "clip, optimiser", "EMA", "state, metrics"]
 
 
-def test_the_command_shows_a_steps_parts_and_leaves_the_run_alone(
+def test_the_command_prints_the_parts_and_doesnt_touch_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = config(buzzing_corpus(tmp_path), tmp_path / "run", carry=0.5)
-    write_toml(tmp_path / "c.toml", given)
+    settings = config(buzzing_corpus(tmp_path), tmp_path / "run", carryover_prob=0.5)
+    write_toml(tmp_path / "c.toml", settings)
     command = ["train", str(tmp_path / "c.toml"), "--profile", "2"]
     assert main(command) == 0
     head, *rows, _, last = capsys.readouterr().out.splitlines()
@@ -34,28 +34,28 @@ def test_the_command_shows_a_steps_parts_and_leaves_the_run_alone(
     assert not (tmp_path / "run").exists()
 
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found["parts_ms"]) == PARTS
-    assert found["step_ms"] == pytest.approx(sum(found["parts_ms"].values()))
-    assert found["x_real_time"] == pytest.approx(4.0 * found["steps_per_s"])
-    assert found["peak_memory_mb"] > 10
-    assert found["parts_without_graph_ms"] == {}
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["parts_ms"]) == PARTS
+    assert result["step_ms"] == pytest.approx(sum(result["parts_ms"].values()))
+    assert result["x_real_time"] == pytest.approx(4.0 * result["steps_per_s"])
+    assert result["peak_memory_mb"] > 10
+    assert result["parts_without_graph_ms"] == {}
 
 
-def test_a_captured_step_is_timed_whole_and_then_apart(
+def test_a_captured_step_is_also_timed_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Captured(Trainer):
-        def __init__(self, given: Any, progress: Callable[..., None], distributed: Any) -> None:
-            super().__init__(given, progress, distributed, capture=silent)
+        def __init__(self, settings: Any, progress: Callable[..., None], distributed: Any) -> None:
+            super().__init__(settings, progress, distributed, capture=silent)
 
     def silent(body: Body) -> Body:
-        """Replay as a CUDA graph does: without a mark for any part."""
+        """Replay like a CUDA graph: without marks for the parts."""
         return lambda: None
 
     monkeypatch.setattr(step_profile, "Trainer", Captured)
-    given = config(buzzing_corpus(tmp_path), tmp_path / "run")
-    found = step_profile.profile(given, 2)
-    assert found.is_captured
-    assert list(found.parts_ms) == ["examples", "data copy", "whole step"]
-    assert list(found.parts_without_graph_ms) == PARTS
+    settings = config(buzzing_corpus(tmp_path), tmp_path / "run")
+    result = step_profile.profile(settings, 2)
+    assert result.is_captured
+    assert list(result.parts_ms) == ["examples", "data copy", "whole step"]
+    assert list(result.parts_without_graph_ms) == PARTS

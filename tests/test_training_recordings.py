@@ -1,4 +1,4 @@
-"""Recordings: kept as loud as they were, taken up where storing broke off, drawn in fair shares."""
+"""Recordings: original levels, resumed storing, and weighted sampling."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def stored(folder: Path, items: list[PendingRecording], stamp: str = "1") -> Pat
     return path
 
 
-def test_what_is_stored_comes_back_as_loud_as_it_was(tmp_path: Path) -> None:
+def test_stored_recordings_keep_their_level(tmp_path: Path) -> None:
     sounds = {"loud": hiss(0.5, 1, 0.2), "faint": hiss(0.3, 2, 1e-3)}
     recordings = Recordings(stored(tmp_path, [found(k, v) for k, v in sounds.items()]))
     for index, sound in enumerate(sounds.values()):
         whole = recordings.whole(index)
-        # Half a step of 16 bits below the recording's own peak, not below full scale.
+        # Half a 16-bit step relative to the recording's peak, not to full scale.
         step = np.abs(sound).max() / (0.98 * 32767)
         np.testing.assert_allclose(whole, sound, rtol=0, atol=0.51 * step)
         assert np.abs(recordings.crop(index, 0, 10**6)).max() == pytest.approx(0.98, abs=1e-4)
@@ -55,7 +55,7 @@ def test_a_crop_ends_where_its_recording_ends(tmp_path: Path) -> None:
     assert len(recordings.crop(1, 0, 10**6)) == 8000
 
 
-def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+def test_interrupted_storing_resumes(tmp_path: Path) -> None:
     loads: list[str] = []
 
     def counted(name: str, seed: int) -> PendingRecording:
@@ -75,7 +75,7 @@ def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     half = tmp_path / "half" / "speech-train"
     with pytest.raises(KeyboardInterrupt):
         store(half, [*items[:2], PendingRecording("s", "c", "c", interrupted)], "1")
-    # Killed between the samples and the table, and in the middle of a line of it.
+    # Killed between writing samples and table, and in the middle of a line.
     with open(f"{half}.i16", "ab") as file:
         file.write(b"half a recording")
     with open(f"{half}.jsonl", "a") as file:
@@ -87,7 +87,7 @@ def test_storing_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         assert Path(f"{half}.{suffix}").read_bytes() == Path(f"{whole}.{suffix}").read_bytes()
 
 
-def test_another_stamp_starts_anew(tmp_path: Path) -> None:
+def test_another_stamp_rewrites_the_file(tmp_path: Path) -> None:
     path = stored(tmp_path, [found("a", tone(500, 1.0)), found("b", tone(700, 1.0))])
     stored(tmp_path, [found("a", tone(900, 0.5))], "2")
     recordings = Recordings(path)
@@ -96,7 +96,7 @@ def test_another_stamp_starts_anew(tmp_path: Path) -> None:
     assert Path(f"{path}.i16").stat().st_size == 2 * 8000
 
 
-def test_the_unreadable_is_noted_and_not_tried_again(tmp_path: Path) -> None:
+def test_unreadable_recordings_are_stored_empty_and_not_retried(tmp_path: Path) -> None:
     tries: list[int] = []
 
     def load() -> Samples:
@@ -114,7 +114,7 @@ def test_the_unreadable_is_noted_and_not_tried_again(tmp_path: Path) -> None:
     assert [row.path for row in Recordings(path).rows] == ["a"]
 
 
-def test_nothing_usable_is_a_clear_error(tmp_path: Path) -> None:
+def test_no_usable_recordings_are_an_error(tmp_path: Path) -> None:
     path = stored(tmp_path, [found("silent", np.zeros(9000)), found("short", hiss(0.05))])
     assert not has_recordings(path)
     with pytest.raises(DataError, match=r"no recordings in .*speech-train\.jsonl"):
@@ -130,7 +130,7 @@ def test_muffled_recordings_can_be_left_out(tmp_path: Path) -> None:
     assert [r.path for r in Recordings(path, keep_muffled=False).rows] == ["bright"]
 
 
-def test_only_muffled_recordings_are_a_clear_error(tmp_path: Path) -> None:
+def test_only_muffled_recordings_are_an_error(tmp_path: Path) -> None:
     path = stored(tmp_path, [found("dull", tone(500, 1.0))])
     with pytest.raises(DataError, match="muffled, with nothing above 4 kHz; add some"):
         Recordings(path, keep_muffled=False)
@@ -144,8 +144,8 @@ def test_the_fingerprint_changes_with_the_recordings(tmp_path: Path) -> None:
     assert Recordings(path).fingerprint == two
 
 
-def test_big_sources_and_groups_dont_drown_the_small(tmp_path: Path) -> None:
-    """A group weighs the root of its seconds, a source its groups' sum to the power 0.7."""
+def test_large_sources_and_groups_have_reduced_weight(tmp_path: Path) -> None:
+    """Group weights are the roots of their lengths; source weights, sums to the power 0.7."""
     seconds = {("big", "g1"): 4.0, ("big", "g2"): 1.0, ("big", "g3"): 1.0, ("small", "g1"): 0.25}
     items = [found(f"{s}{g}", hiss(t, 1), s, g) for (s, g), t in seconds.items()]
     items.append(found("more", hiss(0.75, 1), "small", "g1"))
@@ -158,7 +158,7 @@ def test_big_sources_and_groups_dont_drown_the_small(tmp_path: Path) -> None:
     np.testing.assert_allclose(drawn, expected, atol=0.012)  # 3.5 standard deviations
 
 
-def test_a_sampler_can_be_held_to_some_recordings(tmp_path: Path) -> None:
+def test_a_sampler_can_be_restricted_to_some_recordings(tmp_path: Path) -> None:
     path = stored(tmp_path, [found(name, hiss(0.3)) for name in "abcd"])
     sampler = Sampler(Recordings(path), [1, 3])
     rng = np.random.default_rng(0)
@@ -207,7 +207,7 @@ def test_any_file_becomes_16_khz_mono(
     assert np.sqrt(2 * np.mean(inner**2)) == pytest.approx(expected, rel=0.02)
 
 
-def test_16_khz_mono_is_left_as_it_is(tmp_path: Path) -> None:
+def test_16_khz_mono_is_unchanged(tmp_path: Path) -> None:
     samples = hiss(1.0).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
     np.testing.assert_array_equal(decode(tmp_path / "a.wav"), samples)
@@ -222,7 +222,7 @@ def fake_ffmpeg(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.skipif("sys.platform == 'win32'", reason="the stand-in for ffmpeg is a shell script")
-def test_what_libsndfile_doesnt_read_is_left_to_ffmpeg(
+def test_files_that_libsndfile_cant_read_are_decoded_by_ffmpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
@@ -231,14 +231,14 @@ def test_what_libsndfile_doesnt_read_is_left_to_ffmpeg(
 
 
 @pytest.mark.skipif("sys.platform == 'win32'", reason="the stand-in for ffmpeg is a shell script")
-def test_ffmpegs_last_word_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffmpegs_error_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
     fake_ffmpeg(tmp_path, "echo hm >&2; echo moov atom not found >&2; exit 1", monkeypatch)
     with pytest.raises(InputError, match=r"a\.m4a .*ffmpeg says moov atom not found"):
         decode(tmp_path / "a.m4a")
 
 
-def test_without_ffmpeg_libsndfile_says_why(
+def test_without_ffmpeg_libsndfiles_error_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.m4a").write_bytes(b"not of libsndfile's kind" * 9)
@@ -254,7 +254,7 @@ def row(**changes: object) -> list[object]:
     return list({**values, **changes}.values())
 
 
-def test_an_index_is_read_as_written(tmp_path: Path) -> None:
+def test_an_index_round_trips(tmp_path: Path) -> None:
     path = write_index(tmp_path, [row(), row(split="dev", group="ä, b")])
     first, second = read_index(path)
     assert (first.seconds, first.licence, first.tier) == (1.5, "CC0", "A")
@@ -269,28 +269,31 @@ def no_seconds(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
-        (lambda f: None, r"is no corpus: .*make one with: rtmtass data build"),
+        (lambda f: None, r"isn't a corpus: .*make one with: rtmtass data build"),
         (no_seconds, r"lacks the columns seconds; .*rtmtass data build"),
-        (lambda f: write_index(f, [row(split="test")]), r"'train' or 'dev', not 'test' \(a\.wav\)"),
-        (lambda f: write_index(f, [row(seconds="long")]), r"a number, not 'long' \(a\.wav\)"),
-        (lambda f: write_index(f, [["speech", "s", "g", "train", "a.wav"]]), "a number, not None"),
+        (lambda f: write_index(f, [row(split="test")]), r"a\.wav has split 'test'; change it to"),
+        (lambda f: write_index(f, [row(seconds="long")]), r"a\.wav has seconds 'long'; change it"),
+        (
+            lambda f: write_index(f, [["speech", "s", "g", "train", "a.wav"]]),
+            "has seconds None; change it",
+        ),
     ],
 )
-def test_an_index_that_cant_be_used_is_named(
-    tmp_path: Path, spoil: Callable[[Path], object], said: str
+def test_an_invalid_index_is_an_error(
+    tmp_path: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     spoil(tmp_path)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         Corpus(tmp_path, tmp_path / "cache")
 
 
-def test_a_corpus_says_what_it_lacks(tmp_path: Path) -> None:
+def test_missing_recordings_are_named(tmp_path: Path) -> None:
     corpus = Corpus(make_corpus(tmp_path / "corpus", tones), tmp_path / "cache")
     with pytest.raises(DataError, match=r"has no birdsong for train; .*rtmtass data build"):
         corpus.recordings("birdsong", "train")
     (tmp_path / "corpus" / "music-dev-1.wav").unlink()
-    with pytest.raises(DataError, match=r"names music-dev-1\.wav, which isn't there"):
+    with pytest.raises(DataError, match=r"lists music-dev-1\.wav, which doesn't exist"):
         corpus.recordings("music", "dev")
     assert corpus.bank("singing", "dev") is None

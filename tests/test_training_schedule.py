@@ -1,4 +1,4 @@
-"""Schedules: what rates they give, trunks cut into sittings, and branches that leave them alone."""
+"""Schedules: learning rates, trunks in sessions, and branches."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return buzzing_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def rates(given: TrainConfig, steps: range, **where: Any) -> list[float]:
-    schedule = schedule_of(given, **where)
+def rates(settings: TrainConfig, steps: range, **where: Any) -> list[float]:
+    schedule = schedule_of(settings, **where)
     return [schedule.learning_rate(step, 0.0) / schedule.rate for step in steps]
 
 
-def test_a_run_warms_up_stays_and_falls_in_a_line() -> None:
-    given = TrainConfig(schedule="wsd", decay=0.25, steps=100, warmup_steps=10)
-    found = rates(given, range(101))
-    assert found[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert found[10:76] == [1.0] * 66
-    assert found[75:] == pytest.approx([0.01 + 0.99 * (100 - k) / 25 for k in range(75, 101)])
-    by_clock = schedule_of(dataclasses.replace(given, steps=0, minutes=10))
+def test_wsd_warms_up_stays_constant_and_decays_linearly() -> None:
+    settings = TrainConfig(schedule="wsd", decay=0.25, steps=100, warmup_steps=10)
+    values = rates(settings, range(101))
+    assert values[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert values[10:76] == [1.0] * 66
+    assert values[75:] == pytest.approx([0.01 + 0.99 * (100 - k) / 25 for k in range(75, 101)])
+    by_clock = schedule_of(dataclasses.replace(settings, steps=0, minutes=10))
     assert by_clock.learning_rate(50, 7.5 * 60) == by_clock.rate
     assert by_clock.learning_rate(50, 10 * 60) == pytest.approx(0.01 * by_clock.rate)
 
 
-def test_cosine_is_what_it_was() -> None:
-    found = rates(TrainConfig(steps=100, warmup_steps=10), range(101))
-    for step, rate in enumerate(found):
+def test_cosine_schedule_values() -> None:
+    values = rates(TrainConfig(steps=100, warmup_steps=10), range(101))
+    for step, rate in enumerate(values):
         fall = 0.5 * (1 + math.cos(math.pi * step / 100))
         expected = min(1.0, (step + 1) / 10) * (0.01 + 0.99 * fall)
         assert rate == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_trunk_has_no_end_and_its_sittings_have() -> None:
-    given = TrainConfig(**TRUNK, steps=50, minutes=10, warmup_steps=10)
-    schedule = schedule_of(given, step=1000, elapsed_s=6000.0)
+def test_a_trunk_has_no_end_but_its_sessions_do() -> None:
+    settings = TrainConfig(**TRUNK, steps=50, minutes=10, warmup_steps=10)
+    schedule = schedule_of(settings, step=1000, elapsed_s=6000.0)
     assert {schedule.learning_rate(s, 1e9) for s in (10, 1000, 10**9)} == {schedule.rate}
     assert schedule.span.done(1000, 6000.0) == 0
     assert schedule.span.done(1025, 6000.0) == 0.5
@@ -68,12 +68,12 @@ def test_a_trunk_has_no_end_and_its_sittings_have() -> None:
     assert endless.minutes_left(10**9, 1e9) == math.inf
 
 
-def test_a_branch_falls_from_where_it_left() -> None:
-    given = TrainConfig(**TRUNK, steps=100, warmup_steps=10)
-    branch = Branch(step=1000, elapsed_s=1.0, rate=0.5 * given.learning_rate)
-    found = rates(given, range(1000, 1101), branch=branch)
-    assert found == pytest.approx([0.01 + 0.99 * (1 - math.sqrt(k / 100)) for k in range(101)])
-    assert schedule_of(given, branch=branch).rate == branch.rate
+def test_a_branch_decays_from_the_trunks_rate() -> None:
+    settings = TrainConfig(**TRUNK, steps=100, warmup_steps=10)
+    branch = Branch(step=1000, elapsed_s=1.0, rate=0.5 * settings.learning_rate)
+    values = rates(settings, range(1000, 1101), branch=branch)
+    assert values == pytest.approx([0.01 + 0.99 * (1 - math.sqrt(k / 100)) for k in range(101)])
+    assert schedule_of(settings, branch=branch).rate == branch.rate
 
 
 def state(runs: str | Path) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def leaves(values: Any) -> list[Tensor]:
 
 
 def assert_same(a: str | Path, b: str | Path) -> None:
-    """Both runs stand at the same point, to the bit."""
+    """Check that both runs have the same state, bit for bit."""
     one, other = state(a), state(b)
     assert one["step"] == other["step"]
     for part in ("weights", "average", "optimiser", "memories"):
@@ -99,19 +99,19 @@ def assert_same(a: str | Path, b: str | Path) -> None:
             assert torch.equal(x, y), part
 
 
-def interrupted_after(given: TrainConfig, steps: int) -> None:
-    """Go on with a run for some steps, save, and leave it as it is."""
-    trainer = Trainer(given, lambda _: None)
+def interrupted_after(settings: TrainConfig, steps: int) -> None:
+    """Resume a run for some steps and save it, without validation."""
+    trainer = Trainer(settings, lambda _: None)
     trainer.resume()
-    corpus = Corpus(Path(given.corpus), Path(given.cache))
-    stream = MixtureStream(corpus, "train", seconds=1.0, batch=4, seed=given.seed, workers=0)
+    corpus = Corpus(Path(settings.corpus), Path(settings.cache))
+    stream = MixtureStream(corpus, "train", seconds=1.0, batch=4, seed=settings.seed, workers=0)
     for _ in range(steps):
         trainer.train_step(stream.batch(trainer.batches))
     trainer.save()
 
 
-def test_sittings_and_branches_leave_the_trunk_as_it_would_be(corpus: Path, tmp_path: Path) -> None:
-    made = {**TRUNK, "carry": 0.5, "optimiser": "muon"}
+def test_sessions_and_branches_dont_change_the_trunk(corpus: Path, tmp_path: Path) -> None:
+    made = {**TRUNK, "carryover_prob": 0.5, "optimiser": "muon"}
     whole = config(corpus, tmp_path / "whole", **made, steps=6)
     trunk = config(corpus, tmp_path / "trunk", **made, steps=3)
     train(whole, lambda _: None)
@@ -139,13 +139,13 @@ def test_sittings_and_branches_leave_the_trunk_as_it_would_be(corpus: Path, tmp_
 
     assert (tmp_path / "trunk" / "last.pt").read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "trunk").rglob("*")} == files
-    train(trunk, lambda _: None)  # three steps more from where it stands
+    train(trunk, lambda _: None)  # three more steps
     assert_same(trunk.runs, whole.runs)
     again = train(trunk, lambda _: None, dataclasses.replace(order, runs=str(tmp_path / "other")))
-    assert state(again.parent)["step"] == 7  # a finished one stays as it is
+    assert state(again.parent)["step"] == 7  # a finished branch doesn't train on
 
 
-def test_branches_that_cant_be_are_named(corpus: Path, tmp_path: Path) -> None:
+def test_invalid_branches_are_rejected(corpus: Path, tmp_path: Path) -> None:
     trunk, alone = config(corpus, tmp_path / "trunk", **TRUNK), DistributedContext("cpu")
     order = BranchOrder(steps=1)
     with pytest.raises(DataError, match=r"no .*trunk/last.pt to branch off from; train the trunk"):
@@ -153,35 +153,36 @@ def test_branches_that_cant_be_are_named(corpus: Path, tmp_path: Path) -> None:
     Trainer(trunk, lambda _: None).save()
     with pytest.raises(UsageError, match="a branch needs a length; add --minutes"):
         branch_off(trunk, BranchOrder(), alone)
-    with pytest.raises(UsageError, match="own folder; name another by --runs"):
+    with pytest.raises(UsageError, match="trunk's folder; name another one"):
         branch_off(trunk, dataclasses.replace(order, runs=trunk.runs), alone)
     Trainer(config(corpus, tmp_path / "run"), lambda _: None).save()
-    with pytest.raises(DataError, match="run holds a run that is no branch"):
+    with pytest.raises(DataError, match="run holds a run that isn't a branch"):
         branch_off(trunk, dataclasses.replace(order, runs=str(tmp_path / "run")), alone)
     with pytest.raises(DataError, match="trunk-decay-0 is itself a branch"):
         branch_off(branch_off(trunk, order, alone), order, alone)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("schedule = 'linear'", "schedule = 'linear'; give one of: cosine, wsd"),
         ("examples = 'gpu'", "examples = 'gpu'; give one of: host, device"),
         ("decay = 1.5", "decay = 1.5; give 0 to 1"),
-        ("carry = -1", "carry = -1; give 0 to 1"),
+        ("carryover_prob = -1", "carryover_prob = -1; give 0 to 1"),
+        ("carry = 2", "carryover_prob = 2; give 0 to 1"),
         ("schedule = 'wsd'\nsteps = 0", "neither minutes nor steps"),
     ],
 )
-def test_schedules_that_cant_be_are_named(text: str, said: str, tmp_path: Path) -> None:
+def test_invalid_schedules_are_rejected(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(f"[train]\n{text}\n" + ("" if "steps" in text else "steps = 3\n"))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         TrainConfig.read(path)
     path.write_text("[train]\nschedule = 'wsd'\ndecay = 0\n")
-    assert TrainConfig.read(path).is_trunk  # it needs no length
+    assert TrainConfig.read(path).is_trunk  # a trunk needs no length
 
 
-def test_the_command_trains_sittings_and_branches(
+def test_the_command_trains_sessions_and_branches(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(tmp_path / "c.toml")

@@ -1,4 +1,4 @@
-"""Speech made to sing: it holds notes of a scale, keeps its syllables, and says what it lacks."""
+"""Synthetic singing: steady notes of a scale, syllables, formants, and the missing package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def semitones(hz: np.ndarray) -> np.ndarray:
 
 
 def spread(pitch: np.ndarray) -> float:
-    """Return by how many semitones the pitch typically moves within a fifth of a second."""
+    """Return the typical change of pitch within 0.2 s, in semitones."""
     windows = [pitch[k : k + 40] for k in range(0, len(pitch) - 40, 10)]
     moves = [np.ptp(semitones(w)) for w in windows if (w > 0).all()]
     assert len(moves) > 5
@@ -69,17 +69,17 @@ def test_singing_holds_its_notes(
     assert np.isfinite(sung).all()
     assert level_db(sung) > -40
     notes = melodies[0]
-    heard = singing.analyse_voice(leads[0]).pitch[: len(notes)]
-    voiced = np.flatnonzero(heard > 0)
+    pitch = singing.analyse_voice(leads[0]).pitch[: len(notes)]
+    voiced = np.flatnonzero(pitch > 0)
     assert len(voiced) > 0.8 * len(notes)
-    off = np.abs(semitones(heard[voiced]) - notes[voiced])
+    off = np.abs(semitones(pitch[voiced]) - notes[voiced])
     assert np.median(off) < 0.4
-    # Spoken, the pitch wanders by semitones within the time that it rests on a note.
-    assert spread(heard) < 1.5 < 3.0 < spread(spoken.pitch)
+    # In speech, the pitch moves by semitones within the length of a note.
+    assert spread(pitch) < 1.5 < 3.0 < spread(spoken.pitch)
 
 
 @needs_world
-def test_a_melody_keeps_to_a_scale_and_stretches_vowels(spoken: singing.Voice) -> None:
+def test_a_melody_stays_in_its_scale_and_stretches_vowels(spoken: singing.Voice) -> None:
     for seed in range(5):
         stretched, notes = singing.set_to_melody(spoken, rng(seed))
         assert len(notes) == len(stretched.pitch) == len(stretched.envelope)
@@ -98,9 +98,9 @@ def test_a_melody_keeps_to_a_scale_and_stretches_vowels(spoken: singing.Voice) -
 
 
 @needs_world
-def test_syllables_are_the_swells_of_the_voice(spoken: singing.Voice) -> None:
+def test_syllables_are_the_peaks_of_the_voiced_level(spoken: singing.Voice) -> None:
     cuts = singing.syllables(spoken)
-    assert len(cuts) == 9  # three a second
+    assert len(cuts) == 9  # three per second
     assert cuts[0][0] == 0
     assert cuts[-1][1] == len(spoken.pitch)
     assert all(end == begin for (_, end), (begin, _) in pairwise(cuts))
@@ -109,7 +109,7 @@ def test_syllables_are_the_swells_of_the_voice(spoken: singing.Voice) -> None:
 
 
 @needs_world
-def test_another_voice_says_the_same(spoken: singing.Voice) -> None:
+def test_revoicing_keeps_the_words(spoken: singing.Voice) -> None:
     middle = np.median(spoken.pitch[spoken.pitch > 0])
     factors = []
     for seed in range(3):
@@ -125,23 +125,23 @@ def test_another_voice_says_the_same(spoken: singing.Voice) -> None:
 
 @needs_world
 @pytest.mark.parametrize("sound", [np.zeros(16000), hiss(1.0)], ids=["silence", "hiss"])
-def test_what_has_no_voice_cant_sing(sound: np.ndarray) -> None:
+def test_unvoiced_input_gives_no_singing(sound: np.ndarray) -> None:
     assert singing.sing(f32(sound), rng()).shape == (0,)
 
 
 @needs_world
-def test_a_throat_moves_its_formants(spoken: singing.Voice) -> None:
+def test_shift_formants_moves_the_spectrum(spoken: singing.Voice) -> None:
     def middle(v: singing.Voice) -> float:
         power = v.envelope.mean(axis=0)
         return float((power * np.arange(len(power))).sum() / power.sum())
 
-    higher = singing.reshape_throat(spoken, 1.2)
+    higher = singing.shift_formants(spoken, 1.2)
     assert middle(higher) == pytest.approx(1.2 * middle(spoken), rel=0.05)
     np.testing.assert_array_equal(higher.pitch, spoken.pitch)
 
 
-def test_without_the_vocoder_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(singing, "_world", singing._world.__wrapped__)  # what is cached stays so
+def test_missing_pyworld_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singing, "_world", singing._world.__wrapped__)  # without touching the cache
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPartError, match=r"pip install 'rtmtass\[train\]'"):
         singing.analyse_voice(f32(voice(0.5)))

@@ -1,4 +1,4 @@
-"""What is made or changed for training: noise has its spectrum, a room its decay."""
+"""Synthetic noise, rooms and augmentations on the host."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def f32(sound: np.ndarray) -> Samples:
 
 @pytest.mark.parametrize("kind", noises.MAKERS)
 @pytest.mark.parametrize("n", [8001, 16000])
-def test_made_noise_is_finite_loud_and_repeatable(kind: str, n: int) -> None:
+def test_generated_noise_is_finite_normalised_and_reproducible(kind: str, n: int) -> None:
     make = noises.MAKERS[kind]
     for seed in range(3):
         sound = make(n, rng(seed))
@@ -42,17 +42,17 @@ def test_made_noise_is_finite_loud_and_repeatable(kind: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("slope_db", [3.0, 0.0, -3.0, -6.0, -9.0])
-def test_coloured_noise_falls_by_its_slope(slope_db: float) -> None:
+def test_coloured_noise_has_its_slope(slope_db: float) -> None:
     power = np.abs(np.fft.rfft(noises.coloured(1 << 16, rng(), slope_db))) ** 2
     hz = np.fft.rfftfreq(1 << 16, 1 / 16000)
     octaves = [62.5 * 2.0**k for k in range(8)]
-    # The density, not the sum: an octave holds twice the bins of the one below.
+    # Density, not sum: each octave has twice the bins of the one below.
     levels = [10 * np.log10(power[(hz >= a) & (hz < b)].mean()) for a, b in pairwise(octaves)]
     fitted = np.polyfit(np.arange(len(levels)), levels, 1)[0]
     assert fitted == pytest.approx(slope_db, abs=0.25)
 
 
-def test_brown_noise_is_no_drift() -> None:
+def test_brown_noise_doesnt_drift() -> None:
     power = np.abs(np.fft.rfft(noises.coloured(1 << 16, rng(), -9.0))) ** 2
     hz = np.fft.rfftfreq(1 << 16, 1 / 16000)
     below, at = power[(hz > 0) & (hz < 10)].mean(), power[(hz >= 15) & (hz < 20)].mean()
@@ -65,19 +65,19 @@ def comb_share(sound: Samples, base_hz: float) -> float:
 
 
 @pytest.mark.parametrize("mains_hz", [50.0, 60.0])
-def test_hum_is_the_harmonics_of_the_mains(mains_hz: float) -> None:
+def test_hum_consists_of_mains_harmonics(mains_hz: float) -> None:
     for seed in range(5):
-        sound = noises.hum(16000, rng(seed), mains_hz)  # a second: bins lie 1 Hz apart
+        sound = noises.hum(16000, rng(seed), mains_hz)  # one second, so bins are 1 Hz wide
         assert comb_share(sound, mains_hz) > 0.9
         assert comb_share(sound, mains_hz + 7) < 0.05
 
 
-def test_hum_is_american_or_european() -> None:
-    found = {50.0: 0, 60.0: 0}
+def test_hum_is_at_50_or_60_hz() -> None:
+    counts = {50.0: 0, 60.0: 0}
     for seed in range(40):
         sound = noises.hum(16000, rng(seed))
-        found[max(found, key=lambda hz: comb_share(sound, hz))] += 1
-    assert min(found.values()) > 8
+        counts[max(counts, key=lambda hz: comb_share(sound, hz))] += 1
+    assert min(counts.values()) > 8
 
 
 def test_babble_is_many_speakers(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_babble_is_many_speakers(tmp_path: Path) -> None:
 
 
 def decay_s(response: Samples, low_hz: float, high_hz: float) -> float:
-    """Return the RT60 in a band, from the fall from -5 to -25 dB (ISO 3382, T20)."""
+    """Return the RT60 in a band, from the decay between -5 and -25 dB (ISO 3382, T20)."""
     band = signal.butter(2, [low_hz, high_hz], "bandpass", fs=16000, output="sos")
     left = np.cumsum(signal.sosfilt(band, response)[::-1] ** 2)[::-1]
     level = 10 * np.log10(left / left[0] + 1e-30)
@@ -112,7 +112,7 @@ def decay_s(response: Samples, low_hz: float, high_hz: float) -> float:
 
 @pytest.mark.parametrize("size", [(2.5, 2.0, 2.2), (4.0, 3.0, 2.5), (10.0, 8.0, 4.0)])
 @pytest.mark.parametrize("rt60_s", [0.3, 0.5, 0.8])
-def test_a_room_decays_as_told(size: tuple[float, ...], rt60_s: float) -> None:
+def test_a_room_has_the_given_rt60(size: tuple[float, ...], rt60_s: float) -> None:
     shape = np.array(size)
     response = synthesis.image_sources(shape, shape * 0.3, shape * 0.6, rt60_s, rng(1))
     bass, treble = decay_s(response, 200, 900), decay_s(response, 3000, 7000)
@@ -120,7 +120,7 @@ def test_a_room_decays_as_told(size: tuple[float, ...], rt60_s: float) -> None:
     assert 0.35 * rt60_s < treble < bass * 1.05
 
 
-def test_rooms_are_of_all_kinds_and_begin_with_the_direct_sound() -> None:
+def test_rooms_vary_and_start_with_the_direct_sound() -> None:
     lengths = []
     for seed in range(16):
         response = synthesis.make_room(rng(seed))
@@ -128,7 +128,7 @@ def test_rooms_are_of_all_kinds_and_begin_with_the_direct_sound() -> None:
         assert response.dtype == np.float32
         assert np.isfinite(response).all()
         assert np.argmax(np.abs(response)) == 0
-        # A response is as long as its RT60; near a mouth or with dull walls it seems shorter.
+        # A response is as long as its RT60; close sources and dull walls make it seem shorter.
         assert 0.2 * lengths[-1] < decay_s(response, 200, 6000) < 1.15 * lengths[-1]
     assert 0.1 <= min(lengths) < 0.25
     assert 0.55 < max(lengths) <= 0.801
@@ -178,17 +178,17 @@ def test_effects_keep_length_and_silence(effect: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.7, 0.88, 0.999, 1.14, 1.4])
-def test_speed_moves_pitch_and_needs_no_more_than_it_says(factor: float) -> None:
+def test_speed_moves_pitch_and_needs_the_stated_input(factor: float) -> None:
     n = 16000
     raw = f32(tone(1000, 2.0))[: augment.n_before_speed(n, factor)]
     changed = augment.change_speed(raw, factor, n)
     assert share_at(changed, 1000 * factor) > 0.98
     assert changed.shape == (n,)
-    assert np.abs(changed[-20:]).max() > 0.03  # nothing padded
+    assert np.abs(changed[-20:]).max() > 0.03  # not padded
 
 
 def gain_db(stems: Samples, hz: float) -> float:
-    """Return the gain at a frequency of what became of a click."""
+    """Return the gain at a frequency, from the response to a click."""
     response = np.abs(np.fft.rfft(stems, 16000))
     return float(20 * np.log10(response[round(hz)]))
 
@@ -202,7 +202,7 @@ def test_a_tilt_stays_within_its_bounds() -> None:
             for seed in range(60)
         ]
     )
-    # Half of the shelf's 8 dB to either side, and the bell's 8 dB.
+    # Half of the tilt's 8 dB to either side, plus the bell's 8 dB.
     assert np.abs(gains).max() < 12.1
     assert (gains.std(axis=0) > 1.0).all()
     assert np.ptp(gains, axis=1).max() > 8.0
@@ -216,7 +216,7 @@ def test_a_band_limit_keeps_the_sum(low_hz: float, high_hz: float) -> None:
     np.testing.assert_allclose(limited.sum(axis=0), whole, rtol=0, atol=5e-5)
 
 
-def test_a_band_limit_lies_where_it_is_told_to() -> None:
+def test_a_band_limit_has_the_given_edges() -> None:
     click = np.zeros(16000, np.float32)
     click[0] = 1.0
     passed = augment.band_limit(click, 200.0, 3400.0)
@@ -226,7 +226,7 @@ def test_a_band_limit_lies_where_it_is_told_to() -> None:
     assert gain_db(passed, 7000) < -30
 
 
-def test_a_soft_clip_bends_the_peaks_and_leaves_the_rest() -> None:
+def test_a_soft_clip_compresses_only_the_peaks() -> None:
     faint, loud = f32(tone(500, 0.5, 0.01)), f32(tone(500, 0.5, 0.8))
     both = np.concatenate([faint, loud])
     driven = augment.soft_clip(both, 12.0)
@@ -236,7 +236,7 @@ def test_a_soft_clip_bends_the_peaks_and_leaves_the_rest() -> None:
 
 
 @pytest.mark.parametrize("codec", codecs.CODECS)
-def test_codecs_keep_time_length_and_level_and_cost_quality(codec: str) -> None:
+def test_codecs_keep_timing_length_and_level_but_add_errors(codec: str) -> None:
     t = np.arange(20000) / 16000
     sound = f32(
         0.003 * np.sin(2 * np.pi * (300 + 400 * t) * t) * (1 + np.sin(7 * t)) + hiss(1.25, 0, 2e-4)
@@ -254,15 +254,15 @@ def test_codecs_keep_time_length_and_level_and_cost_quality(codec: str) -> None:
     np.testing.assert_array_equal(codecs.through_codec(silence, codec, 0.8), silence)
 
 
-def test_codecs_are_drawn_by_the_seed() -> None:
+def test_codecs_are_determined_by_the_seed() -> None:
     sound = f32(tone(700.0, 0.5) + hiss(0.5, 1, 0.02))
     first, again = (codecs.random_codec(sound, rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    heard = {codecs.random_codec(sound, rng(seed)).tobytes() for seed in range(12)}
-    assert len(heard) > 5
+    outputs = {codecs.random_codec(sound, rng(seed)).tobytes() for seed in range(12)}
+    assert len(outputs) > 5
 
 
-def test_companding_sounds_like_a_telephone() -> None:
+def test_companding_has_the_error_of_g711() -> None:
     samples = f32(hiss(1.0, 0, 0.1))
     errors = {
         bits: level_db(augment.compand(samples, bits=bits) - samples) - level_db(samples)
@@ -272,11 +272,11 @@ def test_companding_sounds_like_a_telephone() -> None:
     assert errors[6] - errors[8] == pytest.approx(12.0, abs=4.0)
 
 
-def test_a_stem_starts_or_stops_at_some_moment() -> None:
+def test_a_stem_starts_or_stops_at_a_random_time() -> None:
     sides = []
     for seed in range(30):
-        given = np.full(16000, 0.5, np.float32)
-        changed = augment.start_or_stop(given, rng(seed))
+        samples = np.full(16000, 0.5, np.float32)
+        changed = augment.start_or_stop(samples, rng(seed))
         sound = np.flatnonzero(changed)
         silence = 16000 - (sound[-1] - sound[0] + 1)
         assert 0.05 * 16000 < silence < 0.95 * 16000

@@ -1,4 +1,4 @@
-"""The training step: captured or not it is the same, bad batches leave no trace, nothing waits."""
+"""The training step: the same captured or eager, unaffected by bad batches, without waiting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtmtass.runtime.torch.steps import Body
 from rtmtass.training import optimisers
-from rtmtass.training.accumulator import Meter, Tally
+from rtmtass.training.accumulator import Meter, MetricAccumulator
 from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.schedule import Span
 from rtmtass.training.train import Trainer
 
-CARRIED = {"carry": 0.5, "optimiser": "muon", "steps": 100}
+CARRIED = {"carryover_prob": 0.5, "optimiser": "muon", "steps": 100}
 
 
 def batches(n: int, batch: int = 4) -> list[np.ndarray[Any, Any]]:
@@ -29,12 +29,12 @@ def batches(n: int, batch: int = 4) -> list[np.ndarray[Any, Any]]:
 
 
 def trainer(folder: Path, capture: Callable[[Body], Body] | None = None, **changes: Any) -> Trainer:
-    given = config(folder, folder / "run", **{**CARRIED, **changes})
-    return Trainer(given, lambda _: None, capture=capture)
+    settings = config(folder, folder / "run", **{**CARRIED, **changes})
+    return Trainer(settings, lambda _: None, capture=capture)
 
 
 def standing(run: Trainer) -> list[Tensor]:
-    """All that a step changes."""
+    """Return all tensors that a step changes."""
     return [tensor.detach().clone() for tensor in run.step_graph._tensors()]
 
 
@@ -45,14 +45,14 @@ def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
 
 
 def rehearse(body: Body) -> Body:
-    """What `cuda_graph` does on a CPU: run it a few times, and return what runs it again."""
+    """Mimic `cuda_graph` on a CPU: run a few warm-ups, and return a function that runs it again."""
     for _ in range(3):
         body()
     return body
 
 
-@pytest.mark.parametrize("changes", [{}, {"carry": 0.0, "optimiser": "adamw"}])
-def test_a_captured_step_is_the_step(changes: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"carryover_prob": 0.0, "optimiser": "adamw"}])
+def test_a_captured_step_equals_an_eager_one(changes: dict[str, Any], tmp_path: Path) -> None:
     seen = []
 
     def capture(body: Body) -> Body:
@@ -66,13 +66,13 @@ def test_a_captured_step_is_the_step(changes: dict[str, Any], tmp_path: Path) ->
         assert_equal(standing(plain), standing(captured))
     assert len(seen) == 1
     assert captured.step_graph.trouble == ""
-    for batch in batches(3, batch=2):  # another shape: a step as it stands, then captured anew
+    for batch in batches(3, batch=2):  # another shape: one eager step, then a new capture
         assert plain.train_step(batch) == captured.train_step(batch)
     assert_equal(standing(plain), standing(captured))
     assert len(seen) == 2
 
 
-def test_where_nothing_can_be_captured_it_says_so_once(tmp_path: Path) -> None:
+def test_a_failed_capture_warns_once(tmp_path: Path) -> None:
     def refuse(body: Body) -> Body:
         body()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -92,14 +92,14 @@ def test_where_nothing_can_be_captured_it_says_so_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 @pytest.mark.parametrize("capture", [None, rehearse])
-def test_a_bad_batch_leaves_no_trace(
+def test_a_bad_batch_changes_nothing(
     capture: Callable[[Body], Body] | None, optimiser: str, tmp_path: Path
 ) -> None:
     run = trainer(tmp_path, capture, optimiser=optimiser)
     good, bad = batches(3), np.full((4, 3, 5120), np.inf, np.float32)
     for batch in good:
         run.train_step(batch)
-    before = standing(run)[:-1]  # the tally counts it
+    before = standing(run)[:-1]  # the accumulator counts it
     loss, norm = run.train_step(bad)
     assert not np.isfinite(loss)
     assert not np.isfinite(norm)
@@ -111,7 +111,7 @@ def test_a_bad_batch_leaves_no_trace(
     assert not torch.equal(standing(run)[0], before[0])
 
 
-def test_the_losss_scale_leaves_no_trace(tmp_path: Path) -> None:
+def test_the_loss_scale_doesnt_change_the_result(tmp_path: Path) -> None:
     plain, scaled = trainer(tmp_path), trainer(tmp_path)
     scaled.step_graph._scale = 1024.0
     for batch in batches(3):
@@ -122,7 +122,7 @@ def test_the_losss_scale_leaves_no_trace(tmp_path: Path) -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Notes which operations read a tensor of the host, and which want to know a value."""
+    """Records operations that read a tensor of the host or a value from the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Watch(TorchDispatchMode):
 
 
 class NoAdamW(torch.optim.Optimizer):
-    """torch's own fused AdamW knows no abstract device, and is known to wait for none."""
+    """Replaces torch's fused AdamW, which doesn't support the meta device and never waits."""
 
     def __init__(self, groups: Any, lr: Any, **_: Any) -> None:
         super().__init__(groups, {"lr": lr})
@@ -152,15 +152,15 @@ class NoAdamW(torch.optim.Optimizer):
 
 
 @pytest.mark.parametrize("changes", [{}, {"net": {**NET, "subband_bins": 8, "level_pop_s": 0.35}}])
-def test_a_step_neither_reads_the_host_nor_waits(
+def test_a_step_never_waits_for_the_device(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch's abstract device has no values and refuses to be mixed with others: like a GPU."""
+    """Torch's meta device has no values and can't be mixed with other devices, like a GPU."""
     monkeypatch.setattr(optimisers, "AdamW", NoAdamW)
     distributed = DistributedContext("cpu")
     distributed.device = torch.device("meta")
-    given = config(tmp_path, tmp_path / "run", **{**CARRIED, **changes})
-    run = Trainer(given, lambda _: None, distributed)
+    settings = config(tmp_path, tmp_path / "run", **{**CARRIED, **changes})
+    run = Trainer(settings, lambda _: None, distributed)
     run.step_graph._compute.__self__.device = torch.device("cpu")  # type: ignore[attr-defined]
     run.step_graph.run(torch.zeros(4, 3, 5120, device="meta"), 0, 0, 1e-3)
     with Watch() as watch:
@@ -170,40 +170,44 @@ def test_a_step_neither_reads_the_host_nor_waits(
     assert watch.values == []
 
 
-def test_the_tally_is_read_once(tmp_path: Path) -> None:
-    tally, meter = Tally(torch.device("cpu")), Meter()
+def test_reading_the_accumulator_resets_it(tmp_path: Path) -> None:
+    accumulator, meter = MetricAccumulator(torch.device("cpu")), Meter()
     good, bad = torch.tensor(True), torch.tensor(False)
     nan = torch.tensor(float("nan"))
     for loss in (1.0, 2.0):
-        tally.add(torch.tensor(loss), torch.tensor(7.0), good)
+        accumulator.add(torch.tensor(loss), torch.tensor(7.0), good)
     for _ in range(3):
-        tally.add(nan, torch.tensor(8.0), bad)
-    found = tally.read()
-    assert (found.loss_sum, found.good, found.skipped, found.in_a_row) == (3.0, 2, 3, 3)
-    assert np.isnan(found.loss)
-    assert found.norm == 8.0
-    meter.add(found, 5)
+        accumulator.add(nan, torch.tensor(8.0), bad)
+    figures = accumulator.read()
+    assert (figures.loss_sum, figures.good, figures.skipped, figures.in_a_row) == (3.0, 2, 3, 3)
+    assert np.isnan(figures.loss)
+    assert figures.norm == 8.0
+    meter.add(figures, 5)
     assert meter.mean == 1.5
-    tally.add(nan, torch.tensor(9.0), bad)
-    found = tally.read()
-    assert (found.good, found.skipped, found.in_a_row) == (0, 1, 4)  # the row goes on
-    tally.add(torch.tensor(5.0), torch.tensor(1.0), good)
-    tally.add(nan, torch.tensor(9.0), bad)
-    assert tally.read().in_a_row == 4  # the longest, not the last
-    assert tally.read().in_a_row == 1
-    meter.add(found, 1)
+    accumulator.add(nan, torch.tensor(9.0), bad)
+    figures = accumulator.read()
+    assert (figures.good, figures.skipped, figures.in_a_row) == (
+        0,
+        1,
+        4,
+    )  # the run of skipped steps goes on
+    accumulator.add(torch.tensor(5.0), torch.tensor(1.0), good)
+    accumulator.add(nan, torch.tensor(9.0), bad)
+    assert accumulator.read().in_a_row == 4  # the longest, not the last
+    assert accumulator.read().in_a_row == 1
+    meter.add(figures, 1)
     assert (meter.mean, meter.steps) == (1.5, 6)
 
 
-def test_a_gpu_is_given_fifty_steps_and_none_too_many(tmp_path: Path) -> None:
+def test_a_gpu_runs_at_most_fifty_steps_ahead(tmp_path: Path) -> None:
     run = trainer(tmp_path, steps=170)
-    assert run._steps_ahead(1.0) == 1  # on a CPU there is nothing to be ahead of
+    assert run._steps_ahead(1.0) == 1  # a CPU isn't asynchronous
     run.device = torch.device("cuda")
     assert run._steps_ahead(0.0) == 50
     run.step = 130
-    assert run._steps_ahead(0.1) == 20  # up to the next fiftieth
+    assert run._steps_ahead(0.1) == 20  # up to the next multiple of 50
     run.step = 150
-    assert run._steps_ahead(0.1) == 20  # up to the last
+    assert run._steps_ahead(0.1) == 20  # up to the last step
     run.step = 0
     by_clock = Span(minutes=1.0, steps=0, first_s=100.0)
     run.schedule = run.schedule.__class__("wsd", 1e-3, 0, 0.0, by_clock)
@@ -216,8 +220,8 @@ def test_parts_are_marked_in_order(tmp_path: Path) -> None:
     run = trainer(tmp_path, rehearse)
     seen: list[str] = []
     run.step_graph.mark = seen.append
-    parts = ["data copy", "forward", "backward", "clip, optimiser", "EMA", "state, tally"]
+    parts = ["data copy", "forward", "backward", "clip, optimiser", "EMA", "state, metrics"]
     for batch in batches(2):
         run.launch(batch)
-    # The rehearsals mark nothing; a CUDA graph's replay wouldn't mark its parts, either.
+    # Warm-ups aren't marked, nor are the parts of a CUDA graph's replay.
     assert seen == [*parts, *parts, "whole step"]

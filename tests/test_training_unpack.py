@@ -1,4 +1,4 @@
-"""Training sound from packs: the corpus's own to within Opus, checked, reused, never half done."""
+"""A corpus from packs: equal up to Opus, checked, reused, and never half decoded."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 @pytest.fixture
 def packs(made: tuple[Path, Path, Path], tmp_path: Path) -> Path:
-    """Packs one may damage."""
+    """A copy of the packs that a test may damage."""
     return Path(shutil.copytree(made[2], tmp_path / "packs"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_it_is_the_corpus_to_within_opus(
+def test_packs_equal_the_corpus_up_to_opus(
     made: tuple[Path, Path, Path], tmp_path: Path, workers: int
 ) -> None:
     corpus, cache, packs = made
@@ -72,7 +72,7 @@ def test_it_is_the_corpus_to_within_opus(
         np.testing.assert_array_equal(now_bank.lengths, was_bank.lengths)
         for index in range(len(was_bank)):
             was_sound, now_sound = was_bank.whole(index), now_bank.whole(index)
-            if name == "rooms":  # to the bit of the stored samples; what remains is their scale
+            if name == "rooms":  # stored samples are identical; only the scale is rounded
                 crops = [b.crop(index, 0, len(was_sound)) for b in (was_bank, now_bank)]
                 np.testing.assert_array_equal(*crops)
                 np.testing.assert_allclose(now_sound, was_sound, rtol=2e-4)
@@ -83,39 +83,39 @@ def test_it_is_the_corpus_to_within_opus(
     assert packed.bank("rooms", "dev") is None
 
 
-def test_batches_are_made_of_it_in_other_processes_too(
+def test_worker_processes_make_batches_from_packs(
     made: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     corpus = corpus_of_packs(made[2], tmp_path, workers=1)
     kept = {"seconds": 0.5, "batch": 2, "seed": 3}
     with MixtureStream(corpus, "train", workers=0, **kept) as stream:
-        assert stream.bank_sizes["rooms"] == 3  # one of four is silent
+        assert stream.bank_sizes["rooms"] == 3  # one of the four is silent
         here = stream.batch(5)
     with MixtureStream(corpus, "train", workers=1, **kept) as stream:
         np.testing.assert_array_equal(stream.batch(5), here)
 
 
 def test_the_same_packs_are_decoded_once(packs: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     cache = tmp_path / "cache"
-    corpus_of_packs(packs, cache, lambda *a: told.append(a), workers=1)
+    corpus_of_packs(packs, cache, lambda *a: calls.append(a), workers=1)
     n = len(read_index(packs / "index.csv")) + 6
-    assert told[-1] == ("decoding packs", n, n)
-    assert [a for a in told if a[0] == "checking packs"][-1][1:] == (
+    assert calls[-1] == ("decoding packs", n, n)
+    assert [a for a in calls if a[0] == "checking packs"][-1][1:] == (
         len(set(packs.iterdir())) - 1,
     ) * 2
     written = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert not [name for name in written if name.endswith(".part")]
-    told.clear()
+    calls.clear()
     for shard in packs.glob("shard-*.tar"):
-        shard.unlink()  # they have done their duty
-    again = corpus_of_packs(packs, cache, lambda *a: told.append(a))
-    assert told == []
+        shard.unlink()  # no longer needed
+    again = corpus_of_packs(packs, cache, lambda *a: calls.append(a))
+    assert calls == []
     assert {path.name: path.stat().st_mtime_ns for path in cache.iterdir()} == written
     assert len(again.recordings("noise", "train")) == 2
 
 
-def test_other_packs_take_the_place_of_old_ones(
+def test_other_packs_replace_old_ones(
     made: tuple[Path, Path, Path], packs: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -129,17 +129,21 @@ def test_other_packs_take_the_place_of_old_ones(
     assert len(other.recordings("noise", "dev")) == 2
 
 
-def test_a_cache_of_ones_own_is_not_overwritten(
+def test_a_cache_of_a_plain_corpus_is_not_overwritten(
     made: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     _, cache, packs = made
     before = {path.name: path.read_bytes() for path in cache.iterdir()}
-    with pytest.raises(DataError, match=r"rooms-train\.jsonl is not from packs, .*another folder"):
+    with pytest.raises(
+        DataError, match=r"rooms-train\.jsonl wasn't decoded from packs .*another folder"
+    ):
         corpus_of_packs(packs, cache, workers=1)
     assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
 
 
-def test_an_interrupted_run_is_taken_up_and_never_half_used(packs: Path, tmp_path: Path) -> None:
+def test_interrupted_decoding_resumes_and_is_never_used_half_done(
+    packs: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
 
     def stop(what: str, done: int, of: int) -> None:
@@ -153,54 +157,60 @@ def test_an_interrupted_run_is_taken_up_and_never_half_used(packs: Path, tmp_pat
     assert len(whole) < 9
     assert not list(cache.glob("*.part"))
     assert {path.stem for path in cache.glob("*.i16")} == {name[:-6] for name in whole}
-    told: list[int] = []
-    corpus = corpus_of_packs(packs, cache, lambda what, done, of: told.append(of), workers=1)
-    assert told[-1] < len(corpus.rows) + 6  # what was whole is kept
+    calls: list[int] = []
+    corpus = corpus_of_packs(packs, cache, lambda what, done, of: calls.append(of), workers=1)
+    assert calls[-1] < len(corpus.rows) + 6  # completed files are kept
     for role, split in PLACES:
         assert len(corpus.recordings(role, split)) == 2
 
 
-def test_a_wrong_checksum_is_told_with_both_sums(packs: Path, tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_reported_with_both_sums(packs: Path, tmp_path: Path) -> None:
     shards = sorted(packs.glob("shard-*.tar"))
     data = bytearray(shards[1].read_bytes())
     data[5000] ^= 1
     shards[1].write_bytes(data)
-    told = (
+    message = (
         rf"{re.escape(str(packs))}: shard-001\.tar has SHA-256 [0-9a-f]{{16}}…,"
-        r" expected [0-9a-f]{16}…; fetch it again$"
+        r" expected [0-9a-f]{16}…; copy it again$"
     )
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
     assert not list((tmp_path / "cache").glob("*.i16"))
     shards[0].unlink()
     with pytest.raises(DataError, match=r"shard-000\.tar is missing \(SHA-256 .*; shard-001.*them"):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
     (packs / "SHA256SUMS").unlink()
-    with pytest.raises(DataError, match=r"no whole pack: it has no SHA256SUMS; fetch it, or make"):
+    with pytest.raises(
+        DataError, match=r"no complete pack: it has no SHA256SUMS; copy it there, or make"
+    ):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
 
 
-def test_a_table_that_was_altered_is_told(packs: Path, tmp_path: Path) -> None:
+def test_an_altered_table_is_an_error(packs: Path, tmp_path: Path) -> None:
     with (packs / BANKS).open("a") as file:
         file.write("\n")
     with pytest.raises(DataError, match=r"banks\.csv has SHA-256"):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
 
 
-def test_a_shard_that_lacks_a_file_is_named(packs: Path, tmp_path: Path) -> None:
+def test_a_shard_that_lacks_a_file_is_an_error(packs: Path, tmp_path: Path) -> None:
     names = [path.name for path in packs.iterdir() if path.name != "SHA256SUMS"]
     with tarfile.open(packs / "shard-000.tar", "w") as tar:
         tar.add(packs / "index.csv", "else.txt")
     write_sums(packs, names)
-    with pytest.raises(DataError, match=r"shard-000\.tar lacks .*\.opus, which should be in it"):
+    with pytest.raises(
+        DataError, match=r"shard-000\.tar lacks .*\.opus, which the index lists in it"
+    ):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
     (packs / "shard-000.tar").write_bytes(b"no tar" * 100)
     write_sums(packs, names)
-    with pytest.raises(DataError, match=r"shard-000\.tar is damaged though SHA256SUMS agrees"):
+    with pytest.raises(
+        DataError, match=r"shard-000\.tar is damaged although its checksum in SHA256SUMS is right"
+    ):
         corpus_of_packs(packs, tmp_path / "cache", workers=1)
 
 
-def test_a_recording_that_is_no_sound_is_left_out(packs: Path, tmp_path: Path) -> None:
+def test_an_undecodable_recording_is_left_out(packs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "a.opus").write_bytes(as_opus(hiss(0.5).astype(np.float32), 24))
@@ -220,12 +230,12 @@ def test_a_recording_that_is_no_sound_is_left_out(packs: Path, tmp_path: Path) -
     assert [json.loads(line)["length"] for line in lines[1:]] == [0, 8000]
 
 
-def test_a_cache_that_cannot_be_written_is_told(packs: Path, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_an_error(packs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/cache can't be written: .* is not a folder"):
         corpus_of_packs(packs, tmp_path / "file" / "cache", workers=1)
 
 
-def test_sound_is_decoded_in_pieces_of_minutes() -> None:
+def test_recordings_are_decoded_in_chunks_of_minutes() -> None:
     member = unpack._Member("s", "g", "p", 100.0, 1.0, Path("shard"), 0, 0)
     assert [len(chunk) for chunk in unpack._chunks([member] * 7)] == [3, 3, 1]

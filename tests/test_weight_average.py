@@ -1,4 +1,4 @@
-"""The mean of two models: between both, and on record."""
+"""Weight averaging: values, training record and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rtmtass.cli.main import main
 from rtmtass.errors import DataError, ModelError, UsageError
 from rtmtass.training.card import _trained
 from rtmtass.training.train import train
-from rtmtass.training.weight_average import blend
+from rtmtass.training.weight_average import average_weights
 from rtmtass.weights import describe, open_model
 
 
@@ -25,7 +25,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(train(begun, lambda _: None)), str(first)
 
 
-def test_the_mean_lies_between_and_says_what_it_is(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_the_mean_is_weighted_and_recorded(pair: tuple[str, str], tmp_path: Path) -> None:
     assert main(["average", *pair, "--share", "0.25", "-o", str(tmp_path / "mean")]) == 0
     one, two, mean = (open_model(m) for m in (*pair, str(tmp_path / "mean")))
     for name, value in mean.weights.items():
@@ -38,14 +38,14 @@ def test_the_mean_lies_between_and_says_what_it_is(pair: tuple[str, str], tmp_pa
     assert "a mean of the last run's and 25% those of unreleased" in _trained(training)[0]
 
 
-def test_what_has_no_mean_is_refused(pair: tuple[str, str], tmp_path: Path) -> None:
+def test_invalid_averages_are_rejected(pair: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="share is 2; give 0 to 1"):
-        blend(*pair, 2, tmp_path)
+        average_weights(*pair, 2, tmp_path)
     with pytest.raises(UsageError, match="holds one of the two"):
-        blend(*pair, 0.5, Path(pair[0]))
+        average_weights(*pair, 0.5, Path(pair[0]))
     with pytest.raises(ModelError):
-        blend(pair[0], "nobody", 0.5, tmp_path)
+        average_weights(pair[0], "nobody", 0.5, tmp_path)
     corpus = buzzing_corpus(tmp_path)
     wider = config(corpus, tmp_path / "w", steps=1, net={**NET, "channels": 8})
     with pytest.raises(DataError, match="different networks"):
-        blend(pair[0], str(train(wider, lambda _: None)), 0.5, tmp_path / "out")
+        average_weights(pair[0], str(train(wider, lambda _: None)), 0.5, tmp_path / "out")

@@ -69,13 +69,13 @@ def register(commands: Commands) -> None:
 
 
 def require_training_tools(*packages: str) -> None:
-    """Raise MissingPartError where packages are not installed: by default the workshop's."""
+    """Raise MissingPartError where packages are not installed: by default the training tools'."""
     try:
         for name in packages or ("scipy", "torch"):
             importlib.import_module(name)
     except ImportError as error:
         raise MissingPartError(
-            f"the workshop needs {error.name}: pip install 'rtmtass[train]'"
+            f"the training tools need {error.name}: pip install 'rtmtass[train]'"
         ) from None
 
 

@@ -153,9 +153,9 @@ def _unpacked(config: TrainConfig, arguments: argparse.Namespace) -> Corpus:
 
 def run_average(arguments: argparse.Namespace) -> int:
     """Run `rtmtass average`."""
-    from rtmtass.training.weight_average import blend
+    from rtmtass.training.weight_average import average_weights
 
-    blend(arguments.model, arguments.other, arguments.share, arguments.output)
+    average_weights(arguments.model, arguments.other, arguments.share, arguments.output)
     print(arguments.output)
     return 0
 

@@ -1,10 +1,10 @@
-"""`rtmtass evaluate`: how good a model is, heard through the very path its users hear."""
+"""`rtmtass evaluate`: measures a model on an evaluation set, through `Separator.separate`."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import DataError
-from rtmtass.evaluation import leakage as absence
 from rtmtass.evaluation import perceptual
+from rtmtass.evaluation.leakage import (
+    cases,
+    leakage_db,
+    name_case,
+    silence_dbfs,
+    silence_figures,
+)
 from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.io.decode import decode
 from rtmtass.separator import Separator
+from rtmtass.types import Progress, Samples
 
-Samples = NDArray[np.float32]
 Array = NDArray[np.floating]
-Progress = Callable[[str, int, int], None]
 
 LEAKAGE_EVERY = 4
-"""Of every so many clips one is also heard with stems taken out, and before silence."""
+"""Leakage and silence are measured on every fourth clip."""
 SNR_EDGES_DB = (-10.0, -5.0, 0.0, 5.0)
+"""Edges of the input SDR ranges."""
 WORST = 10
+"""How many of the worst clips are listed."""
 BY_STEM = ("si_sdri", "sdri", "bss_sdri")
+"""Metrics with a value per stem."""
 OF_SPEECH = ("pesq", "stoi")
+"""Metrics of the speech stem alone."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One mixture of an evaluation set with its truth.
+    """One mixture of an evaluation set with its true stems.
 
     Attributes:
-        name: as the set's list has it.
+        name: as in the set's list.csv.
         mixture: (N,).
         stems: (S, N), summing to the mixture.
     """
@@ -47,23 +56,23 @@ class Clip:
 
 
 @dataclass
-class Tally:
-    """Figures of all clips: under each name one array per clip, nan where there is no figure."""
+class ScoreTable:
+    """Scores of all clips: for each metric one array per clip, NaN for missing values."""
 
     names: list[str] = field(default_factory=list)
     values: dict[str, list[Array]] = field(default_factory=dict)
 
-    def add(self, figures: dict[str, Array]) -> None:
-        """Take the figures of one clip."""
-        for name, value in figures.items():
+    def add(self, scores: dict[str, Array]) -> None:
+        """Add the scores of one clip."""
+        for name, value in scores.items():
             self.values.setdefault(name, []).append(value)
 
     def __getitem__(self, name: str) -> Array:
-        """Return a figure of all clips, clip first."""
+        """Return a metric's scores of all clips, the clip as first axis."""
         return np.array(self.values[name])
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether any clip has this figure."""
+        """Return whether any clip has this metric."""
         return name in self.values
 
 
@@ -71,7 +80,7 @@ def set_names(folder: Path) -> list[str]:
     """Return the names of a set's clips, in its order.
 
     Raises:
-        DataError: `folder` is no set.
+        DataError: `folder` holds no evaluation set.
     """
     return [row["name"] for row in _rows(folder, ())]
 
@@ -83,17 +92,17 @@ def read_set(
     first: int | None = None,
     names: Collection[str] | None = None,
 ) -> Iterator[Clip]:
-    """Yield the clips of a set that `rtmtass data mix` wrote, one in memory at a time.
+    """Yield the clips of a set written by `rtmtass data mix`, one in memory at a time.
 
     Args:
         folder: the set's.
-        stems: which to read, in this order.
-        first: stop after so many; any number of the first is a fair sample.
-        names: only these.
+        stems: stems to read, in this order.
+        first: read only the first so many clips; they are an unbiased sample.
+        names: read only these clips.
 
     Raises:
-        DataError: no list.csv there, or it has no such stems.
-        InputError: a file it names is missing.
+        DataError: there is no list.csv, or it lacks columns.
+        InputError: a file it lists is missing.
     """
     for number, row in enumerate(_rows(folder, ("mixture", *stems))):
         if first is not None and number >= first:
@@ -110,10 +119,10 @@ def _rows(folder: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
         raise DataError(f"{folder} holds no list.csv; write a set with: rtmtass data mix")
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
-        lacking = {"name", *columns} - set(table.fieldnames or ())
-        if lacking:
+        missing = {"name", *columns} - set(table.fieldnames or ())
+        if missing:
             raise DataError(
-                f"{path} lacks the columns {', '.join(sorted(lacking))};"
+                f"{path} lacks the columns {', '.join(sorted(missing))};"
                 " write the set again with: rtmtass data mix"
             )
         yield from table
@@ -129,36 +138,35 @@ def evaluate(
     """Measure a separator on clips.
 
     Args:
-        separator: of one channel; its own stream is not touched.
+        separator: of one channel; the state of its stream doesn't change.
         clips: at the separator's rate.
-        n: how many there are, for `progress`.
-        progress: called with what is done, how many are, and of how many.
-        measures: what to measure besides, of `perceptual.MEASURES`; these are slow.
+        n: number of clips, for `progress`.
+        progress: called with "clips", how many are done, and `n`.
+        measures: further metrics, from `perceptual.MEASURES`; these are slow.
 
     Returns:
-        plain values for JSON: per stem and on average SI-SDRi and SDRi in dB
-        with 95 % bootstrap intervals, by input SDR, the leakage into absent
-        stems in dB over the mixture (beside both other stems, and case by case),
-        the loudest output of silence in dBFS, and the worst clips; of
-        `measures` what was asked for.
+        plain values for JSON: SI-SDRi and SDRi per stem and averaged, in dB with 95 %
+        bootstrap intervals, and by input SDR; the leakage into absent stems in dB
+        relative to the mixture (with both other stems present, and case by case); the
+        loudest output for silence in dBFS; the worst clips; the metrics in `measures`.
 
     Raises:
         DataError: there are no clips.
-        MissingPartError: a package that `measures` need is not installed.
+        MissingPartError: a package needed for `measures` isn't installed.
     """
-    tally = Tally()
+    scores = ScoreTable()
     for number, clip in enumerate(clips):
         out = separator.separate(clip.mixture)
-        tally.names.append(clip.name)
-        tally.add(measure(clip.mixture, clip.stems, out, separator.sample_rate, measures))
+        scores.names.append(clip.name)
+        scores.add(measure(clip.mixture, clip.stems, out, separator.sample_rate, measures))
         if number % LEAKAGE_EVERY == 0:
-            tally.add({"leakage_db": absence.leakage_db(separator, clip.stems)})
-            tally.add({"silence_dbfs": absence.silence_dbfs(separator, clip.mixture)})
+            scores.add({"leakage_db": leakage_db(separator, clip.stems)})
+            scores.add({"silence_dbfs": silence_dbfs(separator, clip.mixture)})
         if progress is not None:
             progress("clips", number + 1, n)
-    if not tally.names:
-        raise DataError("the evaluation set holds no clips")
-    return _figures(separator.stems, tally)
+    if not scores.names:
+        raise DataError("the evaluation set holds no clips; write one with: rtmtass data mix")
+    return _figures(separator.stems, scores)
 
 
 def measure(
@@ -168,18 +176,18 @@ def measure(
     sample_rate: int,
     measures: Collection[str] = (),
 ) -> dict[str, Array]:
-    """Return the figures of one clip.
+    """Return the scores of one clip.
 
     Args:
         mixture: (N,).
-        stems: (S, N), the truth; the first is speech.
-        estimates: (S, N).
+        stems: (S, N), the true stems; the first is speech.
+        estimates: (S, N), the separated stems.
         sample_rate: in Hz.
         measures: see `evaluate`.
 
     Returns:
-        input_sdr, si_sdri, sdri and bss_sdri (S,) in dB; pesq and stoi (2,),
-        of the mixture and of the estimate of speech.
+        input_sdr, si_sdri, sdri and bss_sdri (S,) in dB; pesq and stoi (2,), of the
+        mixture and of the separated speech.
     """
     before = sdr(mixture[None], stems)
     figures = {
@@ -200,68 +208,70 @@ def measure(
 
 
 def with_interval(values: Array) -> dict[str, Any] | None:
-    """Return the mean and its 95 % interval; None where there is no value.
+    """Return the mean and its 95 % interval; None if there are no values.
 
     Args:
-        values: (n,); nan is no value, and then `clips` tells how many are.
+        values: (n,); NaNs are ignored, and if there are any, the result holds the number
+            of the other values as `clips`.
     """
-    there = values[np.isfinite(values)]
-    if not len(there):
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return None
-    low, high = bootstrap_interval(there)
-    named = (("mean", there.mean()), ("low", low), ("high", high))
+    low, high = bootstrap_interval(finite)
+    named = (("mean", finite.mean()), ("low", low), ("high", high))
     figures: dict[str, Any] = {name: round(float(value), 3) for name, value in named}
-    return figures if len(there) == len(values) else {**figures, "clips": len(there)}
+    return figures if len(finite) == len(values) else {**figures, "clips": len(finite)}
 
 
-def _figures(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
-    figures: dict[str, Any] = {"clips": len(tally.names)}
+def _figures(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
+    figures: dict[str, Any] = {"clips": len(scores.names)}
     for name in BY_STEM:
-        if name in tally:
-            values = tally[name]
-            of_stems = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
-            figures[name] = {**of_stems, "average": with_interval(values.mean(axis=1))}
+        if name in scores:
+            values = scores[name]
+            by_stem = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
+            figures[name] = {**by_stem, "average": with_interval(values.mean(axis=1))}
     for name in OF_SPEECH:
-        if name in tally:
-            before, after = tally[name].T
+        if name in scores:
+            before, after = scores[name].T
             figures[name] = {
                 "mixture": with_interval(before),
                 "output": with_interval(after),
                 "improvement": with_interval(after - before),
             }
-    figures |= _by_input_sdr(stems, tally)
-    figures |= _absence(stems, tally)
-    si_sdri = tally["si_sdri"]
+    figures |= _by_input_sdr(stems, scores)
+    figures |= _leakage(stems, scores)
+    si_sdri = scores["si_sdri"]
     order = np.argsort(si_sdri.mean(axis=1))[:WORST]
     figures["worst"] = [
-        {"clip": tally.names[k], "si_sdri": [round(float(v), 2) for v in si_sdri[k]]} for k in order
+        {"clip": scores.names[k], "si_sdri": [round(float(v), 2) for v in si_sdri[k]]}
+        for k in order
     ]
     return figures
 
 
-def _absence(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
-    """Return the leakage by stem and by case, and the loudest silence."""
-    leakage = tally["leakage_db"]
+def _leakage(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
+    """Return the leakage by stem and by case, and the loudest output for silence."""
+    leakage = scores["leakage_db"]
     by_case: dict[str, dict[str, Any]] = {}
-    alone: dict[str, Any] = {}
-    for number, present in enumerate(absence.cases(len(stems))):
+    one_absent: dict[str, Any] = {}
+    for number, present in enumerate(cases(len(stems))):
         absent = [s for s in range(len(stems)) if s not in present]
-        found = {stems[s]: with_interval(leakage[:, number, s]) for s in absent}
-        by_case[absence.name_case(stems, present)] = found
+        levels = {stems[s]: with_interval(leakage[:, number, s]) for s in absent}
+        by_case[name_case(stems, present)] = levels
         if len(absent) == 1:
-            alone |= found
+            one_absent |= levels
     return {
-        "leakage_db": {stem: alone[stem] for stem in stems},
+        "leakage_db": {stem: one_absent[stem] for stem in stems},
         "leakage_by_case_db": by_case,
-        "silence_dbfs": absence.silence_figures(tally["silence_dbfs"]),
+        "silence_dbfs": silence_figures(scores["silence_dbfs"]),
     }
 
 
-def _by_input_sdr(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
-    """Return means, and means with intervals and numbers of clips, by how loud a stem was."""
-    bucket = np.digitize(tally["input_sdr"], SNR_EDGES_DB)
+def _by_input_sdr(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
+    """Return the scores of each stem by its input SDR, as plain means and with intervals."""
+    bucket = np.digitize(scores["input_sdr"], SNR_EDGES_DB)
     edges = ["-inf", *(f"{e:g}" for e in SNR_EDGES_DB), "inf"]
-    si_sdri, sdri = tally["si_sdri"], tally["sdri"]
+    si_sdri, sdri = scores["si_sdri"], scores["sdri"]
     rows: dict[str, dict[str, Any]] = {}
     for i, stem in enumerate(stems):
         rows[stem] = {}
@@ -273,13 +283,13 @@ def _by_input_sdr(stems: tuple[str, ...], tally: Tally) -> dict[str, Any]:
                 "sdri": with_interval(sdri[inside, i]),
             }
     means = {
-        stem: {name: row["si_sdri"]["mean"] for name, row in of_stem.items()}
-        for stem, of_stem in rows.items()
+        stem: {name: row["si_sdri"]["mean"] for name, row in by_range.items()}
+        for stem, by_range in rows.items()
     }
     return {"si_sdri_by_input_sdr": means, "by_input_sdr": rows}
 
 
 def describe_set(folder: Path) -> dict[str, Any]:
-    """Return what the set was made of, as its set.json says."""
+    """Return the set's parameters from its set.json; empty if there is none."""
     path = folder / "set.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""How the evaluation's page looks and behaves: style and script, apart from what it says."""
+"""Style sheet and script of the HTML evaluation report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ audio { width: 100%; height: 2.2rem; margin-top: .25rem; }
 """
 
 SCRIPT = """
-// One player at a time; another one of the same clip takes over where the last one stopped.
+// Only one player at a time; within a clip, the next one continues at the same position.
 let current = null;
 const players = document.querySelectorAll("audio");
 for (const player of players) {
@@ -65,8 +65,8 @@ for (const player of players) {
   });
   player.addEventListener("seeked", draw);
   picture.addEventListener("click", (event) => {
-    const share = event.offsetX / picture.clientWidth;
-    const seek = () => { player.currentTime = share * player.duration; };
+    const fraction = event.offsetX / picture.clientWidth;
+    const seek = () => { player.currentTime = fraction * player.duration; };
     if (current && current !== player) current.pause();
     if (player.duration) seek();
     else player.addEventListener("loadedmetadata", seek, { once: true });

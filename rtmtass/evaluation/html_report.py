@@ -1,4 +1,4 @@
-"""The page to look at and listen to after `rtmtass evaluate`: one file that needs nothing else."""
+"""The HTML report of `rtmtass evaluate`: a self-contained page with tables, audio and pictures."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import OutputError
-from rtmtass.evaluation.evaluate import Clip, Progress
+from rtmtass.evaluation.evaluate import Clip
 from rtmtass.evaluation.html_assets import CSS, SCRIPT
 from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import OPUS, encode
 from rtmtass.separator import Separator
 from rtmtass.spectrogram import spectrogram_db
-
-Samples = NDArray[np.float32]
+from rtmtass.types import Progress, Samples
 
 MAX_BYTES = 25_000_000
-"""A page stays below this, so that it can be mailed; clips beyond it are left out and named."""
+"""Largest page, so that it can be mailed; clips that don't fit are only listed by name."""
 RANDOM = 10
+"""Number of random clips in a report."""
 SHOWN_S = 10.0
+"""Length of each clip's excerpt."""
 FLOOR_DB, TOP_DB = -100.0, -20.0
-"""One colour scale for every picture of every report; a sine at full scale reads 0 dB."""
-_RESERVE = 20_000  # for script, end and the names of what is left out
+"""Range of the colour scale, the same in all reports; a sine at full scale is 0 dB."""
+_RESERVE = 20_000  # for the script, the end of the page and the names of omitted clips
 _COLUMNS, _ROWS, _COLOURS = 480, 128, 64
 _ANCHORS = (
     (4, 4, 18),
@@ -52,12 +53,12 @@ NAMES = {
 
 
 def choose_clips(figures: Mapping[str, Any], names: list[str], seed: int = 0) -> dict[str, str]:
-    """Pick what is worth hearing: the worst, and some at random so as not to despair.
+    """Choose clips for the report: the worst ones and a random sample of the rest.
 
     Args:
-        figures: of `evaluate`.
-        names: of all clips that were measured.
-        seed: of the draw.
+        figures: result of `evaluate`.
+        names: all measured clips.
+        seed: seed of the sample.
 
     Returns:
         name → "worst" or "random", the worst first.
@@ -80,13 +81,13 @@ def write_html(
     """Write the report.
 
     Args:
-        path: of the page.
-        figures: of `evaluate`.
-        separator: heard once more, on the chosen clips.
-        clips: those in `chosen`, in any order.
-        chosen: of `choose_clips`; the page has them in this order.
-        about: what the head of the page says; the first value is its title.
-        progress: see `evaluate`.
+        path: file to write.
+        figures: result of `evaluate`.
+        separator: separates the chosen clips again.
+        clips: the clips in `chosen`, in any order.
+        chosen: result of `choose_clips`; gives the order on the page.
+        about: name → value, for the head of the page; the first value is the title.
+        progress: called with "report", how many clips are done, and of how many.
 
     Raises:
         OutputError: the page can't be written.
@@ -115,30 +116,30 @@ def _page(
     about: Mapping[str, str],
 ) -> str:
     title = html.escape(next(iter(about.values())))
-    said = " · ".join(f"{html.escape(k)} {html.escape(v)}" for k, v in about.items())
+    subtitle = " · ".join(f"{html.escape(k)} {html.escape(v)}" for k, v in about.items())
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{CSS}</style></head><body><main>",
-        f'<h1>{title}</h1><p class="quiet">{said}</p>',
+        f'<h1>{title}</h1><p class="quiet">{subtitle}</p>',
         _figures(figures),
         _by_input_sdr(figures),
-        _absence(figures),
+        _leakage(figures),
         "<h2>Clips</h2>",
         _legend(),
     ]
     size = sum(map(len, parts))
-    left_out = []
+    omitted = []
     for name, article in articles.items():
         if size + len(article) > MAX_BYTES - _RESERVE:
-            left_out.append(name)
+            omitted.append(name)
             continue
         size += len(article)
         parts.append(article.replace("KIND", chosen[name], 1))
-    if left_out:
+    if omitted:
         parts.append(
             f"<p>Left out to keep this page below {MAX_BYTES / 1e6:g} MB:"
-            f" {html.escape(', '.join(left_out))}.</p>"
+            f" {html.escape(', '.join(omitted))}.</p>"
         )
     return "\n".join([*parts, f"</main><script>{SCRIPT}</script></body></html>\n"])
 
@@ -177,8 +178,9 @@ def _figures(figures: Mapping[str, Any]) -> str:
         ]
         parts.append(_table(["speech", *columns], rows))
     parts.append(
-        f'<p class="quiet">{figures["clips"]} clips; small: 95 % bootstrap intervals of the mean.'
-        " Leakage: level of a stem’s output when the stem is absent, over the mixture’s.</p>"
+        f'<p class="quiet">{figures["clips"]} clips; in small print: 95 % bootstrap intervals of'
+        " the mean. Leakage: level of a stem’s output when the stem is absent, relative to the"
+        " mixture.</p>"
     )
     if figures.get("left_out"):
         parts.append(f"<p>Not measured: {html.escape(figures['left_out'])}</p>")
@@ -192,8 +194,8 @@ def _by_input_sdr(figures: Mapping[str, Any]) -> str:
     rows = []
     for name in order:
         cells = []
-        for of_stem in by_stem.values():
-            row = of_stem.get(name)
+        for by_range in by_stem.values():
+            row = by_range.get(name)
             cells.append(_cell({**row["si_sdri"], "clips": row["clips"]} if row else None))
         low, _, high = name.removesuffix(" dB").partition("..")
         words = f"{low} to {high} dB"
@@ -203,22 +205,22 @@ def _by_input_sdr(figures: Mapping[str, Any]) -> str:
     return "<h2>SI-SDRi by input SNR</h2>" + _table(["stem over the rest", *by_stem], rows)
 
 
-def _absence(figures: Mapping[str, Any]) -> str:
+def _leakage(figures: Mapping[str, Any]) -> str:
     stems = list(figures["leakage_db"])
     rows = [
-        f"<th>{html.escape(case)}</th>" + "".join(_cell(found.get(stem)) for stem in stems)
-        for case, found in figures["leakage_by_case_db"].items()
+        f"<th>{html.escape(case)}</th>" + "".join(_cell(levels.get(stem)) for stem in stems)
+        for case, levels in figures["leakage_by_case_db"].items()
     ]
     silence = figures["silence_dbfs"]
-    said = (
-        f"<p>Silence in: {silence['from_start']:.0f} dBFS out at most;"
-        f" {silence['after_sound']:.0f} dBFS a second after sound has stopped.</p>"
+    text = (
+        f"<p>Loudest output for silence: {silence['from_start']:.0f} dBFS from the start,"
+        f" {silence['after_sound']:.0f} dBFS from a second after sound has stopped.</p>"
     )
     if "singing" in figures:
         cells = {k: _cell(v) for k, v in figures["singing"].items() if k != "clips"}
         words = [k.replace("_", " ") for k in cells]
-        said += _table(["music, SI-SDRi, dB", *words], ["<th></th>" + "".join(cells.values())])
-    return "<h2>Leakage, dB</h2>" + _table(["only these sound", *stems], rows) + said
+        text += _table(["music, SI-SDRi, dB", *words], ["<th></th>" + "".join(cells.values())])
+    return "<h2>Leakage, dB</h2>" + _table(["present", *stems], rows) + text
 
 
 def _legend() -> str:
@@ -231,18 +233,18 @@ def _legend() -> str:
 
 
 def _article(clip: Clip, separator: Separator) -> str:
-    """Return a clip's pictures and players: mixture, then truth and output of each stem."""
+    """Return a clip's spectrograms and players: mixture, then truth and output of each stem."""
     out = separator.separate(clip.mixture)
     rate = separator.sample_rate
-    gains = si_sdr(out, clip.stems) - si_sdr(clip.mixture[None], clip.stems)
+    improvements = si_sdr(out, clip.stems) - si_sdr(clip.mixture[None], clip.stems)
     inputs = sdr(clip.mixture[None], clip.stems)
-    cells = [_sound("mixture", clip.mixture, rate, "whole")]
+    cells = [_player("mixture", clip.mixture, rate, "whole")]
     for stem, truth, estimate, gain, before in zip(
-        separator.stems, clip.stems, out, gains, inputs, strict=True
+        separator.stems, clip.stems, out, improvements, inputs, strict=True
     ):
-        cells.append(_sound(f"{stem}, truth ({before:+.1f} dB)", truth, rate))
-        cells.append(_sound(f"{stem}, output ({gain:+.1f} dB SI-SDRi)", estimate, rate))
-    words = ", ".join(f"{s} {g:+.1f}" for s, g in zip(separator.stems, gains, strict=True))
+        cells.append(_player(f"{stem}, truth ({before:+.1f} dB)", truth, rate))
+        cells.append(_player(f"{stem}, output ({gain:+.1f} dB SI-SDRi)", estimate, rate))
+    words = ", ".join(f"{s} {g:+.1f}" for s, g in zip(separator.stems, improvements, strict=True))
     return (
         f'<details><summary><b>{html.escape(clip.name)}</b> <span class="kind">KIND</span>'
         f' <span class="quiet">SI-SDRi: {words} dB</span></summary>'
@@ -250,17 +252,17 @@ def _article(clip: Clip, separator: Separator) -> str:
     )
 
 
-def _sound(caption: str, track: Samples, rate: int, kind: str = "") -> str:
-    shown = track[: round(SHOWN_S * rate)]
-    picture = base64.b64encode(spectrogram_png(shown, rate)).decode()
-    sound = base64.b64encode(_opus(shown)).decode()
-    seconds = len(shown) / rate
+def _player(caption: str, track: Samples, rate: int, kind: str = "") -> str:
+    excerpt = track[: round(SHOWN_S * rate)]
+    picture = base64.b64encode(spectrogram_png(excerpt, rate)).decode()
+    audio = base64.b64encode(_opus(excerpt)).decode()
+    seconds = len(excerpt) / rate
     return (
         f'<figure class="{kind}"><figcaption>{html.escape(caption)}</figcaption>'
         f'<div class="picture"><img alt="spectrogram of {html.escape(caption)}"'
         f' src="data:image/png;base64,{picture}"><b class="top">{rate / 2000:g} kHz</b>'
         f'<b class="end">{seconds:g} s</b><i></i></div>'
-        f'<audio controls preload="none" src="data:audio/ogg;base64,{sound}"></audio></figure>'
+        f'<audio controls preload="none" src="data:audio/ogg;base64,{audio}"></audio></figure>'
     )
 
 
@@ -272,22 +274,22 @@ def _opus(track: Samples) -> bytes:
 
 
 def spectrogram_png(track: Samples, sample_rate: int) -> bytes:
-    """Return the spectrogram of (N,) as a PNG, low frequencies below, on the common scale."""
+    """Return the spectrogram of (N,) as a PNG, low frequencies at the bottom."""
     levels = _shrink(_shrink(spectrogram_db(track, sample_rate), _COLUMNS).T, _ROWS)
-    share = (levels - FLOOR_DB) / (TOP_DB - FLOOR_DB)
-    index = np.clip(share * _COLOURS, 0, _COLOURS - 1).astype(np.uint8)[::-1]
+    brightness = (levels - FLOOR_DB) / (TOP_DB - FLOOR_DB)
+    index = np.clip(brightness * _COLOURS, 0, _COLOURS - 1).astype(np.uint8)[::-1]
     return _png(index)
 
 
 def _shrink(rows: Samples, most: int) -> Samples:
-    """Return at most so many rows, each the mean of its neighbours."""
+    """Return at most `most` rows, by averaging neighbours."""
     starts = np.unique(np.linspace(0, len(rows), min(most, len(rows)), endpoint=False).astype(int))
     sizes = np.diff(np.append(starts, len(rows)))
     return (np.add.reduceat(rows, starts) / sizes[:, None]).astype(np.float32)
 
 
 def _png(index: NDArray[np.uint8]) -> bytes:
-    """Return (H, W) colour numbers as a PNG: a palette is a third the size of true colour.
+    """Return (H, W) palette indices as a PNG; a third of the size of true colour.
 
     Source: Portable Network Graphics, 3rd edition, W3C, sections 5, 9 and 11.
     """

@@ -1,4 +1,4 @@
-"""What is heard where nothing should be: in a stem that is absent, and in silence."""
+"""Leakage: output level of stems that are absent from the mixture, and for silent input."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.separator import Separator
+from rtmtass.types import Samples
 
-Samples = NDArray[np.float32]
 Array = NDArray[np.floating]
 
 SILENCE_S = 5.0
-"""How long the silence is that is listened to."""
+"""Length of the silent input."""
 SETTLED_S = 1.0
-"""After sound stops, how long a stream may ring before what is left counts."""
+"""Time after the end of sound before the output for silence is measured."""
 _FLOOR = 1e-12
 
 
 def cases(n_stems: int) -> Iterator[tuple[int, ...]]:
-    """Yield which stems sound, for every way to leave some out but not all; pairs first."""
+    """Yield the present stems' indices, for every proper non-empty subset; largest first."""
     for size in range(n_stems - 1, 0, -1):
         yield from combinations(range(n_stems), size)
 
 
 def leakage_db(separator: Separator, stems: Samples) -> Array:
-    """Return what absent stems get of a mixture of the others.
+    """Return the output levels of absent stems for mixtures of the others.
 
     Args:
         separator: of one channel.
-        stems: (S, N), the truth.
+        stems: (S, N), the true stems.
 
     Returns:
-        (cases, S): level of each absent stem's output over the mixture's, dB, at
-        least -120; nan where the stem sounds. The order is that of `cases`.
+        (cases, S): level of each absent stem's output relative to the mixture, dB, at
+        least -120; NaN for present stems. Rows are in the order of `cases`.
     """
     rows = []
     for present in cases(len(stems)):
@@ -50,31 +50,30 @@ def leakage_db(separator: Separator, stems: Samples) -> Array:
 
 
 def silence_dbfs(separator: Separator, mixture: Samples) -> Array:
-    """Return how loud the loudest stem of digital silence is, dBFS, at least -120.
+    """Return the level of the loudest stem for digital silence, dBFS, at least -120.
 
     Args:
         separator: of one channel.
-        mixture: (N,), what was heard before the second silence.
+        mixture: (N,), the input before the second silence.
 
     Returns:
-        (2,): from the start of a stream, and after `mixture` has stopped for
-        `SETTLED_S`.
+        (2,): from the start of a stream, and from `SETTLED_S` after the end of `mixture`.
     """
-    nothing = np.zeros(round(SILENCE_S * separator.sample_rate), np.float32)
+    silence = np.zeros(round(SILENCE_S * separator.sample_rate), np.float32)
     settled = len(mixture) + round(SETTLED_S * separator.sample_rate)
-    after = separator.separate(np.concatenate([mixture, nothing]))[:, settled:]
-    power = [(out**2).mean(axis=1).max() for out in (separator.separate(nothing), after)]
+    after = separator.separate(np.concatenate([mixture, silence]))[:, settled:]
+    power = [(out**2).mean(axis=1).max() for out in (separator.separate(silence), after)]
     levels: Array = 10 * np.log10(np.array(power) + _FLOOR)
     return levels
 
 
 def name_case(stems: tuple[str, ...], present: tuple[int, ...]) -> str:
-    """Return a case in words, as the figures call it."""
+    """Return the name of a case in the figures, such as "speech + music"."""
     return " + ".join(stems[s] for s in present)
 
 
 def silence_figures(levels: Array) -> dict[str, Any]:
-    """Return the loudest of all clips' silences (clips, 2), for JSON."""
+    """Return the maximum of all clips' silence levels (clips, 2), for JSON."""
     loudest = levels.max(axis=0)
     named = zip(("from_start", "after_sound"), loudest, strict=True)
     return {**{name: round(float(value), 2) for name, value in named}, "clips": len(levels)}

@@ -1,4 +1,4 @@
-"""The field's measures of separation, each in a few lines of its own definition."""
+"""Separation metrics: SDR, SI-SDR, and bootstrap intervals of their means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TINY = 1e-12
 
 
 def sdr(estimate: Array, target: Array) -> Array:
-    """Return the signal-to-distortion ratio over the last axis, dB: level counts.
+    """Return the signal-to-distortion ratio over the last axis, dB; level errors count.
 
     Source: SNR of Vincent et al., as MTASS (arXiv 2107.06467) reports it.
     """
@@ -33,7 +33,7 @@ def si_sdr(estimate: Array, target: Array) -> Array:
 def bootstrap_interval(
     values: Array, confidence: float = 0.95, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the interval that holds the mean of `values` (n,) with `confidence`.
+    """Return the bootstrap confidence interval of the mean of `values` (n,).
 
     Source: percentile bootstrap, B. Efron, Annals of Statistics 7(1), 1979.
     """

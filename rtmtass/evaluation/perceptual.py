@@ -1,4 +1,4 @@
-"""What ears would say, estimated by the packages the field agrees on: PESQ, STOI, BSS-eval SDR."""
+"""Metrics computed by optional packages: PESQ, STOI and BSS-eval SDR."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from rtmtass.errors import MissingPartError
 Array = NDArray[np.floating]
 
 PACKAGES = {"bss_sdri": "fast-bss-eval", "pesq": "pesq", "stoi": "pystoi"}
-"""Figure → the pip package that measures it; all are in the extra `train`."""
+"""Metric → the pip package that computes it; all are in the extra `train`."""
 _MODULES = {"bss_sdri": "fast_bss_eval", "pesq": "pesq", "stoi": "pystoi"}
 
 MEASURES = tuple(PACKAGES)
 BSS_FILTER = 512
-"""Taps of the filter by which BSS-eval forgives: that of its version 3."""
+"""Taps of the distortion filter that BSS-eval, version 3, allows."""
 BSS_CLAMP_DB = 100.0
-"""A perfect estimate would score infinity, which no mean survives."""
+"""Limit of the score: a perfect estimate would have an infinite one, and so would any mean."""
 
 
 def available() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the figures that can be measured here, and those whose package is missing."""
-    there, missing = [], []
+    """Return the metrics that can be computed here, and those whose package is missing."""
+    usable, missing = [], []
     for measure in MEASURES:
         try:
             _module(measure)
         except MissingPartError:
             missing.append(measure)
         else:
-            there.append(measure)
-    return tuple(there), tuple(missing)
+            usable.append(measure)
+    return tuple(usable), tuple(missing)
 
 
 def require(measures: Iterable[str]) -> None:
-    """Make sure that all of `measures` can be measured.
+    """Check that all of `measures` can be computed.
 
     Raises:
-        MissingPartError: some can't; names all their packages at once.
+        MissingPartError: packages are missing; the message names all of them.
     """
     _, missing = available()
     lacking = [measure for measure in measures if measure in missing]
@@ -51,7 +51,7 @@ def require(measures: Iterable[str]) -> None:
 
 
 def describe_missing(measures: Iterable[str]) -> str:
-    """Return which figures are missing and what to type to get them."""
+    """Return a line with the missing metrics and the command that installs their packages."""
     lacking = list(measures)
     packages = [PACKAGES[measure] for measure in lacking]
     return (
@@ -61,7 +61,7 @@ def describe_missing(measures: Iterable[str]) -> str:
 
 
 def _module(measure: str) -> ModuleType:
-    # By name: the packages carry no types, and a broken one is as good as none.
+    # Imported by name: the packages have no type hints, and a broken one counts as missing.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,14 +71,14 @@ def _module(measure: str) -> ModuleType:
 
 
 def bss_sdr(estimate: Array, target: Array) -> Array:
-    """Return the SDR of BSS-eval version 3, dB: any filter of 512 taps is forgiven.
+    """Return the SDR of BSS-eval version 3, dB, which allows any filter of 512 taps.
 
     Args:
         estimate: (K, N).
-        target: (K, N), each beside its estimate; nothing is permuted.
+        target: (K, N), in the order of `estimate`; no permutation is tried.
 
     Returns:
-        (K,); nan where either is silent, at most `BSS_CLAMP_DB`.
+        (K,), at most `BSS_CLAMP_DB`; NaN if the estimate or the target is silent.
 
     Raises:
         MissingPartError: fast-bss-eval is not installed.
@@ -88,20 +88,20 @@ def bss_sdr(estimate: Array, target: Array) -> Array:
     """
     sdr = _module("bss_sdri").sdr
     values = np.full(len(target), np.nan)
-    heard = (np.ptp(estimate, axis=-1) > 0) & (np.ptp(target, axis=-1) > 0)
-    if heard.any():
-        truth, guess = (x[heard, None].astype(np.float64) for x in (target, estimate))
-        values[heard] = sdr(truth, guess, filter_length=BSS_FILTER, clamp_db=BSS_CLAMP_DB)[:, 0]
+    audible = (np.ptp(estimate, axis=-1) > 0) & (np.ptp(target, axis=-1) > 0)
+    if audible.any():
+        pair = (x[audible, None].astype(np.float64) for x in (target, estimate))
+        values[audible] = sdr(*pair, filter_length=BSS_FILTER, clamp_db=BSS_CLAMP_DB)[:, 0]
     return values
 
 
 def pesq(estimate: Array, target: Array, sample_rate: int) -> float:
-    """Return wide-band PESQ, 1.0 (bad) to 4.64; nan where no speech is found.
+    """Return wide-band PESQ, 1.0 (bad) to 4.64; NaN if no speech is detected.
 
     Args:
         estimate: (N,).
         target: (N,), clean speech.
-        sample_rate: 16000, in Hz: the only rate of the wide band.
+        sample_rate: in Hz; wide-band PESQ is only defined at 16000.
 
     Raises:
         MissingPartError: pesq is not installed.
@@ -118,7 +118,7 @@ def pesq(estimate: Array, target: Array, sample_rate: int) -> float:
 
 
 def stoi(estimate: Array, target: Array, sample_rate: int) -> float:
-    """Return short-time intelligibility, 0 to 1; nan where there is too little speech.
+    """Return STOI, short-time objective intelligibility, 0 to 1; NaN for too little speech.
 
     Args:
         estimate: (N,).
@@ -133,10 +133,10 @@ def stoi(estimate: Array, target: Array, sample_rate: int) -> float:
     package = _module("stoi")
     if not np.any(target) or not np.any(estimate):
         return float("nan")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value = float(package.stoi(target, estimate, sample_rate))
-    # It returns 1e-5, and says so, where less than 30 frames of speech are left.
-    if any("Not enough STFT frames" in str(warning.message) for warning in said):
+    # With less than 30 frames of speech pystoi returns 1e-5 and warns.
+    if any("Not enough STFT frames" in str(warning.message) for warning in caught):
         return float("nan")
     return value

@@ -1,4 +1,4 @@
-"""What singing over the music costs: the music stem's gain with and without it."""
+"""Effect of singing on the music stem: its SI-SDRi with and without singing over the music."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from rtmtass.errors import DataError
 from rtmtass.evaluation.evaluate import (
     Clip,
-    Progress,
     describe_set,
     read_set,
     set_names,
@@ -19,6 +18,7 @@ from rtmtass.evaluation.evaluate import (
 )
 from rtmtass.evaluation.metrics import si_sdr
 from rtmtass.separator import Separator
+from rtmtass.types import Progress
 
 
 def compare_singing(
@@ -28,36 +28,38 @@ def compare_singing(
     n: int,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure what singing over the music costs the music stem.
+    """Measure the music stem with and without singing over the music.
 
     Args:
         separator: of one channel.
-        plain: clips of `rtmtass data mix`.
-        sung: clips of the same numbers, of `rtmtass data mix --singing`.
-        n: how many of both there are, for `progress`.
-        progress: see `evaluate`.
+        plain: clips written by `rtmtass data mix`.
+        sung: the same clips written by `rtmtass data mix --singing`.
+        n: number of clips in both together, for `progress`.
+        progress: called with "singing", how many are done, and `n`.
 
     Returns:
-        for JSON: SI-SDRi of music, dB, `instrumental` and `with_singing`, and their
-        `difference` clip by clip, each with its 95 % interval.
+        for JSON: SI-SDRi of music in dB, `instrumental` and `with_singing`, and their
+        paired `difference`, each with its 95 % interval.
 
     Raises:
         DataError: the sets have no clip names in common.
     """
     music = separator.stems.index("music")
-    gains: list[dict[str, float]] = [{}, {}]
+    improvements: list[dict[str, float]] = [{}, {}]
     done = 0
-    for found, clips in zip(gains, (plain, sung), strict=True):
+    for by_name, clips in zip(improvements, (plain, sung), strict=True):
         for clip in clips:
             out, truth = separator.separate(clip.mixture)[music], clip.stems[music]
-            found[clip.name] = float(si_sdr(out, truth) - si_sdr(clip.mixture, truth))
+            by_name[clip.name] = float(si_sdr(out, truth) - si_sdr(clip.mixture, truth))
             done += 1
             if progress is not None:
                 progress("singing", done, n)
-    names = [name for name in gains[0] if name in gains[1]]
+    names = [name for name in improvements[0] if name in improvements[1]]
     if not names:
         raise DataError("the sets have no clips of the same name; mix both with the same --n")
-    instrumental, with_singing = (np.array([found[name] for name in names]) for found in gains)
+    instrumental, with_singing = (
+        np.array([by_name[name] for name in names]) for by_name in improvements
+    )
     return {
         "clips": len(names),
         "instrumental": with_interval(instrumental),
@@ -74,13 +76,15 @@ def compare_sets(
     *,
     first: int | None = None,
 ) -> dict[str, Any]:
-    """Measure as `compare_singing` does, on two sets' folders; `first` clips of each, or all.
+    """Call `compare_singing` on two sets' folders, with the `first` clips of each, or all.
 
     Raises:
-        DataError: `sung` is no set with singing, or the sets share no names.
+        DataError: `sung` wasn't mixed with singing, or the sets have no clip names in common.
     """
     if not describe_set(sung).get("singing"):
-        raise DataError(f"nobody sings in {sung}; write it with: rtmtass data mix --singing")
+        raise DataError(
+            f"{sung} was mixed without singing; write it with: rtmtass data mix --singing"
+        )
     n = sum(len(set_names(folder)[:first]) for folder in (plain, sung))
     clips = [read_set(folder, separator.stems, first=first) for folder in (plain, sung)]
     return compare_singing(separator, clips[0], clips[1], n, progress)

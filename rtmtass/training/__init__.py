@@ -1,1 +1,1 @@
-"""The workshop: data, mixing, training and evaluation. Needs the extra `train`."""
+"""Training tools: data, mixing and training. Need the extra `train`."""

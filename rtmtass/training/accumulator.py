@@ -1,4 +1,4 @@
-"""What training steps came to, added up where they are computed, so that nothing waits for them."""
+"""Loss and gradient metrics of training steps, accumulated on the device without waiting for it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Figures:
-    """What a stretch of steps came to.
+    """Metrics of the steps between two reads.
 
     Attributes:
-        loss_sum, good: the losses' sum, and how many there are, skipped steps left out.
-        skipped: steps without a finite loss and gradient.
-        in_a_row: the most of these without a good one between them; it may have begun
-            before the stretch.
-        loss, norm: of the last step, skipped or not.
-        bad_loss, bad_norm: of the last one that was skipped.
+        loss_sum, good: sum and number of the losses, skipped steps excluded.
+        skipped: steps whose loss or gradient wasn't finite.
+        in_a_row: longest run of skipped steps; it may have begun before the first of
+            these steps.
+        loss, norm: loss and gradient norm of the last step, skipped or not.
+        bad_loss, bad_norm: the same of the last skipped step.
     """
 
     loss_sum: float
@@ -33,46 +33,51 @@ class Figures:
     bad_norm: float
 
 
-class Tally:
-    """Adds up losses and skipped steps on the device; only `read` waits for it."""
+class MetricAccumulator:
+    """Accumulates losses and skipped steps on the device; only `read` waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.values = torch.zeros(9, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, loss: Tensor, norm: Tensor, is_good: Tensor) -> None:
-        """Count a step in."""
+        """Add one step.
+
+        Args:
+            loss, norm: scalars on the device.
+            is_good: a single bool on the device; false for a skipped step.
+        """
         loss, norm = loss.double(), norm.double()
-        loss_sum, good, skipped, row, longest, _, _, bad_loss, bad_norm = self.values.unbind()
+        loss_sum, good, skipped, run, longest, _, _, bad_loss, bad_norm = self.values.unbind()
         one = is_good.double()
-        row = torch.where(is_good, 0.0, row + 1)
-        found = [
+        run = torch.where(is_good, 0.0, run + 1)
+        updated = [
             loss_sum + torch.where(is_good, loss, 0.0),
             good + one,
             skipped + (1 - one),
-            row,
-            torch.maximum(longest, row),
+            run,
+            torch.maximum(longest, run),
             loss,
             norm,
             torch.where(is_good, bad_loss, loss),
             torch.where(is_good, bad_norm, norm),
         ]
-        self.values.copy_(torch.stack(found))
+        self.values.copy_(torch.stack(updated))
 
     def read(self) -> Figures:
-        """Return the figures since the last `read`, and begin anew."""
-        loss_sum, good, skipped, row, longest, *last = self.values.tolist()
+        """Return the figures since the last `read` and reset them."""
+        loss_sum, good, skipped, run, longest, *last = self.values.tolist()
         self.values.zero_()
-        self.values[3:5] = row
+        self.values[3:5] = run  # a run of skipped steps may go on
         return Figures(loss_sum, round(good), round(skipped), round(longest), *last)
 
 
 class Meter:
-    """Losses and steps since the last note, on the host.
+    """Losses and steps since the last log row, on the host.
 
     Attributes:
-        since: when it began, by time.monotonic().
-        steps: so many since then.
+        since: start time, by time.monotonic().
+        steps: steps since then.
     """
 
     def __init__(self, since: float | None = None) -> None:
@@ -80,11 +85,11 @@ class Meter:
         self.steps, self._sum, self._good = 0, 0.0, 0
 
     def add(self, figures: Figures, steps: int) -> None:
-        """Count a stretch of steps in."""
+        """Add the figures of `steps` steps."""
         self._sum, self._good = self._sum + figures.loss_sum, self._good + figures.good
         self.steps += steps
 
     @property
     def mean(self) -> float:
-        """The mean loss of the steps that weren't skipped; NaN without any."""
+        """Mean loss of the steps that weren't skipped; NaN if there are none."""
         return self._sum / self._good if self._good else math.nan

@@ -1,7 +1,6 @@
-"""A branch: a copy of a trunk's last checkpoint that is trained down to a release.
+"""Branches: copies of a trunk's last checkpoint whose learning rate is decayed for a release.
 
-The trunk goes on at its constant rate, here or elsewhere, as if nothing had happened:
-its folder is only read.
+The trunk's folder is only read, so the trunk can go on at its constant rate.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from rtmtass.training.schedule import Branch, schedule_of
 
 @dataclass(frozen=True)
 class BranchOrder:
-    """What `--branch decay` asks for.
+    """Options of `--branch decay`.
 
     Attributes:
-        minutes, steps: over which the learning rate falls to 1 % of the trunk's;
-            whichever is reached first ends the branch, 0 is no bound.
-        runs: the branch's folder; empty for the trunk's with "-decay-STEP" after it.
+        minutes, steps: length, over which the learning rate falls to 1 % of the trunk's;
+            the first one reached ends the branch, 0 is no limit.
+        runs: the branch's folder; empty for the trunk's folder name plus "-decay-STEP".
     """
 
     minutes: float = 0.0
@@ -40,29 +39,31 @@ class BranchOrder:
 def branch_off(
     config: TrainConfig, order: BranchOrder, distributed: DistributedContext
 ) -> TrainConfig:
-    """Prepare a branch, unless it has begun before; return the config that trains it.
+    """Create a branch, unless its folder already holds one; return the config to train it with.
 
     Args:
         config: the trunk's.
         order: length and folder of the branch.
-        distributed: processes that train together; the first one writes.
+        distributed: processes that train together; rank 0 writes.
 
     Returns:
-        `config` with the branch's folder, minutes and steps. Its folder holds a
-        checkpoint: the trunk's, with where it branched off, or the branch's own last.
+        `config` with the branch's folder, minutes and steps. The folder holds a
+        checkpoint: a copy of the trunk's with the branch point, or the branch's own last.
 
     Raises:
-        UsageError: the branch has no length.
-        DataError: the trunk has no checkpoint yet or is a branch itself, or the folder
-            holds something other than a branch.
+        UsageError: the branch has no length, or its folder is the trunk's.
+        DataError: the trunk has no checkpoint or is a branch itself, or the folder
+            holds a run that isn't a branch.
     """
     if not order.minutes and not order.steps:
-        raise UsageError("a branch needs a length; add --minutes 10, or --steps")
+        raise UsageError("a branch needs a length; add --minutes 10 or --steps 1000")
     trunk = Path(config.runs)
     if order.runs and Path(order.runs).resolve() == trunk.resolve():
-        raise UsageError(f"{trunk} is the trunk's own folder; name another by --runs")
+        raise UsageError(
+            f"{trunk} is the trunk's folder; name another one for the branch by --runs"
+        )
     step = _begin(config, order) if distributed.is_first else 0
-    step = round(distributed.largest(float(step))[0])  # the others wait for the copy, too
+    step = round(distributed.largest(float(step))[0])  # also makes the others wait for the copy
     folder = _folder(trunk, step, order)
     return dataclasses.replace(config, minutes=order.minutes, steps=order.steps, runs=str(folder))
 
@@ -72,9 +73,9 @@ def _folder(trunk: Path, step: int, order: BranchOrder) -> Path:
 
 
 def _begin(config: TrainConfig, order: BranchOrder) -> int:
-    """Write the branch's first checkpoint where there is none; return the trunk's step."""
+    """Write the branch's first checkpoint if it has none; return the step it branched off at."""
     model, trunk = config.model(), Path(config.runs)
-    if order.runs:  # then the trunk may be gone by now
+    if order.runs:  # the trunk itself may no longer exist
         begun = _step_of_branch(Path(order.runs), model)
         if begun is not None:
             return begun
@@ -85,18 +86,18 @@ def _begin(config: TrainConfig, order: BranchOrder) -> int:
         rate = schedule_of(config, step, elapsed_s).learning_rate(step, elapsed_s)
         branch = dataclasses.asdict(Branch(step, elapsed_s, rate))
         folder.mkdir(parents=True, exist_ok=True)
-        # The trunk's best was found at its high rate; the branch has to find its own.
+        # The trunk's best score was reached at its high rate: the branch starts without one.
         write_last(folder, model, {**saved, "best": -math.inf, "branch": branch})
     return int(step)
 
 
 def _step_of_branch(folder: Path, model: ModelConfig) -> int | None:
-    """Return where a folder's branch left its trunk; None where the folder holds no run."""
+    """Return the step at which a folder's run branched off; None if the folder holds no run."""
     saved = read_last(folder, model, torch.device("cpu"))
     if saved is None:
         return None
     if not saved.get("branch"):
-        raise DataError(f"{folder} holds a run that is no branch; name another folder by --runs")
+        raise DataError(f"{folder} holds a run that isn't a branch; name another folder by --runs")
     return int(saved["branch"]["step"])
 
 
@@ -104,9 +105,9 @@ def _checkpoint_of_trunk(trunk: Path, model: ModelConfig) -> dict[str, Any]:
     saved = read_last(trunk, model, torch.device("cpu"))
     if saved is None:
         raise DataError(
-            f"there is no {trunk / LAST} to branch off from; train the trunk first, without"
+            f"no checkpoint {trunk / LAST} to branch off from; train the trunk first, without"
             " --branch"
         )
     if saved.get("branch"):
-        raise DataError(f"{trunk} is itself a branch; the config must name its trunk as runs")
+        raise DataError(f"{trunk} is itself a branch; set runs in the config to its trunk's folder")
     return saved

@@ -1,4 +1,4 @@
-"""The model card: every figure in it comes from what was measured and written down before."""
+"""The model card, written from the training record, the metrics and the corpus index."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rtmtass.training.data.corpus import IndexRow
 from rtmtass.training.lineage import runs_of, totals
 
 LIMITS = """\
-- Little real singing was heard in training: sung vocals may come out as speech.
+- Little real singing in the training data: sung vocals may come out as speech.
 - Languages of the training speech: mostly English and German, some French, Russian, Spanish, \
 Italian, Czech and others; no tonal language from real speakers.
 - Music is mostly instrumental game music; reverberant speech was rare.
 - Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise.
-- The model hears up to 8 kHz; what lies above follows its highest band."""
+- The model works up to 8 kHz; higher frequencies get the mask of its highest band."""
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All a card is made of.
+    """Inputs of the card.
 
     Attributes:
         config: the model's.
-        about: what config.json says: version, licence, training.
-        n_parameters: trained numbers.
+        about: version, licence and training record, from config.json.
+        n_parameters: number of trained parameters.
         figures: as in metrics.json.
-        index: the training corpus's.
-        experiments: Markdown of what was tried, may be empty.
-        picture: name of the spectrograms' file beside the card, may be empty.
+        index: index of the training corpus.
+        experiments: Markdown table of experiments; may be empty.
+        picture: file name of the spectrograms, beside the card; may be empty.
     """
 
     config: ModelConfig
@@ -48,7 +48,7 @@ class CardFacts:
 
 
 def write_card(facts: CardFacts) -> str:
-    """Return the card, Markdown."""
+    """Return the card as Markdown."""
     stft, config = facts.config.stft, facts.config
     latency_ms = 1000 * config.algorithmic_latency / stft.sample_rate
     parts = [
@@ -58,8 +58,8 @@ def write_card(facts: CardFacts) -> str:
         f" {stft.n_fft}-sample window, {stft.hop}-sample hop, {latency_ms:g} ms algorithmic"
         f" latency. Licence of the weights: {facts.about['licence']}.",
         *_picture(facts.picture),
-        "## What it reaches",
-        *_reached(config.name, facts.figures),
+        "## Results",
+        *_results(config.name, facts.figures),
         "## How it was trained",
         *_trained(facts.about["training"]),
         *(["## Experiments", facts.experiments] if facts.experiments else []),
@@ -75,11 +75,11 @@ def read_experiments(path: Path) -> str:
     """Return a table of experiments as Markdown.
 
     Args:
-        path: Markdown, taken as it is but for its first heading, or JSON: a list
-            of objects, one a row, whose keys are the columns.
+        path: Markdown, used unchanged except that a heading in its first line is
+            dropped, or JSON: a list of objects, one per row, whose keys are the columns.
 
     Raises:
-        InputError: not there, or JSON of another kind.
+        InputError: the file can't be read, or the JSON isn't a list of objects.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def read_experiments(path: Path) -> str:
         columns = list(dict.fromkeys(key for row in rows for key in row))
         return _table(columns, ([str(row.get(c, "")) for c in columns] for row in rows))
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from None
+        raise InputError(f"{path} can't be read: {error.strerror}; check its path") from None
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} holds no experiments ({error}); give Markdown, or JSON: a list of objects"
@@ -112,24 +112,24 @@ def _interval(value: Mapping[str, float] | None) -> str:
 
 
 def _picture(name: str) -> list[str]:
-    words = "the demo clip and the three stems the model makes of it"
+    words = "the demo clip and the three stems separated from it"
     return [f"![Spectrograms of {words}]({name})"] if name else []
 
 
-def _reached(name: str, figures: dict[str, Any]) -> list[str]:
+def _results(name: str, figures: dict[str, Any]) -> list[str]:
     made_of = figures["set"]
     kinds = {"si_sdri": "SI-SDRi, dB", "sdri": "SDRi, dB", "leakage_db": "leakage, dB"}
     rows = [[s, *(_interval(figures[k].get(s)) for k in kinds)] for s in figures["si_sdri"]]
     return [
         f"{figures['clips']} mixtures of {made_of['seconds']:g} s from recordings, speakers and"
-        " pieces that training never heard, mixed by the rule of arXiv 2107.06467 (music and"
-        " noise each at U(-5, 5) dB against speech), through `Separator.separate`. In"
+        " pieces not used in training, mixed by the rule of arXiv 2107.06467 (music and"
+        " noise each at U(-5, 5) dB against speech) and separated by `Separator.separate`. In"
         " brackets: 95 % bootstrap intervals of the mean. Leakage: level of a stem's output"
-        " when the stem is absent, over the mixture's.",
+        " when the stem is absent, relative to the mixture.",
         _table(["stem", *kinds.values()], rows),
-        *_absence(figures),
+        *_leakage(figures),
         *_singing(figures),
-        "The same figures: `metrics.json`. Measured with",
+        "The same figures are in `metrics.json`. Measured with",
         "```\n"
         f"rtmtass data mix CORPUS SET --cache CACHE --n {made_of['n']}"
         f" --seconds {made_of['seconds']:g} --seed {made_of['seed']}\n"
@@ -137,23 +137,23 @@ def _reached(name: str, figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _absence(figures: dict[str, Any]) -> list[str]:
-    """Say what absent stems get, case by case, and what silence makes."""
+def _leakage(figures: dict[str, Any]) -> list[str]:
+    """Return the leakage into absent stems, case by case, and the output for silence."""
     parts = []
     if "leakage_by_case_db" in figures:
         stems = list(figures["leakage_db"])
         cases = figures["leakage_by_case_db"].items()
         rows = [
-            [case if "+" in case else f"{case} alone", *(_interval(found.get(s)) for s in stems)]
-            for case, found in cases
+            [case if "+" in case else f"{case} alone", *(_interval(levels.get(s)) for s in stems)]
+            for case, levels in cases
         ]
-        parts.append(_table(["what sounds", *(f"leakage into {s}, dB" for s in stems)], rows))
+        parts.append(_table(["present", *(f"leakage into {s}, dB" for s in stems)], rows))
     if "silence_dbfs" in figures:
         silence = figures["silence_dbfs"]
         parts.append(
-            "Silence in: the loudest stem is at"
-            f" {silence['from_start']:.0f} dBFS when nothing was heard before, at"
-            f" {silence['after_sound']:.0f} dBFS a second after a mixture has stopped."
+            "Output for digital silence: the loudest stem is at"
+            f" {silence['from_start']:.0f} dBFS from the start of a stream and at"
+            f" {silence['after_sound']:.0f} dBFS from a second after a mixture has stopped."
         )
     return parts
 
@@ -164,8 +164,8 @@ def _singing(figures: dict[str, Any]) -> list[str]:
     of = {k: _interval(v) for k, v in figures["singing"].items() if k != "clips"}
     return [
         f"With synthetic singing over the music, the music stem's SI-SDRi is {of['with_singing']}"
-        f" dB instead of {of['instrumental']} dB, a difference of {of['difference']} dB clip by"
-        f" clip ({figures['singing']['clips']} clips; `--singing`)."
+        f" dB instead of {of['instrumental']} dB, a paired difference of {of['difference']} dB"
+        f" ({figures['singing']['clips']} clips; `--singing`)."
     ]
 
 
@@ -174,44 +174,44 @@ def _trained(training: dict[str, Any]) -> list[str]:
     total = totals(training)
     machines = {_machine(run) for run in runs}
     where = machines.pop() if len(machines) == 1 else "the machines below"
-    said = (
-        f"{total['mixture_hours']:g} hours of mixtures, made on the fly, in {total['steps']:g}"
+    text = (
+        f"{total['mixture_hours']:g} hours of mixtures, mixed on the fly, in {total['steps']:g}"
         f" steps: {total['machine_hours']:g} hours on {where}"
     )
     if len(runs) > 1:
-        said += f", over {len(runs)} runs, each begun from the weights of the one before"
-    if shares := training.get("averaged_with"):
-        of = ", ".join(f"{share:.0%} those of {version}" for version, share in shares.items())
-        said += f"; the weights are a mean of the last run's and {of}"
-    said += (
-        ". Loss: level-aware SNR and compressed spectra, both stages. Besides the recordings"
-        " below: generated noise, synthetic rooms, and speech re-synthesised as singing, which"
-        " counts as music."
+        text += f", over {len(runs)} runs, each started from the weights of the one before"
+    if weights := training.get("averaged_with"):
+        of = ", ".join(f"{weight:.0%} those of {version}" for version, weight in weights.items())
+        text += f"; the weights are a mean of the last run's and {of}"
+    text += (
+        ". Loss: level-aware SNR and compressed spectra, for both stages. In addition to the"
+        " recordings below: generated noise, synthetic rooms, and speech re-synthesised as"
+        " singing, labelled as music."
     )
     if len(runs) == 1:
-        return [said]
+        return [text]
     rows = [
         [
             run["version"] or "unreleased",
             f"{run.get('mixture_hours', 0):g}",
             f"{run.get('steps', 0)}",
             f"{run.get('machine_hours', 0):g} on {_machine(run)}",
-            _learning(run),
+            _optimiser(run),
         ]
         for run in runs
     ]
     columns = ["run", "hours of mixtures", "steps", "machine-hours", "optimiser"]
-    return [said, _table(columns, rows)]
+    return [text, _table(columns, rows)]
 
 
-def _learning(run: dict[str, Any]) -> str:
-    """Say how a run learnt: its optimiser and, where there was one, its teacher."""
+def _optimiser(run: dict[str, Any]) -> str:
+    """Return a run's optimiser and, if it had one, its teacher."""
     optimiser = OPTIMISERS[run.get("optimiser", "adamw")]
-    return f"{optimiser}, taught by {run['teacher']}" if "teacher" in run else optimiser
+    return f"{optimiser}, distilled from {run['teacher']}" if "teacher" in run else optimiser
 
 
 def _machine(run: dict[str, Any]) -> str:
-    """Say what a run ran on; several processes and a GPU where there were such."""
+    """Return the hardware of a run: CPU cores over all processes, and the GPU if any."""
     threads = run.get("threads", 1)
     cores = f"{threads} CPU core{'s' * (threads != 1)}"
     return cores if run.get("device", "cpu") == "cpu" else f"{cores} and {run['device']}"

@@ -1,4 +1,4 @@
-"""What a training run leaves on disk: the state to go on from, and the best model so far."""
+"""Files of a training run: the checkpoint to resume from, and the best model so far."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ LAST, BEST = "last.pt", "best"
 
 
 def write_last(folder: Path, config: ModelConfig, values: dict[str, Any]) -> None:
-    """Write all that a resumed run needs, whole or not at all."""
+    """Write the checkpoint atomically: a crash leaves the previous one intact."""
     part = folder / f"{LAST}.part"
     torch.save({**values, "config": config.to_dict()}, part)
     os.replace(part, folder / LAST)
 
 
 def read_last(folder: Path, config: ModelConfig, device: torch.device) -> dict[str, Any] | None:
-    """Return what `write_last` wrote; None where nothing was.
+    """Return the checkpoint that `write_last` wrote; None if there is none.
+
+    The model's name isn't compared: a run may be renamed.
 
     Raises:
-        DataError: it is of another network.
+        DataError: the checkpoint is of another network.
     """
     path = folder / LAST
     if not path.exists():
         return None
     saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if config_of(saved["config"]) != config:
+    if dataclasses.replace(config_of(saved["config"]), name=config.name) != config:
         raise DataError(f"{path} holds another network than this config; use another runs folder")
     return {**saved, **{name: renamed(saved[name]) for name in ("weights", "average")}}
 
@@ -42,28 +44,28 @@ def read_last(folder: Path, config: ModelConfig, device: torch.device) -> dict[s
 def starting_weights(
     model: str, config: ModelConfig, fresh: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return a model's weights for a network to begin with, a state_dict.
+    """Return a model's weights to initialise a network with, a state_dict.
 
-    What has no weights may differ: how the level deals with pops. Sub-bands may be new,
-    as they correct nothing at first.
+    Two differences are allowed: `level_pop_s`, which has no weights, and sub-bands in
+    the new network only, whose initial output is zero.
 
     Args:
         model: a name or a folder.
         config: of the network.
-        fresh: its own weights, of which new parts are taken.
+        fresh: the network's initial weights, used for the sub-bands.
 
     Raises:
         ModelError: there is no such model.
-        DataError: it is another network.
+        DataError: the model is another network.
     """
     opened = open_model(model)
     values = {k: torch.from_numpy(v) for k, v in opened.weights.items()}
-    given, here = opened.config.net, config.net
-    changes: dict[str, Any] = {"level_pop_s": here.level_pop_s}
-    if not given.subband_bins and here.subband_bins:
-        changes |= {k: v for k, v in vars(here).items() if k.startswith("subband_")}
+    old, new = opened.config.net, config.net
+    changes: dict[str, Any] = {"level_pop_s": new.level_pop_s}
+    if not old.subband_bins and new.subband_bins:
+        changes |= {k: v for k, v in vars(new).items() if k.startswith("subband_")}
         values |= {k: v for k, v in fresh.items() if k.startswith("subbands.")}
-    if dataclasses.replace(given, **changes) != here:
+    if dataclasses.replace(old, **changes) != new:
         raise DataError(f"{model} holds another network than this config; change [net]")
     return values
 
@@ -77,7 +79,7 @@ def publish(
         folder: the run's.
         config: of the model.
         values: the weights, a state_dict.
-        training: the record of how they came about.
+        training: the training record.
     """
     weights = {
         name: value.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""How a separator is trained, as a small frozen value read from a TOML file."""
+"""The training configuration: a frozen dataclass read from a TOML file."""
 
 from __future__ import annotations
 
@@ -12,70 +12,73 @@ from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig
 from rtmtass.errors import UsageError
 
 OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
-"""What a config may name, and what people call it."""
+"""Values of `optimiser`, and the optimisers' names."""
 SCHEDULES = ("cosine", "wsd")
-"""How the learning rate may change; see `TrainConfig`."""
+"""Values of `schedule`; see `TrainConfig`."""
 EXAMPLES = ("host", "device")
-"""Where training examples may be mixed."""
+"""Values of `examples`: where training examples are mixed."""
+ALIASES = {"carry": "carryover_prob"}
+"""Former keys of [train], and what they are called now."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the keys of a config file's [train] table.
+    """Training configuration; the keys of a config file's [train] table.
 
     Attributes:
         corpus: folder of the recordings and their index.
-        packs: folder of packs to unpack a corpus from, in the place of `corpus`; empty
-            for none.
-        cache: folder of the banks, and of what packs are unpacked into.
+        packs: folder of packs to decode instead of `corpus`; empty for none.
+        cache: folder of the banks and of the decoded packs.
         runs: folder of the run: checkpoint, best model, log, snapshots.
-        preset: of `rtmtass.config.PRESETS`; the tables [net] and [stft] change it.
+        preset: name in `rtmtass.config.PRESETS`; the tables [net] and [stft] change it.
+        name: the model's name. Empty: the preset's, which is only allowed while [net]
+            and [stft] leave the preset unchanged.
         seconds: length of an example.
-        batch: examples in a batch; where several processes train together, of each one's.
-        examples: "host" mixes them on the CPU, "device" where the network trains: on a
-            GPU without work for the CPU.
-        workers: processes that mix ahead where `examples` is "host"; 0 mixes in between.
-        pin_banks: go on with the banks as large as they were when the run began.
-        seed: decides the first weights, the examples and all else that is drawn.
-        optimiser: of `OPTIMISERS`; "muon" moves the matrices, AdamW the rest.
-        learning_rate: the highest.
+        batch: examples per batch and process.
+        examples: "host" mixes them on the CPU, "device" on the training device, which
+            leaves a GPU's host idle.
+        workers: processes that mix ahead if `examples` is "host"; 0 mixes in the
+            training process.
+        pin_banks: keep using the bank sizes of the run's start, even if the banks have
+            grown since.
+        seed: seed of the initial weights, the examples and every other random draw.
+        optimiser: key of `OPTIMISERS`; "muon" updates the matrices, AdamW the rest.
+        learning_rate: peak learning rate.
         weight_decay: of the matrices; vectors don't decay.
         clip: limit of the gradient's norm.
-        schedule: how the learning rate changes. "cosine": up over `warmup_steps`, then
-            down half a cosine to 1 % at the end of the run. "wsd": up, constant, and
-            linearly down to 1 % over the last `decay` of the run.
+        schedule: "cosine": linear warm-up, then half a cosine down to 1 % at the end of
+            the run. "wsd": linear warm-up, constant, then linear down to 1 % over the
+            last `decay` of the run.
         warmup_steps: steps over which the rate rises linearly to `learning_rate`.
-        decay: of "wsd", the part of the run, 0..1, over which the rate falls. 0 makes
-            the run a trunk: it has no end and its rate stays constant; bring copies
-            of it to a finish by `rtmtass train CONFIG --branch decay`.
-        minutes, steps: length of the run, all sittings together; whichever is reached
-            first ends it, 0 is no bound. Of a trunk they are the length of each
-            sitting: `rtmtass train CONFIG --minutes 10` trains 10 minutes more from
-            where the trunk stands. Minutes are of training: validation and saving
-            come on top.
-        ema: decay of the exponential moving average of the weights, which is what is
-            validated and kept.
-        carry: share of the examples that begin with the state another example ended
-            with (state carry-over), so that long streams are learnt from short crops;
-            0 begins all with silence.
-        threads: of torch; 0 leaves it the choice.
+        decay: fraction of a "wsd" run, 0..1, over which the rate falls. 0 makes the
+            run a trunk: it has no end and its rate stays constant; finish copies of it
+            with `rtmtass train CONFIG --branch decay`.
+        minutes, steps: length of the run over all sessions; the first one reached ends
+            it, 0 is no limit. For a trunk, the length of each session: `rtmtass train
+            CONFIG --minutes 10` trains for 10 more minutes. Only training counts, not
+            validation or saving.
+        ema: decay per step of the exponential moving average of the weights. The
+            averaged weights are the ones validated and saved as the best model.
+        carryover_prob: probability that an example starts from the final state of an
+            example of the previous batch (state carry-over), 0..1, so that short crops
+            train for long streams; 0 starts every example from the initial state.
+        threads: torch's CPU threads; 0 for torch's default.
         device: "cpu", "cuda" or "cuda:N".
-        bf16: compute in bfloat16 where torch's autocast finds it safe.
-        graph: on CUDA, record a whole step as one CUDA graph and replay it, which saves
-            the launching of its kernels one by one; only where one process trains.
-            Without effect on a CPU.
-        compile: use torch.compile. Not given: yes, but where a graph is recorded: the
-            compiler stops at every GRU, and a graph saves most of what it would.
-        dev_clips: mixtures of the validation set.
+        bf16: autocast to bfloat16.
+        graph: on CUDA with a single process, record a whole step as one CUDA graph and
+            replay it, which saves launching its kernels one by one. No effect on a CPU.
+        compile: use torch.compile. If not given, only without a CUDA graph: the
+            compiler breaks at every GRU, and a graph saves most of what it would.
+        dev_clips: mixtures in the validation set.
         dev_minutes: minutes of training between validations.
         save_minutes: minutes of training between checkpoints.
-        snapshots: validation mixtures whose stems are written, as sound and picture,
-            at every validation.
-        start_from: a model whose weights to begin with.
-        teacher: a model, of any size, to distil from: its stems are learnt from beside
-            the true ones.
-        teacher_share: how much of the loss asks for the teacher's stems, 0..1.
-        tensorboard: log for TensorBoard, too; needs the extra `tensorboard`.
+        snapshots: validation mixtures whose stems are written as audio and
+            spectrograms at every validation.
+        start_from: a model whose weights initialise the network; empty for none.
+        teacher: a model, of any size, to distil from; empty for none.
+        teacher_share: weight of the distillation loss, 0..1; the loss against the true
+            stems has the rest.
+        tensorboard: also log to TensorBoard; needs the extra `tensorboard`.
         net, stft: the tables [net] and [stft]: fields of `NetConfig` and `StftConfig`
             that differ from the preset's.
     """
@@ -85,6 +88,7 @@ class TrainConfig:
     cache: str = "cache"
     runs: str = "runs/small"
     preset: str = "small"
+    name: str = ""
     seconds: float = 4.0
     batch: int = 16
     examples: str = "host"
@@ -101,7 +105,7 @@ class TrainConfig:
     minutes: float = 0.0
     steps: int = 0
     ema: float = 0.999
-    carry: float = 0.0
+    carryover_prob: float = 0.0
     threads: int = 0
     device: str = "cpu"
     bf16: bool = True
@@ -120,39 +124,66 @@ class TrainConfig:
 
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
-        """Read a TOML file; `overrides` win. Unknown keys are a UsageError that names them."""
+        """Read a TOML file.
+
+        Args:
+            path: the file, with the tables [train], [net] and [stft].
+            overrides: fields that replace the file's; None leaves the file's.
+
+        Raises:
+            UsageError: no such file, not valid TOML, an unknown key or a value out of range.
+        """
         try:
             values = tomllib.loads(path.read_text())
         except FileNotFoundError:
             raise UsageError(f"no training config at {path}; see the README, Train it") from None
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{path} is not valid TOML: {error}") from None
-        flat = {**values.get("train", {}), "net": values.get("net", {})}
-        flat["stft"] = values.get("stft", {})
+        flat = {ALIASES.get(k, k): v for k, v in values.get("train", {}).items()}
+        flat |= {"net": values.get("net", {}), "stft": values.get("stft", {})}
         flat.update({k: v for k, v in overrides.items() if v is not None})
         unknown = sorted(set(flat) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise UsageError(f"{path} has keys rtmtass doesn't know: {', '.join(unknown)}")
+            raise UsageError(
+                f"{path} has unknown keys in [train]: {', '.join(unknown)}; remove them, or"
+                " correct their spelling"
+            )
         config = cls(**flat)
         config._check(path)
         return config
 
     def _check(self, path: Path) -> None:
-        """Raise a UsageError where values can't be."""
+        """Raise a UsageError for values that are out of range or contradict each other."""
         if not (self.minutes or self.steps or self.is_trunk):
             raise UsageError(f"{path} sets neither minutes nor steps; add --minutes 60")
-        for name, known in (("schedule", SCHEDULES), ("examples", EXAMPLES)):
-            if getattr(self, name) not in known:
+        for key, known in (
+            ("schedule", SCHEDULES),
+            ("examples", EXAMPLES),
+            ("preset", tuple(PRESETS)),
+        ):
+            if getattr(self, key) not in known:
                 raise UsageError(
-                    f"{path} has {name} = {getattr(self, name)!r}; give one of: {', '.join(known)}"
+                    f"{path} has {key} = {getattr(self, key)!r}; give one of: {', '.join(known)}"
                 )
-        for name in ("decay", "teacher_share", "carry"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{path} has {name} = {getattr(self, name):g}; give 0 to 1")
+        for key in ("decay", "teacher_share", "carryover_prob"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UsageError(f"{path} has {key} = {getattr(self, key):g}; give 0 to 1")
+        self._check_name(path)
+
+    def _check_name(self, path: Path) -> None:
+        """Raise a UsageError if a changed network would be called like a preset."""
+        model, preset = self.model(), PRESETS[self.preset]()
+        is_changed = (model.net, model.stft) != (preset.net, preset.stft)
+        if is_changed and model.name in {make().name for make in PRESETS.values()}:
+            raise UsageError(
+                f"{path} changes the network of preset {self.preset!r} but calls the model"
+                f" {model.name!r}; a changed network needs a name of its own: add"
+                ' name = "my-model" to [train]'
+            )
 
     @property
     def is_trunk(self) -> bool:
-        """Whether the run has no length, and `minutes` and `steps` are a sitting's."""
+        """Whether the run has no end, and `minutes` and `steps` count per session."""
         return self.schedule == "wsd" and not self.decay
 
     @property
@@ -166,7 +197,13 @@ class TrainConfig:
         return not self.uses_graph if self.compile is None else self.compile
 
     def model(self) -> ModelConfig:
-        """Return the model this run trains: the preset with the [net] and [stft] changes."""
+        """Return the model this run trains: the preset with the [net] and [stft] changes.
+
+        Raises:
+            UsageError: no preset of that name, or an unknown field of [net] or [stft].
+        """
+        if self.preset not in PRESETS:
+            raise UsageError(f"unknown preset {self.preset!r}; give one of: {', '.join(PRESETS)}")
         base = PRESETS[self.preset]()
         net: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in self.net.items()
@@ -174,6 +211,7 @@ class TrainConfig:
         try:
             return dataclasses.replace(
                 base,
+                name=self.name or base.name,
                 net=dataclasses.replace(base.net, **net),
                 stft=dataclasses.replace(base.stft, **self.stft),
             )

@@ -1,7 +1,7 @@
-"""Processes that train one network together, as `torchrun` starts them; usually just one.
+"""Data-parallel training in the processes that `torchrun` starts; usually just one.
 
-Each makes batches of its own; gradients are averaged by torch's DDP, and whatever
-decides when to stop is agreed upon, so that all take the same number of steps.
+Each process makes its own batches; torch's DDP averages the gradients. Values that
+decide when to stop are reduced over all processes, so that all take the same steps.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rtmtass.errors import UsageError
 from rtmtass.runtime.torch.device import find_device
 
 Compute = Callable[..., Any]
-"""Works out something from tensors, the loss first."""
+"""A function of tensors that returns the loss first."""
 
 
 class _Objective(nn.Module):
-    """Makes a module of a network and what is computed with it, for DDP to hook into."""
+    """Wraps a network and its loss function as one module, as DDP needs it."""
 
     def __init__(self, net: nn.Module, compute: Compute) -> None:
         super().__init__()
@@ -34,13 +34,17 @@ class _Objective(nn.Module):
 
 
 class DistributedContext:
-    """Who trains together; entered for as long as they do.
+    """The process group of a training run, as a context manager.
 
     Args:
-        device: "cpu" or "cuda"; with CUDA each process takes the GPU of its number.
+        device: "cpu" or "cuda"; with CUDA each process uses the GPU of its local rank.
+
+    Attributes:
+        rank, size: this process's number and the number of processes.
+        device: where this process trains.
 
     Raises:
-        UsageError: torch finds no such device, or fewer GPUs than processes.
+        UsageError: there is no such device, or there are fewer GPUs than processes.
     """
 
     def __init__(self, device: str) -> None:
@@ -51,26 +55,27 @@ class DistributedContext:
         if self.size > 1 and self.device.type == "cuda":
             if local >= torch.cuda.device_count():
                 raise UsageError(
-                    f"process {local} finds only {torch.cuda.device_count()} GPUs; start no more"
-                    " than that: torchrun --nproc-per-node"
+                    f"process {local} needs a GPU of its own, but there are"
+                    f" {torch.cuda.device_count()}; start fewer processes:"
+                    f" torchrun --nproc-per-node {torch.cuda.device_count()}"
                 )
             self.device = torch.device("cuda", local)
             torch.cuda.set_device(self.device)
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes, judges and tells for all."""
+        """Whether this is rank 0, which validates, reports and writes."""
         return self.rank == 0
 
     @property
     def device_name(self) -> str:
-        """What the device is called: "cpu", or the GPU's name."""
+        """The device's name: "cpu", or the GPU's model."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return str(self.device)
 
     def __enter__(self) -> Self:
-        """Meet the others."""
+        """Join the process group."""
         if self.size > 1:
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         return self
@@ -81,35 +86,35 @@ class DistributedContext:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Part, all at once: who ends early, and badly, takes the one that still saves along."""
+        """Leave the group, after a barrier: a rank that exits early can kill one still saving."""
         if self.size > 1:
             if kind is None:
                 dist.barrier()
             dist.destroy_process_group()
 
     def wrap(self, net: nn.Module, compute: Compute) -> Compute:
-        """Return `compute` such that gradients and norms' statistics are shared by all."""
+        """Return `compute` with gradients averaged over all processes."""
         if self.size == 1:
             return compute
-        # Statistics follow the first process's, as in the averaged weights it keeps.
+        # DDP broadcasts the norms' statistics from rank 0, whose EMA is the one saved.
         ddp: Compute = nn.parallel.DistributedDataParallel(_Objective(net, compute))
         return ddp
 
     def add_up(self, value: Tensor) -> None:
-        """Make a tensor the sum of all processes' ones."""
+        """Replace a tensor by its sum over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(value)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over all processes of a tensor."""
+        """Return a tensor's mean over all processes; the tensor itself is overwritten."""
         self.add_up(value)
         return value / self.size
 
     def largest(self, *values: float) -> list[float]:
-        """Return the largest of each value over all processes: what they agree upon."""
+        """Return the maximum of each value over all processes."""
         if self.size == 1:
             return list(values)
-        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        agreed: list[float] = shared.tolist()
-        return agreed
+        reduced = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(reduced, dist.ReduceOp.MAX)
+        maxima: list[float] = reduced.tolist()
+        return maxima

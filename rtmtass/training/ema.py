@@ -1,4 +1,4 @@
-"""The EMA of the weights: what is validated, kept and released instead of the last step's."""
+"""Exponential moving average (EMA) of the weights, which is validated, saved and released."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from rtmtass.net.mtass import MtassNet
 
 
 class EMA:
-    """An exponential moving average of the weights: steadier than the last step's.
+    """Exponential moving average of a network's weights; less noisy than the last step's.
 
     Args:
-        net: whose weights; they must stay where they are.
-        decay: what is left of the average after a step, once training isn't young.
+        net: the network; its tensors must stay where they are.
+        decay: weight of the old average at each step, after a short warm-up.
 
     Attributes:
         values: the averages by name, a state_dict.
-        weight: what the next `update` moves by, on the device; see `set_weight`.
+        weight: weight of the current weights at the next `update`, a scalar on the
+            device; see `set_weight`.
 
     Source: Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992.
     """
@@ -33,25 +34,25 @@ class EMA:
         self.weight = torch.zeros((), device=self._moving[0][0].device)
 
     def set_weight(self, step: int) -> None:
-        """Set what `update` moves by: more while training is young."""
+        """Set `weight` for a step: 1 - decay, and more in the first steps."""
         self.weight.fill_(1 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
     def update(self, is_good: Tensor) -> None:
-        """Move towards the net's present weights.
+        """Move the averages towards the network's current weights.
 
         Args:
-            is_good: a single bool on the device; where it is false, nothing moves.
+            is_good: a single bool on the device; if false, the averages don't change.
         """
         averages, weights = self._moving
-        # Not _foreach_lerp_: it takes no weight that lies on the device.
-        way = torch._foreach_sub(weights, averages)
-        torch._foreach_mul_(way, self.weight * is_good)
-        torch._foreach_add_(averages, way)
+        # Not _foreach_lerp_: its weight can't be a tensor on the device.
+        difference = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(difference, self.weight * is_good)
+        torch._foreach_add_(averages, difference)
         if self._fixed[0]:
             torch._foreach_copy_(*self._fixed)
 
     def load(self, values: dict[str, Tensor]) -> None:
-        """Take the averages of a checkpoint."""
+        """Load the averages of a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])

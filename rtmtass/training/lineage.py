@@ -1,4 +1,4 @@
-"""What a model has been through: the runs behind its weights, each begun from the last one's."""
+"""Lineage: the training runs behind a model's weights, each started from the previous one's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ KEPT = (
     "teacher",
     "averaged_with",
 )
-"""What is remembered of a run; figures of its own judgement are left behind."""
+"""Keys of a training record that are kept for earlier runs; validation figures are dropped."""
 
 
 def runs_of(training: dict[str, Any], version: str = "") -> list[dict[str, Any]]:
-    """Return all runs of a training record, oldest first, its own the last."""
-    own = {key: training[key] for key in KEPT if key in training}
-    return [*training.get("earlier", []), {"version": version, **own}]
+    """Return all runs of a training record, oldest first, the record's own run last.
+
+    Args:
+        training: a model's training record.
+        version: the model's version, for its own run.
+    """
+    latest = {key: training[key] for key in KEPT if key in training}
+    return [*training.get("earlier", []), {"version": version, **latest}]
 
 
-def runs_behind(model: str) -> list[dict[str, Any]]:
-    """Return the runs that made a model, a name or a folder, oldest first; none if unknown.
+def lineage_of(model: str) -> list[dict[str, Any]]:
+    """Return the runs that trained a model, oldest first; none if it has no training record.
+
+    Args:
+        model: a name or a folder.
 
     Raises:
         ModelError: there is no such model.

@@ -1,4 +1,4 @@
-"""What a training run tells: to CSV files, to TensorBoard if asked, and to whoever watches."""
+"""The log of a training run: CSV files, TensorBoard events and reports to a callback."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from typing import Any
 
 from rtmtass.errors import MissingPartError
 
-Progress = Callable[[dict[str, Any]], None]
+OnReport = Callable[[dict[str, Any]], None]
 """Called with a report: `kind` is "train", "dev" or "skipped"; `done` is 0..1."""
 
 
 class Log:
     """One run's log.
 
-    `train.csv` and `dev.csv` hold a row per report; a resumed run takes out the rows
-    beyond the step it goes on from, so that every step is told once.
+    `train.csv` and `dev.csv` hold a row per report. A resumed run removes the rows after
+    its checkpoint's step, so that no step is logged twice.
 
     Args:
         folder: the run's.
-        progress: whoever watches.
+        on_report: called with every report.
         tensorboard: also write events under `folder/tensorboard`.
 
     Raises:
-        MissingPartError: TensorBoard is asked for and not installed.
+        MissingPartError: TensorBoard is requested but not installed.
     """
 
-    def __init__(self, folder: Path, progress: Progress, *, tensorboard: bool = False) -> None:
-        self._folder, self._progress = folder, progress
+    def __init__(self, folder: Path, on_report: OnReport, *, tensorboard: bool = False) -> None:
+        self._folder, self._on_report = folder, on_report
         self._events = _events(folder / "tensorboard") if tensorboard else None
 
-    def note(self, kind: str, done: float, row: dict[str, Any], **more: Any) -> None:
-        """Keep a row of figures, all of one kind with the same keys; pass it and `more` on."""
+    def write(self, kind: str, done: float, row: dict[str, Any], **more: Any) -> None:
+        """Append a row of figures to the log and report it.
+
+        Args:
+            kind: "train" or "dev"; rows of one kind have the same keys.
+            done: fraction of the run that is done, 0..1.
+            row: the figures, with `step`.
+            more: further values for the report only.
+        """
         path = self._folder / f"{kind}.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -48,20 +55,20 @@ class Log:
                 if name != "step":
                     self._events.add_scalar(f"{kind}/{name}", value, row["step"])
             self._events.flush()
-        self.tell(kind, done, {**row, **more})
+        self.report(kind, done, {**row, **more})
 
-    def tell(self, kind: str, done: float, row: dict[str, Any]) -> None:
-        """Pass something on that is not kept."""
-        self._progress({"kind": kind, "done": done, **row})
+    def report(self, kind: str, done: float, row: dict[str, Any]) -> None:
+        """Report figures without logging them."""
+        self._on_report({"kind": kind, "done": done, **row})
 
     def rewind(self, step: int) -> None:
-        """Take out of the CSV files what was noted after `step`."""
+        """Remove the rows after `step` from the CSV files."""
         for path in (self._folder / "train.csv", self._folder / "dev.csv"):
             if not path.exists():
                 continue
             head, *rows = path.read_text(encoding="utf-8").splitlines()
-            place = head.split(",").index("step")
-            kept = [row for row in rows if int(row.split(",")[place]) <= step]
+            column = head.split(",").index("step")
+            kept = [row for row in rows if int(row.split(",")[column]) <= step]
             if len(kept) < len(rows):
                 part = path.with_suffix(".csv.part")
                 part.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
@@ -74,9 +81,9 @@ class Log:
 
 
 def minutes_left(report: dict[str, Any]) -> float:
-    """Return how many minutes are left, of a run that is `done` so far after `minutes`.
+    """Return the minutes left of a run; infinite for a run without an end.
 
-    A report may say so itself, as those of a trunk do; infinite where nothing ends it.
+    Estimated from `done` and `minutes` if the report doesn't hold `minutes_left`.
     """
     if "minutes_left" in report:
         return float(report["minutes_left"])
@@ -86,7 +93,7 @@ def minutes_left(report: dict[str, Any]) -> float:
 def _events(folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own dependencies' deprecations
+            warnings.simplefilter("ignore")  # deprecations in its dependencies
             from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingPartError(

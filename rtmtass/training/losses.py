@@ -1,4 +1,4 @@
-"""What training minimises: errors heard against the mixture's level, in samples and spectra."""
+"""The training loss: errors relative to the mixture's level, in the time and spectral domain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rtmtass.net.mtass import Stages
 from rtmtass.net.stft import Stft
 
 SILENCE_DB = -30.0
-"""A stem this far below the mixture counts as silent: the floor of the SNR."""
+"""Floor of the SNR, relative to the mixture: a stem below it counts as silent."""
 SPECTRAL_WEIGHT = 10.0
 STAGE_ONE_WEIGHT = 0.5
 COMPRESSION = 0.3
@@ -17,16 +17,19 @@ POWER_TINY = 1e-9
 
 
 def negative_snr(estimate: Tensor, stems: Tensor, mixture: Tensor) -> Tensor:
-    """Return the level-aware error in dB per stem, lower is better.
+    """Return the negative SNR with a floor, in dB per stem; lower is better.
 
-    10 log10((|e|^2 + f |x|^2) / (|s|^2 + f |x|^2)), f = `SILENCE_DB` of the
-    mixture's energy: a silent stem asks for little leakage, not for the
-    impossible; unlike SI-SDR it holds the stem to its level.
+    10 log10((|e|^2 + f |x|^2) / (|s|^2 + f |x|^2)), where f is `SILENCE_DB` as a power
+    ratio: for a silent stem leakage well below the floor gains nothing. Unlike SI-SDR
+    it penalises a wrong level.
 
     Args:
-        estimate: (..., N) or any shape whose last axes are reduced alike.
+        estimate: (..., N); the last axis is averaged over.
         stems: as `estimate`.
         mixture: broadcastable to `estimate`.
+
+    Returns:
+        (...), dB.
 
     Source: the silence-aware SNR of Wisdom et al., arXiv 2011.00801, eq. 2.
     """
@@ -44,55 +47,59 @@ def compressed_distance(estimate: Tensor, target: Tensor, level: Tensor) -> Tens
     Args:
         estimate: (B, T, S, 2, F).
         target: as `estimate`.
-        level: (B, 1, 1, 1), the mixture's root-mean-square spectrum.
+        level: (B, 1, 1, 1), root mean square of the mixture's spectrum.
+
+    Returns:
+        (B, S).
 
     Source: Ephrat et al., arXiv 1804.03619, with the magnitude term of
     Braun and Tashev, arXiv 2009.12286.
     """
-    sides = []
+    compressed = []
     for spec in (estimate, target):
         re, im = spec[..., 0, :] / level, spec[..., 1, :] / level
         power = re * re + im * im + 1e-8
-        magnitude = torch.exp(COMPRESSION / 2 * torch.log(power))  # in half the time of two powers
+        magnitude = torch.exp(COMPRESSION / 2 * torch.log(power))  # twice as fast as two powers
         gain = magnitude * torch.rsqrt(power)
-        sides.append((re * gain, im * gain, magnitude))
-    (a, b, m), (c, d, n) = sides
+        compressed.append((re * gain, im * gain, magnitude))
+    (a, b, m), (c, d, n) = compressed
     return (0.5 * ((a - c) ** 2 + (b - d) ** 2) + 0.5 * (m - n) ** 2).mean(dim=(1, 3))
 
 
 class SeparationLoss:
-    """Both terms over both stages; a value per batch, lower is better.
+    """Weighted sum of both loss terms over both stages; lower is better.
 
     Args:
         stft: the transform.
-        lookahead: frames that the network's answers are late.
+        lookahead: the network's look-ahead, by which its output is delayed, in frames.
     """
 
     def __init__(self, stft: Stft, lookahead: int = 0) -> None:
         self.stft, self.lookahead = stft, lookahead
 
     def __call__(self, stages: Stages, stems: Tensor, stems_spec: Tensor) -> Tensor:
-        """Compare the estimates with the truth.
+        """Return the loss of the estimates.
 
         Args:
-            stages: the network's answer to the mixture.
+            stages: the network's output for the mixture.
             stems: (B, S, N), the true stems.
             stems_spec: (B, S, T, 2, F), their spectra.
 
         Returns:
             a scalar.
         """
-        late = self.lookahead
-        delay = self.stft.config.delay + late * self.stft.config.hop
+        lookahead = self.lookahead
+        delay = self.stft.config.delay + lookahead * self.stft.config.hop
         mixture = stems.sum(dim=1, keepdim=True)
         target = stems_spec.permute(0, 2, 1, 3, 4)
         level = torch.sqrt((target.sum(dim=2) ** 2).mean(dim=(1, 2, 3)) + POWER_TINY)
         level = level[:, None, None, None]
-        if late:
-            target = torch.cat([torch.zeros_like(target[:, :late]), target[:, :-late]], dim=1)
+        if lookahead:
+            silence = torch.zeros_like(target[:, :lookahead])
+            target = torch.cat([silence, target[:, :-lookahead]], dim=1)
         final = self.stft.inverse(stages.final.permute(0, 2, 1, 3, 4))[..., delay:]
-        heard = stems.shape[-1] - delay
-        snr = negative_snr(final, stems[..., :heard], mixture[..., :heard]).mean()
+        n = stems.shape[-1] - delay
+        snr = negative_snr(final, stems[..., :n], mixture[..., :n]).mean()
         spectral = compressed_distance(stages.final, target, level).mean()
         if stages.first is stages.final:
             return snr + SPECTRAL_WEIGHT * spectral

@@ -1,4 +1,4 @@
-"""How a network's parameters move: AdamW for all of them, or Muon for the matrices."""
+"""Optimisers: AdamW for all parameters, or Muon for the matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from rtmtass.training.distributed import DistributedContext
 
 BETAS = (0.9, 0.98)
 QUINTIC = (3.4445, -4.775, 2.0315)
-"""Of the Newton-Schulz step: steepest at zero, so that small directions grow fast."""
+"""Coefficients of the Newton-Schulz step; steep at zero, so small singular values grow fast."""
 STEPS = 5
-LIKE_ADAMW = 0.2
-"""Root mean square of AdamW's steps over its rate, as measured by Liu et al."""
+"""Newton-Schulz steps per update."""
+ADAMW_RMS = 0.2
+"""Root mean square of AdamW's updates divided by its rate, as measured by Liu et al."""
 
 
 @torch.no_grad()
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return about the nearest orthogonal matrix to each: singular values become 0.7 to 1.2.
+    """Return approximately the nearest orthogonal matrices; singular values are 0.7 to 1.2.
 
     Args:
-        matrices: (K, M, N), any real dtype; products are in bf16 on a GPU, which is
-            exact enough, else as they come.
+        matrices: (K, M, N), any real dtype; computed in bfloat16 on a GPU, which is
+            precise enough, and in their own dtype on a CPU.
 
     Returns:
         (K, M, N).
@@ -48,22 +49,23 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Moves every matrix by the orthogonal matrix next to its averaged gradient.
+    """Muon: SGD with Nesterov momentum whose updates are orthogonalised.
 
-    torch's own, since 2.9, works in bf16 one matrix at a time; on a CPU without fast
-    bf16 it took 1.7 times as long for the matrices of `small`. Here all matrices of one
-    shape are one batch, and nothing waits for the device.
+    torch's implementation, since 2.9, works in bfloat16 on one matrix at a time; on a
+    CPU without fast bfloat16 it took 1.7 times as long for the matrices of `small`. Here
+    all matrices of one shape are one batch, and nothing waits for the device.
 
     Args:
-        matrices: parameters of two axes.
-        lr, weight_decay: as AdamW's; a step has the size that AdamW's would have. The
-            rate may be a tensor on the device.
-        momentum: of the averaged gradient, Nesterov's.
-        distributed: processes that step alike; each makes its share of the orthogonal matrices.
+        matrices: parameters with two axes.
+        lr, weight_decay: as AdamW's; updates are scaled to the size of AdamW's. The rate
+            may be a tensor on the device.
+        momentum: Nesterov momentum.
+        distributed: processes that take the same steps; each orthogonalises a part of
+            the matrices.
 
     Attributes:
-        found_inf: as torch's fused optimisers have it: a tensor, 1 where the gradients
-            aren't finite; then a step changes nothing.
+        found_inf: as in torch's fused optimisers: a tensor, 1 if the gradients aren't
+            finite; then a step changes nothing.
 
     Source: Jordan et al., "Muon: an optimizer for hidden layers", 2024; the scale
     is eq. 4 of Liu et al., arXiv 2502.16982.
@@ -84,7 +86,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move once."""
+        """Update the parameters once."""
         for number, group in enumerate(self.param_groups):
             matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
             if not matrices:
@@ -92,18 +94,20 @@ class Muon(Optimizer):
             rate = group["lr"]
             if self.found_inf is not None:
                 rate = rate * (1 - self.found_inf)
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in matrices:
-                alike[matrix.shape].append(matrix)
-            order = [matrix for these in alike.values() for matrix in these]
-            ways = self._ways([self._aims(these, number) for these in alike.values()])
-            for way in ways:
-                way.mul_(rate * LIKE_ADAMW * max(way.shape[1:]) ** 0.5)
-            torch._foreach_mul_(order, 1 - rate * group["weight_decay"])
-            torch._foreach_sub_(order, [one for way in ways for one in way])
+                by_shape[matrix.shape].append(matrix)
+            ordered = [matrix for stack in by_shape.values() for matrix in stack]
+            updates = self._orthogonalised(
+                [self._momentum_updates(stack, number) for stack in by_shape.values()]
+            )
+            for update in updates:
+                update.mul_(rate * ADAMW_RMS * max(update.shape[1:]) ** 0.5)
+            torch._foreach_mul_(ordered, 1 - rate * group["weight_decay"])
+            torch._foreach_sub_(ordered, [matrix for update in updates for matrix in update])
 
-    def _aims(self, matrices: list[Tensor], group: int) -> Tensor:
-        """Return the averaged gradients (K, M, N), with this step's a little ahead."""
+    def _momentum_updates(self, matrices: list[Tensor], group: int) -> Tensor:
+        """Return the gradients after Nesterov momentum, (K, M, N)."""
         momentum = self.param_groups[group]["momentum"]
         gradients = torch.stack([matrix.grad for matrix in matrices])  # type: ignore[misc]
         ema = self._ema(matrices, group)
@@ -116,7 +120,7 @@ class Muon(Optimizer):
         return gradients.lerp(ema, momentum)
 
     def _ema(self, matrices: list[Tensor], group: int) -> Tensor:
-        """Return the gradients' averages (K, M, N); each matrix's state is a part of it."""
+        """Return the gradients' moving averages (K, M, N); each matrix's state is a view of it."""
         key = group, matrices[0].shape
         if key not in self._averages:
             parts = [self.state[m].get("average", torch.zeros_like(m)) for m in matrices]
@@ -126,40 +130,46 @@ class Muon(Optimizer):
         assert len(self._averages[key]) == len(matrices)
         return self._averages[key]
 
-    def _ways(self, aims: list[Tensor]) -> list[Tensor]:
-        """Return the orthogonal matrices next to `aims`, stacks of one shape each."""
+    def _orthogonalised(self, updates: list[Tensor]) -> list[Tensor]:
+        """Return updates with their matrices orthogonalised.
+
+        Args:
+            updates: stacks (K, M, N), one per shape.
+        """
         if self.distributed.size == 1:
-            return [orthogonal(aim) for aim in aims]
-        whole = aims[0].new_zeros(sum(aim.numel() for aim in aims))
-        parts = torch.split(whole, [aim.numel() for aim in aims])
-        ways = [part.view_as(aim) for part, aim in zip(parts, aims, strict=True)]
-        # Dealt out large to small, alike to alike: all have about as much to do.
-        dealt = sorted(range(len(aims)), key=lambda i: (aims[i][0].numel(), aims[i].shape[1:]))
-        order = [(i, k) for i in dealt[::-1] for k in range(len(aims[i]))]
-        mine: dict[int, list[int]] = defaultdict(list)
+            return [orthogonal(update) for update in updates]
+        flat = updates[0].new_zeros(sum(update.numel() for update in updates))
+        parts = torch.split(flat, [update.numel() for update in updates])
+        results = [part.view_as(update) for part, update in zip(parts, updates, strict=True)]
+        # Dealt out from large to small, equal shapes in a row: every rank gets about as much work.
+        by_size = sorted(
+            range(len(updates)), key=lambda i: (updates[i][0].numel(), updates[i].shape[1:])
+        )
+        order = [(i, k) for i in by_size[::-1] for k in range(len(updates[i]))]
+        local: dict[int, list[int]] = defaultdict(list)
         for i, k in order[self.distributed.rank :: self.distributed.size]:
-            mine[i].append(k)
-        for i, places in mine.items():
-            ways[i][places] = orthogonal(aims[i][places])
-        self.distributed.add_up(whole)
-        return ways
+            local[i].append(k)
+        for i, indices in local.items():
+            results[i][indices] = orthogonal(updates[i][indices])
+        self.distributed.add_up(flat)
+        return results
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load the result of `state_dict`."""
         super().load_state_dict(state_dict)
         self._averages = {}
 
 
 class Optimisers:
-    """One optimiser to the trainer, whichever and however many it is made of.
+    """The optimisers of a network behind one interface.
 
     The rate is a tensor on the device, so that a step can be captured as a CUDA graph.
 
     Args:
-        net: whose parameters learn.
-        kind: of `OPTIMISERS`; "muon" leaves biases, norms and slopes to AdamW.
-        learning_rate, weight_decay: of all; vectors don't decay.
-        distributed: processes that step alike.
+        net: the network to train.
+        kind: key of `OPTIMISERS`; "muon" leaves biases, norms and slopes to AdamW.
+        learning_rate, weight_decay: of all optimisers; vectors don't decay.
+        distributed: processes that take the same steps.
 
     Raises:
         UsageError: there is no optimiser of that name.
@@ -176,7 +186,7 @@ class Optimisers:
         distributed: DistributedContext | None = None,
     ) -> None:
         if kind not in OPTIMISERS:
-            raise UsageError(f"no optimiser {kind!r}; there are: {', '.join(OPTIMISERS)}")
+            raise UsageError(f"unknown optimiser {kind!r}; give one of: {', '.join(OPTIMISERS)}")
         matrices = [p for p in net.parameters() if p.ndim == 2]
         others = [p for p in net.parameters() if p.ndim != 2]
         device = next(net.parameters()).device
@@ -190,20 +200,20 @@ class Optimisers:
         is_cuda = device.type == "cuda"
         self.parts.append(AdamW(groups, lr=self._rate, betas=BETAS, fused=True, capturable=is_cuda))
         for group in self._groups():
-            group["lr"] = self._rate  # the very same tensor, whatever torch copied
+            group["lr"] = self._rate  # torch may have copied the tensor
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
     def set_rate(self, learning_rate: float) -> None:
-        """Let the next steps move at this rate."""
+        """Set the learning rate of the next steps."""
         self._rate.fill_(learning_rate)
 
     def step(self, found_inf: Tensor | None = None) -> None:
-        """Move once.
+        """Update the parameters once.
 
         Args:
-            found_inf: a single float on the device; where it is 1, nothing changes.
+            found_inf: a single float on the device; if it is 1, nothing changes.
         """
         for part in self.parts:
             part.found_inf = found_inf  # type: ignore[attr-defined]
@@ -215,36 +225,36 @@ class Optimisers:
             part.zero_grad(set_to_none=True)
 
     def tensors(self) -> list[Tensor]:
-        """Return all tensors of the optimisers' state, for whoever has to put them back."""
+        """Return all tensors of the optimisers' state."""
         states = [state for part in self.parts for state in part.state.values()]
         return [v for state in states for v in state.values() if isinstance(v, Tensor)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the optimisers' state for a checkpoint."""
         parts = [part.state_dict() for part in self.parts]
         for part in parts:
             part["param_groups"] = [{**g, "lr": float(g["lr"])} for g in part["param_groups"]]
         return {"parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave, on whatever device.
+        """Load the result of `state_dict`, from any device.
 
-        Only what was learnt is taken: rate, decay and how to compute are this run's own.
+        Hyperparameters (rate, decay, implementation) stay those of this run.
 
         Raises:
-            DataError: it is of another kind of optimiser.
+            DataError: the state is of another kind of optimiser.
         """
-        parts = state.get("parts", [state])  # before 0.4: AdamW's alone
+        parts = state.get("parts", [state])  # before 0.4: only AdamW's state
         if len(parts) != len(self.parts):
             raise DataError(
-                "the checkpoint was made by another optimiser than this config names;"
+                "the checkpoint was written with another optimiser than this config names;"
                 f" change optimiser (one of: {', '.join(OPTIMISERS)}) or use another runs folder"
             )
         for part, values in zip(self.parts, parts, strict=True):
             groups = [
-                {**mine, "params": theirs["params"]}
-                for mine, theirs in zip(part.param_groups, values["param_groups"], strict=True)
+                {**current, "params": saved["params"]}
+                for current, saved in zip(part.param_groups, values["param_groups"], strict=True)
             ]
             part.load_state_dict({**values, "param_groups": groups})
         for group in self._groups():
-            group["lr"] = self._rate  # loading has copied it
+            group["lr"] = self._rate  # loading copied the tensor

@@ -1,4 +1,4 @@
-"""`rtmtass release`: from a trained model to one that ships, with figures it measured itself."""
+"""`rtmtass release`: writes a trained model with its card, metrics and golden output."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from typing import Any
 import numpy as np
 
 from rtmtass.evaluation import perceptual
-from rtmtass.evaluation.evaluate import Progress, describe_set, evaluate, read_set
+from rtmtass.evaluation.evaluate import describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
 from rtmtass.io.decode import decode
 from rtmtass.separator import Separator, load
 from rtmtass.spectrogram import write_report
 from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import read_index
-from rtmtass.training.lineage import runs_behind
+from rtmtass.training.lineage import lineage_of
+from rtmtass.types import Progress
 from rtmtass.weights import demo_clip, open_model, save_model
 
 GOLDEN_START_S, GOLDEN_S = 4.0, 1.0
-"""The part of the demo clip whose stems are kept, to be found again by every later version."""
+"""Section of the demo clip whose stems are the golden output that later versions must reproduce."""
 PICTURE = "spectrograms.png"
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What a release may have besides.
+    """Optional inputs of a release.
 
     Attributes:
-        singing: a set of `rtmtass data mix --singing`, to measure sung music by.
+        singing: a set written by `rtmtass data mix --singing`, to measure sung music on.
         experiments: a file for the card, see `card.read_experiments`.
-        started_from: the model training began from, where its record doesn't say.
+        started_from: the model that training started from, if its record doesn't say.
     """
 
     singing: Path | None = None
@@ -54,14 +55,14 @@ def release(
     """Measure a trained model and write it to `out` as a release.
 
     Args:
-        trained: the folder `rtmtass train` left its best weights in.
-        evaluation_set: folder of `rtmtass data mix`.
-        corpus: what it was trained on, for the card's table of sources.
+        trained: folder of the best weights, written by `rtmtass train`.
+        evaluation_set: folder of a set written by `rtmtass data mix`.
+        corpus: the training corpus, for the card's table of sources.
         out: the model's folder, models/NAME.
         version: of the weights.
-        separator: `load(trained)`, as people get it: the figures are its.
+        separator: `load(trained)` with default settings; this is what is measured.
         progress: see `evaluate`.
-        extras: what else goes into figures and card.
+        extras: optional inputs.
 
     Returns:
         the figures, as written to metrics.json.
@@ -93,15 +94,15 @@ def release(
 
 
 def _record(about: Mapping[str, Any], extras: Extras) -> dict[str, Any]:
-    """Return the training record with the runs before it."""
+    """Return the training record with its earlier runs."""
     training = dict(about["training"])
     if extras.started_from and not training.get("earlier"):
-        training["earlier"] = runs_behind(extras.started_from)
+        training["earlier"] = lineage_of(extras.started_from)
     return training
 
 
 def write_golden(separator: Separator, path: Path) -> None:
-    """Keep what the model, in f32, makes of a second of the demo clip."""
+    """Write a second of the demo clip and the stems a float32 model separates from it."""
     clip = decode(demo_clip())
     start = round(GOLDEN_START_S * separator.sample_rate)
     mixture = clip[start : start + round(GOLDEN_S * separator.sample_rate)]
@@ -109,7 +110,7 @@ def write_golden(separator: Separator, path: Path) -> None:
 
 
 def draw(separator: Separator, path: Path) -> None:
-    """Draw the demo clip and the stems the model makes of it, small enough for a card."""
+    """Draw spectrograms of the demo clip and its separated stems, small enough for a card."""
     clip = decode(demo_clip())
     stems = dict(zip(separator.stems, separator.separate(clip), strict=True))
     write_report(path, {"mixture": clip, **stems}, separator.sample_rate, is_small=True)

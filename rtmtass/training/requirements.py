@@ -1,4 +1,4 @@
-"""What training can do without on a bare machine, and what it does instead."""
+"""Optional dependencies of training, and how it runs without them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from rtmtass.errors import MissingPartError
 from rtmtass.training.config import TrainConfig
 
 HOST_EXAMPLES = ("scipy", "soxr")
-"""Packages without which no examples are made on the host."""
+"""Packages needed to make examples on the host."""
 
 
 def fitted(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Return a config that this machine can follow, and a line on all that it goes without.
+    """Return a config that works on this machine, and a line about each missing feature.
 
     Raises:
-        MissingPartError: it lacks something that nothing stands in for.
+        MissingPartError: a package is missing that has no substitute.
     """
     lines: list[str] = []
-    absent = missing(*HOST_EXAMPLES) if config.examples == "host" else []
-    if absent:
+    lacking = missing(*HOST_EXAMPLES) if config.examples == "host" else []
+    if lacking:
         raise MissingPartError(
-            f"examples = \"host\" needs {' and '.join(absent)}: pip install 'rtmtass[train]',"
+            f"examples = \"host\" needs {' and '.join(lacking)}: pip install 'rtmtass[train]',"
             ' or set examples = "device", which needs only torch'
         )
     if config.snapshots and missing("matplotlib"):
         lines.append("matplotlib isn't installed: snapshots have no pictures")
     if config.device == "cpu" and missing("numba"):
-        lines.append("numba isn't installed: the gradient of a GRU is torch's own, which is slower")
+        lines.append("numba isn't installed: using torch's gradient of a GRU, which is slower")
     problem = compiler_problem(config.device) if config.uses_compile else ""
     if problem:
         lines.append(f"torch.compile doesn't work here ({problem}): training without it, slower")
@@ -40,25 +40,24 @@ def fitted(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
 
 
 def missing(*packages: str) -> list[str]:
-    """Return those of some packages that aren't installed."""
+    """Return the packages that aren't installed."""
     return [name for name in packages if not _is_installed(name)]
 
 
 def compiler_problem(device: str) -> str:
-    """Return why torch.compile doesn't work on a device, in one line; empty where it does.
+    """Return why torch.compile doesn't work on a device, in one line; empty if it works.
 
-    The only way to know is to compile something: a compiler may be missing, or the
-    headers it needs.
+    Found by compiling a function: the compiler may be missing, or headers it needs.
     """
     try:
-        torch.compile(_something)(torch.ones(64, device=device))
+        torch.compile(_probe)(torch.ones(64, device=device))
     except Exception as error:  # of many types, from three compilers
-        said = (str(error).strip().splitlines() or [""])[0]
-        return said or type(error).__name__
+        message = (str(error).strip().splitlines() or [""])[0]
+        return message or type(error).__name__
     return ""
 
 
-def _something(x: Tensor) -> Tensor:
+def _probe(x: Tensor) -> Tensor:
     return torch.sin(x).sum() + x
 
 

@@ -1,10 +1,10 @@
-"""Learning rates over time, and what `minutes` and `steps` measure: a run, a sitting or a branch.
+"""Learning-rate schedules, and what `minutes` and `steps` limit: a run, a session or a branch.
 
 A *run* with the schedule "cosine", or "wsd" with a decay, has a length, and its rate
-depends on how much of it is done. A *trunk*, "wsd" with decay = 0, has none: its rate
-is constant over any number of sittings, and `minutes` and `steps` are the length of
-each *sitting*, of one `rtmtass train`. A *branch* is a copy of a trunk with a length of
-its own, over which the rate falls.
+depends on the fraction done. A *trunk*, "wsd" with decay = 0, has none: its rate is
+constant over any number of sessions, and `minutes` and `steps` are the length of each
+*session*, that is one `rtmtass train`. A *branch* is a copy of a trunk with its own
+length, over which the rate falls.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from rtmtass.training.config import TrainConfig
 
 LOWEST = 0.01
-"""Part of the highest rate that every fall ends at."""
+"""Final rate of every decay, as a fraction of the peak rate."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The stretch of training that `minutes` and `steps` measure.
+    """The part of the training that `minutes` and `steps` limit.
 
     Attributes:
-        minutes, steps: its length; whichever is reached first ends it, 0 is no bound.
-        first_step, first_s: where it begins: the run's steps and seconds of training
-            before it. 0 for a run with a length.
+        minutes, steps: its length; the first one reached ends it, 0 is no limit.
+        first_step, first_s: steps and seconds of training before it; 0 for a run with a
+            length.
     """
 
     minutes: float
@@ -35,7 +35,7 @@ class Span:
     first_s: float = 0.0
 
     def done(self, step: int, elapsed_s: float) -> float:
-        """Return how much of it is done, 0..1; 0 where nothing bounds it."""
+        """Return the fraction done, 0..1; 0 without a limit."""
         done = 0.0
         if self.minutes:
             done = max(done, (elapsed_s - self.first_s) / 60 / self.minutes)
@@ -44,18 +44,18 @@ class Span:
         return min(done, 1.0)
 
     def minutes_left(self, step: int, elapsed_s: float) -> float:
-        """Return how much longer it will take at the speed so far; infinite without a bound."""
+        """Return the minutes left at the average speed so far; infinite without a limit."""
         done = self.done(step, elapsed_s)
         return (elapsed_s - self.first_s) / 60 * (1 / done - 1) if done else math.inf
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where a branch left its trunk; kept in the branch's checkpoints.
+    """Branch point; stored in the branch's checkpoints.
 
     Attributes:
-        step, elapsed_s: the trunk's steps and seconds of training at that point.
-        rate: the trunk's learning rate there, from which the branch's falls.
+        step, elapsed_s: the trunk's steps and seconds of training.
+        rate: the trunk's learning rate, from which the branch's falls.
     """
 
     step: int
@@ -69,14 +69,14 @@ class Schedule:
 
     Attributes:
         kind: "cosine", "wsd" or "branch".
-        rate: the highest.
-        warmup_steps: over which it is reached, linearly.
-        decay: last part of a "wsd" run, 0..1, over which the rate falls linearly.
-        span: what `minutes` and `steps` measure.
+        rate: peak rate.
+        warmup_steps: steps of linear warm-up.
+        decay: final fraction of a "wsd" run, 0..1, over which the rate falls linearly.
+        span: the part of the training that `minutes` and `steps` limit.
 
     Source: warm-up, stable, decay: Hu et al., "MiniCPM", arXiv 2404.06395. A branch
     falls by 1 - sqrt(t), which Hägele et al., arXiv 2405.18392, section 3, found better
-    than a line at every length they tried.
+    than a linear decay at every length they tried.
     """
 
     kind: str
@@ -86,7 +86,7 @@ class Schedule:
     span: Span
 
     def learning_rate(self, step: int, elapsed_s: float) -> float:
-        """Return the rate of a step after so many steps and seconds of training."""
+        """Return the rate after `step` steps and `elapsed_s` seconds of training."""
         done = self.span.done(step, elapsed_s)
         if self.kind == "branch":
             return self.rate * _above_lowest(1 - math.sqrt(done))
@@ -98,21 +98,21 @@ class Schedule:
         return rate * _above_lowest(min(1.0, (1 - done) / self.decay))
 
 
-def _above_lowest(part: float) -> float:
+def _above_lowest(fraction: float) -> float:
     """Map 1..0 to 1..`LOWEST`."""
-    return LOWEST + (1 - LOWEST) * part
+    return LOWEST + (1 - LOWEST) * fraction
 
 
 def schedule_of(
     config: TrainConfig, step: int = 0, elapsed_s: float = 0.0, branch: Branch | None = None
 ) -> Schedule:
-    """Return the schedule of a sitting.
+    """Return the schedule of a session.
 
     Args:
-        config: the run's; of a branch, with the branch's length in `minutes` and `steps`.
-        step, elapsed_s: steps and seconds of training before this sitting; they
-            matter only to a trunk.
-        branch: where the branch began, if this run is one.
+        config: the run's; for a branch with the branch's length in `minutes` and `steps`.
+        step, elapsed_s: steps and seconds of training before this session; used only for
+            a trunk.
+        branch: the branch point, if this run is a branch.
     """
     bounds: dict[str, Any] = {"minutes": config.minutes, "steps": config.steps}
     if branch is not None:

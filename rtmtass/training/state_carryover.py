@@ -1,7 +1,7 @@
-"""State carry-over: examples begin with a state another ended with; short crops teach long streams.
+"""State carry-over: examples start from another's final state, so short crops train for streams.
 
-A network that always begins with silence and reads a few seconds never meets the state
-it has after minutes of sound or silence, and gets worse with it.
+A network trained only on short crops from its initial state never sees the states that
+minutes of sound or silence lead to, and gets worse in them.
 """
 
 from __future__ import annotations
@@ -16,77 +16,85 @@ from torch import Tensor
 from rtmtass.net.mtass import MtassNet, NetState
 
 
-def mapped(change: Callable[[Tensor], Tensor], memory: Any) -> Any:
-    """Return a memory, tensors in tuples in tuples, with every tensor changed."""
-    if isinstance(memory, Tensor):
-        return change(memory)
-    parts = [mapped(change, part) for part in memory]
-    return type(memory)(*parts) if hasattr(memory, "_fields") else tuple(parts)
+def map_state(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """Return a state, nested tuples of tensors, with `change` applied to every tensor."""
+    if isinstance(state, Tensor):
+        return change(state)
+    parts = [map_state(change, part) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
-def tensors(memory: Any) -> list[Tensor]:
-    """Return all tensors of a memory, in order."""
-    if isinstance(memory, Tensor):
-        return [memory]
-    return [found for part in memory for found in tensors(part)]
+def state_tensors(state: Any) -> list[Tensor]:
+    """Return all tensors of a state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in state_tensors(part)]
 
 
 class StateCarryover:
-    """Begins a share of the examples with the state an example of the batch before ended with.
+    """Starts some examples from the final state of an example of the previous batch.
 
-    Whose state an example gets is drawn anew each time, so that it goes with sound,
-    level and silence of any kind; gradients don't reach back into it.
+    The states are shuffled for each batch, so that an example may follow sound, level and
+    silence of any kind; gradients don't flow through them.
 
-    A batch is: `draw` on the host, then `begin` and `end` on the device, which read and
-    write tensors that stay where they are, as a captured CUDA graph needs it.
+    Per batch, call `draw` on the host, then `begin` and `end` on the device; these read
+    and write tensors that stay where they are, as a captured CUDA graph requires.
 
     Args:
-        net: whose state it is.
-        share: of the examples, 0..1; the others begin with silence.
-        seed: with the batch's number it decides everything.
+        net: the network.
+        prob: probability that an example starts from a carried state, 0..1; the others
+            start from the initial state.
+        seed: seed of the draws, together with the batch's number.
+
+    Attributes:
+        final_states: (B, elements of one stream's state), as the last batch left them.
     """
 
-    def __init__(self, net: MtassNet, share: float, seed: int) -> None:
-        self._net, self._share, self._seed = net, share, seed
+    def __init__(self, net: MtassNet, prob: float, seed: int) -> None:
+        self._prob, self._seed = prob, seed
         self._template: NetState = net.init_state(1)
-        self._sizes = [leaf[0].numel() for leaf in tensors(self._template)]
+        self._sizes = [leaf[0].numel() for leaf in state_tensors(self._template)]
         self._device = self._template.past.device
         self._allocate(0)
 
     def _allocate(self, batch: int) -> None:
-        self.rows = torch.zeros(batch, sum(self._sizes), device=self._device)
-        """(B, all that one stream's state holds): what the last batch ended with."""
-        self._keep = torch.zeros(batch, 1, dtype=torch.bool, device=self._device)
+        self.final_states = torch.zeros(batch, sum(self._sizes), device=self._device)
+        self._is_carried = torch.zeros(batch, 1, dtype=torch.bool, device=self._device)
         self._order = torch.zeros(batch, dtype=torch.long, device=self._device)
-        self._silence: NetState = mapped(
+        self._initial_state: NetState = map_state(
             lambda leaf: leaf.new_zeros(batch, *leaf.shape[1:]), self._template
         )
 
     def draw(self, batch: int, number: int) -> None:
-        """Draw who begins with whose state in batch `number` of `batch` examples.
+        """Draw which examples of a batch start from which carried state.
 
-        Where there are more or fewer examples than before, all begin with silence.
+        After a change of batch size, all start from the initial state.
+
+        Args:
+            batch: examples in the batch.
+            number: the batch's number.
         """
-        if batch != len(self.rows):
+        if batch != len(self.final_states):
             self._allocate(batch)
-        if not self._share:
+        if not self._prob:
             return
         rng = np.random.default_rng([self._seed, number, 0])
-        self._keep.copy_(self._ready(rng.random((batch, 1)) < self._share), non_blocking=True)
-        self._order.copy_(self._ready(rng.permutation(batch)), non_blocking=True)
+        is_carried = rng.random((batch, 1)) < self._prob
+        self._is_carried.copy_(self._pinned(is_carried), non_blocking=True)
+        self._order.copy_(self._pinned(rng.permutation(batch)), non_blocking=True)
 
-    def _ready(self, drawn: np.ndarray[Any, Any]) -> Tensor:
-        """Return a tensor that a GPU can fetch when it gets there, without the host waiting."""
-        given = torch.from_numpy(drawn)
-        return given.pin_memory() if self._device.type == "cuda" else given
+    def _pinned(self, drawn: np.ndarray[Any, Any]) -> Tensor:
+        """Return a tensor that can be copied to a GPU without the host waiting."""
+        tensor = torch.from_numpy(drawn)
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def begin(self) -> NetState:
-        """Return the state to begin the batch with, its tensors float32 and contiguous."""
-        if not self._share:
-            return self._silence
-        rows = torch.where(self._keep, self.rows[self._order], 0.0)
+        """Return the initial state of the batch; its tensors are float32 and contiguous."""
+        if not self._prob:
+            return self._initial_state
+        rows = torch.where(self._is_carried, self.final_states[self._order], 0.0)
         parts = iter(rows.split(self._sizes, dim=1))  # type: ignore[no-untyped-call]
-        state: NetState = mapped(
+        state: NetState = map_state(
             lambda leaf: next(parts).reshape(len(rows), *leaf.shape[1:]).contiguous(),
             self._template,
         )
@@ -94,29 +102,29 @@ class StateCarryover:
 
     @torch.no_grad()
     def end(self, state: NetState, is_good: Tensor) -> None:
-        """Keep what a batch ended with; a state that isn't finite gives way to silence.
+        """Store the final states of a batch; all become zero if any isn't finite.
 
         Args:
-            state: of the batch.
-            is_good: a single bool on the device; where it is false, what was kept stays.
+            state: the batch's final state.
+            is_good: a single bool on the device; if false, the stored states don't change.
         """
-        if not self._share:
+        if not self._prob:
             return
-        ended = torch.cat([leaf.float().flatten(1) for leaf in tensors(state)], dim=1)
-        ended = torch.where(ended.isfinite().all(), ended, 0.0)
-        self.rows.copy_(torch.where(is_good, ended, self.rows))
+        final = torch.cat([leaf.float().flatten(1) for leaf in state_tensors(state)], dim=1)
+        final = torch.where(final.isfinite().all(), final, 0.0)
+        self.final_states.copy_(torch.where(is_good, final, self.final_states))
 
     def to_list(self) -> list[Tensor]:
-        """Return what is kept as a list of tensors, for a checkpoint."""
-        parts = self.rows.split(self._sizes, dim=1)  # type: ignore[no-untyped-call]
-        shapes = (leaf.shape[1:] for leaf in tensors(self._template))
-        # Cloned: a checkpoint holds all of a tensor's storage.
-        batch = len(self.rows)
+        """Return the stored states as a list of tensors, for a checkpoint."""
+        parts = self.final_states.split(self._sizes, dim=1)  # type: ignore[no-untyped-call]
+        shapes = (leaf.shape[1:] for leaf in state_tensors(self._template))
+        # Cloned, as torch.save writes a view's whole storage.
+        batch = len(self.final_states)
         return [p.clone().reshape(batch, *s) for p, s in zip(parts, shapes, strict=True)]
 
     def from_list(self, values: list[Tensor]) -> None:
-        """Take back what `to_list` gave; nothing where the list is empty."""
+        """Load the result of `to_list`; an empty list changes nothing."""
         if values:
             rows = torch.cat([value.float().flatten(1) for value in values], dim=1)
             self._allocate(len(rows))
-            self.rows.copy_(rows)
+            self.final_states.copy_(rows)

@@ -1,8 +1,8 @@
 """One training step, without waiting for the device: forward, backward, optimiser, EMA.
 
-Everything it reads and writes stays where it is, and whether a batch is skipped is
-decided on the device. So the whole step can be recorded as one CUDA graph; on a CPU
-the same code runs as it stands.
+All tensors it reads and writes stay where they are, and the device decides whether a
+batch is skipped, so the whole step can be recorded as one CUDA graph. On a CPU the same
+code runs eagerly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rtmtass.net.mtass import MtassNet, NetState
 from rtmtass.runtime.torch.steps import Body, Capture, try_capture
-from rtmtass.training.accumulator import Tally
+from rtmtass.training.accumulator import MetricAccumulator
 from rtmtass.training.distillation import Teacher
 from rtmtass.training.distributed import Compute, DistributedContext
 from rtmtass.training.ema import EMA
@@ -23,19 +23,19 @@ from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.state_carryover import StateCarryover
 
 Mark = Callable[[str], None]
-"""Called with a part's name when it is done."""
+"""Called with the name of each part of a step when the part is done."""
 
 
 class Objective:
     """The loss of a batch.
 
     Args:
-        net: the network that learns.
-        loss: against the true stems.
+        net: the network to train.
+        loss: loss against the true stems.
         device: where it computes.
         bf16: autocast to bfloat16.
-        teacher: to distil from, if there is one.
-        teacher_share: how much of the loss is against the teacher's stems, 0..1.
+        teacher: to distil from; None for none.
+        teacher_share: weight of the distillation loss, 0..1.
     """
 
     def __init__(
@@ -53,64 +53,69 @@ class Objective:
         self.teacher, self.teacher_share = teacher, teacher_share
 
     def compute(self, stems: Tensor, state: NetState) -> tuple[Tensor, NetState]:
-        """Return the loss of stems (B, S, N), a scalar, and the state after them."""
+        """Return the loss of a batch, a scalar, and the network's state after it.
+
+        Args:
+            stems: (B, S, N).
+            state: the network's state before it.
+        """
         with torch.no_grad():
             spec = self.stft(stems)
         mixture = spec.sum(dim=1)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             stages, after = self.net.stages(mixture, state)
-            target = self.teacher.stems(mixture) if self.teacher else None
+            teacher_stems = self.teacher.stems(mixture) if self.teacher else None
         loss = self.loss(stages, stems, spec)
-        if self.teacher and target is not None:
-            share = self.teacher_share
-            distilled = self.teacher.loss(stages.final, target, stems.sum(dim=1))
-            loss = (1 - share) * loss + share * distilled
+        if self.teacher and teacher_stems is not None:
+            weight = self.teacher_share
+            distillation = self.teacher.loss(stages.final, teacher_stems, stems.sum(dim=1))
+            loss = (1 - weight) * loss + weight * distillation
         return loss, after
 
 
 class _Buffers:
-    """The network's buffers, norms' statistics above all, kept to be put back after a bad batch."""
+    """Backup of the network's buffers, mainly norms' statistics, to undo a bad batch."""
 
     def __init__(self, net: MtassNet) -> None:
         kinds: dict[torch.dtype, list[Tensor]] = {}
         for buffer in net.buffers():
             kinds.setdefault(buffer.dtype, []).append(buffer)
         self._kinds = list(kinds.values())
-        self._held: list[Tensor] = []
+        self._saved: list[Tensor] = []
 
-    def hold(self) -> None:
-        self._held = [torch.cat([b.flatten() for b in kind]) for kind in self._kinds]
+    def save(self) -> None:
+        self._saved = [torch.cat([b.flatten() for b in kind]) for kind in self._kinds]
 
     def restore_unless(self, is_good: Tensor) -> None:
-        for kind, held in zip(self._kinds, self._held, strict=True):
+        for kind, saved in zip(self._kinds, self._saved, strict=True):
             now = torch.cat([b.flatten() for b in kind])
-            parts = torch.where(is_good, now, held).split([b.numel() for b in kind])  # type: ignore[no-untyped-call]
+            parts = torch.where(is_good, now, saved).split([b.numel() for b in kind])  # type: ignore[no-untyped-call]
             torch._foreach_copy_(kind, [p.view_as(b) for p, b in zip(parts, kind, strict=True)])
 
 
 class StepGraph:
-    """A training step over tensors that stay where they are; a CUDA graph where it can be one.
+    """A training step, replayed as a CUDA graph if it can be captured.
 
-    A batch whose loss or gradient isn't finite changes nothing: neither weights nor
-    norms' statistics, optimiser, EMA or carried state.
+    A batch whose loss or gradient isn't finite changes nothing: not the weights, norms'
+    statistics, optimiser, EMA or carried states.
 
     Args:
-        net: the network that learns.
+        net: the network to train.
         compute: (stems, state) -> (loss, state after); see `Objective`.
-        optimiser, average, memories: what moves with it.
+        optimiser, ema, carryover: updated by every step.
         distributed: processes that train together.
-        device: where all of it lies.
+        device: where all tensors are.
         clip: limit of the gradient's norm.
         scale: the loss is multiplied by it before the backward pass, and the gradients
-            are divided by it after; a power of two.
-        seed: what dropout depends on, beside the batch's number; None without dropout.
-        capture: turns a step into something that replays it, as `cuda_graph` does;
-            None runs every step as it stands.
+            are divided by it afterwards; a power of two.
+        seed: seed of dropout, together with the batch's number; None without dropout.
+        capture: captures a step and returns a function that replays it, as `cuda_graph`
+            does; None runs every step eagerly.
 
     Attributes:
-        tally: losses and skipped steps so far.
-        mark: called with the name of each part of a step when it is done.
-        trouble: why a step couldn't be captured; empty as long as it could.
+        accumulator: losses and skipped steps since the last read.
+        mark: called with the name of each part of a step when the part is done.
+        trouble: why a step couldn't be captured; empty if none failed.
     """
 
     def __init__(
@@ -137,26 +142,26 @@ class StepGraph:
         self._stems = torch.zeros(0)
         self._is_warm = False
         self._replay: Body | None = None
-        self.tally = Tally(device)
+        self.accumulator = MetricAccumulator(device)
         self.mark: Mark = _no_mark
         self.trouble = ""
 
     @property
     def is_captured(self) -> bool:
-        """Whether the next step of this shape is a replay."""
+        """Whether the next step of the same shape is a replay."""
         return self._replay is not None
 
     def release(self) -> None:
-        """Drop what was captured; from now on every step runs as it stands."""
+        """Drop the captured graph; from now on every step runs eagerly."""
         self._replay, self._capture = None, None
 
     def run(self, stems: Tensor, number: int, step: int, rate: float) -> None:
-        """Learn from a batch.
+        """Train on one batch.
 
         Args:
             stems: (B, S, N), on the device; N a multiple of the hop.
-            number: of the batch; it decides what is drawn.
-            step: of the run; training is young where it is small.
+            number: the batch's number, which seeds its random draws.
+            step: the run's step, for the EMA's warm-up.
             rate: the learning rate.
         """
         if self._replay is not None and stems.shape == self._stems.shape:
@@ -178,17 +183,17 @@ class StepGraph:
             self.mark("whole step")
         else:
             self._body()
-            self._is_warm = True  # all tensors that a step needs are there now
+            self._is_warm = True  # all tensors of a step are allocated now
 
     def _body(self) -> None:
         self._optimiser.zero_grad()
-        self._buffers.hold()
+        self._buffers.save()
         loss, after = self._compute(self._stems, self._carryover.begin())
         self.mark("forward")
         (loss * self._scale).backward()
         self.mark("backward")
         value = self._distributed.mean(loss.detach())
-        norm = self._clipped()
+        norm = self._clip_gradients()
         is_good = norm.isfinite() & value.isfinite()
         self._optimiser.step(1 - is_good.float())
         self._buffers.restore_unless(is_good)
@@ -196,14 +201,14 @@ class StepGraph:
         self._ema.update(is_good)
         self.mark("EMA")
         self._carryover.end(after, is_good)
-        self.tally.add(value, norm, is_good)
-        self.mark("state, tally")
+        self.accumulator.add(value, norm, is_good)
+        self.mark("state, metrics")
 
     @torch.no_grad()
-    def _clipped(self) -> Tensor:
-        """Limit the gradients' norm; return what it was.
+    def _clip_gradients(self) -> Tensor:
+        """Limit the gradients' norm; return the norm before.
 
-        torch.nn.utils.clip_grad_norm_, with the loss's scale taken out in the same pass.
+        As torch.nn.utils.clip_grad_norm_, but also divides by the loss's scale.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)
@@ -213,19 +218,19 @@ class StepGraph:
         return norm
 
     def _tensors(self) -> list[Tensor]:
-        """Return all that a step changes."""
+        """Return all tensors that a step changes."""
         return [
             *self._parameters,
             *self._net.buffers(),
             *self._ema.values.values(),
             *self._optimiser.tensors(),
-            self._carryover.rows,
-            self.tally.values,
+            self._carryover.final_states,
+            self.accumulator.values,
         ]
 
     def _record(self, capture: Capture) -> None:
-        """Capture the step, and put back what capture and rehearsals have changed."""
-        self._stems = self._stems.clone()  # a place of its own, which later batches are copied to
+        """Capture the step, and restore the tensors that capture and its warm-up changed."""
+        self._stems = self._stems.clone()  # a fixed buffer that later batches are copied into
         before = [tensor.detach().clone() for tensor in self._tensors()]
         mark, self.mark = self.mark, _no_mark
         self._replay, self.trouble = try_capture(capture, self._body, self._device)
@@ -238,4 +243,4 @@ class StepGraph:
 
 
 def _no_mark(part: str) -> None:
-    """Mark nothing."""
+    """Ignore the mark."""

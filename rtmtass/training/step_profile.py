@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `rtmtass train --profile`."""
+"""`rtmtass train --profile`: times the parts of a training step."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.trainer import Trainer
 
 WARM_UP = 5
-"""Steps before the first one that is timed; a CUDA graph is captured in the second."""
+"""Untimed steps at the start; a CUDA graph is captured in the second."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile found; times are means over its steps.
+    """Result of a profile; times are means over its steps.
 
     Attributes:
-        device: its name.
-        steps, batch, seconds: so many steps of so many examples of such a length.
-        is_captured: whether a step was replayed as a CUDA graph.
-        step_ms: one step, examples and all, from the first one's begin to the last one's end.
-        steps_per_s: the same as a rate.
-        x_real_time: seconds of mixtures learnt from in a second.
-        parts_ms: of a step, by part.
-        parts_without_graph_ms: of a step whose kernels are started one by one, by part:
-            what a captured one can't be taken apart into; empty where none was captured.
-        peak_memory_mb: most memory in use: of a GPU, what torch gave out; of a CPU, the
-            whole process's.
+        device: name of the device.
+        steps, batch, seconds: number of steps, examples per batch, length of an example.
+        is_captured: whether the steps were replays of a CUDA graph.
+        step_ms: wall time of a step, including its examples.
+        steps_per_s: 1000 / `step_ms`.
+        x_real_time: seconds of mixtures trained on per second.
+        parts_ms: time of each part of a step.
+        parts_without_graph_ms: time of each part of an eager step, as a captured one
+            can't be broken down; empty if none was captured.
+        peak_memory_mb: peak memory: on a GPU, what torch allocated; on a CPU, the
+            process's resident set.
     """
 
     device: str
@@ -54,9 +54,9 @@ class Profile:
 
 
 class Stopwatch:
-    """Marks when the parts of a step are done: by events on a GPU, by the clock on a CPU.
+    """Times the parts of steps: by events on a GPU, by the clock on a CPU.
 
-    Nothing waits for the device until `parts_ms`.
+    Only `parts_ms` waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -65,7 +65,7 @@ class Stopwatch:
         self("")
 
     def __call__(self, part: str) -> None:
-        """Mark the end of a part; it began with the mark before."""
+        """Mark the end of a part, which began at the previous mark."""
         self._marks.append((part, self._now()))
 
     def _now(self) -> float | torch.cuda.Event:
@@ -76,34 +76,32 @@ class Stopwatch:
         return event
 
     def parts_ms(self) -> dict[str, float]:
-        """Return how long the parts took in all, by name, in the order they first came."""
+        """Return the total time of each part by name, in order of first occurrence."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        found: dict[str, float] = {}
+        totals: dict[str, float] = {}
         for (_, start), (part, end) in itertools.pairwise(self._marks):
             if isinstance(start, float) and isinstance(end, float):
                 took = 1000 * (end - start)
             else:
                 took = start.elapsed_time(end)  # type: ignore[union-attr, arg-type]
-            found[part] = found.get(part, 0.0) + took
-        return found
+            totals[part] = totals.get(part, 0.0) + took
+        return totals
 
 
 def profile(config: TrainConfig, steps: int, corpus: Corpus | None = None) -> Profile:
-    """Train a fresh network of a config for some steps and return where their time goes.
-
-    The run's own folder is neither read nor written.
+    """Time the training steps of a new network; the run's folder is neither read nor written.
 
     Args:
         config: of the run.
-        steps: to time; some more come before, as a warm-up.
-        corpus: the recordings, if they are open already.
+        steps: steps to time, after the warm-up.
+        corpus: the recordings, if they are already open.
     """
     corpus = corpus or corpus_of(config)
     with DistributedContext(config.device) as distributed, tempfile.TemporaryDirectory() as folder:
-        apart = dataclasses.replace(config, runs=folder, tensorboard=False, steps=0, minutes=0.0)
-        trainer = Trainer(apart, lambda _: None, distributed)
-        opened = open_examples(apart, corpus, trainer.device, stride=distributed.size)
+        isolated = dataclasses.replace(config, runs=folder, tensorboard=False, steps=0, minutes=0.0)
+        trainer = Trainer(isolated, lambda _: None, distributed)
+        opened = open_examples(isolated, corpus, trainer.device, stride=distributed.size)
         with opened as examples:
             feed = batches(examples, distributed.rank, distributed.size)
             if trainer.device.type == "cuda":
@@ -111,12 +109,12 @@ def profile(config: TrainConfig, steps: int, corpus: Corpus | None = None) -> Pr
             _run(trainer, feed, WARM_UP)
             parts = _run(trainer, feed, steps)
             peak_mb = _peak_memory_mb(trainer.device)
-            apart_ms: dict[str, float] = {}
+            eager_ms: dict[str, float] = {}
             is_captured = trainer.step_graph.is_captured
             if is_captured:
                 trainer.step_graph.release()
                 _run(trainer, feed, 1)
-                apart_ms = _run(trainer, feed, steps)
+                eager_ms = _run(trainer, feed, steps)
         step_ms = sum(parts.values())
         return Profile(
             distributed.device_name,
@@ -128,26 +126,26 @@ def profile(config: TrainConfig, steps: int, corpus: Corpus | None = None) -> Pr
             1000 / step_ms,
             1000 / step_ms * config.batch * config.seconds * distributed.size,
             parts,
-            apart_ms,
+            eager_ms,
             peak_mb,
         )
 
 
 def _run(trainer: Trainer, feed: Iterator[Batch], steps: int) -> dict[str, float]:
-    """Take so many steps without waiting for the device; return a step's parts in ms."""
-    watch = Stopwatch(trainer.device)
-    trainer.step_graph.mark = watch
+    """Run `steps` steps without waiting for the device; return the parts of one step in ms."""
+    stopwatch = Stopwatch(trainer.device)
+    trainer.step_graph.mark = stopwatch
     for _ in range(steps):
         batch = next(feed)
-        watch("examples")
+        stopwatch("examples")
         trainer.launch(batch)
-    parts = watch.parts_ms()
+    parts = stopwatch.parts_ms()
     trainer.collect()
     return {part: took / steps for part, took in parts.items()}
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory that was in use so far; 0 where the system doesn't say."""
+    """Return the peak memory so far; 0 on Windows, which has no such counter here."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""How good the averaged weights are on the dev mixtures, in figures, sound and pictures."""
+"""Validation on the dev mixtures: figures, audio snapshots and spectrograms."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import FLAC, encode
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
+from rtmtass.types import Samples
 
-Samples = NDArray[np.float32]
 Mixed = tuple[Samples, Samples]
 """A mixture (N,) and its stems (S, N)."""
 
 
 @torch.no_grad()
-def hear(net: MtassNet, stft: Stft, mixture: Samples, device: torch.device) -> Samples:
-    """Return the stems (S, N) a network makes of a mixture (N,), aligned with it."""
+def separate_clip(net: MtassNet, stft: Stft, mixture: Samples, device: torch.device) -> Samples:
+    """Return the stems (S, N) of a mixture (N,), aligned with it."""
     delay, hop = net.config.delay, net.config.stft.hop
     padded = np.pad(mixture, (0, delay + (-len(mixture) - delay) % hop))
     spec = stft(torch.from_numpy(padded).float().to(device)[None])
@@ -32,13 +31,13 @@ def hear(net: MtassNet, stft: Stft, mixture: Samples, device: torch.device) -> S
 def dev_figures(
     net: MtassNet, stft: Stft, dev: Sequence[Mixed], device: torch.device
 ) -> dict[str, float]:
-    """Return SI-SDRi and SDRi of the dev mixtures, mean and per stem, in dB."""
-    gains = []
+    """Return the mean SI-SDRi and SDRi over the dev mixtures, average and per stem, in dB."""
+    improvements = []
     for mixture, stems in dev:
-        out = hear(net, stft, mixture, device)
-        both = [f(out, stems) - f(mixture[None], stems) for f in (si_sdr, sdr)]
-        gains.append(np.concatenate(both))
-    mean = np.mean(gains, axis=0)
+        out = separate_clip(net, stft, mixture, device)
+        both = [metric(out, stems) - metric(mixture[None], stems) for metric in (si_sdr, sdr)]
+        improvements.append(np.concatenate(both))
+    mean = np.mean(improvements, axis=0)
     n = len(net.config.stems)
     figures = {"si_sdri": float(mean[:n].mean()), "sdri": float(mean[n:].mean())}
     for i, stem in enumerate(net.config.stems):
@@ -55,13 +54,13 @@ def write_snapshots(
     dev: Sequence[Mixed],
     device: torch.device,
 ) -> None:
-    """Write what the network makes of some dev mixtures, to listen to and to look at.
+    """Write the network's stems of some dev mixtures as audio and spectrograms.
 
     `folder/clip-K/` holds `mixture.flac`, the true stems and `truth.png`, written
-    once; `folder/clip-K/step-NNNNNN/` the stems of that step and `stems.png`.
+    once; `folder/clip-K/step-NNNNNN/` holds the stems of that step and `stems.png`.
 
     Raises:
-        OutputError: something can't be written.
+        OutputError: a file can't be written.
     """
     rate, names = net.config.stft.sample_rate, net.config.stems
     for number, (mixture, stems) in enumerate(dev):
@@ -69,18 +68,18 @@ def write_snapshots(
         if not (clip / "mixture.flac").exists():
             truth = {"mixture": mixture, **dict(zip(names, stems, strict=True))}
             _write(clip, truth, truth, "truth.png", rate)
-        out = dict(zip(names, hear(net, stft, mixture, device), strict=True))
+        out = dict(zip(names, separate_clip(net, stft, mixture, device), strict=True))
         _write(clip / f"step-{step:06d}", out, {"mixture": mixture, **out}, "stems.png", rate)
 
 
 def _write(
-    folder: Path, heard: dict[str, Samples], seen: dict[str, Samples], picture: str, rate: int
+    folder: Path, audio: dict[str, Samples], drawn: dict[str, Samples], picture: str, rate: int
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, samples in heard.items():
+    for name, samples in audio.items():
         encode(folder / f"{name}.flac", np.clip(samples, -1.0, 1.0), FLAC)
     try:
         from rtmtass.spectrogram import write_report
-    except ModuleNotFoundError:  # no matplotlib, no picture; said once, see `equipment`
+    except ModuleNotFoundError:  # no matplotlib; `requirements` reports it once
         return
-    write_report(folder / picture, seen, rate, is_small=True)
+    write_report(folder / picture, drawn, rate, is_small=True)

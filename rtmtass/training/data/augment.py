@@ -1,4 +1,4 @@
-"""What happens to a stem between corpus and mixture, each cheap enough to do while training."""
+"""Augmentations of a stem before mixing, each fast enough to run during training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Sections = NDArray[np.float32]
 
 
 def change_speed(samples: Samples, factor: float, n: int) -> Samples:
-    """Return `n` samples played `factor` times as fast; pitch goes with tempo.
+    """Return `n` samples played `factor` times as fast, which also shifts the pitch.
 
     Args:
-        samples: (M,) float32; `n_before_speed(n, factor)` of them are enough.
+        samples: (M,) float32, M at least `n_before_speed(n, factor)`.
         factor: above 1 is faster and higher.
-        n: length of the result, padded with silence if `samples` run out.
+        n: length of the result; padded with silence if `samples` are too short.
     """
     changed = soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE)
     if len(changed) >= n:
@@ -40,16 +40,16 @@ def change_speed(samples: Samples, factor: float, n: int) -> Samples:
 
 
 def n_before_speed(n: int, factor: float) -> int:
-    """Return how many samples `change_speed` needs to give `n`."""
+    """Return how many input samples `change_speed` needs for `n` output samples."""
     return int(np.ceil(n * factor)) + 1
 
 
 def add_room(samples: Samples, response: Samples) -> Samples:
-    """Return `samples` heard in a room, equally long, at the same energy as before.
+    """Return `samples` with a room's reverberation, of the same length and energy.
 
     Args:
         samples: (N,) float32.
-        response: the room's impulse response; the direct sound comes first.
+        response: impulse response of the room, with the direct sound at sample 0.
     """
     wet = signal.oaconvolve(samples, response)[: len(samples)]
     before, after = float(samples @ samples), float(wet @ wet)
@@ -58,25 +58,25 @@ def add_room(samples: Samples, response: Samples) -> Samples:
 
 
 def random_tilt(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Return `samples` through a shelf and a bell of random place and gain, (N,) float32."""
+    """Return `samples` through a random tilt and a random bell filter, (N,) float32."""
     shelf = _shelf(rng.uniform(*SHELF_HZ), rng.uniform(*TILT_DB))
     bell = _bell(_log_uniform(BELL_HZ, rng), rng.uniform(*TILT_DB), rng.uniform(*BELL_Q))
     return np.asarray(signal.sosfilt(np.stack([shelf, bell]), samples), dtype=np.float32)
 
 
 def band_limit(stems: Samples, low_hz: float, high_hz: float) -> Samples:
-    """Return all stems through one band-pass, so that they still sum to the mixture.
+    """Return all stems through the same band-pass, so that they still sum to the mixture.
 
     Args:
         stems: (..., N) float32.
-        low_hz, high_hz: edges, rounded to about 3 %.
+        low_hz, high_hz: cut-off frequencies, rounded to about 3 %.
     """
     sections = _band_pass(round(np.log(low_hz) * 32), round(np.log(high_hz) * 32))
     return np.asarray(signal.sosfilt(sections, stems, axis=-1), dtype=np.float32)
 
 
 def soft_clip(samples: Samples, drive_db: float) -> Samples:
-    """Return `samples` overdriven: their peak lies `drive_db` above where clipping sets in."""
+    """Return `samples` through a tanh clipper whose knee is `drive_db` below their peak."""
     peak = float(np.abs(samples).max(initial=0.0))
     if peak == 0.0:
         return samples
@@ -85,7 +85,7 @@ def soft_clip(samples: Samples, drive_db: float) -> Samples:
 
 
 def compand(samples: Samples, *, bits: int = COMPAND_BITS) -> Samples:
-    """Return `samples` as a telephone's codec leaves them: mu-law and back.
+    """Return `samples` after mu-law coding, as in telephony.
 
     Source: ITU-T G.711, with the continuous law instead of its segments.
     """
@@ -100,7 +100,7 @@ def compand(samples: Samples, *, bits: int = COMPAND_BITS) -> Samples:
 
 
 def start_or_stop(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Return `samples` silent before or after a random moment, faded over 5 to 300 ms."""
+    """Silence `samples` before or after a random time, with a fade of 5 to 300 ms, in place."""
     n = len(samples)
     fade = min(int(rng.uniform(*EDGE_FADE_S) * SAMPLE_RATE), n // 4)
     at = int(rng.uniform(*EDGE_AT) * (n - fade))
@@ -115,16 +115,16 @@ def start_or_stop(samples: Samples, rng: np.random.Generator) -> Samples:
 
 
 def make_pop(n: int, rng: np.random.Generator) -> Samples:
-    """Return a clap, a knock or a plosive somewhere in `n` samples of silence, (n,) float32.
+    """Return a short burst, like a clap, knock or plosive, in `n` samples of silence, (n,) float32.
 
-    Noise below a random corner, between 100 Hz and 7 kHz, that sets in as fast as its
-    corner lets it and decays by 60 dB over 20 to 300 ms; its peak is 1.
+    Low-passed noise with a random corner between 100 Hz and 7 kHz that decays by 60 dB
+    over 20 to 300 ms; its peak is 1.
     """
     length = min(n, int(SAMPLE_RATE * _log_uniform(POP_S, rng)))
     corner_hz = _log_uniform(POP_HZ, rng)
     low_pass = signal.butter(2, corner_hz, fs=SAMPLE_RATE)
     burst = signal.lfilter(*low_pass, rng.standard_normal(length))
-    burst *= 10 ** (-3 * np.arange(length) / length)  # by 60 dB
+    burst *= 10 ** (-3 * np.arange(length) / length)  # -60 dB at the end
     burst /= np.abs(burst).max() + 1e-9
     pop = np.zeros(n, np.float32)
     at = int(rng.integers(0, n - length + 1))
@@ -132,13 +132,13 @@ def make_pop(n: int, rng: np.random.Generator) -> Samples:
     return pop
 
 
-def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:
-    low, high = between
+def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:
+    low, high = bounds
     return float(low * (high / low) ** rng.random())
 
 
 def _shelf(corner_hz: float, gain_db: float) -> Sections:
-    """Return a first-order tilt: +gain/2 below the corner, -gain/2 above."""
+    """Return a first-order tilt filter: +gain/2 below the corner, -gain/2 above."""
     root, w = 10 ** (gain_db / 40), np.tan(np.pi * corner_hz / SAMPLE_RATE)
     a = 1 / root
     b0, b1 = a + root * w, root * w - a

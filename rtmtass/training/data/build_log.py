@@ -1,4 +1,4 @@
-"""What a build has looked at so far: candidates, what was found wrong, and the journal of both."""
+"""The build log of a corpus: every file a build has processed and the problems found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rtmtass.training.data.corpus import IndexRow
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may become a recording; `split` is empty where it is ours to choose."""
+    """A file that may become a recording; an empty `split` is assigned later."""
 
     role: str
     source: str
@@ -25,13 +25,13 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Return what names the recording for good."""
+        """Permanent identifier of the recording."""
         return f"{self.role}/{self.source}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a recording or a package."""
+    """A problem with a recording or a package."""
 
     key: str
     problem: str
@@ -39,7 +39,7 @@ class Finding:
 
 
 class BuildLog:
-    """`build.jsonl`: one line per recording looked at; the last line about it counts."""
+    """`build.jsonl`: one line per processed file; a later line replaces an earlier one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,7 +55,7 @@ class BuildLog:
         self._keys_by_hash = {line["hash"]: key for key, line in self._lines.items() if line["row"]}
 
     def is_current(self, candidate: Candidate) -> bool:
-        """Tell whether the file was looked at as it is now."""
+        """Return whether the file is in the log and hasn't changed since."""
         line = self._lines.get(candidate.key)
         return line is not None and line["stamp"] == _stamp(candidate.file)
 
@@ -65,15 +65,26 @@ class BuildLog:
         return None if other == key else other
 
     def add(
-        self, candidate: Candidate, row: IndexRow | None, digest: str, found: list[tuple[str, str]]
+        self,
+        candidate: Candidate,
+        row: IndexRow | None,
+        digest: str,
+        problems: list[tuple[str, str]],
     ) -> None:
-        """Note what a file came to: its row, or None and what was found wrong."""
+        """Log a file.
+
+        Args:
+            candidate: the file.
+            row: its index row; None if it is left out.
+            digest: hash of its samples; empty if they couldn't be used.
+            problems: problem and detail of each finding.
+        """
         line = {
             "key": candidate.key,
             "stamp": _stamp(candidate.file),
             "hash": digest,
             "row": None if row is None else asdict(row),
-            "found": found,
+            "found": problems,
         }
         self._lines[candidate.key] = line
         if row is not None:
@@ -82,11 +93,11 @@ class BuildLog:
             file.write(json.dumps(line) + "\n")
 
     def rows(self) -> list[IndexRow]:
-        """Return the rows of all recordings taken in."""
+        """Return the index rows of all recordings in the corpus."""
         return [IndexRow(**line["row"]) for _, line in sorted(self._lines.items()) if line["row"]]
 
     def findings(self) -> list[Finding]:
-        """Return all that was found wrong."""
+        """Return all problems."""
         return [
             Finding(key, problem, detail)
             for key, line in sorted(self._lines.items())

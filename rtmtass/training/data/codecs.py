@@ -1,4 +1,4 @@
-"""Sound through codecs: coded and back as an augmentation, and in memory as packs hold it."""
+"""Lossy codecs as an augmentation, and encoding and decoding in memory for packs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ CODECS: dict[str, tuple[str, str, tuple[float, float]]] = {
     "gsm": ("WAV", "GSM610", (0.0, 0.0)),
     "adpcm": ("WAV", "IMA_ADPCM", (0.0, 0.0)),
 }
-"""Container, coding and range of compression (1 is the most) by name, as libsndfile has them."""
+"""Name → libsndfile's container, subtype and range of compression levels (1 is the strongest)."""
 
 
 def through_codec(samples: Samples, codec: str, compression: float) -> Samples:
-    """Return `samples` coded and decoded, equally long, at the level they had.
+    """Return `samples` encoded and decoded, at the same length and level.
 
     Args:
         samples: (N,) float32 at any level.
-        codec: of `CODECS`.
-        compression: 0 to 1, the most; those without a choice don't care.
+        codec: key of `CODECS`.
+        compression: 0 to 1 (strongest); ignored by codecs with a fixed bit rate.
     """
     peak = float(np.abs(samples).max(initial=0.0))
     if peak == 0.0:
@@ -46,14 +46,14 @@ def through_codec(samples: Samples, codec: str, compression: float) -> Samples:
 
 
 def random_codec(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Return `samples` through one of `CODECS`, at a compression one hears or nearly so."""
+    """Return `samples` through a random codec, at a clearly or barely audible compression."""
     codec = str(rng.choice(list(CODECS)))
     return through_codec(samples, codec, float(rng.uniform(*CODECS[codec][2])))
 
 
 def as_opus(samples: Samples, kbits: float) -> bytes:
     """Return (N,) float32 at 16 kHz as an Opus file of about `kbits` kbit/s."""
-    # libsndfile takes no bit rate but a level; this undoes its rule, 256 kbit/s at 0 to 6 at 1.
+    # libsndfile takes a compression level: 0 is 256 kbit/s, 1 is 6 kbit/s, linear in between.
     level = float(np.clip((256.0 - kbits) / 250.0, 0.0, 1.0))
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, "OPUS", format="OGG", compression_level=level)
@@ -61,7 +61,7 @@ def as_opus(samples: Samples, kbits: float) -> bytes:
 
 
 def as_flac(samples: Samples) -> bytes:
-    """Return (N,) float32 at 16 kHz, within full scale, as a FLAC file of 16 bits."""
+    """Return (N,) float32 at 16 kHz, within full scale, as a 16-bit FLAC file."""
     file = io.BytesIO()
     steps = np.round(samples * np.float32(32767.0)).astype(np.int16)
     soundfile.write(file, steps, SAMPLE_RATE, "PCM_16", format="FLAC")
@@ -69,7 +69,7 @@ def as_flac(samples: Samples) -> bytes:
 
 
 def from_bytes(data: bytes) -> Samples:
-    """Return the sound of a 16 kHz mono file that is in memory, (N,) float32.
+    """Decode a 16 kHz mono file in memory, (N,) float32.
 
     Raises:
         InputError: it can't be read, or has another rate or more channels.
@@ -77,14 +77,14 @@ def from_bytes(data: bytes) -> Samples:
     try:
         samples, sample_rate = soundfile.read(io.BytesIO(data), dtype="float32")
     except soundfile.SoundFileError as error:
-        raise InputError(f"no audio that libsndfile reads ({error})") from None
+        raise InputError(f"not an audio file that libsndfile reads ({error})") from None
     if sample_rate != SAMPLE_RATE or samples.ndim != 1:
-        raise InputError(f"{sample_rate} Hz, shape {samples.shape}, instead of 16 kHz mono")
+        raise InputError(f"{sample_rate} Hz, shape {samples.shape}; expected 16 kHz mono")
     return np.asarray(samples, dtype=np.float32)
 
 
 def kbits_of_opus(path: Path) -> float | None:
-    """Return the bit rate of a 16 kHz mono Opus file in kbit/s; None if it is anything else."""
+    """Return the bit rate of a 16 kHz mono Opus file in kbit/s; None for any other file."""
     try:
         info = soundfile.info(str(path))
     except soundfile.SoundFileError:

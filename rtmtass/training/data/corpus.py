@@ -1,4 +1,4 @@
-"""Where training sound comes from: a corpus with an index, decoded once into a cache."""
+"""The training corpus: recordings with an index, decoded once into a cache."""
 
 from __future__ import annotations
 
@@ -36,13 +36,17 @@ class Corpus:
     """A folder of recordings with an `index.csv`, decoded once into a cache folder.
 
     Args:
-        folder: holds `index.csv`; its paths are relative to the folder.
-        cache: where the decoded sound is kept. It is reused while the index and
-            the files are unchanged, and taken up where it stopped otherwise.
-        progress: called with what is being decoded, how many are done and of how many.
+        folder: holds `index.csv`, whose paths are relative to this folder.
+        cache: folder for the decoded recordings. They are reused while the index and the
+            files are unchanged; an interrupted decoding resumes where it stopped.
+        progress: called with the name of a set, how many recordings are done, and of
+            how many.
+
+    Attributes:
+        rows: the index.
 
     Raises:
-        DataError: no index, a column missing, or nothing in it for a role.
+        DataError: there is no index, or it is invalid; see `read_index`.
     """
 
     def __init__(self, folder: Path, cache: Path, progress: Progress | None = None) -> None:
@@ -50,28 +54,37 @@ class Corpus:
         self.rows = read_index(self.folder / "index.csv")
 
     def recordings(self, role: str, split: str, *, keep_muffled: bool = True) -> Recordings:
-        """Return the recordings of a role and split, decoding them now if need be."""
+        """Return the recordings of a role and split, decoding them first if necessary.
+
+        Args:
+            role: "speech", "music", "noise" or "singing".
+            split: "train" or "dev".
+            keep_muffled: include recordings without treble.
+
+        Raises:
+            DataError: the index has no such recordings, or names a missing file.
+        """
         rows = [row for row in self.rows if row.role == role and row.split == split]
         if not rows:
             raise DataError(
                 f"{self.folder / 'index.csv'} has no {role} for {split};"
                 f" add recordings with: rtmtass data build"
             )
-        stem_path = self.cache / place_of(role, split)
+        stem_path = self.cache / cache_name(role, split)
         self._prepare(stem_path, rows)
         return Recordings(stem_path, keep_muffled=keep_muffled)
 
     def has(self, role: str, split: str) -> bool:
-        """Say whether there are recordings of a role and split."""
+        """Return whether there are recordings of a role and split."""
         return any(row.role == role and row.split == split for row in self.rows)
 
     def bank(self, name: str, split: str, first: int | None = None) -> Recordings | None:
-        """Return a bank of synthetic sound, or None while it has not been made.
+        """Return a bank of synthetic sounds; None if it hasn't been made.
 
         Args:
             name: "singing", "revoiced", "generated" or "rooms".
             split: "train" or "dev".
-            first: use only so many of its recordings; 0 is no bank.
+            first: use only the first so many entries; 0 returns None.
         """
         stem_path = self.cache / f"{name}-{split}"
         if first == 0 or not has_recordings(stem_path):
@@ -79,10 +92,10 @@ class Corpus:
         return Recordings(stem_path, first=first)
 
     def _prepare(self, stem_path: Path, rows: Sequence[IndexRow]) -> None:
-        """Decode what the cache doesn't hold yet."""
-        store(stem_path, self._found(rows), self._stamp(rows), self._progress, len(rows))
+        """Decode the recordings that aren't in the cache yet."""
+        store(stem_path, self._pending(rows), self._stamp(rows), self._progress, len(rows))
 
-    def _found(self, rows: Sequence[IndexRow]) -> Iterator[PendingRecording]:
+    def _pending(self, rows: Sequence[IndexRow]) -> Iterator[PendingRecording]:
         for row in rows:
             load = partial(decode, self.folder / row.path)
             yield PendingRecording(row.source, row.group, row.path, load)
@@ -94,7 +107,7 @@ class Corpus:
                 status = (self.folder / row.path).stat()
             except FileNotFoundError:
                 raise DataError(
-                    f"{self.folder / 'index.csv'} names {row.path}, which isn't there;"
+                    f"{self.folder / 'index.csv'} lists {row.path}, which doesn't exist;"
                     " restore the file or run: rtmtass data build"
                 ) from None
             line = f"{row.source}|{row.group}|{row.path}|{status.st_size}|{int(status.st_mtime)}\n"
@@ -102,9 +115,9 @@ class Corpus:
         return digest.hexdigest()
 
 
-def place_of(role: str, split: str) -> str:
-    """Return the name, in a cache folder, of the recordings of a role and split."""
-    name = "recorded-singing" if role == "singing" else role  # apart from the synthetic bank
+def cache_name(role: str, split: str) -> str:
+    """Return the name in the cache folder of the recordings of a role and split."""
+    name = "recorded-singing" if role == "singing" else role  # "singing" is the synthetic bank
     return f"{name}-{split}"
 
 
@@ -112,8 +125,8 @@ def read_index(path: Path) -> list[IndexRow]:
     """Read a corpus's `index.csv`.
 
     Raises:
-        DataError: not there, columns missing, a split other than train and dev, or a
-            length that is no number.
+        DataError: the file or columns are missing, a split isn't "train" or "dev", or a
+            length isn't a number.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -122,16 +135,18 @@ def read_index(path: Path) -> list[IndexRow]:
             if missing:
                 raise DataError(
                     f"{path} lacks the columns {', '.join(sorted(missing))};"
-                    " add them, or make it anew: rtmtass data build"
+                    " add them, or rebuild the corpus with: rtmtass data build"
                 )
             rows = [_index_row(line, path) for line in table]
     except FileNotFoundError:
         raise DataError(
-            f"{path.parent} is no corpus: it has no index.csv; make one with: rtmtass data build"
+            f"{path.parent} isn't a corpus: it has no index.csv; make one with: rtmtass data build"
         ) from None
     for row in rows:
         if row.split not in SPLITS:
-            raise DataError(f"{path}: split is 'train' or 'dev', not {row.split!r} ({row.path})")
+            raise DataError(
+                f"{path}: {row.path} has split {row.split!r}; change it to 'train' or 'dev'"
+            )
     return rows
 
 
@@ -141,6 +156,6 @@ def _index_row(line: Mapping[str, str | None], path: Path) -> IndexRow:
         seconds = float(text.pop("seconds"))
     except ValueError:
         raise DataError(
-            f"{path}: seconds is a number, not {line['seconds']!r} ({text['path']})"
+            f"{path}: {text['path']} has seconds {line['seconds']!r}; change it to a number"
         ) from None
     return IndexRow(seconds=seconds, **text)

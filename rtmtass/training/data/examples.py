@@ -1,4 +1,4 @@
-"""One training example: what is drawn, what happens to it, and how often."""
+"""Training examples made one at a time on the host: drawing, augmentation and levels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,21 @@ from rtmtass.types import Samples
 
 
 class ExampleMaker:
-    """Makes single examples, (3, N) stems, from the recordings of one split."""
+    """Makes single examples, stems (3, N), from the recordings of one split.
+
+    Args:
+        corpus: its recordings and the banks in its cache are used.
+        split: "train" or "dev".
+        recipe: probabilities and ranges of the augmentations.
+        bank_sizes: entries of each bank to use; all if not given.
+
+    Attributes:
+        bank_sizes: entries of each bank in use.
+        fingerprint: hash of recipe and recordings.
+
+    Raises:
+        DataError: the corpus lacks speech, music or noise.
+    """
 
     def __init__(
         self,
@@ -53,13 +67,13 @@ class ExampleMaker:
         bank_sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.recipe = recipe or Recipe()
-        given = Ingredients.of(corpus, split, bank_sizes)
-        self._sung = None if given.singing is None else Sampler(given.singing)
-        self._speech_of, self._music_of = Sampler(given.speech), Sampler(given.music)
-        self._noise_of = NoiseSamplers.of(given.noise)
-        self._banks = {name: Sampler(bank) for name, bank in given.banks.items()}
-        self.bank_sizes = given.bank_sizes
-        self.fingerprint = given.fingerprint(self.recipe)
+        sources = Ingredients.of(corpus, split, bank_sizes)
+        self._recorded_singing = None if sources.singing is None else Sampler(sources.singing)
+        self._speech_sampler, self._music_sampler = Sampler(sources.speech), Sampler(sources.music)
+        self._noise_samplers = NoiseSamplers.of(sources.noise)
+        self._banks = {name: Sampler(bank) for name, bank in sources.banks.items()}
+        self.bank_sizes = sources.bank_sizes
+        self.fingerprint = sources.fingerprint(self.recipe)
 
     def make(self, n: int, rng: np.random.Generator) -> Samples:
         """Return the stems of one example, (3, n) float32; they sum to the mixture."""
@@ -100,7 +114,7 @@ class ExampleMaker:
         offset = int(rng.uniform(0.0, LATEST_WORD) * n) if has_pauses else 0
         gap_s = LONG_GAP_S if has_pauses else GAP_S
         bank = self._bank("revoiced", self.recipe.revoiced, rng)
-        return speech_track(bank or self._speech_of, n, rng, gap_s=gap_s, offset=offset)
+        return speech_track(bank or self._speech_sampler, n, rng, gap_s=gap_s, offset=offset)
 
     def _music(self, n: int, rng: np.random.Generator) -> Samples:
         r = self.recipe
@@ -116,18 +130,18 @@ class ExampleMaker:
         return self._maybe_room(piece, r.other_room, rng)
 
     def _singing(self, n: int, rng: np.random.Generator) -> Samples | None:
-        """Return voices that sing, recorded or synthetic; None where there are none."""
-        voices = self._banks.get("singing")
-        if self._sung and (voices is None or rng.random() < self.recipe.recorded_singing):
-            return self._at_some_speed(self._sung, n, rng)
-        return None if voices is None else music_track(voices, n, rng)
+        """Return singing, recorded or synthetic; None if there is neither."""
+        synthetic, recorded = self._banks.get("singing"), self._recorded_singing
+        if recorded and (synthetic is None or rng.random() < self.recipe.recorded_singing):
+            return self._at_random_speed(recorded, n, rng)
+        return None if synthetic is None else music_track(synthetic, n, rng)
 
     def _piece(self, n: int, rng: np.random.Generator) -> Samples:
         if rng.random() >= self.recipe.music_speed:
-            return music_track(self._music_of, n, rng)
-        return self._at_some_speed(self._music_of, n, rng)
+            return music_track(self._music_sampler, n, rng)
+        return self._at_random_speed(self._music_sampler, n, rng)
 
-    def _at_some_speed(self, sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
+    def _at_random_speed(self, sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
         speed = float(np.exp(rng.uniform(*np.log(MUSIC_SPEED))))
         raw = music_track(sampler, augment.n_before_speed(n, speed), rng)
         return augment.change_speed(raw, speed, n)
@@ -140,25 +154,25 @@ class ExampleMaker:
         if generated is not None:
             noise = music_track(generated, n_raw, rng)
             if rng.random() < r.generated_and_recorded:
-                more = noise_track(self._noise_of, n_raw, rng)
+                more = noise_track(self._noise_samplers, n_raw, rng)
                 noise = noise + scale_to_snr(more, noise, rng.uniform(*RECORDED_UNDER_GENERATED_DB))
         else:
-            noise = noise_track(self._noise_of, n_raw, rng)
+            noise = noise_track(self._noise_samplers, n_raw, rng)
         if speed != 1.0:
             noise = augment.change_speed(noise, speed, n)
         return self._maybe_room(noise, r.other_room, rng)
 
-    def _maybe_room(self, samples: Samples, share: float, rng: np.random.Generator) -> Samples:
-        rooms = self._bank("rooms", share, rng)
+    def _maybe_room(self, samples: Samples, prob: float, rng: np.random.Generator) -> Samples:
+        rooms = self._bank("rooms", prob, rng)
         if rooms is None:
             return samples
         index = rooms.draw(rng)
         length = int(rooms.recordings.lengths[index])
         return augment.add_room(samples, rooms.recordings.crop(index, 0, length))
 
-    def _bank(self, name: str, share: float, rng: np.random.Generator) -> Sampler | None:
-        """Return a bank for a `share` of the times it is asked for, if there is such a bank."""
-        return self._banks.get(name) if rng.random() < share else None
+    def _bank(self, name: str, prob: float, rng: np.random.Generator) -> Sampler | None:
+        """Return a bank with probability `prob`, else None; None too if it doesn't exist."""
+        return self._banks.get(name) if rng.random() < prob else None
 
     def _finish(self, samples: Samples, rng: np.random.Generator, *, is_speech: bool) -> Samples:
         r = self.recipe
@@ -171,30 +185,30 @@ class ExampleMaker:
             samples = augment.compand(samples)
         elif code < r.compand + r.coded:
             samples = random_codec(samples, rng)
-        if edge < r.start_or_stop and not is_speech:  # speech has pauses of its own
+        if edge < r.start_or_stop and not is_speech:  # speech already has pauses
             samples = augment.start_or_stop(samples, rng)
         return samples
 
     def _level(self, stems: Samples, rng: np.random.Generator) -> Samples:
-        """Set the SNRs against speech, then the mixture's level, without clipping."""
+        """Set the SNRs against speech, then the mixture's level, limited to `PEAK`."""
         music_db, noise_db = self._snr(rng), self._snr(rng)
         level_db = rng.uniform(*self.recipe.level_db)
         for stem, snr_db in enumerate((0.0, music_db, noise_db)):
-            here = energy(stems[stem])
-            # A crop of all but silence is left out: turned up it would only be hiss.
+            power = energy(stems[stem])
+            # A nearly silent crop is muted: amplified, it would only be hiss.
             stems[stem] *= np.float32(
-                10 ** (-snr_db / 20) / np.sqrt(here) if here > AUDIBLE else 0.0
+                10 ** (-snr_db / 20) / np.sqrt(power) if power > AUDIBLE else 0.0
             )
         mixture = stems.sum(axis=0)
-        here = energy(mixture)
-        if here == 0.0:
+        power = energy(mixture)
+        if power == 0.0:
             return np.zeros_like(stems)
         if rng.random() < self.recipe.pop:
             pop_db = rng.uniform(*self.recipe.pop_db)
-            pop = augment.make_pop(stems.shape[1], rng) * np.float32(np.sqrt(here))
+            pop = augment.make_pop(stems.shape[1], rng) * np.float32(np.sqrt(power))
             stems[2] += pop * np.float32(10 ** (pop_db / 20))
             mixture = stems.sum(axis=0)
-        gain = 10 ** (level_db / 20) / np.sqrt(here)
+        gain = 10 ** (level_db / 20) / np.sqrt(power)
         peak = float(np.abs(mixture).max())
         stems *= np.float32(min(gain, PEAK / peak))
         return stems

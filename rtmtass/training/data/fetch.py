@@ -1,4 +1,4 @@
-"""How packages with sound in them get here: through the registries' ordinary clients."""
+"""Downloads packages that contain audio, through their registries' ordinary clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of a manifest: a file of a package, and where it belongs."""
+    """One line of a manifest: a file of a package with its role, group and split."""
 
     role: str
     package: str
@@ -53,7 +53,7 @@ def read_sources(path: Path) -> list[Package]:
     """Read a sources list, CSV: role, registry, package, version, licence, tier.
 
     Raises:
-        DataError: not there, or columns missing.
+        DataError: the file can't be read, or columns are missing.
     """
     needed = ("role", "registry", "package")
     columns = (*needed, "version", "licence", "tier")
@@ -64,56 +64,56 @@ def read_manifest(path: Path) -> list[Listed]:
     """Read a manifest, CSV or CSV.gz: role, package, group, split, path_in_package.
 
     Raises:
-        DataError: not there, or columns missing.
+        DataError: the file can't be read, or columns are missing.
     """
     columns = ("role", "package", "group", "split", "path_in_package")
     return [Listed(*(row[c] for c in columns)) for row in _read(path, columns)]
 
 
 def fetch(package: Package, downloads: Path) -> Path:
-    """Return the folder with a package's files, downloaded and unpacked if need be.
+    """Return the folder with a package's files, downloading and unpacking it if necessary.
 
-    Nothing is installed, and nothing of the package is run. Archives inside are
-    unpacked beside themselves, under their name without suffix. A folder
-    `downloads/NAME` put there by hand is taken as it is.
+    Nothing is installed, and no code of the package is run. Archives inside are unpacked
+    into the same folder, under their name without suffix. An existing folder
+    `downloads/NAME` is used as it is.
 
     Raises:
-        DataError: the registry isn't known, or hasn't got the package.
+        DataError: the registry is unknown, or doesn't have the package.
         MissingPartError: the registry's client isn't installed.
     """
     downloads = downloads.absolute()  # the registries' clients run inside it
-    by_hand = downloads / package.package
-    if by_hand.is_dir():
-        return by_hand
+    manual = downloads / package.package
+    if manual.is_dir():
+        return manual
     if package.registry not in REGISTRIES:
         raise DataError(
-            f"{package.package} is in {package.registry!r}, not in {', '.join(REGISTRIES)};"
-            f" put its files into {by_hand} by hand"
+            f"{package.package} has the unknown registry {package.registry!r}; give one of:"
+            f" {', '.join(REGISTRIES)}, or copy its files into {manual}"
         )
     _check_name(package)
     folder = downloads / f"{package.registry}-{package.package.replace('/', '+')}"
     if (folder / _MARK).exists():
         return folder
-    arrived = folder / "download"
-    arrived.mkdir(parents=True, exist_ok=True)
+    archives = folder / "download"
+    archives.mkdir(parents=True, exist_ok=True)
     {"debian": _fetch_debian, "pypi": _fetch_pypi, "npm": _fetch_npm}[package.registry](
-        package, arrived, folder
+        package, archives, folder
     )
-    _unpack_inside(folder)
+    _unpack_nested(folder)
     (folder / _MARK).touch()
     return folder
 
 
 def sound_files(folder: Path) -> list[Path]:
-    """Return all sound files under a folder, in order of their paths."""
-    # A link to nothing, as a data set's version control leaves them, is no file.
+    """Return all audio files under a folder, sorted by path."""
+    # is_file: data sets under version control may hold dangling links.
     return sorted(
         p for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES and p.is_file()
     )
 
 
 class Tree:
-    """The sound files of a package, found by the path a manifest gives, prefixes aside."""
+    """The audio files of a package, looked up by a manifest's paths, whose prefixes may differ."""
 
     def __init__(self, folder: Path) -> None:
         self._by_name: dict[str, list[Path]] = {}
@@ -121,18 +121,18 @@ class Tree:
             self._by_name.setdefault(path.name, []).append(path)
 
     def find(self, path_in_package: str) -> Path | None:
-        """Return the file that has most of the path's last parts in common."""
-        wanted = path_in_package.split("/")[::-1]
+        """Return the file that shares the longest end of the path; None if no name matches."""
+        parts = path_in_package.split("/")[::-1]
 
-        def agreement(path: Path) -> int:
-            same = 0
-            for ours, theirs in zip(path.parts[::-1], wanted, strict=False):
+        def n_common(path: Path) -> int:
+            count = 0
+            for ours, theirs in zip(path.parts[::-1], parts, strict=False):
                 if ours != theirs:
                     break
-                same += 1
-            return same
+                count += 1
+            return count
 
-        return max(self._by_name.get(wanted[0], []), key=agreement, default=None)
+        return max(self._by_name.get(parts[0], []), key=n_common, default=None)
 
 
 def _read(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
@@ -145,45 +145,49 @@ def _read(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
     missing = set(needed) - set(table.fieldnames or ())
     if missing:
         raise DataError(
-            f"{path} lacks the columns {', '.join(sorted(missing))}; it needs {', '.join(needed)}"
+            f"{path} lacks the columns {', '.join(sorted(missing))}; it needs"
+            f" {', '.join(needed)}: add them"
         )
     yield from table
 
 
 def _check_name(package: Package) -> None:
-    """Refuse what a client would take for an option, a path or an address."""
+    """Reject names that a client could read as an option, a path or a URL."""
     name = r"(@[a-z0-9][\w.-]*/)?[A-Za-z0-9][\w.+-]*"
     if re.fullmatch(name, package.package) and re.fullmatch(r"[\w.+:~-]*", package.version):
         return
-    raise DataError(f"{package.package!r} {package.version!r} is no package and version")
+    raise DataError(
+        f"{package.package!r} {package.version!r} isn't a valid package name and version;"
+        " correct the sources list"
+    )
 
 
-def _fetch_debian(package: Package, arrived: Path, folder: Path) -> None:
+def _fetch_debian(package: Package, archives: Path, folder: Path) -> None:
     wanted = f"{package.package}={package.version}" if package.version else package.package
     try:
-        _call(["apt-get", "download", wanted], arrived, package)
+        _call(["apt-get", "download", wanted], archives, package)
     except DataError:
-        # A Debian mirror keeps one version; the list may be older than the mirror.
-        _call(["apt-get", "download", package.package], arrived, package)
-    for archive in sorted(arrived.glob("*.deb")):
-        _call(["dpkg-deb", "-x", str(archive), str(folder)], arrived, package)
+        # A Debian mirror keeps only one version, which may be newer than the list's.
+        _call(["apt-get", "download", package.package], archives, package)
+    for archive in sorted(archives.glob("*.deb")):
+        _call(["dpkg-deb", "-x", str(archive), str(folder)], archives, package)
         archive.unlink()
 
 
-def _fetch_pypi(package: Package, arrived: Path, folder: Path) -> None:
+def _fetch_pypi(package: Package, archives: Path, folder: Path) -> None:
     wanted = f"{package.package}=={package.version}" if package.version else package.package
-    # Wheels only: building a source distribution would run the package's own code.
+    # Wheels only: building a source distribution would run the package's code.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    _call([*command, "--dest", str(arrived), wanted], arrived, package)
-    for archive in sorted(arrived.glob("*.whl")):
+    _call([*command, "--dest", str(archives), wanted], archives, package)
+    for archive in sorted(archives.glob("*.whl")):
         _unzip(archive, folder / "files")
         archive.unlink()
 
 
-def _fetch_npm(package: Package, arrived: Path, folder: Path) -> None:
+def _fetch_npm(package: Package, archives: Path, folder: Path) -> None:
     wanted = f"{package.package}@{package.version}" if package.version else package.package
-    _call(["npm", "pack", "--ignore-scripts", wanted], arrived, package)
-    for archive in sorted(arrived.glob("*.tgz")):
+    _call(["npm", "pack", "--ignore-scripts", wanted], archives, package)
+    for archive in sorted(archives.glob("*.tgz")):
         with tarfile.open(archive) as tar:
             tar.extractall(folder / "files", filter="data")
         archive.unlink()
@@ -191,27 +195,28 @@ def _fetch_npm(package: Package, arrived: Path, folder: Path) -> None:
 
 def _call(command: list[str], folder: Path, package: Package) -> None:
     try:
-        answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise MissingPartError(
-            f"{package.package} comes through {command[0]}, which isn't installed; install it,"
-            " or take the package out of the list"
+            f"{package.package} is downloaded by {command[0]}, which isn't installed; install it,"
+            " or remove the package from the list"
         ) from None
-    if answer.returncode:
-        words = answer.stderr.strip().splitlines() or ["no reason given"]
+    if process.returncode:
+        stderr = process.stderr.strip().splitlines() or ["no reason given"]
         raise DataError(
-            f"{package.registry} didn't give {package.package} {package.version}: {words[-1]}"
+            f"can't download {package.package} {package.version} from {package.registry}:"
+            f" {stderr[-1]}"
         )
 
 
-def _unpack_inside(folder: Path) -> None:
+def _unpack_nested(folder: Path) -> None:
     for archive in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _ARCHIVES):
         if archive.is_file() and zipfile.is_zipfile(archive):
             _unzip(archive, archive.with_suffix(""))
 
 
 def _unzip(archive: Path, folder: Path) -> None:
-    """Unpack the sound of a zip file; its other files are not needed."""
+    """Unpack the audio files and nested archives of a zip file."""
     with zipfile.ZipFile(archive) as file:
         for name in file.namelist():
             if Path(name).suffix.lower() in SOUND_SUFFIXES | _ARCHIVES:

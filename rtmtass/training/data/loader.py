@@ -1,4 +1,4 @@
-"""Where a run takes recordings and batches from: folders or packs, the host or the device."""
+"""Opens a run's recordings (corpus or packs) and its batches (made on the host or the device)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Batch = np.ndarray[Any, Any] | Tensor
 
 
 class Examples(Protocol):
-    """What makes training batches, a function of their numbers alone."""
+    """Makes training batches; a batch is a function of its number."""
 
     bank_sizes: dict[str, int]
-    """How many entries of each bank are used."""
+    """Entries of each bank in use."""
 
     def batch(self, step: int) -> Any:
         """Return the stems of batch `step`; see `Batch`."""
 
 
 def corpus_of(config: TrainConfig, progress: Progress | None = None) -> Corpus:
-    """Return the recordings a config names; packs are unpacked first, where they aren't yet.
+    """Return the config's recordings; packs are decoded first, unless the cache holds them.
 
     Raises:
-        DataError: there are none, or a pack is damaged.
+        DataError: there are no recordings, or a pack is damaged.
     """
     if not config.packs:
         return Corpus(Path(config.corpus), Path(config.cache))
@@ -50,14 +50,14 @@ def open_examples(
     bank_sizes: Mapping[str, int] | None = None,
     stride: int = 1,
 ) -> Iterator[Examples]:
-    """Make training batches as long as the context lasts.
+    """Open a source of training batches as a context manager.
 
     Args:
-        config: says where they are made, and of what size they are.
+        config: of the run.
         corpus: the recordings.
-        device: where "device" is.
-        bank_sizes: how many entries of each bank to use; all if not given.
-        stride: how far apart the batches' numbers are that will be asked for.
+        device: the training device, used if `examples` is "device".
+        bank_sizes: entries of each bank to use; all if not given.
+        stride: difference between consecutive requested batch numbers.
     """
     shape: dict[str, Any] = {
         "seconds": config.seconds,
@@ -70,16 +70,15 @@ def open_examples(
 
         yield DeviceExamples(corpus, "train", device=device, **shape)
         return
-    from rtmtass.training.data.batches import (
-        MixtureStream,  # needs packages that a GPU can do without
-    )
+    # Imported here: it needs packages that a GPU machine may lack.
+    from rtmtass.training.data.batches import MixtureStream
 
     with MixtureStream(corpus, "train", workers=config.workers, stride=stride, **shape) as stream:
         yield stream
 
 
 def batches(examples: Examples, first: int, stride: int = 1) -> Iterator[Batch]:
-    """Yield batch after batch without end, `stride` numbers apart, from number `first` on."""
+    """Yield batches `first`, `first + stride` and so on, endlessly."""
     number = first
     while True:
         yield examples.batch(number)

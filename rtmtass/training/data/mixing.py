@@ -1,4 +1,4 @@
-"""How stems are laid out in time and added up: the paper's mixing rule and the evaluation set."""
+"""Tracks of the three stems, the paper's mixing rule, and evaluation sets."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def energy(samples: Samples) -> float:
 
 
 def scale_to_snr(samples: Samples, reference: Samples, snr_db: float) -> Samples:
-    """Return `samples` scaled so that `reference` is `snr_db` above them; silence stays silence."""
-    here = energy(samples)
-    if here == 0.0:
+    """Return `samples` scaled so that `reference` is `snr_db` above them; silence is unchanged."""
+    power = energy(samples)
+    if power == 0.0:
         return samples
-    return samples * np.float32(np.sqrt(energy(reference) / here) * 10 ** (-snr_db / 20))
+    return samples * np.float32(np.sqrt(energy(reference) / power) * 10 ** (-snr_db / 20))
 
 
 def mix_paper(
@@ -57,12 +57,12 @@ def mix_paper(
     """Mix three stems by the paper's rule.
 
     Music and noise are each scaled to an SNR against speech drawn from
-    U(-5, 5) dB, with energies over the whole segment. If the sum peaks above
-    0.99, everything is turned down together.
+    U(-5, 5) dB, with energies over the whole segment. If the mixture peaks above
+    0.99, all stems are scaled down together.
 
     Args:
         speech, music, noise: (N,) float32 each.
-        rng: gives the two SNRs, music's first.
+        rng: draws the two SNRs, music's first.
 
     Returns:
         The mixture (N,) and its stems (3, N); the stems sum to the mixture.
@@ -80,14 +80,14 @@ def mix_paper(
 
 @dataclass(frozen=True)
 class NoiseSamplers:
-    """Noise by its kind: `long` recordings to crop, `short` effects to repeat."""
+    """Noise samplers: `long` recordings to crop, and `short` effects to repeat."""
 
     long: Sampler | None
     short: Sampler | None
 
     @classmethod
     def of(cls, recordings: Recordings) -> NoiseSamplers:
-        """Part recordings at five seconds."""
+        """Split recordings at `LONG_S`."""
         kinds = long_and_short(recordings)
         return cls(*(Sampler(recordings, kind) if kind else None for kind in kinds))
 
@@ -101,18 +101,18 @@ def speech_track(
     from_start: bool = False,
     offset: int = 0,
 ) -> Samples:
-    """Return one speaker talking for `n` samples: recordings joined with short gaps.
+    """Return a track of one speaker: recordings joined with short gaps.
 
     Args:
         sampler: draws the speaker, then the speaker's recordings.
-        n: length of the track.
-        rng: draws everything.
+        n: length of the track, in samples.
+        rng: random generator.
         gap_s: shortest and longest gap between two recordings.
-        from_start: begin with a whole recording, not in the middle of one.
-        offset: samples of silence before the first word.
+        from_start: begin at the start of a recording instead of at a random point.
+        offset: silence before the first recording, in samples.
 
     Returns:
-        (n,) float32 at whatever level the recordings have when they fill full scale.
+        (n,) float32, with every recording normalised to full scale.
     """
     track = np.zeros(n, np.float32)
     group = sampler.draw_group(rng)
@@ -129,16 +129,16 @@ def speech_track(
 
 
 def music_track(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples:
-    """Return a random crop of one piece, (n,) float32; a short piece is repeated."""
+    """Return a random crop of one recording, (n,) float32; a shorter one is looped."""
     return _crop_or_loop(sampler, n, rng)
 
 
 def noise_track(noise: NoiseSamplers, n: int, rng: np.random.Generator) -> Samples:
-    """Return noise, (n,) float32: a long recording, repeated effects, or both in layers."""
+    """Return noise, (n,) float32: a long recording, repeated effects, or both mixed."""
     kind = rng.random()
     if noise.short is None or (noise.long is not None and kind < LONG_ALONE):
         if noise.long is None:
-            raise DataError("there are no noise recordings to draw from")
+            raise DataError("there are no noise recordings; add some with: rtmtass data build")
         return _crop_or_loop(noise.long, n, rng)
     effects = np.zeros(n, np.float32)
     for _ in range(int(rng.integers(1, MOST_EFFECTS + 1))):
@@ -167,7 +167,7 @@ def _crop_or_loop(sampler: Sampler, n: int, rng: np.random.Generator) -> Samples
 
 
 def _repeat_effect(sampler: Sampler, track: Samples, rng: np.random.Generator) -> None:
-    """Add one short effect to `track` over and over, with gaps and at varying levels."""
+    """Add one short effect to `track` repeatedly, with random gaps and levels, in place."""
     index = sampler.draw(rng)
     effect = sampler.recordings.crop(index, 0, len(track))
     level = energy(effect)
@@ -191,19 +191,18 @@ def dev_mixtures(
     split: str = "dev",
     singing: Recordings | None = None,
 ) -> Iterator[tuple[Samples, Samples]]:
-    """Yield the evaluation set: `n` mixtures by the paper's rule, the same for the same seed.
+    """Yield an evaluation set: `n` mixtures by the paper's rule, determined by the seed.
 
-    Speech is one speaker at -35 to -20 dBFS, music one piece, noise one
-    recording or effects in layers; none of the three is ever silent. Mixture k
-    doesn't depend on `n`.
+    Speech is one speaker at -35 to -20 dBFS, music one piece, noise one recording or
+    several effects; none of the three is silent. Mixture k doesn't depend on `n`.
 
     Args:
-        corpus: whose recordings of `split` are used.
-        n: how many mixtures.
+        corpus: its recordings of `split` are used.
+        n: number of mixtures.
         seconds: length of each.
-        seed: another seed is another set.
-        split: which recordings may be used.
-        singing: a bank of voices to sing over every piece, 0 to 8 dB above it.
+        seed: seed of the set.
+        split: "train" or "dev".
+        singing: a bank of singing to mix over every piece, 0 to 8 dB above it.
 
     Yields:
         The mixture (N,) and its stems (3, N), float32.
@@ -232,20 +231,21 @@ def _until_audible(draw: Callable[[], Samples]) -> Samples:
         if is_audible(samples):
             return samples
     raise DataError(
-        f"{_TRIES} draws in a row were all but silent: the recordings are too quiet or too short;"
-        " look them through with: rtmtass data build"
+        f"{_TRIES} draws in a row were nearly silent: the recordings are too quiet or too short;"
+        " check them with: rtmtass data build"
     )
 
 
-def is_audible(samples: Samples, *, share: float = 0.3) -> bool:
-    """Say whether there is sound in at least `share` of the tenths of a second.
+def is_audible(samples: Samples, *, fraction: float = 0.3) -> bool:
+    """Return whether at least `fraction` of the 0.1 s segments hold sound.
 
-    Sound means within 40 dB of the loudest tenth, and the whole above -60 dBFS.
+    A segment holds sound if it is within 40 dB of the loudest one; the mean power of
+    all must be above -60 dBFS.
     """
     n = min(SAMPLE_RATE // 10, len(samples))
     frames = samples[: len(samples) // n * n].reshape(-1, n)
     power = np.einsum("tn,tn->t", frames, frames) / n
-    return bool(power.mean() > 1e-6 and (power > 1e-4 * power.max()).mean() >= share)
+    return bool(power.mean() > 1e-6 and (power > 1e-4 * power.max()).mean() >= fraction)
 
 
 def write_evaluation_set(
@@ -259,43 +259,45 @@ def write_evaluation_set(
     singing: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write an evaluation set: a folder per mixture, and `list.csv` to find them by.
+    """Write an evaluation set: a folder per mixture, and `list.csv` that lists them.
 
     Each folder holds `mixture.wav`, `speech.wav`, `music.wav` and `noise.wav`,
-    16 kHz 16-bit; the stems sum to the mixture to the bit. `set.json` tells what
-    the set was made of. Mixtures already there are written again, all the same.
+    16 kHz 16-bit; the stems sum exactly to the mixture. `set.json` holds the set's
+    parameters. Existing mixtures are overwritten.
 
     Args:
-        corpus: whose recordings are mixed.
-        out: folder of the set; made if need be.
-        n: how many mixtures.
+        corpus: its recordings are mixed.
+        out: folder of the set; created if missing.
+        n: number of mixtures.
         seconds, seed, split: see `dev_mixtures`.
-        singing: sing over every piece, from the bank of synthetic singing.
-        progress: called with the set's name, how many are written and of how many.
+        singing: mix synthetic singing over every piece, from the bank.
+        progress: called with the set's name, how many are written, and of how many.
 
     Returns:
         Path of `list.csv`: name, mixture, speech, music, noise (paths relative to
         it), seconds, music_snr_db, noise_snr_db.
 
     Raises:
-        DataError: the corpus lacks what is asked for.
+        DataError: the corpus lacks recordings or the bank of singing.
         OutputError: the set can't be written.
     """
     voices = corpus.bank("singing", split) if singing else None
     if singing and voices is None:
-        raise DataError(f"there is no synthetic singing for {split} yet: rtmtass data synthesise")
+        raise DataError(
+            f"there is no synthetic singing for {split}; make it with: rtmtass data synthesise"
+        )
     rows: list[dict[str, object]] = []
     mixtures = dev_mixtures(corpus, n, seconds=seconds, seed=seed, split=split, singing=voices)
     for number, (_, stems) in enumerate(mixtures):
         name = f"{number:05d}"
         (out / name).mkdir(parents=True, exist_ok=True)
-        # Rounded first and summed after, so that the files sum as exactly as the samples;
-        # a stem that cancels another may be louder than the mixture, and would be clipped.
+        # Stems are rounded before they are summed, so that the files sum exactly. Where stems
+        # cancel, one may be louder than the mixture: all are scaled so that none clips.
         loudest = float(np.abs(stems).max())
         steps = np.round(stems * np.float32(32767.0 * min(1.0, PEAK / loudest)))
         tracks = {"mixture": steps.sum(axis=0), **dict(zip(STEMS, steps, strict=True))}
         for track, samples in tracks.items():
-            # libsndfile rounds a WAV's samples down; a quarter step keeps them in place.
+            # libsndfile rounds down when it writes a WAV; a quarter step prevents an error of 1.
             encode(out / name / f"{track}.wav", (samples + 0.25) / np.float32(32768.0), WAV)
         levels = [10 * np.log10(energy(stem)) for stem in stems]
         row: dict[str, object] = {"name": name, **{t: f"{name}/{t}.wav" for t in tracks}}
@@ -304,8 +306,8 @@ def write_evaluation_set(
         rows.append(row)
         if progress is not None:
             progress(out.name, number + 1, n)
-    made = {"n": n, "seconds": seconds, "seed": seed, "split": split, "singing": singing}
-    (out / "set.json").write_text(json.dumps(made, indent=2) + "\n")
+    parameters = {"n": n, "seconds": seconds, "seed": seed, "split": split, "singing": singing}
+    (out / "set.json").write_text(json.dumps(parameters, indent=2) + "\n")
     with open(out / "list.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()

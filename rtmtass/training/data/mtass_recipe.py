@@ -1,4 +1,4 @@
-"""The ingredients of the published MTASS set, found where their authors' archives put them."""
+"""Finds the data sets of the published MTASS recipe in their original folder layouts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rtmtass.training.data.fetch import sound_files
 
 
 def mtass_candidates(root: Path) -> list[Candidate]:
-    """Return all speech, music and noise of the recipe that lies under a folder."""
+    """Return all speech, music and noise of the recipe under a folder."""
     return [*_aishell(root), *_didi(root), *_dsd100(root), *_dns(root)]
 
 

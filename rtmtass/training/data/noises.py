@@ -1,4 +1,4 @@
-"""Noise without limit, made of numbers, because recorded noise is what training lacks first."""
+"""Procedural noise generators, because recorded noise is the scarcest training material."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Maker = Callable[[int, Rng], Samples]
 
 
 def coloured(n: int, rng: Rng, slope_db: float | None = None) -> Samples:
-    """Return noise whose power spectrum falls by `slope_db` per octave.
+    """Return noise with a spectral slope of `slope_db` per octave.
 
     Args:
         n: length in samples.
-        rng: draws the noise and, where not given, the slope.
-        slope_db: 0 is white, -3 pink, -6 brown; by default between -9 and +3.
+        rng: draws the noise and, if not given, the slope.
+        slope_db: 0 is white, -3 pink, -6 brown; by default uniform in -9 to +3.
     """
     slope = rng.uniform(-9.0, 3.0) if slope_db is None else slope_db
     hz = fft.rfftfreq(n, 1 / SAMPLE_RATE)
-    # Below 20 Hz the slope stops, or brown noise would be a drift and nothing else.
+    # Flat below 20 Hz, or brown noise would be nothing but drift.
     gain = (np.maximum(hz, 20.0) / 1000.0) ** (slope / 20 / np.log10(2.0))
     return _unit(fft.irfft(_white_spectrum(n, rng) * gain, n))
 
@@ -44,7 +44,7 @@ def hum(n: int, rng: Rng, mains_hz: float | None = None) -> Samples:
 
 
 def fan(n: int, rng: Rng) -> Samples:
-    """Return a fan: a band of air noise, the blades' tones in it, turning unevenly."""
+    """Return a fan: band-limited air noise and the blades' tones at a slightly varying speed."""
     air = _band(coloured(n, rng, rng.uniform(-6.0, -2.0)), 60.0, rng.uniform(2000.0, 7000.0))
     blades_hz = rng.uniform(25.0, 300.0) * (1 + 0.01 * _slow(n, rng, 0.5))
     phase = 2 * np.pi * np.cumsum(blades_hz) / SAMPLE_RATE
@@ -53,7 +53,7 @@ def fan(n: int, rng: Rng) -> Samples:
 
 
 def engine(n: int, rng: Rng) -> Samples:
-    """Return a motor: uneven bangs at a wandering speed, through a body's resonances."""
+    """Return an engine: uneven pulses at a varying rate, through body resonances."""
     bangs_hz = rng.uniform(12.0, 110.0) * np.exp(0.3 * _slow(n, rng, rng.uniform(0.05, 0.6)))
     turns = np.cumsum(bangs_hz) / SAMPLE_RATE
     fires = np.flatnonzero(np.diff(np.floor(turns), prepend=0.0))
@@ -67,14 +67,14 @@ def engine(n: int, rng: Rng) -> Samples:
 
 
 def clicks(n: int, rng: Rng) -> Samples:
-    """Return clicks and crackle at random moments, on faint hiss."""
+    """Return clicks and crackle at random times, over faint hiss."""
     pulses = _poisson(n, rng, 0.5 * 100.0 ** rng.random())
     sound = _ring(pulses, rng.uniform(500.0, 5000.0), rng.uniform(0.0003, 0.006))
     return _unit(_unit(sound) + rng.uniform(0.0, 0.1) * coloured(n, rng))
 
 
 def typing(n: int, rng: Rng) -> Samples:
-    """Return a keyboard: keys down and up again, in words with pauses between them."""
+    """Return typing: key presses and releases, with pauses between words."""
     down, up = np.zeros(n), np.zeros(n)
     at, pace_s = 0.0, rng.uniform(0.08, 0.25)
     while at < n:
@@ -94,7 +94,7 @@ def typing(n: int, rng: Rng) -> Samples:
 
 
 def rain(n: int, rng: Rng) -> Samples:
-    """Return rain: drops of all sizes over the hiss of those too many to tell apart."""
+    """Return rain: drops of various sizes over hiss."""
     hiss = _band(coloured(n, rng, rng.uniform(-3.0, 1.0)), rng.uniform(200.0, 1500.0), 7500.0)
     drops: Any = 0.0
     for _ in range(3):
@@ -105,7 +105,7 @@ def rain(n: int, rng: Rng) -> Samples:
 
 
 def wind(n: int, rng: Rng) -> Samples:
-    """Return wind: a low roar in gusts, sometimes with a whistle that follows them."""
+    """Return wind: low-frequency noise in gusts, sometimes with a whistle that follows them."""
     gusts = np.exp(rng.uniform(0.4, 1.0) * _slow(n, rng, rng.uniform(0.1, 1.0)))
     roar = coloured(n, rng, rng.uniform(-10.0, -5.0)) * gusts
     if rng.random() < 0.5:
@@ -116,7 +116,7 @@ def wind(n: int, rng: Rng) -> Samples:
 
 
 def applause(n: int, rng: Rng) -> Samples:
-    """Return many hands clapping, swelling and ebbing."""
+    """Return applause of slowly varying loudness."""
     crowd: Any = 0.0
     for _ in range(4):
         claps = _decay(_poisson(n, rng, rng.uniform(8.0, 80.0)), rng.uniform(0.004, 0.015))
@@ -126,7 +126,7 @@ def applause(n: int, rng: Rng) -> Samples:
 
 
 def knocks(n: int, rng: Rng) -> Samples:
-    """Return steps or knocks: dull blows at a nearly even pace."""
+    """Return steps or knocks: dull impacts at a nearly even pace."""
     blows, at, pace_s = np.zeros(n), 0.0, rng.uniform(0.2, 0.9)
     while at < n:
         blows[int(at)] += rng.uniform(0.4, 1.0)
@@ -137,7 +137,7 @@ def knocks(n: int, rng: Rng) -> Samples:
 
 
 def alarm(n: int, rng: Rng) -> Samples:
-    """Return a beeper or siren over hiss: tones that are no music."""
+    """Return a beeper or siren over hiss: tonal sounds that aren't music."""
     t = np.arange(n) / SAMPLE_RATE
     period_s, base_hz = rng.uniform(0.15, 2.0), rng.uniform(400.0, 3500.0)
     turn = (t / period_s) % 1.0
@@ -152,7 +152,7 @@ def alarm(n: int, rng: Rng) -> Samples:
 
 
 def babble(sampler: Sampler, n: int, rng: Rng) -> Samples:
-    """Return six to twelve speakers at once, none of whom can be followed."""
+    """Return unintelligible babble of six to twelve speakers at once."""
     crowd = np.zeros(n, np.float32)
     for _ in range(int(rng.integers(6, 13))):
         voice = speech_track(sampler, n, rng, gap_s=(0.0, 0.4))
@@ -167,7 +167,7 @@ MAKERS: dict[str, Maker] = {
     "typing": typing, "rain": rain, "wind": wind, "applause": applause, "knocks": knocks,
     "alarm": alarm,
 }  # fmt: skip
-"""Every kind that needs no recordings."""
+"""Name → generator, of all that need no recordings."""
 
 
 def _unit(samples: NDArray[Any]) -> Samples:
@@ -182,17 +182,17 @@ def _white_spectrum(n: int, rng: Rng) -> NDArray[np.complex64]:
 
 
 def _slow(n: int, rng: Rng, rate_hz: float) -> NDArray[np.float64]:
-    """Return a smooth random walk, mean 0, deviation 1, that turns `rate_hz` times a second."""
+    """Return a smooth random curve of mean 0, deviation 1 and about `rate_hz` bandwidth."""
     n_points = max(int(n / SAMPLE_RATE * rate_hz * 2), 2) + 4
     points = rng.standard_normal(n_points)
-    place = np.linspace(1.0, n_points - 3.0, n)
-    left, u = np.floor(place).astype(int), place % 1.0
-    blend = (1 - np.cos(np.pi * u)) / 2
-    return np.asarray(points[left] * (1 - blend) + points[left + 1] * blend)
+    position = np.linspace(1.0, n_points - 3.0, n)
+    left, u = np.floor(position).astype(int), position % 1.0
+    weight = (1 - np.cos(np.pi * u)) / 2
+    return np.asarray(points[left] * (1 - weight) + points[left + 1] * weight)
 
 
 def _poisson(n: int, rng: Rng, per_second: float) -> NDArray[np.float64]:
-    """Return pulses of random height at random moments."""
+    """Return pulses of random height at random times."""
     pulses = np.zeros(n)
     count = max(int(rng.poisson(per_second * n / SAMPLE_RATE)), 1)
     np.add.at(pulses, rng.integers(0, n, count), rng.exponential(1.0, count))
@@ -200,7 +200,7 @@ def _poisson(n: int, rng: Rng, per_second: float) -> NDArray[np.float64]:
 
 
 def _ring(pulses: NDArray[Any], hz: float, decay_s: float) -> NDArray[np.float64]:
-    """Return `pulses` through a resonance that falls by 8.7 dB per `decay_s`."""
+    """Return `pulses` through a resonance that decays by 8.7 dB per `decay_s`."""
     radius = np.exp(-1 / (decay_s * SAMPLE_RATE))
     pole = 2 * radius * np.cos(2 * np.pi * hz / SAMPLE_RATE)
     return np.asarray(signal.lfilter([1.0, -1.0], [1.0, -pole, radius**2], pulses))

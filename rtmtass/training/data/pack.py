@@ -1,6 +1,6 @@
-"""`rtmtass data pack`: a corpus and its banks as small tar files, for a machine that has nothing.
+"""`rtmtass data pack`: writes a corpus and its banks as small tar files, for a bare GPU machine.
 
-What a folder of packs consists of is in `pack_format`; `unpack` reads it.
+`pack_format` describes the files; `unpack` reads them.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from rtmtass.training.data.recordings import Recordings, has_recordings
 from rtmtass.types import SAMPLE_RATE, Progress
 
 MOST_BYTES = 56_000_000
+"""Largest shard, in bytes."""
 KBITS = 24.0
-"""Of Opus at 16 kHz mono: 5.2 hours in 56 MB, the files' and the tar's own bytes aside."""
+"""Bit rate of Opus at 16 kHz mono: 5.2 hours in 56 MB, without file and tar headers."""
 
 _BLOCK = 512
-_END = 10240  # tar fills its last record up to this
-_LOSSLESS = ("rooms",)  # banks that no lossy codec may touch: impulse responses
-_MUCH = 2.0  # Opus of more than this times the bit rate is coded again, else copied
+_END = 10240  # tar pads its last record to this
+_LOSSLESS = ("rooms",)  # a lossy codec would smear impulse responses
+_RECODE_RATIO = 2.0  # Opus above this multiple of the bit rate is encoded again, else copied
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """What becomes one file of a shard: a recording, or entry `entry` of a bank at `origin`."""
+    """One file of a shard: a recording, or entry number `entry` of the bank at `origin`."""
 
     kind: str
     split: str
@@ -69,30 +70,31 @@ def pack(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Packed:
-    """Write a corpus as tar files of Opus recordings, with an index and checksums beside them.
+    """Write a corpus as tar files of Opus recordings, with an index and checksums.
 
-    Unpacked with plain `tar`, the shards and `index.csv` in one folder are a corpus
-    again. The dev split is always whole and comes first, so that dev figures can be
-    compared; after it every beginning of the shards holds all roles and banks in
-    proportion, and of each role as many groups as possible. The same corpus gives the
-    same sound in the same shards; only Ogg's serial numbers are drawn each time.
+    The shards unpacked with plain `tar`, together with `index.csv`, are a corpus again.
+    The dev split is always complete and comes first, so that dev figures stay
+    comparable; after it, any first shards hold all roles and banks in proportion, with
+    as many groups of each role as possible. The same corpus gives the same audio in the
+    same shards; only Ogg's serial numbers are random.
 
     Args:
         corpus: folder with an `index.csv`.
-        out: folder for `shard-000.tar` … and the rest; made if need be.
-        cache: folder with the corpus's banks; those for training are packed, too.
-        kbits: kbit/s of Opus. Opus of 16 kHz mono is copied unless it has twice as many.
-        most_bytes: no shard is larger.
-        most_shards: pack only what fits into so many.
-        workers: processes that encode; all cores by default.
-        progress: called with a recording's path, how many are done, of how many.
+        out: folder for `shard-000.tar` … and the tables; created if missing.
+        cache: folder with the corpus's banks; the training banks are packed too.
+        kbits: bit rate of Opus, kbit/s. Opus files of 16 kHz mono are copied, unless
+            their bit rate is more than twice as high.
+        most_bytes: largest shard.
+        most_shards: pack only what fits into so many shards.
+        workers: encoding processes; all cores by default.
+        progress: called with a recording's path, how many are done, and of how many.
 
     Returns:
-        The shards, and which recordings could not be read and were left out.
+        The shards, and the recordings that were left out because they can't be read.
 
     Raises:
-        DataError: no corpus, no banks in `cache`, one recording alone is larger than a
-            shard, or the dev split larger than all.
+        DataError: no corpus, no banks in `cache`, a recording larger than a shard, or a
+            dev split larger than all shards.
         OutputError: the shards can't be written.
     """
     rows = read_index(corpus / "index.csv")
@@ -115,7 +117,7 @@ def _recordings(corpus: Path, rows: Sequence[IndexRow]) -> Iterator[_Piece]:
     names: set[str] = set()
     for row in rows:
         path = Path(row.path).with_suffix(".opus").as_posix()
-        if path in names:  # two recordings that differed in their suffix alone
+        if path in names:  # recordings whose names differ only in the suffix
             path = f"{row.path}.opus"
         names.add(path)
         group = f"{row.source}/{row.group}"
@@ -123,7 +125,7 @@ def _recordings(corpus: Path, rows: Sequence[IndexRow]) -> Iterator[_Piece]:
 
 
 def _banks(cache: Path) -> list[_Piece]:
-    """Return the entries of the banks for training; those for dev serve no training run."""
+    """Return the entries of the training banks; the dev banks aren't used in training."""
     pieces: list[_Piece] = []
     for name in BANK_NAMES:
         stem_path = cache / f"{name}-train"
@@ -138,7 +140,7 @@ def _banks(cache: Path) -> list[_Piece]:
             )
     if not pieces:
         raise DataError(
-            f"{cache} holds no banks to train from; make them with:"
+            f"{cache} holds no training banks; make them with:"
             f" rtmtass data synthesise CORPUS --cache {cache}"
         )
     return pieces
@@ -150,10 +152,10 @@ def _bank(stem_path: Path) -> Recordings:
 
 
 def balanced(pieces: Sequence[_Piece]) -> list[int]:
-    """Return the order in which pieces are packed, as indices: see `pack`.
+    """Return the order in which pieces are packed, as indices; see `pack`.
 
-    Within a kind, every group gives its first recording before any gives its second;
-    groups, and the recordings of each, come in the order of their names' hashes.
+    Within a kind, the first recordings of all groups come before any second one;
+    groups, and recordings within a group, are sorted by a hash of their names.
     """
     kinds: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, piece in enumerate(pieces):
@@ -185,7 +187,7 @@ def _write_shards(
     workers: int | None,
     progress: Progress | None,
 ) -> tuple[dict[int, str], list[int]]:
-    """Return the shard of every piece that was packed, and the pieces that can't be read."""
+    """Return the shard of each packed piece, and the indices of unreadable pieces."""
     order = balanced(pieces)
     shards: dict[int, str] = {}
     unreadable: list[int] = []
@@ -206,20 +208,20 @@ def _write_shards(
     if done <= n_dev and done < len(pieces):
         raise DataError(
             f"the dev split alone fills {len(writer.paths)} shards of {writer.most_bytes} bytes;"
-            " allow more shards"
+            " allow more with --shards"
         )
     return shards, unreadable
 
 
 def _encode(task: tuple[_Piece, float]) -> bytes | None:
-    """Return the file that a piece becomes; None if it can't be read."""
+    """Return the encoded file of a piece; None if it can't be read."""
     piece, kbits = task
     if piece.entry >= 0:
         bank = _bank(piece.origin)
         samples = bank.crop(piece.entry, 0, int(bank.lengths[piece.entry]))
         return as_flac(samples) if piece.path.endswith(".flac") else as_opus(samples, kbits)
-    has = kbits_of_opus(piece.origin)
-    if has is not None and has <= _MUCH * kbits:
+    present = kbits_of_opus(piece.origin)
+    if present is not None and present <= _RECODE_RATIO * kbits:
         return piece.origin.read_bytes()
     try:
         return as_opus(decode(piece.origin), kbits)
@@ -230,7 +232,7 @@ def _encode(task: tuple[_Piece, float]) -> bytes | None:
 def _write_tables(
     out: Path, rows: Sequence[IndexRow], pieces: Sequence[_Piece], shards: dict[int, str]
 ) -> None:
-    """Write index and banks, in the order they had before they were packed."""
+    """Write the tables of recordings and bank entries, in their original order."""
     with open(out / INDEX, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow((*INDEX_COLUMNS, "shard"))
@@ -258,7 +260,7 @@ def _bank_row(piece: _Piece, shard: str) -> BankRow:
 
 
 class _Shards:
-    """Tar files, one after the other, each closed before it would grow too large."""
+    """Writes consecutive tar files of limited size."""
 
     def __init__(self, out: Path, most_bytes: int, most_shards: int | None) -> None:
         self.paths: list[Path] = []
@@ -268,13 +270,13 @@ class _Shards:
         self._size = 0
 
     def add(self, data: bytes, name: str) -> str | None:
-        """Add a file under a name; return the name of its shard, None where all are full."""
+        """Add a file under a name; return the name of its shard, or None if all are full."""
         info = tarfile.TarInfo(name)
         info.size = len(data)
         size = len(info.tobuf(tarfile.PAX_FORMAT)) + -(-info.size // _BLOCK) * _BLOCK
         if size + _END > self.most_bytes:
             raise DataError(
-                f"{name} alone has {info.size} bytes, a shard at most {self.most_bytes}; cut the"
+                f"{name} has {info.size} bytes, a shard at most {self.most_bytes}; split the"
                 " recording, or allow larger shards"
             )
         if self._tar is None or self._size + size + _END > self.most_bytes:
@@ -289,7 +291,7 @@ class _Shards:
         return self.paths[-1].name
 
     def close(self) -> None:
-        """Complete the shard that is being written."""
+        """Finish the current shard."""
         if self._tar is not None:
             self._tar.close()
             self._tar = None

@@ -1,11 +1,11 @@
-"""What a folder of packs consists of: known to the one that writes it and the one that reads it.
+"""The file format of packs, shared by `pack` and `unpack`.
 
-    shard-000.tar …   recordings, and the entries of the banks; plain tar files
-    index.csv         a corpus's index, with the shard of each recording
-    banks.csv         the entries of the banks in their order, with the shard of each
-    SHA256SUMS        of all of these; `sha256sum -c SHA256SUMS` checks them, too
+    shard-000.tar …   recordings and bank entries; plain tar files
+    index.csv         the corpus's index, with the shard of each recording
+    banks.csv         the bank entries in order, with the shard of each
+    SHA256SUMS        checksums of all of these, in the format of `sha256sum -c`
 
-`SHA256SUMS` is written last: a folder without it is no whole pack.
+`SHA256SUMS` is written last: a folder without it is incomplete.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rtmtass.types import Progress
 INDEX, BANKS, SUMS = "index.csv", "banks.csv", "SHA256SUMS"
 BANK_COLUMNS = ("bank", "split", "source", "group", "path", "seconds", "scale", "shard")
 
-_SHOWN = 3
+_SHOWN = 3  # problems listed in an error
 
 
 @dataclass(frozen=True)
 class BankRow:
-    """One entry of a bank; the file at `path` times `scale` is as loud as it was made."""
+    """One entry of a bank; the samples at `path` times `scale` have the original level."""
 
     bank: str
     split: str
@@ -48,23 +48,23 @@ def sha256(path: Path) -> str:
 
 
 def write_sums(packs: Path, names: Iterable[str]) -> None:
-    """Write `SHA256SUMS` of files in a folder."""
+    """Write `SHA256SUMS` for files in a folder."""
     text = "".join(f"{sha256(packs / name)}  {name}\n" for name in names)
     (packs / SUMS).write_text(text, encoding="utf-8")
 
 
 def read_sums(packs: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a folder of packs by name.
+    """Return the SHA-256 of each file of a folder of packs, by name.
 
     Raises:
-        DataError: it has no `SHA256SUMS`.
+        DataError: there is no `SHA256SUMS`.
     """
     try:
         lines = (packs / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
         raise DataError(
-            f"{packs} holds no whole pack: it has no {SUMS}; fetch it, or make one with:"
-            " rtmtass data pack"
+            f"{packs} holds no complete pack: it has no {SUMS}; copy it there, or make a pack"
+            " with: rtmtass data pack"
         ) from None
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
@@ -73,36 +73,36 @@ def check_sums(packs: Path, progress: Progress | None = None) -> None:
     """Compare all files with their SHA-256.
 
     Raises:
-        DataError: some are missing or altered; it names them.
+        DataError: files are missing or differ; the message names them.
     """
     sums = read_sums(packs)
     wrong: list[str] = []
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock
-        found = pool.map(lambda name: _problem(packs / name, sums[name]), sums)
-        for number, problem in enumerate(found):
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        results = pool.map(lambda name: _problem(packs / name, sums[name]), sums)
+        for number, problem in enumerate(results):
             wrong += [problem] if problem else []
             if progress is not None:
                 progress("checking packs", number + 1, len(sums))
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         them = "it" if len(wrong) == 1 else "them"
-        raise DataError(f"{packs}: {'; '.join(wrong[:_SHOWN])}{more}; fetch {them} again")
+        raise DataError(f"{packs}: {'; '.join(wrong[:_SHOWN])}{more}; copy {them} again")
 
 
-def _problem(path: Path, wanted: str) -> str:
+def _problem(path: Path, expected: str) -> str:
     try:
-        found = sha256(path)
+        digest = sha256(path)
     except FileNotFoundError:
-        return f"{path.name} is missing (SHA-256 {wanted[:16]}…)"
+        return f"{path.name} is missing (SHA-256 {expected[:16]}…)"
     except OSError as error:
         return f"{path.name} can't be read ({error.strerror})"
-    if found == wanted:
+    if digest == expected:
         return ""
-    return f"{path.name} has SHA-256 {found[:16]}…, expected {wanted[:16]}…"
+    return f"{path.name} has SHA-256 {digest[:16]}…, expected {expected[:16]}…"
 
 
 def read_banks(packs: Path) -> list[BankRow]:
-    """Return the entries of all banks in their order; none where none were packed."""
+    """Return the entries of all banks in order; an empty list if no banks were packed."""
     if not (packs / BANKS).exists():
         return []
     with open(packs / BANKS, newline="", encoding="utf-8") as file:
@@ -113,23 +113,23 @@ def read_banks(packs: Path) -> list[BankRow]:
 
 
 def read_shards(packs: Path) -> list[str]:
-    """Return the shard of each row of the index, in its order.
+    """Return the shard of each row of the index, in order.
 
     Raises:
-        DataError: the index names none.
+        DataError: the index has no shards.
     """
     with open(packs / INDEX, newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         if "shard" not in (table.fieldnames or ()):
             raise DataError(
-                f"{packs / INDEX} names no shards: it is no packed corpus; make one with:"
-                " rtmtass data pack"
+                f"{packs / INDEX} has no column 'shard': {packs} isn't a packed corpus; make one"
+                " with: rtmtass data pack"
             )
         return [line["shard"] for line in table]
 
 
 def describe(packs: Path) -> list[str]:
-    """Return lines that say what is in a folder of packs: hours by role and by bank, and bytes."""
+    """Return a summary of a folder of packs: hours by role and by bank, number of files, size."""
     hours: dict[str, dict[str, float]] = defaultdict(lambda: {"train": 0.0, "dev": 0.0})
     with open(packs / INDEX, newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):

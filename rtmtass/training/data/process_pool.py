@@ -1,4 +1,4 @@
-"""Work spread over all cores by processes, with the results in the order of the tasks."""
+"""Runs tasks in processes on all cores and yields the results in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _AHEAD = 3
-"""Tasks per process that may be under way; more would only fill the memory with results."""
+"""Queued tasks per process; more would only fill memory with results."""
 
 
 def n_cores() -> int:
@@ -27,19 +27,19 @@ def n_cores() -> int:
 def in_order(
     function: Callable[[Task], Result], tasks: Iterable[Task], workers: int | None = None
 ) -> Generator[Result]:
-    """Yield `function(task)` for every task, in their order.
+    """Yield `function(task)` for every task, in order.
 
     Args:
-        function: importable by name; what it raises is raised here.
-        tasks: each can be pickled.
-        workers: processes; all cores by default. With one or none, the work is done here.
+        function: importable by name; its exceptions are raised here.
+        tasks: picklable.
+        workers: processes; all cores by default. With 0 or 1, runs in this process.
     """
     n = n_cores() if workers is None else workers
     if n <= 1:
         yield from map(function, tasks)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-    pool = ProcessPoolExecutor(n, mp_context=context, initializer=_leave_stopping_to_the_parent)
+    pool = ProcessPoolExecutor(n, mp_context=context, initializer=_ignore_interrupts)
     ahead: deque[Future[Result]] = deque()
     try:
         for task in tasks:
@@ -52,5 +52,6 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_stopping_to_the_parent() -> None:
+def _ignore_interrupts() -> None:
+    """Ignore Ctrl-C in a worker: the parent process shuts the pool down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Many recordings in one file that is read by crop: how training sound lies on disk."""
+"""Decoded training recordings on disk: many in one memory-mapped file, read in crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 _FULL_SCALE = 32767.0
 _TARGET_PEAK = 0.98
-# Below -60 dBFS there is hardly a recording: its hiss needn't be turned up more.
+# A recording that peaks below -60 dBFS is mostly hiss, which isn't amplified further.
 _MOST_GAIN = 1000.0
 _SHORTEST_S = 0.1
 
@@ -27,8 +27,8 @@ _SHORTEST_S = 0.1
 class Recording:
     """One recording inside a `Recordings` file.
 
-    The stored samples fill the int16 range; times `scale` they are as loud as
-    they were recorded. `start` and `length` count samples.
+    The stored samples are normalised to the int16 range; times `scale` they have the
+    original level. `start` and `length` are in samples.
     """
 
     source: str
@@ -42,7 +42,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class PendingRecording:
-    """A recording about to be stored: where it comes from, and how to get its samples."""
+    """A recording to be stored: its origin, and a function that loads its samples."""
 
     source: str
     group: str
@@ -51,17 +51,21 @@ class PendingRecording:
 
 
 class Recordings:
-    """All recordings of one kind (a role and split, or a bank), read by crop.
+    """All recordings of a role and split, or of a bank, read in crops.
 
     Args:
         stem_path: the files' common path without suffix: `.jsonl` holds the
             table, `.i16` the samples, 16 kHz mono little-endian.
-        keep_muffled: with False, recordings without treble are left out; a
-            separator should not learn that clean sound is dull.
-        first: use only so many recordings, as many as there were at some time.
+        keep_muffled: if False, recordings without treble are excluded, so that a
+            network doesn't learn to output dull speech.
+        first: use only the first so many recordings.
+
+    Attributes:
+        rows: the recordings in use.
+        lengths: (len(rows),) int64, in samples.
 
     Raises:
-        DataError: nothing usable is stored there.
+        DataError: no usable recordings are stored there.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class Recordings:
             if any(row.length for row in rows) and first != 0:
                 raise DataError(
                     f"all recordings in {stem_path}.jsonl are muffled, with nothing above 4 kHz;"
-                    " add some that have treble: rtmtass data build"
+                    " add some with treble: rtmtass data build"
                 )
             raise DataError(f"no recordings in {stem_path}.jsonl; prepare the corpus again")
         end = max(row.start + row.length for row in self.rows)
@@ -89,20 +93,20 @@ class Recordings:
 
     @property
     def seconds(self) -> float:
-        """How long all recordings are together."""
+        """Total length of the recordings, in seconds."""
         return float(self.lengths.sum()) / SAMPLE_RATE
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever the recordings, and so what is drawn from them, change."""
+        """Hash of the table of recordings."""
         table = "\n".join(f"{r.source}|{r.path}|{r.start}|{r.length}" for r in self.rows)
         return hashlib.sha256(table.encode()).hexdigest()[:16]
 
     def crop(self, index: int, start: int, n: int) -> Samples:
-        """Return samples `start : start + n` of recording `index`, shorter at its end.
+        """Return samples `start : start + n` of recording `index`, fewer at its end.
 
         Returns:
-            (<= n,) float32, a fresh array that fills full scale, not as loud as recorded.
+            (<= n,) float32, a new array; the recording is normalised to full scale.
         """
         first = int(self._starts[index]) + start
         last = min(first + n, int(self._starts[index] + self.lengths[index]))
@@ -111,28 +115,33 @@ class Recordings:
         return crop
 
     def stored(self, first: int, last: int) -> NDArray[np.int16]:
-        """Return samples `first : last` of the file as they are stored, (last - first,) int16.
+        """Return samples `first : last` of the file as stored, (last - first,) int16.
 
-        A recording's own begin at its row's `start`; times 1 / 32767 they fill full scale.
+        A recording's samples begin at its row's `start`; full scale is 32767.
         """
         return np.asarray(self._samples[first:last])
 
     def whole(self, index: int) -> Samples:
-        """Return recording `index`, (length,) float32, as loud as it was recorded."""
+        """Return recording `index` at its original level, (length,) float32."""
         return self.crop(index, 0, int(self.lengths[index])) * np.float32(self.rows[index].scale)
 
 
 class Sampler:
-    """Draws recordings so that big sets don't drown the small ones.
+    """Draws recordings at random, with reduced weight for large groups and sources.
 
-    A group (speaker, piece, recording) weighs the square root of its seconds; a
-    source weighs the sum of its groups to the power 0.7. Within a group every
-    second is equally likely.
+    A group (speaker, piece or recording) is weighted by the square root of its length; a
+    source by the sum of its groups' weights to the power 0.7. Within a group,
+    recordings are weighted by their length.
+
+    Args:
+        recordings: to draw from.
+        among: indices of the recordings to use; all if not given.
 
     Attributes:
         groups: indices of the recordings of each group.
-        edges: right edges of the groups' shares of [0, 1); the last is beyond reach.
-        inner_edges: for each group, right edges of its recordings' shares.
+        names: (source, group) of each group.
+        edges: cumulative probabilities of the groups; the last is 2.0, above any draw.
+        inner_edges: for each group, cumulative probabilities of its recordings.
     """
 
     def __init__(self, recordings: Recordings, among: Sequence[int] | None = None) -> None:
@@ -148,40 +157,47 @@ class Sampler:
         by_source: dict[str, float] = {}
         for (source, _), weight in zip(self.names, weights, strict=True):
             by_source[source] = by_source.get(source, 0.0) + weight
-        share = np.array([by_source[source] ** -0.3 for source, _ in self.names])
-        self.edges = _edges(weights * share)
+        source_factors = np.array([by_source[source] ** -0.3 for source, _ in self.names])
+        self.edges = _edges(weights * source_factors)
         self.inner_edges = [_edges(s) for s in seconds]
 
     def draw_group(self, rng: np.random.Generator) -> int:
-        """Return the number of a group."""
+        """Return the index of a random group."""
         return int(np.searchsorted(self.edges, rng.random(), side="right"))
 
     def draw_in_group(self, group: int, rng: np.random.Generator) -> int:
-        """Return the index of one of the group's recordings."""
-        place = np.searchsorted(self.inner_edges[group], rng.random(), side="right")
-        return int(self.groups[group][place])
+        """Return the index of a random recording of a group."""
+        position = np.searchsorted(self.inner_edges[group], rng.random(), side="right")
+        return int(self.groups[group][position])
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Return the index of a recording."""
+        """Return the index of a random recording."""
         return self.draw_in_group(self.draw_group(rng), rng)
 
 
 def store(
     stem_path: Path,
-    found: Iterable[PendingRecording],
+    pending: Iterable[PendingRecording],
     stamp: str,
     progress: Progress | None = None,
     total: int = 0,
 ) -> None:
-    """Append to a recordings file whatever of `found` it doesn't hold yet.
+    """Append the recordings that a recordings file doesn't hold yet.
 
-    Each recording is written to `.i16` first and to the table after, so that an
-    interrupted run is taken up at the recording it broke off. A `stamp` other
-    than the stored one starts the file anew. Unreadable recordings are noted
-    with length 0 and not tried again.
+    Each recording is written to `.i16` first and to the table second, so that an
+    interrupted run resumes at the recording it stopped at. Unreadable recordings are
+    entered with length 0 and not tried again.
+
+    Args:
+        stem_path: the files' common path; see `Recordings`.
+        pending: the recordings, in order.
+        stamp: identifies their contents; if it differs from the stored one, the file is
+            rewritten from the start.
+        progress: called with the file's name, how many recordings are done, and `total`.
+        total: number of recordings.
     """
     stem_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{stem_path}.i16", "ab") as sound, alone(sound):
+    with open(f"{stem_path}.i16", "ab") as audio, file_lock(audio):
         old_stamp, rows = _read_table(stem_path)
         if old_stamp != stamp:
             rows = []
@@ -191,15 +207,15 @@ def store(
             table_path.write_text("\n".join(lines) + "\n")
         done = {row.path for row in rows}
         end = max((row.start + row.length for row in rows), default=0)
-        if sound.tell() != 2 * end:
-            sound.truncate(2 * end)
+        if audio.tell() != 2 * end:
+            audio.truncate(2 * end)
         with open(table_path, "a") as table:
-            for number, item in enumerate(found):
+            for number, item in enumerate(pending):
                 if item.path in done:
                     continue
                 row, data = quantise(item, end)
-                sound.write(data)
-                sound.flush()
+                audio.write(data)
+                audio.flush()
                 table.write(json.dumps(asdict(row)) + "\n")
                 table.flush()
                 end += row.length
@@ -208,8 +224,8 @@ def store(
 
 
 @contextlib.contextmanager
-def alone(file: BinaryIO) -> Iterator[None]:
-    """Lock an open file against other processes that lock it; Windows has no such lock."""
+def file_lock(file: BinaryIO) -> Iterator[None]:
+    """Hold an exclusive advisory lock on an open file; does nothing on Windows."""
     try:
         import fcntl
     except ImportError:
@@ -223,12 +239,18 @@ def alone(file: BinaryIO) -> Iterator[None]:
 
 
 def quantise(item: PendingRecording, start: int) -> tuple[Recording, bytes]:
-    """Return a recording's row, were it stored from sample `start` on, and its int16 samples.
+    """Load a recording and normalise it to int16.
 
-    What can't be read, is silent or shorter than 0.1 s has length 0.
+    Args:
+        item: the recording.
+        start: where it will be stored, in samples.
+
+    Returns:
+        Its row, and its little-endian int16 samples. The length is 0 if it can't be
+        read, is silent or is shorter than 0.1 s.
 
     Raises:
-        MissingPartError: a package that reads or makes it isn't installed.
+        MissingPartError: a package that loads it isn't installed.
     """
     try:
         samples = np.nan_to_num(item.load(), posinf=0.0, neginf=0.0)
@@ -248,12 +270,12 @@ def quantise(item: PendingRecording, start: int) -> tuple[Recording, bytes]:
 
 
 def has_recordings(stem_path: Path) -> bool:
-    """Say whether anything usable is stored under this path."""
+    """Return whether usable recordings are stored under this path."""
     return any(row.length for row in _read_table(stem_path)[1])
 
 
 def stored_stamp(stem_path: Path) -> str:
-    """Return the stamp of what is stored under this path; empty where nothing is."""
+    """Return the stamp of the recordings stored under this path; empty if there are none."""
     try:
         with open(f"{stem_path}.jsonl", encoding="utf-8") as table:
             line = table.readline()
@@ -263,9 +285,9 @@ def stored_stamp(stem_path: Path) -> str:
 
 
 def is_muffled(samples: Samples) -> bool:
-    """Say whether almost nothing lies above 4 kHz, as behind a blanket or a telephone.
+    """Return whether a recording has almost nothing above 4 kHz, as telephone speech.
 
-    The long-term power above 4 kHz is below the whole by more than 45 dB.
+    The threshold is a long-term power above 4 kHz of -45 dB relative to the total.
     """
     n = 512
     if len(samples) < 4 * n:
@@ -277,7 +299,7 @@ def is_muffled(samples: Samples) -> bool:
 
 
 def _read_table(stem_path: Path) -> tuple[str, list[Recording]]:
-    """Return the stamp and the rows; a last line still being written is left out."""
+    """Return the stamp and the rows; an incomplete last line is ignored."""
     path = Path(f"{stem_path}.jsonl")
     if not path.exists():
         return "", []
@@ -290,7 +312,7 @@ def _read_table(stem_path: Path) -> tuple[str, list[Recording]]:
 
 
 def _edges(weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the right edges of the weights' shares of [0, 1); the last is beyond reach."""
+    """Return the cumulative probabilities of weights; the last is 2.0, above any draw."""
     edges: NDArray[np.float64] = np.cumsum(weights / weights.sum())
     edges[-1] = 2.0
     return edges

@@ -1,4 +1,4 @@
-"""Speech made to sing, because the music at hand is instrumental and singing belongs to music."""
+"""Synthetic singing from speech, because most music at hand is instrumental."""
 
 from __future__ import annotations
 
@@ -31,11 +31,17 @@ _LOWEST_HZ, _HIGHEST_HZ = 65.0, 900.0
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice taken apart, one row per 5 ms: pitch in Hz (0 unvoiced), envelope, breathiness."""
+    """Vocoder parameters of a voice, one row per frame of 5 ms.
+
+    Attributes:
+        pitch: (T,), Hz; 0 if unvoiced.
+        envelope: (T, F), power spectral envelope.
+        aperiodicity: (T, F), 0..1.
+    """
 
     pitch: Curve
     envelope: NDArray[np.float64]
-    breath: NDArray[np.float64]
+    aperiodicity: NDArray[np.float64]
 
 
 def analyse_voice(speech: Samples) -> Voice:
@@ -48,7 +54,7 @@ def analyse_voice(speech: Samples) -> Voice:
     """
     world = _world()
     x = speech.astype(np.float64)
-    # A dither 80 dB down: WORLD divides by the power of digital silence.
+    # Dither at -80 dB: WORLD divides by the power, which is 0 for digital silence.
     x += 1e-4 * np.abs(x).max() * np.random.default_rng(0).standard_normal(len(x))
     pitch, times = world.dio(x, SAMPLE_RATE, frame_period=1000 * FRAME_S)
     pitch = world.stonemask(x, pitch, times, SAMPLE_RATE)
@@ -57,81 +63,85 @@ def analyse_voice(speech: Samples) -> Voice:
 
 
 def synthesise_voice(voice: Voice) -> Samples:
-    """Synthesise a voice, (N,) float32."""
-    sound = _world().synthesize(
+    """Return a voice as samples, (N,) float32.
+
+    Raises:
+        MissingPartError: pyworld isn't installed.
+    """
+    samples = _world().synthesize(
         np.ascontiguousarray(voice.pitch),
         np.ascontiguousarray(voice.envelope),
-        np.ascontiguousarray(voice.breath),
+        np.ascontiguousarray(voice.aperiodicity),
         SAMPLE_RATE,
         1000 * FRAME_S,
     )
-    return np.asarray(sound, dtype=np.float32)
+    return np.asarray(samples, dtype=np.float32)
 
 
 def sing(speech: Samples, rng: Rng) -> Samples:
-    """Return `speech` sung: a melody of its own, doubled or harmonised, in a hall.
+    """Return `speech` sung to a random melody, with random doubling, harmonies and reverb.
 
     Args:
-        speech: (N,) float32, some seconds of one speaker, mostly talking.
-        rng: draws the melody and the manner.
+        speech: (N,) float32, several seconds of one speaker without long pauses.
+        rng: random generator.
 
     Returns:
-        (M,) float32, about as long or longer; empty if too little is voiced.
+        (M,) float32, about as long or longer; empty if less than 0.5 s is voiced.
     """
     spoken = analyse_voice(speech)
     if (spoken.pitch > 0).sum() * FRAME_S < 0.5:
         return np.zeros(0, np.float32)
-    stretched, notes = set_to_melody(reshape_throat(spoken, rng.uniform(0.88, 1.15)), rng)
-    lead = synthesise_voice(_at_pitch(stretched, notes, rng))
+    stretched, notes = set_to_melody(shift_formants(spoken, rng.uniform(0.88, 1.15)), rng)
+    lead = synthesise_voice(_with_notes(stretched, notes, rng))
     choir = lead
     for _ in range(int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1]))):
         shift = float(rng.choice([0.0, 0.0, -12.0, 12.0, 4.0, 7.0, -5.0]))
-        other = synthesise_voice(_at_pitch(stretched, notes + shift, rng))
+        other = synthesise_voice(_with_notes(stretched, notes + shift, rng))
         other = np.roll(other, int(rng.uniform(0.0, 0.03) * SAMPLE_RATE))
         choir = choir + other * np.float32(rng.uniform(0.3, 0.9))
-    return _in_hall(choir, rng) if rng.random() < 0.7 else choir
+    return _add_reverb(choir, rng) if rng.random() < 0.7 else choir
 
 
 def revoice(speech: Samples, rng: Rng) -> Samples:
-    """Return `speech` in another voice: other pitch, pitch range and throat, same words.
+    """Return `speech` with another pitch, pitch range and formants; empty if unvoiced.
 
-    The vocoder must not be heard in sung music alone, or its traces would be
-    what a network takes for music.
+    If vocoder artefacts occurred only in synthetic singing, a network would learn to
+    recognise music by them.
     """
-    voice = reshape_throat(analyse_voice(speech), rng.uniform(0.85, 1.2))
+    voice = shift_formants(analyse_voice(speech), rng.uniform(0.85, 1.2))
     voiced = voice.pitch > 0
     if not voiced.any():
         return np.zeros(0, np.float32)
     middle = np.exp(np.log(voice.pitch[voiced]).mean())
-    wanted = np.clip(middle * np.exp(rng.uniform(-0.35, 0.35)), 75.0, 320.0)
+    target = np.clip(middle * np.exp(rng.uniform(-0.35, 0.35)), 75.0, 320.0)
     spread = rng.uniform(0.5, 1.8)
     pitch = np.zeros_like(voice.pitch)
-    pitch[voiced] = np.clip(wanted * (voice.pitch[voiced] / middle) ** spread, 55.0, 600.0)
-    return synthesise_voice(Voice(pitch, voice.envelope, voice.breath))
+    pitch[voiced] = np.clip(target * (voice.pitch[voiced] / middle) ** spread, 55.0, 600.0)
+    return synthesise_voice(Voice(pitch, voice.envelope, voice.aperiodicity))
 
 
-def reshape_throat(voice: Voice, factor: float) -> Voice:
-    """Return the voice with all formants `factor` times as high."""
+def shift_formants(voice: Voice, factor: float) -> Voice:
+    """Return the voice with all formant frequencies multiplied by `factor`."""
     n_bins = voice.envelope.shape[1]
-    place = np.minimum(np.arange(n_bins) / factor, n_bins - 1.0)
-    left = np.minimum(place.astype(int), n_bins - 2)
-    u = place - left
+    position = np.minimum(np.arange(n_bins) / factor, n_bins - 1.0)
+    left = np.minimum(position.astype(int), n_bins - 2)
+    u = position - left
 
     def warp(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(rows[:, left] * (1 - u) + rows[:, left + 1] * u)
 
-    return Voice(voice.pitch, warp(voice.envelope), warp(voice.breath))
+    return Voice(voice.pitch, warp(voice.envelope), warp(voice.aperiodicity))
 
 
 def set_to_melody(voice: Voice, rng: Rng) -> tuple[Voice, Curve]:
-    """Stretch a voice to the notes of a melody it is given.
+    """Stretch a voice in time to the notes of a random melody.
 
-    Each syllable gets a note, long ones sometimes two or three. Consonants keep
-    their pace; vowels are stretched until the note is full.
+    Each syllable gets a note, long ones sometimes two or three. Unvoiced frames keep
+    their duration; voiced ones are stretched to the length of the note.
 
     Returns:
-        The stretched voice, with its pitch only telling voiced from unvoiced, and
-        the note of every frame in semitones (MIDI numbers, 69 is 440 Hz).
+        The stretched voice, whose pitch only marks voiced frames, and the note of every
+        frame as a MIDI number (69 is 440 Hz).
     """
     beat = 60.0 / rng.uniform(60.0, 150.0) / FRAME_S
     melody = _Melody(voice.pitch, rng)
@@ -146,11 +156,11 @@ def set_to_melody(voice: Voice, rng: Rng) -> tuple[Voice, Curve]:
         length = float(
             rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 3.0], p=[0.3, 0.3, 0.1, 0.1, 0.15, 0.05])
         )
-        wanted = max(length * beat - (~voiced).sum(), 0.0)
-        pace = np.where(voiced, np.clip(wanted / voiced.sum(), 0.6, 15.0), 1.0)
-        ends = np.cumsum(pace)
+        n_voiced = max(length * beat - (~voiced).sum(), 0.0)
+        stretch = np.where(voiced, np.clip(n_voiced / voiced.sum(), 0.6, 15.0), 1.0)
+        ends = np.cumsum(stretch)
         n = int(ends[-1])
-        source.append(np.interp(np.arange(n), ends - pace, np.arange(first, last)))
+        source.append(np.interp(np.arange(n), ends - stretch, np.arange(first, last)))
         parts = 1 if n < 60 or rng.random() < 0.8 else int(rng.integers(2, 4))
         steps = [melody.next(rng) for _ in range(parts)]
         notes.append(np.repeat(steps, -(-n // parts))[:n].astype(np.float64))
@@ -158,9 +168,10 @@ def set_to_melody(voice: Voice, rng: Rng) -> tuple[Voice, Curve]:
 
 
 def syllables(voice: Voice) -> list[tuple[int, int]]:
-    """Return where syllables begin and end, in frames: cut where the voice is weakest.
+    """Return the first and last frame (exclusive) of each syllable.
 
-    A syllable is a swell of voiced energy; two are at least 0.12 s apart.
+    A syllable is a peak of the voiced level, at least 0.12 s from the next one; cuts are
+    at the minima in between.
     """
     level = np.sqrt(voice.envelope.sum(axis=1)) * (voice.pitch > 0)
     smooth = ndimage.gaussian_filter1d(level, 0.03 / FRAME_S)
@@ -175,7 +186,7 @@ def syllables(voice: Voice) -> list[tuple[int, int]]:
 
 
 class _Melody:
-    """A random walk over a scale, in the singer's register."""
+    """A random walk over the notes of a scale, in the singer's register."""
 
     def __init__(self, pitch: Curve, rng: Rng) -> None:
         middle = float(np.median(pitch[pitch > 0]))
@@ -185,29 +196,29 @@ class _Melody:
         lowest, highest = (69 + 12 * np.log2(hz / 440.0) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
         low, high = max(centre - 8.0, lowest), min(centre + 9.0, highest)
         self._notes = [m for m in range(128) if (m - tonic) % 12 in scale and low <= m <= high]
-        self._place = len(self._notes) // 2
+        self._index = len(self._notes) // 2
 
     def note(self) -> float:
-        return float(self._notes[self._place])
+        return float(self._notes[self._index])
 
     def next(self, rng: Rng) -> float:
         step = int(rng.choice([-3, -2, -1, 0, 1, 2, 4], p=[0.06, 0.12, 0.25, 0.2, 0.22, 0.1, 0.05]))
-        self._place = int(np.clip(self._place + step, 0, len(self._notes) - 1))
+        self._index = int(np.clip(self._index + step, 0, len(self._notes) - 1))
         return self.note()
 
 
-def _resample(voice: Voice, place: Curve) -> Voice:
-    """Read a voice's frames at fractional places."""
-    left = np.minimum(place.astype(int), len(voice.pitch) - 2)
-    u = (place - left)[:, None]
+def _resample(voice: Voice, frames: Curve) -> Voice:
+    """Return a voice interpolated at fractional frame indices."""
+    left = np.minimum(frames.astype(int), len(voice.pitch) - 2)
+    u = (frames - left)[:, None]
     log = np.log(voice.envelope + 1e-16)
     envelope = np.exp(log[left] * (1 - u) + log[left + 1] * u)
-    breath = voice.breath[left] * (1 - u) + voice.breath[left + 1] * u
-    return Voice(voice.pitch[np.round(place).astype(int)], envelope, breath)
+    aperiodicity = voice.aperiodicity[left] * (1 - u) + voice.aperiodicity[left + 1] * u
+    return Voice(voice.pitch[np.round(frames).astype(int)], envelope, aperiodicity)
 
 
-def _at_pitch(voice: Voice, notes: Curve, rng: Rng) -> Voice:
-    """Give a stretched voice the pitch of its notes: glides, vibrato, a human's drift."""
+def _with_notes(voice: Voice, notes: Curve, rng: Rng) -> Voice:
+    """Set a voice's pitch to its notes, with glides, vibrato and drift."""
     glide = ndimage.gaussian_filter1d(notes, rng.uniform(0.012, 0.04) / FRAME_S, mode="nearest")
     n = len(notes)
     starts = np.flatnonzero(np.diff(notes, prepend=notes[0] - 1.0))
@@ -216,29 +227,31 @@ def _at_pitch(voice: Voice, notes: Curve, rng: Rng) -> Voice:
     phase = 2 * np.pi * rng.uniform(4.8, 6.8) * np.arange(n) * FRAME_S
     drift = ndimage.gaussian_filter1d(rng.standard_normal(n), 0.2 / FRAME_S, mode="nearest")
     tuning = rng.uniform(-0.06, 0.06)
-    cents = glide + depth * np.sin(phase + rng.uniform(0, 6.3)) + 0.5 * drift + tuning
-    hz = 440.0 * 2 ** ((cents - 69) / 12)
-    return Voice(np.where(voice.pitch > 0, hz, 0.0), voice.envelope, voice.breath)
+    semitones = glide + depth * np.sin(phase + rng.uniform(0, 6.3)) + 0.5 * drift + tuning
+    hz = 440.0 * 2 ** ((semitones - 69) / 12)
+    return Voice(np.where(voice.pitch > 0, hz, 0.0), voice.envelope, voice.aperiodicity)
 
 
-def _in_hall(voice: Samples, rng: Rng) -> Samples:
-    """Add a tail of decaying noise, as a plate or a hall on a record does."""
+def _add_reverb(voice: Samples, rng: Rng) -> Samples:
+    """Add artificial reverb: convolution with exponentially decaying noise."""
     rt60_s = rng.uniform(0.4, 2.2)
     n = int(rt60_s * SAMPLE_RATE)
     tail = rng.standard_normal(n) * 10 ** (-3 * np.arange(n) / n)
     tail = signal.lfilter([1.0], [1.0, -rng.uniform(0.2, 0.8)], tail)
     delayed = np.concatenate([np.zeros(int(rng.uniform(0.005, 0.05) * SAMPLE_RATE)), tail])
     wet = signal.oaconvolve(voice, delayed.astype(np.float32))[: len(voice)]
-    share = 10 ** (rng.uniform(-14.0, 0.0) / 20) * np.linalg.norm(voice) / np.linalg.norm(wet)
-    return np.asarray(voice + share * wet, dtype=np.float32)
+    gain = 10 ** (rng.uniform(-14.0, 0.0) / 20) * np.linalg.norm(voice) / np.linalg.norm(wet)
+    return np.asarray(voice + gain * wet, dtype=np.float32)
 
 
 @cache
 def _world() -> Any:
-    """Return pyworld's compiled module.
+    """Return pyworld's compiled module, without importing its package.
 
-    Its package asks pkg_resources for its version, which setuptools dropped in
-    version 81; so the package's own first file is passed by.
+    The package's `__init__` needs pkg_resources, which setuptools 81 removed.
+
+    Raises:
+        MissingPartError: pyworld isn't installed.
     """
     package = importlib.util.find_spec("pyworld")
     for folder in (package.submodule_search_locations or ()) if package else ():

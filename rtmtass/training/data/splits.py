@@ -1,4 +1,4 @@
-"""Which recordings are for training and which for dev: whole groups, always the same way."""
+"""Deterministic assignment of whole groups of recordings to the splits train and dev."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ from rtmtass.training.data.corpus import IndexRow
 
 
 def assign_splits(rows: list[IndexRow], dev_share: float) -> list[IndexRow]:
-    """Give every row without a split the one its group's hash falls into.
+    """Assign every row without a split by the hash of its group.
 
-    A role that would be left without dev gives its lowest-hashed group to it, one
-    without train its highest-hashed. Only a role's one and only group is torn:
-    its lowest-hashed recording is dev, the others train.
+    If a role would have no dev recordings, its group with the lowest hash moves to dev;
+    if it would have no train recordings, the one with the highest hash moves to train. A
+    role with a single group is split: the recording with the lowest hash goes to dev,
+    the others to train.
+
+    Args:
+        rows: the index; existing splits are kept.
+        dev_share: fraction of the groups for dev.
     """
-    given = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
-    shares = {"dev": dev_share, "train": 1.0 - dev_share}
-    allowed = [split for split, share in shares.items() if share > 0.0]
-    for role in {row.role for row in given}:
-        mine = [place for place, row in enumerate(given) if row.role == role]
-        free = [place for place in mine if not rows[place].split]
+    assigned = [replace(row, split=row.split or _by_hash(row, dev_share)) for row in rows]
+    fractions = {"dev": dev_share, "train": 1.0 - dev_share}
+    allowed = [split for split, fraction in fractions.items() if fraction > 0.0]
+    for role in {row.role for row in assigned}:
+        of_role = [n for n, row in enumerate(assigned) if row.role == role]
+        free = [n for n in of_role if not rows[n].split]
         for split in allowed:
-            if any(given[place].split == split for place in mine) or len(mine) < 2:
+            if any(assigned[n].split == split for n in of_role) or len(of_role) < 2:
                 continue
-            for place in _to_give(rows, free, len(mine), split):
-                given[place] = replace(given[place], split=split)
-    return given
+            for n in _to_move(rows, free, len(of_role), split):
+                assigned[n] = replace(assigned[n], split=split)
+    return assigned
 
 
-def _to_give(rows: list[IndexRow], free: list[int], n_of_role: int, split: str) -> list[int]:
-    """Return which of a role's free rows go to a split that has none."""
+def _to_move(rows: list[IndexRow], free: list[int], n_of_role: int, split: str) -> list[int]:
+    """Return which of a role's free rows move to a split that has none."""
     if not free:
         return []
-    place = {"dev": 0, "train": -1}[split]
-    chosen = sorted({_group_name(rows[n]) for n in free}, key=_hash)[place]
+    position = {"dev": 0, "train": -1}[split]
+    chosen = sorted({_group_name(rows[n]) for n in free}, key=_hash)[position]
     group = [n for n in free if _group_name(rows[n]) == chosen]
     if len(group) < n_of_role:
         return group
@@ -51,5 +56,5 @@ def _by_hash(row: IndexRow, dev_share: float) -> str:
 
 
 def _hash(text: str) -> float:
-    """Return a number in [0, 1) that is always the same for the same text."""
+    """Return a hash of a text as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""The banks: sound too dear to make while training, made once ahead and kept beside the corpus."""
+"""`rtmtass data synthesise`: makes the banks, synthetic sounds too slow to make during training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from rtmtass.training.data.recordings import PendingRecording, Sampler, store
 from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 SPEED_OF_SOUND = 343.0
+"""In m/s."""
 ITEM_S = 12.0
+"""Length of an entry, other than a room's."""
 
-_VERSION = 1  # raise it when a bank must be made anew because what makes it changed
+_VERSION = 1  # increment to rebuild existing banks after a change of the code
 _LONGEST_ROOM_S = 0.8
 
 Make = Callable[[np.random.Generator], Samples]
@@ -25,7 +27,12 @@ Make = Callable[[np.random.Generator], Samples]
 
 @dataclass(frozen=True)
 class BankPlan:
-    """How much to make of each bank; a bank already larger stays as it is."""
+    """Size of each bank; a bank that is already larger isn't changed.
+
+    Attributes:
+        singing_minutes, revoiced_minutes, generated_minutes: length of these banks.
+        rooms: number of room responses.
+    """
 
     singing_minutes: float = 40.0
     revoiced_minutes: float = 40.0
@@ -50,16 +57,16 @@ def prepare_banks(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Make the banks of a split from that split's own recordings.
+    """Make the banks of a split from that split's recordings.
 
-    An interrupted run goes on where it stopped, and a larger plan only adds.
+    An interrupted run resumes where it stopped, and a larger plan only adds entries.
 
     Args:
-        corpus: its speech sings and babbles; the banks are kept in its cache.
+        corpus: source of the speech; the banks are stored in its cache.
         split: "train" or "dev".
-        plan: how much of each.
-        seed: entry k is a function of seed, split and k alone.
-        progress: called with a bank's name, how many entries are done, of how many.
+        plan: size of each bank.
+        seed: entry k is a function of seed, split and k.
+        progress: called with a bank's name, how many entries are done, and of how many.
 
     Raises:
         MissingPartError: pyworld isn't installed and singing is planned.
@@ -78,8 +85,8 @@ def prepare_banks(
             continue
         seeds = [seed, sum(split.encode()), number]
         stamp = f"{name} {_VERSION} {seed} {speech.fingerprint if name != 'rooms' else ''}"
-        found = _entries(name, make, counts[name], seeds)
-        store(corpus.cache / f"{name}-{split}", found, stamp, progress, counts[name])
+        entries = _entries(name, make, counts[name], seeds)
+        store(corpus.cache / f"{name}-{split}", entries, stamp, progress, counts[name])
 
 
 def _entries(name: str, make: Make, count: int, seeds: list[int]) -> Iterator[PendingRecording]:
@@ -92,7 +99,7 @@ def _entries(name: str, make: Make, count: int, seeds: list[int]) -> Iterator[Pe
 
 
 def make_noise(sampler: Sampler, rng: np.random.Generator) -> Samples:
-    """Return one entry of generated noise: one kind, or two at once; babble one time in six."""
+    """Return one entry of generated noise: one kind, or two mixed; babble is one draw in six."""
     n = round(ITEM_S * SAMPLE_RATE)
 
     def draw() -> Samples:
@@ -107,13 +114,13 @@ def make_noise(sampler: Sampler, rng: np.random.Generator) -> Samples:
 
 
 def make_singing(sampler: Sampler, rng: np.random.Generator) -> Samples:
-    """Return one speaker singing, cut to the entry's length; empty if it can't be done."""
+    """Return one speaker singing, cut to the entry's length; empty if too little is voiced."""
     speech = speech_track(sampler, round(0.7 * ITEM_S * SAMPLE_RATE), rng, from_start=True)
     return singing.sing(speech, rng)[: round(ITEM_S * SAMPLE_RATE)]
 
 
 def make_revoiced(sampler: Sampler, rng: np.random.Generator) -> Samples:
-    """Return one speaker's words in another voice; empty if it can't be done."""
+    """Return one speaker in another voice; empty if nothing is voiced."""
     speech = speech_track(sampler, round(ITEM_S * SAMPLE_RATE), rng, from_start=True)
     return singing.revoice(speech, rng)
 
@@ -121,52 +128,58 @@ def make_revoiced(sampler: Sampler, rng: np.random.Generator) -> Samples:
 def make_room(rng: np.random.Generator) -> Samples:
     """Return the impulse response of a random room, the direct sound at sample 0.
 
-    Source: image sources, J. Allen and D. Berkley, JASA 65(4), 1979; their places
-    jittered against sweeping echoes, E. De Sena et al., IEEE TASLP 23(4), 2015.
+    Source: image sources, J. Allen and D. Berkley, JASA 65(4), 1979; jittered against
+    sweeping echoes, E. De Sena et al., IEEE TASLP 23(4), 2015.
     """
     size = np.array([rng.uniform(2.5, 10.0), rng.uniform(2.0, 8.0), rng.uniform(2.2, 4.0)])
     rt60_s = rng.uniform(0.1, _LONGEST_ROOM_S)
-    ear = size * rng.uniform(0.15, 0.85, 3)
-    away = rng.standard_normal(3)
+    microphone = size * rng.uniform(0.15, 0.85, 3)
+    direction = rng.standard_normal(3)
     distance = rng.uniform(0.2, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, 4.0)
-    mouth = np.clip(ear + away / np.linalg.norm(away) * distance, 0.1, size - 0.1)
-    return image_sources(size, mouth, ear, rt60_s, rng)
+    offset = direction / np.linalg.norm(direction) * distance
+    source = np.clip(microphone + offset, 0.1, size - 0.1)
+    return image_sources(size, source, microphone, rt60_s, rng)
 
 
 def image_sources(
-    size: np.ndarray, mouth: np.ndarray, ear: np.ndarray, rt60_s: float, rng: np.random.Generator
+    size: np.ndarray,
+    source: np.ndarray,
+    microphone: np.ndarray,
+    rt60_s: float,
+    rng: np.random.Generator,
 ) -> Samples:
-    """Return the impulse response between two places in a shoebox room.
+    """Return the impulse response of a shoebox room, the direct sound at sample 0.
 
     Args:
-        size, mouth, ear: (3,) metres.
-        rt60_s: how long the sound takes to fall by 60 dB; treble falls faster.
-        rng: jitters the images and draws how dull the walls are.
+        size, source, microphone: (3,), metres.
+        rt60_s: reverberation time at low frequencies; it is shorter at high ones.
+        rng: jitters the images and draws the walls' absorption of treble.
     """
     reach = SPEED_OF_SOUND * rt60_s
     counts = np.minimum(np.ceil(reach / (2 * size)).astype(int) + 1, 32)
     grids = np.meshgrid(*(np.arange(-c, c + 1) for c in counts), indexing="ij")
     cells = np.stack([g.ravel() for g in grids], axis=1)
     response = np.zeros(int(rt60_s * SAMPLE_RATE) + 2)
-    direct = float(np.linalg.norm(mouth - ear))
+    direct = float(np.linalg.norm(source - microphone))
     for corner in range(8):
         flip = np.array([corner & 1, corner >> 1 & 1, corner >> 2 & 1])
-        images = (1 - 2 * flip) * mouth + 2 * cells * size
-        away = np.linalg.norm(images - ear, axis=1)
-        away += rng.uniform(-0.04, 0.04, len(away)) * ((cells != 0).any(axis=1) | flip.any())
-        delay = np.maximum(away - direct, 0.0) / SPEED_OF_SOUND * SAMPLE_RATE
+        images = (1 - 2 * flip) * source + 2 * cells * size
+        distance = np.linalg.norm(images - microphone, axis=1)
+        is_reflection = (cells != 0).any(axis=1) | flip.any()
+        distance += rng.uniform(-0.04, 0.04, len(distance)) * is_reflection
+        delay = np.maximum(distance - direct, 0.0) / SPEED_OF_SOUND * SAMPLE_RATE
         left = delay.astype(int)
         is_near = left < len(response) - 1
         left, u = left[is_near], (delay - left)[is_near]
-        # All walls absorb alike, so the fall depends on the time alone.
-        gain = 10 ** (-3 * left / (rt60_s * SAMPLE_RATE)) / np.maximum(away[is_near], 0.05)
+        # All walls absorb equally, so the decay depends only on the delay.
+        gain = 10 ** (-3 * left / (rt60_s * SAMPLE_RATE)) / np.maximum(distance[is_near], 0.05)
         np.add.at(response, left, gain * (1 - u))
         np.add.at(response, left + 1, gain * u)
-    return _dull(response, rt60_s, rng)
+    return _shape_spectrum(response, rt60_s, rng)
 
 
-def _dull(response: np.ndarray, rt60_s: float, rng: np.random.Generator) -> Samples:
-    """Let the treble fall faster, and take out the bass that positive images pile up."""
+def _shape_spectrum(response: np.ndarray, rt60_s: float, rng: np.random.Generator) -> Samples:
+    """Make the treble decay faster, and remove the excess bass of all-positive images."""
     corner_hz = rng.uniform(1000.0, 4000.0)
     lows = signal.lfilter(*signal.butter(1, corner_hz, fs=SAMPLE_RATE), response)
     faster = 10 ** (-3 * np.arange(len(response)) / (rt60_s * SAMPLE_RATE) * rng.uniform(0.0, 1.5))

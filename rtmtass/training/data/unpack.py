@@ -1,7 +1,6 @@
-"""Training sound straight from packs: all shards decoded once, by all cores, into a cache folder.
+"""A corpus in packs: all shards are decoded once, on all cores, into a cache folder.
 
-What a folder of packs consists of is in `pack_format`; `pack` writes it. Nothing is
-needed for it but numpy and soundfile.
+`pack_format` describes the files; `pack` writes them. Needs only numpy and soundfile.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ import numpy as np
 from rtmtass.errors import DataError, OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.training.data.codecs import from_bytes
-from rtmtass.training.data.corpus import Corpus, IndexRow, place_of
+from rtmtass.training.data.corpus import Corpus, IndexRow, cache_name
 from rtmtass.training.data.pack_format import SUMS, check_sums, read_banks, read_shards, read_sums
 from rtmtass.training.data.process_pool import in_order
 from rtmtass.training.data.recordings import (
     PendingRecording,
     Recording,
     Recordings,
-    alone,
+    file_lock,
     quantise,
     stored_stamp,
 )
 from rtmtass.types import Progress, Samples
 
 _PACKS = "packs "
-"""What the stamp of a file begins with that was decoded from packs."""
+"""Prefix of the stamps of recordings decoded from packs."""
 _CHUNK_S = 300.0
-"""How much sound a process decodes at a time."""
+"""Length of the recordings decoded by a process as one task, in seconds."""
 
 Decoded = list[tuple[Recording, bytes]]
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A file in a shard, and whose sound it is."""
+    """A file in a shard, with the recording's source, group and path."""
 
     source: str
     group: str
@@ -69,26 +68,27 @@ class _Member:
 def corpus_of_packs(
     packs: Path, cache: Path, progress: Progress | None = None, workers: int | None = None
 ) -> PackedCorpus:
-    """Return the corpus that lies in packs, decoded into a cache; see `PackedCorpus`."""
+    """Return the corpus in a folder of packs, decoded into a cache; see `PackedCorpus`."""
     return PackedCorpus(packs, cache, progress, workers)
 
 
 class PackedCorpus(Corpus):
-    """A corpus that lies in packs: the same rows, recordings and banks, and no files of its own.
+    """A corpus in packs: the same rows, recordings and banks as the corpus that was packed.
 
-    The cache folder holds what `Corpus` would put there. It is complete when this
-    returns; from then on the shards aren't needed any more, as long as `index.csv`,
-    `banks.csv` and `SHA256SUMS` stay. An interrupted run keeps the files it has completed.
+    The cache has the same layout as that of `Corpus`. The constructor decodes all shards
+    into it; after that they aren't needed, as long as `index.csv`, `banks.csv` and
+    `SHA256SUMS` are kept. An interrupted run keeps the files it has completed.
 
     Args:
-        packs: the folder that `rtmtass data pack` wrote.
-        cache: where the decoded sound is kept, 115 MB an hour. It is reused for the same packs.
-        progress: called with what is being done, how much of it is, and of how much.
-        workers: processes that decode; all cores by default.
+        packs: folder written by `rtmtass data pack`.
+        cache: folder for the decoded recordings, 115 MB per hour. It is reused for the
+            same packs.
+        progress: called with the task's name, how much is done, and of how much.
+        workers: decoding processes; all cores by default.
 
     Raises:
-        DataError: no packs, or files of them are missing, altered or damaged; or the
-            cache holds recordings or banks that are not from packs.
+        DataError: there are no packs, files of them are missing or damaged, or the
+            cache holds recordings or banks that aren't from packs.
         OutputError: the cache can't be written.
     """
 
@@ -100,59 +100,59 @@ class PackedCorpus(Corpus):
         workers: int | None = None,
     ) -> None:
         sums = read_sums(Path(packs))
-        self._stamp_here = _PACKS + hashlib.sha256(repr(sorted(sums.items())).encode()).hexdigest()
+        self._packs_stamp = _PACKS + hashlib.sha256(repr(sorted(sums.items())).encode()).hexdigest()
         super().__init__(packs, cache, progress)
         self._banks = read_banks(self.folder)
-        self._places = {
-            *(place_of(row.role, row.split) for row in self.rows),
+        self._names = {
+            *(cache_name(row.role, row.split) for row in self.rows),
             *(f"{row.bank}-{row.split}" for row in self._banks),
         }
         try:
-            self._complete(workers)
+            self._decode_missing(workers)
         except OSError as error:
             raise OutputError(why_unwritable(self.cache, error)) from error
 
     def bank(self, name: str, split: str, first: int | None = None) -> Recordings | None:
-        """See Corpus; a bank that other packs left in the cache is none of this corpus."""
-        if f"{name}-{split}" not in self._places:
+        """See `Corpus.bank`; banks in the cache that aren't from these packs are ignored."""
+        if f"{name}-{split}" not in self._names:
             return None
         return super().bank(name, split, first)
 
     def _prepare(self, stem_path: Path, rows: Sequence[IndexRow]) -> None:
-        """Do nothing: all was decoded at the beginning."""
+        """Do nothing: the constructor decodes everything."""
 
-    def _complete(self, workers: int | None) -> None:
-        """Decode what the cache doesn't hold of these packs."""
+    def _decode_missing(self, workers: int | None) -> None:
+        """Decode the recordings and banks that the cache doesn't hold yet."""
         if not self._missing():
             return
         self.cache.mkdir(parents=True, exist_ok=True)
-        with open(self.cache / "packs.lock", "ab") as lock, alone(lock):
-            missing = self._missing()  # another process may have done it meanwhile
+        with open(self.cache / "packs.lock", "ab") as lock, file_lock(lock):
+            missing = self._missing()  # another process may have decoded them meanwhile
             if missing:
                 check_sums(self.folder, self._progress)
                 self._decode(missing, workers)
 
     def _missing(self) -> list[str]:
-        """Return the places in the cache that hold nothing of these packs yet."""
+        """Return the names in the cache that haven't been decoded from these packs yet."""
         missing: list[str] = []
-        for place in sorted(self._places):
-            stamp = stored_stamp(self.cache / place)
+        for name in sorted(self._names):
+            stamp = stored_stamp(self.cache / name)
             if stamp and not stamp.startswith(_PACKS):
                 raise DataError(
-                    f"{self.cache / place}.jsonl is not from packs, and would be overwritten;"
-                    " name another folder as the cache"
+                    f"{self.cache / name}.jsonl wasn't decoded from packs and would be overwritten;"
+                    " set cache to another folder"
                 )
-            if stamp != self._stamp_here:
-                missing.append(place)
+            if stamp != self._packs_stamp:
+                missing.append(name)
         return missing
 
     def _decode(self, missing: Sequence[str], workers: int | None) -> None:
         members = self._members()
-        tasks = [(place, chunk) for place in missing for chunk in _chunks(members[place])]
-        done, total = 0, sum(len(members[place]) for place in missing)
+        tasks = [(name, chunk) for name in missing for chunk in _chunks(members[name])]
+        done, total = 0, sum(len(members[name]) for name in missing)
         with closing(in_order(_decode_chunk, tasks, workers)) as decoded:
-            for place, chunks in groupby(decoded, key=itemgetter(0)):
-                with _Whole(self.cache / place, self._stamp_here) as file:
+            for name, chunks in groupby(decoded, key=itemgetter(0)):
+                with _AtomicRecordings(self.cache / name, self._packs_stamp) as file:
                     for _, chunk in chunks:
                         file.add(chunk)
                         done += len(chunk)
@@ -160,39 +160,39 @@ class PackedCorpus(Corpus):
                             self._progress("decoding packs", done, total)
 
     def _members(self) -> dict[str, list[_Member]]:
-        """Return where in the shards the recordings of every place lie, in their order."""
+        """Return the shard members of each name in the cache, in order."""
         shards = read_shards(self.folder)
-        found = _Tars(self.folder)
+        tars = _Tars(self.folder)
         members: dict[str, list[_Member]] = defaultdict(list)
         for row, shard in zip(self.rows, shards, strict=True):
-            member = found.member(row.source, row.group, row.path, row.seconds, 1.0, shard)
-            members[place_of(row.role, row.split)].append(member)
+            member = tars.member(row.source, row.group, row.path, row.seconds, 1.0, shard)
+            members[cache_name(row.role, row.split)].append(member)
         for entry in self._banks:
             names = (entry.source, entry.group, entry.path)
-            member = found.member(*names, entry.seconds, entry.scale, entry.shard)
+            member = tars.member(*names, entry.seconds, entry.scale, entry.shard)
             members[f"{entry.bank}-{entry.split}"].append(member)
         return members
 
 
 class _Tars:
-    """Where each file lies in the shards of a folder."""
+    """Offsets and sizes of the files in a folder's shards."""
 
     def __init__(self, packs: Path) -> None:
         self._packs = packs
-        self._places: dict[str, dict[str, tuple[int, int]]] = {}
+        self._extents: dict[str, dict[str, tuple[int, int]]] = {}
 
     def member(
         self, source: str, group: str, path: str, seconds: float, scale: float, shard: str
     ) -> _Member:
-        if shard not in self._places:
-            self._places[shard] = self._read(self._packs / shard)
-        if path not in self._places[shard]:
+        if shard not in self._extents:
+            self._extents[shard] = self._read(self._packs / shard)
+        if path not in self._extents[shard]:
             raise DataError(
-                f"{self._packs / shard} lacks {path}, which should be in it; fetch all of"
+                f"{self._packs / shard} lacks {path}, which the index lists in it; copy all of"
                 f" {self._packs} again"
             )
-        where = self._places[shard][path]
-        return _Member(source, group, path, seconds, scale, self._packs / shard, *where)
+        extent = self._extents[shard][path]
+        return _Member(source, group, path, seconds, scale, self._packs / shard, *extent)
 
     def _read(self, shard: Path) -> dict[str, tuple[int, int]]:
         try:
@@ -200,12 +200,13 @@ class _Tars:
                 return {info.name: (info.offset_data, info.size) for info in tar}
         except tarfile.TarError as error:
             raise DataError(
-                f"{shard} is damaged though {SUMS} agrees: {error}; fetch both again, or pack anew"
+                f"{shard} is damaged although its checksum in {SUMS} is right: {error}; copy both"
+                " again, or make the pack again"
             ) from None
 
 
 def _chunks(members: Sequence[_Member]) -> Iterator[list[_Member]]:
-    """Part members at about `_CHUNK_S` seconds."""
+    """Split members into chunks of about `_CHUNK_S` seconds."""
     chunk: list[_Member] = []
     seconds = 0.0
     for member in members:
@@ -219,23 +220,21 @@ def _chunks(members: Sequence[_Member]) -> Iterator[list[_Member]]:
 
 
 def _decode_chunk(task: tuple[str, list[_Member]]) -> tuple[str, Decoded]:
-    place, members = task
-    return place, [
-        quantise(PendingRecording(m.source, m.group, m.path, m.load), 0) for m in members
-    ]
+    name, members = task
+    return name, [quantise(PendingRecording(m.source, m.group, m.path, m.load), 0) for m in members]
 
 
-class _Whole:
-    """A `Recordings` file that appears under its name only when it is complete."""
+class _AtomicRecordings:
+    """Writes a `Recordings` file that gets its final name only when it is complete."""
 
     def __init__(self, stem_path: Path, stamp: str) -> None:
-        self._sound = Path(f"{stem_path}.i16")
+        self._audio = Path(f"{stem_path}.i16")
         self._table = Path(f"{stem_path}.jsonl")
         self._lines = [json.dumps({"stamp": stamp})]
         self._end = 0
 
-    def __enter__(self) -> _Whole:
-        self._file = open(f"{self._sound}.part", "wb")
+    def __enter__(self) -> _AtomicRecordings:
+        self._file = open(f"{self._audio}.part", "wb")
         return self
 
     def add(self, decoded: Iterable[tuple[Recording, bytes]]) -> None:
@@ -251,7 +250,7 @@ class _Whole:
             os.unlink(self._file.name)
             return
         part.write_text("\n".join(self._lines) + "\n", encoding="utf-8")
-        # The old table goes first, or it could come to stand beside the new samples.
+        # Remove the old table first: a crash must not leave it beside the new samples.
         self._table.unlink(missing_ok=True)
-        os.replace(self._file.name, self._sound)
+        os.replace(self._file.name, self._audio)
         os.replace(part, self._table)

@@ -1,8 +1,8 @@
-"""What happens to stems between bank and mixture, a batch at once: `augment`, on a device.
+"""Augmentations of whole batches on a device: the counterpart of `data.augment`.
 
-Filters are applied as products of spectra, with the very responses, phases included,
-that the recursive filters of `augment` have. All functions take (R, N) float32 and
-parameters for each row, and return (R, N).
+Filters multiply spectra by the frequency responses, phase included, of the recursive
+filters in `data.augment`. Functions of samples take (R, N) float32 and parameters for
+each row, and return (R, N).
 """
 
 from __future__ import annotations
@@ -21,44 +21,47 @@ from rtmtass.types import SAMPLE_RATE
 
 _OVERSAMPLING = 3
 _TAPS = 4  # of a cubic spline
-_PHASE_BITS = 10  # to which a position between two samples is cut
+_PHASE_BITS = 10  # resolution of a position between two samples
 _PHASES = 1 << _PHASE_BITS
-_TRANSITION = 0.07  # of the band, below its edge: where a change of speed rolls off
-_RING_OUT = 4096  # samples in which the slowest filter here decays
-_NYQUIST = 1e5  # for infinity: its cube must leave room for a square in float32
+_TRANSITION = 0.07  # roll-off of a change of speed, as a fraction of the band, below its edge
+_RING_OUT = 4096  # decay time of the slowest filter here, samples
+_NYQUIST = 1e5  # stands for tan(pi / 2): the square of its cube must be finite in float32
 _TINY = 1e-20
 
 
 def n_before_speed(n: int, speed: Tensor) -> Tensor:
-    """Return how many samples `change_speed` needs to give `n`, int64."""
+    """Return how many input samples `change_speed` needs for `n` output samples, int64."""
     return torch.ceil(n * speed).long() + 1
 
 
 def change_speed(samples: Tensor, speed: Tensor, n: int) -> Tensor:
-    """Return `n` samples played `speed` times as fast; pitch goes with tempo.
+    """Return `n` samples played `speed` times as fast, which also shifts the pitch.
 
-    By a Fourier transform to three times the rate, where nothing above the new band is
-    left, and from there by cubic B-splines: images and aliases are below -50 dB.
+    Low-passed to the new band and oversampled three times in the spectrum, then
+    interpolated by cubic B-splines; images and aliases are below -50 dB.
 
     Args:
         samples: (R, M) float32.
         speed: (R,), above 1 is faster and higher.
         n: length of the result.
+
+    Returns:
+        (R, n) float32.
     """
     n_rows, n_raw = samples.shape
     size = good_size(n_raw + 256)
     spec = torch.fft.rfft(samples, size)
     edge = (1 / speed.float()).clamp(max=1.0)[:, None]
-    place, to_spline = _spline(size, samples.device)
-    roll_off = (place / edge - (1 - _TRANSITION)).mul_(math.pi / _TRANSITION)
+    frequency, to_spline = _spline(size, samples.device)
+    roll_off = (frequency / edge - (1 - _TRANSITION)).mul_(math.pi / _TRANSITION)
     spec = spec.mul_(roll_off.clamp_(0.0, math.pi).cos_().add_(1)).mul_(to_spline)
     fine: Tensor = torch.fft.irfft(spec, _OVERSAMPLING * size)
-    # Positions as integers, counted in phases: the same on every device.
+    # Integer positions, in phases, so that all devices agree.
     step = torch.round(speed.double() * (_OVERSAMPLING * 2.0**32)).long()
     exact = torch.arange(n, device=samples.device) * step[:, None]
     width = fine.shape[1]
-    is_small = max(n_rows, _PHASES) * width < 2**31
-    position = (exact >> (32 - _PHASE_BITS)).to(torch.int32 if is_small else torch.int64)
+    fits_int32 = max(n_rows, _PHASES) * width < 2**31
+    position = (exact >> (32 - _PHASE_BITS)).to(torch.int32 if fits_int32 else torch.int64)
     phase = position & (_PHASES - 1)
     first = torch.arange(n_rows, dtype=position.dtype, device=samples.device) * width
     left = (position >> _PHASE_BITS).add_(first[:, None])
@@ -70,21 +73,23 @@ def change_speed(samples: Tensor, speed: Tensor, n: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _spline(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return a transform's frequencies over Nyquist's, and factors that lead to a spline, (F,).
+    """Return a transform's frequencies relative to Nyquist, and the spline prefilter, (F,) each.
 
-    A cubic B-spline passes through samples if their spectrum is first divided by that of
-    its own values at them, 1/6, 4/6, 1/6. The factors are half as large, and delay by the
-    one sample that the spline looks back. Source: M. Unser, "Splines", IEEE SPM 16(6), 1999.
+    A cubic B-spline interpolates samples if their spectrum is divided by that of the
+    spline's values at the samples, 1/6, 4/6, 1/6. The prefilter has half that gain (the
+    roll-off has twice) and delays by one sample, for the spline's support.
+
+    Source: M. Unser, "Splines", IEEE SPM 16(6), 1999.
     """
-    place = np.arange(size // 2 + 1) / (size // 2)
-    w = np.pi * place / _OVERSAMPLING
+    frequency = np.arange(size // 2 + 1) / (size // 2)
+    w = np.pi * frequency / _OVERSAMPLING
     factor = _OVERSAMPLING * 3 / (4 + 2 * np.cos(w)) * np.exp(-1j * w)
-    return _on(place, device), torch.from_numpy(factor.astype(np.complex64)).to(device)
+    return _on(frequency, device), torch.from_numpy(factor.astype(np.complex64)).to(device)
 
 
 @lru_cache(maxsize=8)
 def _kernels(device: torch.device) -> Tensor:
-    """Return the weights of four points for a position between the middle two, (phases, 4)."""
+    """Return the B-spline's weights of four samples for each phase, (phases, 4)."""
     u = np.arange(_PHASES) / _PHASES
     weights = [(1 - u) ** 3, 4 - 6 * u**2 + 3 * u**3, 4 - 6 * (1 - u) ** 2 + 3 * (1 - u) ** 3, u**3]
     return _on(np.stack(weights, axis=1) / 6, device)
@@ -92,30 +97,30 @@ def _kernels(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def good_size(n: int) -> int:
-    """Return the smallest even size from `n` on without prime factors above 5."""
+    """Return the smallest even transform size >= `n` without prime factors above 5."""
     size = n + n % 2
     while True:
-        left = size
+        rest = size
         for factor in (2, 3, 5):
-            while left % factor == 0:
-                left //= factor
-        if left == 1:
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
             return size
         size += 2
 
 
 def filter_size(n: int, n_response: int = 0) -> int:
-    """Return a transform's size that keeps the end of `n` filtered samples off their beginning."""
+    """Return a transform size that prevents circular wrap-around when filtering `n` samples."""
     return good_size(n + max(n_response, _RING_OUT))
 
 
 def tilt(size: int, shelf: tuple[Tensor, Tensor], bell: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Return the response of a shelf and a bell, (R, F) complex64.
+    """Return the frequency responses of tilt and bell filters, (R, F) complex64.
 
     Args:
         size: of the transform; F = size // 2 + 1.
-        shelf: corners in Hz and gains in dB, (R,) each.
-        bell: centres in Hz, gains in dB and Qs, (R,) each.
+        shelf: corner frequencies in Hz and gains in dB of the tilt, (R,) each.
+        bell: centre frequencies in Hz, gains in dB and Qs, (R,) each.
     """
     corner_hz, gain_db = shelf
     x, root = (1 / _warp(corner_hz))[:, None], torch.exp(gain_db * (math.log(10) / 40))[:, None]
@@ -124,9 +129,11 @@ def tilt(size: int, shelf: tuple[Tensor, Tensor], bell: tuple[Tensor, Tensor, Te
     rise, fall = y * width / q[:, None], y / (width * q[:, None])
     t = _half_tangent(size, gain_db.device)
     # With s = j t: (root + s x / root) / (1 + s x) times (1 + s rise + s² y²) / (1 + s fall + ...)
-    over = _cubic(t, root, root * rise + x / root, root * y * y + x * rise / root, x * y * y / root)
-    under = _cubic(t, 1.0, fall + x, y * y + x * fall, x * y * y)
-    return over.div_(under)
+    zeros = _cubic(
+        t, root, root * rise + x / root, root * y * y + x * rise / root, x * y * y / root
+    )
+    poles = _cubic(t, 1.0, fall + x, y * y + x * fall, x * y * y)
+    return zeros.div_(poles)
 
 
 def _cubic(t: Tensor, c0: Tensor | float, c1: Tensor, c2: Tensor, c3: Tensor) -> Tensor:
@@ -136,29 +143,29 @@ def _cubic(t: Tensor, c0: Tensor | float, c1: Tensor, c2: Tensor, c3: Tensor) ->
 
 
 def band_pass(size: int, low_hz: Tensor, high_hz: Tensor) -> Tensor:
-    """Return the response of a third-order Butterworth band-pass, (R, F) complex64."""
+    """Return the frequency responses of third-order Butterworth band-passes, (R, F) complex64."""
     x = _half_tangent(size, low_hz.device)[1:-1]
     low, high = _warp(low_hz)[:, None], _warp(high_hz)[:, None]
     p = (x - low * high / x) / (high - low)  # the low-pass prototype's frequency
     response = 1 / (torch.complex(torch.ones_like(p), p) * torch.complex(1 - p * p, p))
-    return torch.nn.functional.pad(response, (1, 1))  # nothing at either end of the band
+    return torch.nn.functional.pad(response, (1, 1))  # zero at 0 Hz and at Nyquist
 
 
 def low_pass(size: int, corner_hz: Tensor) -> Tensor:
-    """Return the response of a second-order Butterworth low-pass, (R, F) complex64."""
+    """Return the frequency responses of second-order Butterworth low-passes, (R, F) complex64."""
     x = _half_tangent(size, corner_hz.device) / _warp(corner_hz)[:, None]
     return 1 / torch.complex(1 - x * x, math.sqrt(2) * x)
 
 
 @lru_cache(maxsize=16)
 def _half_tangent(size: int, device: torch.device) -> Tensor:
-    """Return tan(w / 2) of a transform's frequencies w, (F,): the bilinear transform's axis."""
+    """Return tan(w / 2) for a transform's frequencies w, (F,), as in the bilinear transform."""
     w = np.linspace(0.0, np.pi, size // 2 + 1)
     return _on([*np.minimum(np.tan(w[:-1] / 2), _NYQUIST), _NYQUIST], device)
 
 
 def _warp(hz: Tensor) -> Tensor:
-    """Return tan(w / 2) of frequencies."""
+    """Return tan(w / 2) for frequencies in Hz."""
     return torch.tan(hz * (math.pi / SAMPLE_RATE))
 
 
@@ -167,19 +174,19 @@ def _on(values: Any, device: torch.device) -> Tensor:
 
 
 def equal_energy(spec: Tensor, response: Tensor) -> Tensor:
-    """Scale responses (R, F) in place to leave the energies of spectra (R, F) as they are."""
+    """Scale responses (R, F), in place, so that filtering keeps the energy of spectra (R, F)."""
     dry, wet = (torch.linalg.vector_norm(x, dim=1) for x in (spec, spec * response))
     return response.mul_((dry / wet.clamp(min=_TINY))[:, None])
 
 
 def soft_clip(samples: Tensor, drive_db: Tensor) -> Tensor:
-    """Return samples overdriven: their peaks lie `drive_db` above where clipping sets in."""
+    """Return samples through a tanh clipper whose knee is `drive_db` below their peaks."""
     drive = amplitude(drive_db)[:, None] / _peak(samples)
     return torch.tanh(samples * drive) / drive
 
 
 def compand(samples: Tensor) -> Tensor:
-    """Return samples as a telephone's codec leaves them: mu-law and back."""
+    """Return samples after mu-law coding, as in telephony."""
     peak = _peak(samples)
     mu, steps = 2.0**COMPAND_BITS - 1.0, 2.0 ** (COMPAND_BITS - 1)
     law = torch.log1p(samples.abs() * (mu / peak)) / math.log1p(mu)
@@ -188,12 +195,12 @@ def compand(samples: Tensor) -> Tensor:
 
 
 def edges(n: int, at: Tensor, fade: Tensor, is_stop: Tensor) -> Tensor:
-    """Return gains of 0 before a moment and 1 after, or the reverse, (R, N).
+    """Return gains that fade from 0 to 1, or from 1 to 0, (R, N).
 
     Args:
         n: N.
-        at, fade: (R,) int64 samples, where the fade begins and how long it is.
-        is_stop: (R,) bool, for the reverse.
+        at, fade: (R,) int64, start and length of the fade, samples.
+        is_stop: (R,) bool, true for a fade to 0.
     """
     t = torch.arange(n, device=at.device)
     rise = ((t - at[:, None]) / (fade[:, None] - 1).clamp(min=1)).clamp(0.0, 1.0)
@@ -201,13 +208,13 @@ def edges(n: int, at: Tensor, fade: Tensor, is_stop: Tensor) -> Tensor:
 
 
 def pops(noise: Tensor, length: Tensor, corner_hz: Tensor, at: Tensor, n: int) -> Tensor:
-    """Return short bursts in silence, (R, n), that peak at 1.
+    """Return short bursts in silence, with a peak of 1, (R, n).
 
     Args:
-        noise: (R, M), white.
-        length: (R,) int64, at most M: in these samples a burst decays by 60 dB.
-        corner_hz: (R,), of the low-pass.
-        at: (R,) int64, where each begins.
+        noise: (R, M), white noise.
+        length: (R,) int64, at most M: samples in which a burst decays by 60 dB.
+        corner_hz: (R,), corner of the low-pass.
+        at: (R,) int64, start of each burst.
         n: length of the result.
     """
     n_raw = noise.shape[1]
@@ -217,11 +224,11 @@ def pops(noise: Tensor, length: Tensor, corner_hz: Tensor, at: Tensor, n: int) -
     decay = torch.exp(t * (-3 * math.log(10) / length[:, None]))
     burst = burst[:, :n_raw] * decay.mul_(t < length[:, None])
     burst = burst / _peak(burst)
-    # One more sample, of silence, for all that lies outside the burst.
+    # A zero is appended, and read for all times outside the burst.
     padded = torch.nn.functional.pad(burst, (0, 1))
-    place = torch.arange(n, device=noise.device) - at[:, None]
-    place = torch.where((place >= 0) & (place < n_raw), place, n_raw)
-    return padded.gather(1, place)
+    index = torch.arange(n, device=noise.device) - at[:, None]
+    index = torch.where((index >= 0) & (index < n_raw), index, n_raw)
+    return padded.gather(1, index)
 
 
 def _peak(samples: Tensor) -> Tensor:

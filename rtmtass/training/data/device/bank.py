@@ -1,4 +1,4 @@
-"""All recordings a training draws from, decoded, in the memory of the device that trains."""
+"""All training recordings, decoded, in the memory of the training device."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from rtmtass.training.data.recordings import Recordings, Sampler
 from rtmtass.types import SAMPLE_RATE
 
 BYTES_PER_HOUR = 2 * 3600 * SAMPLE_RATE
-SHARE_FOR_RECORDINGS = 0.5
-"""Of a device's free memory; the rest is left to the network, its optimiser and the batches."""
+MEMORY_FRACTION = 0.5
+"""Fraction of a device's free memory for recordings; the rest is for network and batches."""
 
 _CHUNK = 1 << 25
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a GPU, None for a device whose memory isn't limited to itself."""
+    """Return the free memory of a GPU in bytes; None for other devices."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def hours_that_fit(free_bytes: int) -> float:
-    """Return how many hours of recordings a device with so much free memory may hold."""
-    return SHARE_FOR_RECORDINGS * free_bytes / BYTES_PER_HOUR
+    """Return how many hours of recordings fit on a device with `free_bytes` of free memory."""
+    return MEMORY_FRACTION * free_bytes / BYTES_PER_HOUR
 
 
 class DeviceBank:
-    """Recordings as one int16 tensor, and the tables by which `Sampler` draws from them.
+    """Recordings as one int16 tensor, with the tables of several `Sampler`s.
 
-    Several samplers share the tensor and the tables, so that each row of a batch can
-    draw from a sampler of its own. All draws are by searches in sorted edges: sampler
-    k's groups share [k, k + 1), group g's recordings share [g, g + 1).
+    All samplers share the tensor and the tables, so that each row of a batch can use
+    another sampler. Draws are searches in cumulative probabilities: those of sampler k's
+    groups are in [k, k + 1), those of group g's recordings in [g, g + 1).
 
     Args:
-        samplers: by name; samplers of the same recordings store them once.
-        device: where the tensors live.
-        silence: zeros before and after the recordings, at least as long as any track,
-            so that a gap is read like a recording, and the last one like the others.
-        free_bytes: tells the free memory of a device, None for no limit.
+        samplers: by name; recordings that several samplers use are stored once.
+        device: where the tensors are.
+        silence: zeros before and after the recordings, at least as many as the longest
+            track, so that gaps and reads past the last recording stay in the tensor.
+        free_bytes: returns the free memory of a device; None for no limit.
 
     Attributes:
         samples: (N,) int16.
-        address: the dtype of places in `samples`: int32 as long as that is enough.
-        starts, lengths: (M,) int64, of each drawable recording in `samples`.
-        number: the samplers' numbers by name.
-        shortest, longest: samples, of each sampler's recordings by name.
+        address: dtype of indices into `samples`: int32 if it suffices, else int64.
+        starts, lengths: (M,) int64, position of each recording in `samples`.
+        number: name → number of a sampler.
+        shortest, longest: name → length of a sampler's shortest and longest recording,
+            in samples.
 
     Raises:
-        DataError: the recordings need more memory than the device has.
+        DataError: the recordings don't fit into the device's memory.
     """
 
     def __init__(
@@ -75,16 +76,16 @@ class DeviceBank:
             _upload(recordings, self.samples[at:])
             at += int(recordings.lengths.sum())
         self.number = {name: number for number, name in enumerate(samplers)}
-        self._chances = {name: _chances(sampler) for name, sampler in samplers.items()}
-        self.shortest = {name: int(lengths.min()) for name, (lengths, _) in self._chances.items()}
-        self.longest = {name: int(lengths.max()) for name, (lengths, _) in self._chances.items()}
+        self._probs = {name: _probs(sampler) for name, sampler in samplers.items()}
+        self.shortest = {name: int(lengths.min()) for name, (lengths, _) in self._probs.items()}
+        self.longest = {name: int(lengths.max()) for name, (lengths, _) in self._probs.items()}
 
         edges, inner, starts, lengths = [], [], [], []
         n_groups = 0
         for number, sampler in enumerate(samplers.values()):
             edges.append(number + np.minimum(sampler.edges, 1.0))
-            for members, shares in zip(sampler.groups, sampler.inner_edges, strict=True):
-                inner.append(n_groups + np.minimum(shares, 1.0))
+            for members, group_edges in zip(sampler.groups, sampler.inner_edges, strict=True):
+                inner.append(n_groups + np.minimum(group_edges, 1.0))
                 starts.append(firsts[id(sampler.recordings)][members])
                 lengths.append(sampler.recordings.lengths[members])
                 n_groups += 1
@@ -93,7 +94,7 @@ class DeviceBank:
         self.starts, self.lengths = _tensor(starts, device), _tensor(lengths, device)
 
     def draw_group(self, sampler: Tensor, u: Tensor) -> Tensor:
-        """Return groups, drawn as `Sampler.draw_group` does.
+        """Return random groups, as `Sampler.draw_group` does.
 
         Args:
             sampler: numbers of samplers, int64 of any shape.
@@ -102,27 +103,27 @@ class DeviceBank:
         Returns:
             The groups' numbers, int64 of the same shape.
         """
-        # Of float32 there are 24 bits, so that in float64 no sum is rounded up to the next.
+        # u has 24 bits, so the float64 sum is exact and never reaches the next sampler.
         return torch.searchsorted(self._edges, sampler + u.double(), right=True)
 
     def draw_in_group(self, group: Tensor, u: Tensor) -> Tensor:
-        """Return recordings of groups: places in `starts` and `lengths`, int64."""
+        """Return random recordings of groups, as indices into `starts` and `lengths`, int64."""
         return torch.searchsorted(self._inner_edges, group + u.double(), right=True)
 
-    def share_shorter(self, name: str, n: int) -> float:
-        """Return how often a sampler draws a recording of less than `n` samples."""
-        lengths, chances = self._chances[name]
-        return float(chances[lengths < n].sum())
+    def prob_shorter(self, name: str, n: int) -> float:
+        """Return the probability that a sampler draws a recording of less than `n` samples."""
+        lengths, probs = self._probs[name]
+        return float(probs[lengths < n].sum())
 
     def windows(self, start: Tensor, n: int) -> Tensor:
-        """Return `n` samples from each place (R,) on, (R, n) float32 that fills full scale.
+        """Return `n` samples from each start (R,) on, (R, n) float32, normalised to full scale.
 
-        What lies behind a recording's end is another recording.
+        Past a recording's end, the next recording is read.
         """
         return self.samples.unfold(0, n, 1)[start] * (1 / 32767.0)
 
     def read(self, address: Tensor) -> Tensor:
-        """Return samples by their addresses in `samples`, float32 that fills full scale."""
+        """Return samples by their indices in `samples`, float32, normalised to full scale."""
         stored = self.samples.index_select(0, address.reshape(-1)).view(address.shape)
         return stored * (1 / 32767.0)
 
@@ -136,19 +137,19 @@ def _check_memory(
     raise DataError(
         f"the recordings and banks are {hours:.1f} hours and need"
         f" {hours * BYTES_PER_HOUR / 1e9:.1f} GB; {device} has {free_bytes / 1e9:.1f} GB free,"
-        f" and {hours_that_fit(free_bytes):.1f} hours fit beside the training:"
+        f" enough for {hours_that_fit(free_bytes):.1f} hours beside the training;"
         ' use a smaller corpus or pack, or set examples = "host"'
     )
 
 
-def _chances(sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lengths of all recordings of a sampler, and how often each is drawn."""
+def _probs(sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lengths of a sampler's recordings, and the probability of each."""
     of_groups = np.diff(np.minimum(sampler.edges, 1.0), prepend=0.0)
-    chances = [
-        chance * np.diff(np.minimum(shares, 1.0), prepend=0.0)
-        for chance, shares in zip(of_groups, sampler.inner_edges, strict=True)
+    probs = [
+        prob * np.diff(np.minimum(group_edges, 1.0), prepend=0.0)
+        for prob, group_edges in zip(of_groups, sampler.inner_edges, strict=True)
     ]
-    return sampler.recordings.lengths[np.concatenate(sampler.groups)], np.concatenate(chances)
+    return sampler.recordings.lengths[np.concatenate(sampler.groups)], np.concatenate(probs)
 
 
 def _tensor(parts: list[np.ndarray], device: torch.device) -> Tensor:
@@ -156,7 +157,7 @@ def _tensor(parts: list[np.ndarray], device: torch.device) -> Tensor:
 
 
 def _upload(recordings: Recordings, out: Tensor) -> None:
-    """Copy the recordings in use, one after the other, in chunks of what is stored in a row."""
+    """Copy the recordings in use to the device, contiguous ranges at a time."""
     at = 0
     for first, last in _runs(recordings):
         for start in range(first, last, _CHUNK):
@@ -166,7 +167,7 @@ def _upload(recordings: Recordings, out: Tensor) -> None:
 
 
 def _runs(recordings: Recordings) -> list[tuple[int, int]]:
-    """Return the ranges of the file in use; recordings that follow each other are one."""
+    """Return the ranges of the file in use, with adjacent recordings merged."""
     runs: list[tuple[int, int]] = []
     for row in recordings.rows:
         if runs and runs[-1][1] == row.start:

@@ -1,9 +1,9 @@
-"""Random numbers for whole batches on a device, and which rows of a batch they befall.
+"""Random numbers for whole batches on a device, and selection of the rows to change.
 
-Nothing here, nor in the other `device_` modules, reads a value back from the device:
-on a GPU that would stop the host until all queued work is done. Shapes therefore never
-depend on what was drawn. What befalls few rows is computed for a fixed number of rows,
-which is hardly ever too small; rows beyond it are then left as they are.
+No module of this package reads a value back from the device, as on a GPU the host would
+then wait until all queued work is done. So shapes never depend on random draws: a change
+of few rows is computed for a fixed number of rows, which almost always suffices;
+surplus rows aren't changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from rtmtass.training.data.recipe import Range
 
 OVERFLOW = 1e-4
-"""How often, at most, a batch has more rows to be changed than `capacity` provides for."""
+"""Probability that a batch has more rows to change than `capacity`, at most."""
 
 _POOL = 1 << 15
 
@@ -28,7 +28,7 @@ _POOL = 1 << 15
 class Draws:
     """Random numbers on a device; after `restart` they are a function of seed and step.
 
-    The CPU and a GPU have different generators, and so draw different numbers.
+    A CPU and a GPU have different generators and draw different numbers.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,15 +38,15 @@ class Draws:
         self._at = 0
 
     def restart(self, seed: int, step: int) -> None:
-        """Begin the numbers of a step."""
+        """Seed the generator for a step."""
         digest = hashlib.sha256(f"{seed}|{step}".encode()).digest()
         self._generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         self._pool, self._at = self._pool[:0], 0
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return numbers from [0, 1), float32."""
+        """Return uniform numbers in [0, 1), float32."""
         n = math.prod(shape)
-        if self._at + n > len(self._pool):  # a pool: one kernel for many small draws
+        if self._at + n > len(self._pool):  # pooled: one kernel serves many small draws
             size = max(n, _POOL)
             self._pool = torch.rand(size, generator=self._generator, device=self._device)
             self._at = 0
@@ -55,25 +55,25 @@ class Draws:
         return drawn
 
     def between(self, n: int, *ranges: Range) -> Tensor:
-        """Return `n` numbers from each range, uniform in it, (ranges, n) float32."""
+        """Return `n` uniform numbers from each range, (ranges, n) float32."""
         low, span = _bounds(ranges, self._device)
         return torch.addcmul(low, self.uniform(len(ranges), n), span)
 
     def log_between(self, n: int, *ranges: Range) -> Tensor:
-        """Return `n` numbers from each range, uniform in their logarithm, (ranges, n) float32."""
+        """Return `n` log-uniform numbers from each range, (ranges, n) float32."""
         logs = [(math.log(low), math.log(high)) for low, high in ranges]
         return self.between(n, *logs).exp_()
 
     def normal(self, *shape: int) -> Tensor:
-        """Return numbers of mean 0 and deviation 1, float32."""
+        """Return normal numbers of mean 0 and deviation 1, float32."""
         return torch.randn(shape, generator=self._generator, device=self._device)
 
-    def hits(self, share: float, *shape: int) -> Tensor:
-        """Return booleans, true for a `share` of them."""
-        return self.uniform(*shape) < share
+    def hits(self, prob: float, *shape: int) -> Tensor:
+        """Return booleans, each true with probability `prob`."""
+        return self.uniform(*shape) < prob
 
     def below(self, limit: Tensor) -> Tensor:
-        """Return integers from 0 to `limit` - 1, int64 of the limit's shape."""
+        """Return uniform integers from 0 to `limit` - 1, int64 of the limit's shape."""
         return (self.uniform(*limit.shape).double() * limit).long()
 
 
@@ -86,38 +86,39 @@ def _bounds(ranges: tuple[Range, ...], device: torch.device) -> tuple[Tensor, Te
 
 @lru_cache(maxsize=64)
 def constant(value: float, device: torch.device) -> Tensor:
-    """Return a number on a device, () float32; a bare one would be sent there at each use."""
+    """Return a number as a tensor on a device, () float32, which avoids a copy at each use."""
     return torch.tensor(value, device=device)
 
 
 @lru_cache(maxsize=256)
 def capacity(*groups: tuple[int, float]) -> int:
-    """Return a number of rows that is exceeded with a chance of `OVERFLOW` only.
+    """Return a number of hits that is exceeded with probability `OVERFLOW` at most.
 
     Args:
-        groups: how many rows there are, and the share of them that is befallen.
+        groups: number of rows, and the probability of a hit for each of them.
     """
-    chance = np.ones(1)
-    for count, share in groups:
-        chance = np.convolve(chance, _binomial(count, min(max(share, 0.0), 1.0)))
-    at_least = np.cumsum(chance[::-1])[::-1]  # at_least[k]: the chance of k or more
+    distribution = np.ones(1)
+    for count, prob in groups:
+        distribution = np.convolve(distribution, _binomial(count, min(max(prob, 0.0), 1.0)))
+    at_least = np.cumsum(distribution[::-1])[::-1]  # at_least[k]: probability of k or more
     return int((at_least[1:] > OVERFLOW).sum())
 
 
-def _binomial(count: int, share: float) -> NDArray[np.float64]:
-    if share in (0.0, 1.0):
+def _binomial(count: int, prob: float) -> NDArray[np.float64]:
+    """Return the probabilities of 0 to `count` hits."""
+    if prob in (0.0, 1.0):
         certain = np.zeros(count + 1)
-        certain[round(share) * count] = 1.0
+        certain[round(prob) * count] = 1.0
         return certain
     k = np.arange(count + 1)
-    factorial = np.array([math.lgamma(j + 1) for j in k])
-    ways = factorial[-1] - factorial - factorial[::-1]
-    logs = ways + k * math.log(share) + (count - k) * math.log1p(-share)
+    log_factorial = np.array([math.lgamma(j + 1) for j in k])
+    log_choose = log_factorial[-1] - log_factorial - log_factorial[::-1]
+    logs = log_choose + k * math.log(prob) + (count - k) * math.log1p(-prob)
     return np.asarray(np.exp(logs), np.float64)
 
 
 def pick(is_hit: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Choose `n_rows` rows, no row twice and those that are hit first.
+    """Return `n_rows` different rows, those that are hit first.
 
     Args:
         is_hit: (R,) bool.
@@ -133,11 +134,11 @@ def pick(is_hit: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def replace_rows(samples: Tensor, rows: Tensor, is_hit: Tensor, new: Tensor) -> None:
-    """Replace the rows of `samples` (R, N) that are hit by those of `new` (C, N), in place."""
+    """Replace rows of `samples` (R, N) by those of `new` (C, N) where `is_hit` (C,), in place."""
     kept = samples.index_select(0, rows)
     samples.index_copy_(0, rows, torch.where(is_hit[:, None], new, kept))
 
 
 def amplitude(level_db: Tensor) -> Tensor:
-    """Return 10 ** (dB / 20)."""
+    """Return the amplitude of a level in dB."""
     return torch.pow(10 ** (1 / 20), level_db)
