@@ -16,16 +16,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rtmtass.config import PRECISIONS
-from rtmtass.runtime.compiled.int8 import BYTE_ROWS, GROUP, ROW_HEADER, quantise, wide_rows_int8
-from rtmtass.runtime.compiled.matmul import BF16, F32
+from rtmtass.runtime.compiled.int8 import ROW_HEADER, quantise
+from rtmtass.runtime.compiled.matmul import (
+    BF16,
+    F32,
+    INT8,
+    REGISTRY,
+    matmul_bf16,
+    matmul_f32,
+    matmul_int8,
+)
 from rtmtass.runtime.compiled.memory import LINE, allocate
-from rtmtass.runtime.compiled.microkernels import PANEL, ROWS, wide_rows, wide_rows_bf16
-from rtmtass.runtime.compiled.packing import pack
+from rtmtass.runtime.compiled.microkernels import PANEL
 
 PANEL_BYTES = 16 * 1024
 """Weights of `Multiplying`: half of the smallest first cache, inputs and sums have the rest."""
-WEIGHT_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
+NUMBERS = {"f32": F32, "bf16": BF16, "int8": INT8}
 
 
 @njit(nogil=True)
@@ -42,15 +48,17 @@ def _read(words: NDArray[np.uint64]) -> int:
 
 
 @njit(nogil=True)
-def _multiply(kind: int, times: int, w: int, x: int, x_stride: int, m: int, y: int) -> None:
-    """Run a precision's fastest microkernel, that of several rows; addresses, and `m` inputs."""
+def _multiply(
+    number: int, times: int, w: int, m: int, x: int, x_stride: int, y: int, rows: int
+) -> None:
+    """Multiply `rows` rows of `m` inputs by one panel, `times` times; addresses and counts."""
     for _ in range(times):
-        if kind == F32:
-            wide_rows(w, x, x_stride, m, y, 4 * PANEL)
-        elif kind == BF16:
-            wide_rows_bf16(w, x, x_stride, m, y, 4 * PANEL)
+        if number == F32:
+            matmul_f32(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
+        elif number == BF16:
+            matmul_bf16(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
         else:
-            wide_rows_int8(w, x, x_stride, m // GROUP, y, 4 * PANEL)
+            matmul_int8(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
 
 
 @njit(nogil=True)
@@ -84,30 +92,30 @@ class Multiplying:
     """
 
     def __init__(self, precision: str, macs: float) -> None:
-        self._kind = PRECISIONS.index(precision)
-        rows = BYTE_ROWS if precision == "int8" else ROWS
-        m = PANEL_BYTES // PANEL // WEIGHT_BYTES[precision]
+        self._number, kind = NUMBERS[precision], REGISTRY[precision]
+        rows = kind.rows
+        m = PANEL_BYTES // PANEL // kind.step_bytes * kind.step_inputs
         self._times = max(1, round(macs / (rows * PANEL * m)))
         self.macs = self._times * rows * PANEL * m
         rng = np.random.default_rng(0)
         self.weight = rng.standard_normal((PANEL, m)).astype(np.float32)
         self.x = rng.standard_normal((rows, m)).astype(np.float32)
-        packed = pack(self.weight, precision)
+        packed = kind.pack(self.weight)
         self._w = allocate(packed.size)
         self._w[:] = packed
         self.sums = np.zeros((rows, PANEL), np.float32)
-        stride = ROW_HEADER + -(-m // LINE) * LINE if precision == "int8" else 4 * m
+        stride = ROW_HEADER + -(-m // LINE) * LINE if kind.quantises else 4 * m
         self._rows = allocate(rows * stride).reshape(rows, stride)
         for row, values in zip(self._rows, self.x, strict=True):
-            if precision == "int8":
+            if kind.quantises:
                 _quantise(values.ctypes.data, m, row.ctypes.data)
             else:
                 row[:] = values.view(np.uint8)
-        self._places = (self._w.ctypes.data, self._rows.ctypes.data, stride, m)
+        self._operands = (self._w.ctypes.data, m, self._rows.ctypes.data, stride)
         self()
 
     def __call__(self) -> float:
         """Do them once."""
         start = time.perf_counter()
-        _multiply(self._kind, self._times, *self._places, self.sums.ctypes.data)
+        _multiply(self._number, self._times, *self._operands, self.sums.ctypes.data, len(self.sums))
         return time.perf_counter() - start
