@@ -101,9 +101,7 @@ def test_a_bank_draws_as_often_as_a_sampler(singers: Recordings, tmp_path: Path)
     draws.restart(0, 0)
     which = torch.full((n,), bank.number["singers"])
     group = bank.draw_group(which, draws.uniform(n))
-    drawn = (
-        bank.draw_in_group(group, draws.uniform(n)) - 1
-    )  # the first belongs to the other sampler
+    drawn = bank.draw_in_group(group, draws.uniform(n)) - 1  # 0 belongs to the other sampler
     rng = np.random.default_rng(0)
     order = np.argsort(np.concatenate(sampler.groups))
     expected = np.bincount([order[sampler.draw(rng)] for _ in range(n)], minlength=len(singers)) / n
