@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 import threading
 import time
 import tracemalloc
@@ -13,6 +14,7 @@ import pytest
 from fakes import FakeSeparator
 
 import rtmtass
+import rtmtass.live
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.arrays import ArraySink, ArraySource
 from rtmtass.io.pipes import StreamSource
@@ -401,6 +403,13 @@ def test_a_file_at_the_pace_of_real_time_and_udp_both_ways():
     thread.join(30)
     back.close()
     np.testing.assert_allclose(np.concatenate(got)[256:, 0], x[:, 0], atol=1e-6)
+
+
+def test_the_example_of_the_package_is_python():
+    example = rtmtass.live.__doc__.split("\n\n", 1)[1]
+    compile(textwrap.dedent(example.rsplit("\n\nThe input", 1)[0]), "rtmtass.live", "exec")
+    for name in rtmtass.live.__all__:
+        assert getattr(rtmtass.live, name)
 
 
 def test_what_doesnt_fit_is_refused():

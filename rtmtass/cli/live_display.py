@@ -120,7 +120,7 @@ def _facts(state: dict[str, Any]) -> list[str]:
         f"{state['title']}   {stats['state']} {_clock(stats['seconds'])}"
         f"   {'BYPASS' if controls['is_bypassed'] else 'mix'}   strength {strength}",
         f"latency  {latency['total_ms']:.1f} ms = device in {latency['device_in_ms']:.1f}"
-        f" + algorithm {latency['algorithm_ms']:.1f} + compute {latency['buffer_ms']:.1f}"
+        f" + algorithm {latency['algorithm_ms']:.1f} + buffers {latency['buffer_ms']:.1f}"
         f" + device out {latency['device_out_ms']:.1f}   {_measured(latency['measured_ms'])}",
         f"step     p50 {steps['p50_ms']:.2f}  p99 {steps['p99_ms']:.2f}  max {steps['max_ms']:.2f}"
         f" of {steps['deadline_ms'] or 0:.0f} ms   CPU {100 * stats['cpu_share']:.0f} %",
