@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
 from rtmtass.separator import Separator, load
-from rtmtass.weights import DEFAULT
+from rtmtass.weights import DEFAULT, hop_of
 
 Samples = NDArray[np.float32]
 Step = Callable[[Samples], object]
@@ -192,8 +192,9 @@ def open_precisions(
     Raises:
         ModelError, UsageError: as `load`.
     """
+    hop = hop_of(model)
     return {
-        precision: load(model, precision=precision, block=256, on_compile=on_compile)
+        precision: load(model, precision=precision, block=hop, on_compile=on_compile)
         for precision in precisions
     }
 

@@ -17,7 +17,7 @@ from rtmtass.fullband import FullBandSeparator
 from rtmtass.offline.plan import Job, SeparateOptions, plan
 from rtmtass.offline.separate import Interrupted, NullProgress, separate_file, separate_files
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
-from rtmtass.signals import Terminated, catch_stops, exit_code, held
+from rtmtass.signals import Terminated, catch_stops, defer_signals, exit_code
 
 HOP = FakeSeparator.hop
 EXACT = {"format": "wav", "subtype": "FLOAT"}
@@ -323,7 +323,7 @@ def test_a_stop_waits_for_the_end_of_what_is_held():
     reached = []
 
     def close_files():
-        with held():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             reached.append("end")
 

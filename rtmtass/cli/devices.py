@@ -129,8 +129,10 @@ def run_latency(arguments: argparse.Namespace) -> int:
     from rtmtass.live import os_priority
     from rtmtass.live.devices.round_trip import measure
     from rtmtass.live.devices.stream_config import StreamRequest
+    from rtmtass.weights import hop_of
 
-    separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
+    hop = hop_of(arguments.model)
+    separator = rtmtass.load(arguments.model, block=hop, on_compile=say_compiling)
     request = StreamRequest(
         input=arguments.input,
         output=arguments.output,

@@ -138,13 +138,14 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     from rtmtass.live.engine import Engine
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
+    from rtmtass.weights import hop_of
 
     request = request_of(arguments)
     separator = rtmtass.load(
         arguments.model,
         precision=arguments.precision,
         passes=arguments.passes,
-        block=256,
+        block=hop_of(arguments.model),
         channels=arguments.channels,
         on_compile=say_compiling,
     )

@@ -41,7 +41,8 @@ class Engine:
     manager, or call `stop` yourself.
 
     Args:
-        separator: `load(block=256)`, which has the smallest delay; the engine's own from now on.
+        separator: opened for blocks of whole hops, `load(block=hop_of())`, which has the
+                smallest delay; used by the engine alone from now on.
         source: where sound comes from; other rates are converted, channels averaged.
         sink: receives (1, n, C) of mix, or (S, n, C) if the mixer is split.
         mixer: by default one that leaves the sound as it is.
@@ -74,7 +75,7 @@ class Engine:
         clocks = [end for end in (sink, source) if isinstance(end, RealtimeEndpoint)]
         self._clock: RealtimeEndpoint | None = clocks[0] if clocks else None
         if source.sample_rate != separator.sample_rate:
-            source = ConvertedSource(source, separator.sample_rate)
+            source = ConvertedSource(source, separator.sample_rate, separator.hop)
         self.delay, self.sample_rate = separator.delay, separator.sample_rate
         self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, separator.channels)
         self._source, self._sink, self._recorder = source, sink, recorder

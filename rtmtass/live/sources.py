@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -15,9 +16,17 @@ Floats = NDArray[np.float32]
 
 
 class ConvertedSource:
-    """A source at another rate, converted with little delay."""
+    """A source at another rate, converted with little delay.
 
-    def __init__(self, source: Source, sample_rate: int, block: int = 256) -> None:
+    Args:
+        source: at its own rate.
+        sample_rate: to convert to, in Hz.
+        hop: samples at `sample_rate` that the engine processes at once; as much is read at
+            once.
+    """
+
+    def __init__(self, source: Source, sample_rate: int, hop: int) -> None:
+        block = math.ceil(hop * source.sample_rate / sample_rate)
         self._source = source
         self.sample_rate, self.channels = sample_rate, source.channels
         self._given = np.zeros((block, source.channels), np.float32)
@@ -62,6 +71,7 @@ class PacedSource:
         self.discontinuities = 0
         self._slack_s = slack_s
         self._n_read = 0
+        self._block = 0
         self._started: float | None = None
 
     def read(self, out: Floats) -> int:
@@ -70,15 +80,16 @@ class PacedSource:
             self._started = time.monotonic()
         n = self._source.read(out)
         self._n_read += n
+        self._block = max(self._block, n)
         left_s = self._started + self._n_read / self.sample_rate - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
         return n
 
     def deadline_s(self) -> float:
-        """See RealtimeEndpoint: when the next hop, as long as a default one, has come."""
+        """See RealtimeEndpoint: when the next block, as long as those before, is due."""
         assert self._started is not None, "read first"
-        return self._started + (self._n_read + 256) / self.sample_rate + self._slack_s
+        return self._started + (self._n_read + self._block) / self.sample_rate + self._slack_s
 
     def device_stats(self) -> DeviceStats:
         """See RealtimeEndpoint."""

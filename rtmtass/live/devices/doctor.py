@@ -125,9 +125,10 @@ def _processor() -> Iterator[Check]:
 
 def _model() -> Iterator[Check]:
     import rtmtass
+    from rtmtass.weights import hop_of
 
     try:
-        separator = rtmtass.load(block=256)
+        separator = rtmtass.load(block=hop_of())
     except RtmtassError as error:
         yield Check("model", False, "damaged or missing", str(error))
         return
@@ -136,13 +137,14 @@ def _model() -> Iterator[Check]:
         f" {separator.precision}",
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    block = rng.uniform(-0.1, 0.1, (256, 1)).astype(np.float32)
-    out, shares = np.zeros((3, 256, 1), np.float32), np.zeros((3, 256), np.float32)
+    block = rng.uniform(-0.1, 0.1, (separator.hop, 1)).astype(np.float32)
+    out = np.zeros((len(separator.stems), separator.hop, 1), np.float32)
+    highband_weights = np.zeros(out.shape[:2], np.float32)
     hop_ms = 1000 * separator.hop / separator.sample_rate
     steps_ms = []
     for _ in range(_N_STEPS):
         started = time.perf_counter()
-        separator.process_into(block, out, shares)
+        separator.process_into(block, out, highband_weights)
         steps_ms.append(1000 * (time.perf_counter() - started))
         time.sleep(hop_ms / 4000)  # as live: caches cool down between steps
     p50, p99 = np.percentile(steps_ms, (50, 99))
