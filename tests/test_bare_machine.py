@@ -215,5 +215,5 @@ def test_one_is_told_what_training_needs() -> None:
     from rtmtass.cli.data import require_training_tools
 
     require_training_tools("torch", "numpy")
-    with pytest.raises(MissingPartError, match="the workshop needs no_such_package: pip install"):
+    with pytest.raises(MissingPartError, match="training tools need no_such_package: pip install"):
         require_training_tools("no_such_package")

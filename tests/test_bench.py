@@ -77,7 +77,7 @@ def test_nonsense_is_refused():
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
+    assert done.stderr.startswith("rtmtass: argument --seconds: '0' is not a time")
 
 
 def made_up(auto="int8", **p99_us):

@@ -448,7 +448,7 @@ def test_the_command_tells_what_singing_costs(
     ("words", "code", "said"),
     [
         (["none"], 1, "holds no list.csv; write a set with: rtmtass data mix"),
-        (["SET", "--clips", "0"], 2, "'0' is no count; give 1 or more"),
+        (["SET", "--clips", "0"], 2, "'0' is not a whole number; give 1 or more"),
         (["SET", "--html", "none/r.html"], 1, "no folder none; make it first"),
     ],
 )
