@@ -14,7 +14,7 @@ import numpy as np
 from rtmtass.config import PRECISIONS
 from rtmtass.separator import Separator, load
 from rtmtass.types import SAMPLE_RATE, Samples
-from rtmtass.weights import DEFAULT
+from rtmtass.weights import DEFAULT, hop_of
 
 Step = Callable[[Samples], object]
 """Processes the next hop, (hop, 1) float32."""
@@ -204,8 +204,11 @@ def open_precisions(
     Raises:
         ModelError, UsageError: as `load`.
     """
-    loaded = {name: load(model, precision=name, on_compile=on_compile) for name in precisions}
-    return {name: each.fork(block=each.hop) for name, each in loaded.items()}
+    hop = hop_of(model)
+    return {
+        precision: load(model, precision=precision, block=hop, on_compile=on_compile)
+        for precision in precisions
+    }
 
 
 def measure(

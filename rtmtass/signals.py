@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM arrive as exceptions, but never in the middle of closing a file."""
+"""SIGINT and SIGTERM as exceptions, deferred while files are being closed."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be treated as Ctrl-C is, with another exit code."""
+    """SIGTERM: handled like Ctrl-C, with another exit code."""
 
 
-class _Stops:
-    """What arrived while nobody was allowed to be disturbed."""
+class _Deferred:
+    """Nesting of `defer_signals`, and the signal that arrived within it."""
 
     depth = 0
-    waiting: KeyboardInterrupt | None = None
+    pending: KeyboardInterrupt | None = None
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """Return the shell's number for it: 128 + the signal's."""
+    """Return the conventional exit code: 128 + the signal's number."""
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def catch_stops() -> Iterator[None]:
-    """Within it, SIGINT and SIGTERM raise KeyboardInterrupt and Terminated in the main thread."""
-    before = {s: signal.signal(s, _on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    """Within this context, SIGINT raises KeyboardInterrupt and SIGTERM Terminated."""
+    previous = {s: signal.signal(s, _on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Put a stop off until the end of the block, which must be short."""
-    _Stops.depth += 1
+    """Defer SIGINT and SIGTERM to the end of this context; keep it short."""
+    _Deferred.depth += 1
     try:
         yield
     finally:
-        _Stops.depth -= 1
-        if not _Stops.depth and (stop := _Stops.waiting):
-            _Stops.waiting = None
+        _Deferred.depth -= 1
+        if not _Deferred.depth and (stop := _Deferred.pending):
+            _Deferred.pending = None
             raise stop
 
 
 def _on_signal(number: int, _frame: FrameType | None) -> None:
     stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-    if not _Stops.depth:
+    if not _Deferred.depth:
         raise stop
-    _Stops.waiting = stop
+    _Deferred.pending = stop

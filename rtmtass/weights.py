@@ -120,6 +120,15 @@ def describe(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         ) from None
 
 
+def hop_of(name: str = DEFAULT) -> int:
+    """Return a model's hop in samples, read from its config alone.
+
+    Raises:
+        ModelError: no such model, or its config can't be read.
+    """
+    return describe(find(name))[0].stft.hop
+
+
 def open_model(name: str = DEFAULT) -> Model:
     """Open a model and verify its weights against the SHA-256 in its config.json.
 

@@ -1,4 +1,4 @@
-"""A Separator that knows nothing of sound, so that the rooms above it can be proved alone."""
+"""A Separator without a network, for tests of the modules above it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class FakeSeparator:
-    """Delays the mixture and splits it by fixed or slowly changing weights that sum to one."""
+    """Delays the mixture and splits it by weights that sum to one, fixed or slowly changing."""
 
     stems = ("speech", "music", "noise")
     sample_rate = 16000
@@ -21,7 +21,7 @@ class FakeSeparator:
 
     def reset(self):
         shape = (self.delay, self.channels) if self.channels > 1 else (self.delay,)
-        self._inside = np.zeros(shape, np.float32)
+        self._delay_line = np.zeros(shape, np.float32)
         self._position = -self.delay
 
     def fork(self, *, block=None, channels=None):
@@ -34,8 +34,8 @@ class FakeSeparator:
         assert block.dtype == np.float32
         assert block.ndim == (2 if self.channels > 1 else 1)
         n = len(block)
-        line = np.concatenate((self._inside, block))
-        out, self._inside = line[:n], line[n:]
+        line = np.concatenate((self._delay_line, block))
+        out, self._delay_line = line[:n], line[n:]
         highband_weights = self._split(np.arange(self._position, self._position + n))
         self._position += n
         stems = highband_weights[..., None] * out if self.channels > 1 else highband_weights * out

@@ -1,6 +1,6 @@
-"""A sound card for tests: jackd with a dummy driver, and what is plugged into it.
+"""A sound card for tests: jackd with a dummy driver, a microphone and a loudspeaker.
 
-Run as a script it is microphone and loudspeaker; imported, it starts both.
+Run as a script, it is the JACK client that is microphone and loudspeaker.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 INSTALL = (
     "apt-get install -y --no-install-recommends libportaudio2 jackd2 && pip install JACK-Client"
 )
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 _ATTEMPTS = 4
 _NAP_S, _STALL_S = 0.002, 0.0025
 
 
 def missing_parts():
-    """Return what this machine lacks for the rig, or an empty string."""
+    """Return what the rig needs and isn't installed, or an empty string."""
     import shutil
 
     if not shutil.which("jackd"):
@@ -41,11 +41,11 @@ def missing_parts():
 
 
 def on_a_steady_machine(test):
-    """Repeat a test that failed while jackd lost its period or the computer stalled.
+    """Repeat a test that failed while jackd had an xrun or the computer stalled.
 
-    A stall is seen where a process of higher priority than ours woke up `_STALL_S` late.
-    A shorter one, or one on the other core, isn't seen and can starve a stream all the
-    same, so one failure without a stall seen is repeated too; a second one counts.
+    A stall is detected if the loudspeaker's process, which has a higher priority than the
+    engine, woke up `_STALL_S` late. Shorter stalls, or those of the other core, go undetected
+    and can starve a stream too: one failure without a detected stall is repeated as well.
     """
 
     @functools.wraps(test)
@@ -65,7 +65,7 @@ def on_a_steady_machine(test):
 
 
 class JackServer:
-    """A jackd of our own, with no sound card; also its environment for children."""
+    """A jackd with a dummy driver; `environment` makes clients use it."""
 
     def __init__(self, rate=16000, period=256, channels=1):
         self.rate, self.period, self.channels = rate, period, channels
@@ -87,17 +87,17 @@ class JackServer:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while time.monotonic() < deadline:
-            asked = subprocess.run(["jack_lsp"], capture_output=True, check=False)
-            if asked.returncode == 0:
+            probe = subprocess.run(["jack_lsp"], capture_output=True, check=False)
+            if probe.returncode == 0:
                 return
             time.sleep(0.05)
         self.kill()
         raise RuntimeError("jackd doesn't start")
 
     def kill(self):
-        """End it as a crash would."""
+        """Kill it, as a crash would."""
         self.process.kill()
         self.process.wait()
 
@@ -117,14 +117,18 @@ class JackServer:
 
 
 class Loudspeaker:
-    """The other process: plays (n, C) into the microphone, returns what the loudspeaker got."""
+    """The client process: plays (n, C) as the microphone, records the loudspeaker.
+
+    C or `n_speakers` may be 0, for a stream with an output or an input only.
+    """
 
     def __init__(self, server, x, seconds, n_speakers=1):
         self._server = server
         self._folder = tempfile.TemporaryDirectory()
-        given, self._heard = (f"{self._folder.name}/{name}.npy" for name in ("given", "heard"))
-        np.save(given, x)
-        command = [sys.executable, __file__, given, self._heard, str(seconds), str(n_speakers)]
+        played, self._recorded = (f"{self._folder.name}/{name}.npy" for name in ("in", "out"))
+        np.save(played, x)
+        command = [sys.executable, __file__, played, self._recorded, str(seconds)]
+        command.append(str(n_speakers))
         environment = {**os.environ, **server.environment}
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, text=True
@@ -135,81 +139,82 @@ class Loudspeaker:
         assert line.startswith("playing"), line
 
     def heard(self):
-        """Wait for the end; return (n, channels), and the server's xruns."""
-        said, _ = self._process.communicate(timeout=120)
-        assert self._process.returncode == 0, said
-        heard = np.load(self._heard)
+        """Wait for the end; return the recording, (n, channels), and the server's xruns."""
+        stdout, _ = self._process.communicate(timeout=120)
+        assert self._process.returncode == 0, stdout
+        recording = np.load(self._recorded)
         self._folder.cleanup()
-        _, stalls, _, xruns = said.split()[-4:]
+        _, stalls, _, xruns = stdout.split()[-4:]
         self._server.disturbances += int(stalls) + int(xruns)
-        return heard, int(xruns)
+        return recording, int(xruns)
 
     def close(self):
-        """End before the end."""
+        """Kill it."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
 
 
-def main(given, heard, seconds, n_speakers):
+def main(played, recorded, seconds, n_speakers):
     import jack
 
     with contextlib.suppress(OSError):
-        # Whoever holds the interpreter's lock must not be interrupted by ordinary programs.
+        # Ordinary processes must not preempt the thread that holds the GIL.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(75))
     gc.disable()
-    x = np.load(given)
+    x = np.load(played)
     client = jack.Client("fake", no_start_server=True)
     microphones = [client.outports.register(f"mic_{k}") for k in range(x.shape[1])]
     speakers = [client.inports.register(f"spk_{k}") for k in range(int(n_speakers))]
     n_blocks = int(float(seconds) * client.samplerate / client.blocksize)
     out = np.zeros((n_blocks * client.blocksize, len(speakers)), np.float32)
-    state = {"at": 0, "xruns": 0, "running": False}
+    state = {"position": 0, "xruns": 0, "running": False}
 
     @client.set_process_callback
     def process(n):
-        at = state["at"]
-        if not state["running"] or at + n > len(out):
+        start = state["position"]
+        if not state["running"] or start + n > len(out):
             for port in microphones:
                 port.get_array()[:] = 0
             return
         for k, port in enumerate(microphones):
-            block, array = x[at : at + n, k], port.get_array()
+            block, array = x[start : start + n, k], port.get_array()
             array[: len(block)] = block
             array[len(block) :] = 0
         for k, port in enumerate(speakers):
-            out[at : at + n, k] = port.get_array()
-        state["at"] = at + n
+            out[start : start + n, k] = port.get_array()
+        state["position"] = start + n
 
     @client.set_xrun_callback
     def xrun(_delay):
         state["xruns"] += 1
 
-    def strangers(**which):
+    def other_ports(**which):
         ports = client.get_ports(is_audio=True, **which)
         return [p for p in ports if not p.name.startswith(("fake:", "system:"))]
 
     with client:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not (strangers(is_input=True) and strangers(is_output=True)):
-            assert time.monotonic() < deadline, "nobody to listen to"
+        deadline = time.monotonic() + _TIMEOUT_S
+        needed = ((microphones, {"is_input": True}), (speakers, {"is_output": True}))
+        while not all(other_ports(**which) for own, which in needed if own):
+            assert time.monotonic() < deadline, "no other client"
             time.sleep(0.02)
         time.sleep(0.2)  # PortAudio connects its ports one by one
-        for is_input, ours in ((True, microphones), (False, speakers)):
-            for k, port in enumerate(strangers(is_input=is_input, is_output=not is_input)):
+        for is_input, own in ((True, microphones), (False, speakers)):
+            for k, port in enumerate(other_ports(is_input=is_input, is_output=not is_input)):
                 for other in client.get_all_connections(port):
                     client.disconnect(*((other, port) if is_input else (port, other)))
-                if k < len(ours):
-                    client.connect(*((ours[k], port) if is_input else (port, ours[k])))
+                if k < len(own):
+                    client.connect(*((own[k], port) if is_input else (port, own[k])))
         time.sleep(0.1)
         state["running"] = True
         print("playing", flush=True)
         stalls = 0
-        while state["at"] + client.blocksize <= len(out):
-            slept = time.monotonic()
+        while state["position"] + client.blocksize <= len(out):
+            started = time.monotonic()
             time.sleep(_NAP_S)
-            stalls += time.monotonic() - slept > _NAP_S + _STALL_S
-    np.save(heard, out)
+            stalls += time.monotonic() - started > _NAP_S + _STALL_S
+    np.save(recorded, out)
     print("stalls", stalls, "xruns", state["xruns"])
 
 

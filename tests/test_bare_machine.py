@@ -217,7 +217,5 @@ def test_missing_training_tools_are_named() -> None:
     from rtmtass.cli.data import require_training_tools
 
     require_training_tools("torch", "numpy")
-    with pytest.raises(
-        MissingPartError, match="the training tools need no_such_package: pip install"
-    ):
+    with pytest.raises(MissingPartError, match="training tools need no_such_package: pip install"):
         require_training_tools("no_such_package")

@@ -77,7 +77,7 @@ def test_zero_seconds_are_rejected():
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert process.returncode == 2
-    assert process.stderr.startswith("rtmtass: argument --seconds: '0' is no time")
+    assert process.stderr.startswith("rtmtass: argument --seconds: '0' is not a time")
 
 
 def fake_result(auto="int8", **p99_us):

@@ -1,4 +1,4 @@
-"""The command as a person runs it: exit codes, first lines, pipes, signals, memory."""
+"""The command by subprocess: exit codes, messages, pipes, signals, memory."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def outputs(suffix="flac"):
     return [f"talk.{stem}.{suffix}" for stem in sorted(STEMS)]
 
 
-def test_one_recording_becomes_three(talk):
+def test_a_recording_becomes_three_stems(talk):
     done = run(talk, "separate", "talk.flac", code=0)
     assert listing(talk) == sorted(["talk.flac", *outputs()])
-    assert done.stdout == done.stderr == b""  # no terminal, so nothing to watch
+    assert done.stdout == done.stderr == b""  # no terminal, no progress
     stems = [soundfile.read(talk / name)[0] for name in outputs()]
     error = sum(stems) - soundfile.read(talk / "talk.flac")[0]
     assert np.abs(error).max() < 2 * 2**-15
@@ -126,8 +126,8 @@ def bad_files(folder):
     (["inf.wav"], "inf.wav contains Inf at 0.500 s (frame 8000);"),
     (["slow.wav"], "slow.wav has a sample rate of 2000 Hz; rtmtass supports 4000 to 384000 Hz"),
     (["folder"], "folder is a folder without recordings; to search the folders in it too, add"),
-    (["talk.flac", "--stems", "vocals"], "there is no stem 'vocals'; choose of speech, music,"),
-    (["talk.flac", "--gain", "x=1", "--mix", "m.wav"], "there is no stem 'x'; choose of speech,"),
+    (["talk.flac", "--stems", "vocals"], "unknown stem 'vocals'; choose from speech, music,"),
+    (["talk.flac", "--gain", "x=1", "--mix", "m.wav"], "unknown stem 'x'; choose from speech,"),
     (["talk.flac", "-o", "talk.flac"], "talk.flac can't be written: File exists"),
     (["talk.flac", "-o", "/sys/rtmtass"], "/sys/rtmtass can't be written: permission denied;"),
     (["talk.flac", "--gain", "noise=-6", "--mix", "talk.flac"], "talk.flac is an input too; name"),
@@ -135,13 +135,13 @@ def bad_files(folder):
     (["-", "--rate", "100", "-o", "out"], "stdin has a sample rate of 100 Hz; rtmtass supports"),
     (["-", "-o", "out"], "stdin holds no samples; check that the program"),
 ])  # fmt: skip
-def test_the_users_world_is_told_in_one_line(talk, words, line):
+def test_input_errors_are_one_line_and_exit_1(talk, words, line):
     bad_files(talk)
     before = listing(talk)
     done = run(talk, "separate", *words, code=1)
-    said = done.stderr.decode()
-    assert said.startswith(f"rtmtass: {line}")
-    assert said.count("\n") == 1
+    stderr = done.stderr.decode()
+    assert stderr.startswith(f"rtmtass: {line}")
+    assert stderr.count("\n") == 1
     assert listing(talk) == before
 
 
@@ -150,39 +150,39 @@ def test_the_users_world_is_told_in_one_line(talk, words, line):
     (["seperate"], "argument COMMAND: invalid choice: 'seperate'"),
     (["separate"], "the following arguments are required: FILE; see rtmtass separate --help"),
     (["separate", "talk.flac", "--format", "aac"], "argument --format: invalid choice: 'aac'"),
-    (["separate", "talk.flac", "--gain", "speech"], "argument --gain: 'speech' is no STEM=DB"),
-    (["separate", "talk.flac", "--gain", "speech=0"], "a remix needs both: --gain"),
-    (["separate", "talk.flac", "--mix", "m.wav"], "a remix needs both: --gain"),
-    (["separate", "talk.flac", "-o", "-"], "stdout carries one stem; choose it: --stems speech"),
+    (["separate", "talk.flac", "--gain", "speech"], "argument --gain: 'speech' is not STEM=DB"),
+    (["separate", "talk.flac", "--gain", "speech=0"], "a remix needs both: its gains"),
+    (["separate", "talk.flac", "--mix", "m.wav"], "a remix needs both: its gains"),
+    (["separate", "talk.flac", "-o", "-"], "stdout takes one stem; choose it: --stems speech"),
     (["separate", "-", "--rate", "16000"], "stdin has no folder; add -o FOLDER, or --stems"),
-    (["separate", "-", "--raw", "s16", "-o", "x"], "raw samples don't say their rate; add --rate"),
-    (["separate", "talk.flac", "--rate", "8000"], "--rate, --channels-in and --raw say what"),
+    (["separate", "-", "--raw", "s16", "-o", "x"], "raw samples have no header; give their rate"),
+    (["separate", "talk.flac", "--rate", "8000"], "--rate, --channels-in and --raw describe"),
     (["separate", "talk.flac", "--format", "flac", "--subtype", "FLOAT"], "flac doesn't support"),
-    (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--json"], "stdout carries sound"),
+    (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--json"], "stdout is used for"),
     (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--format", "mp3"],
      "stdout carries WAV or raw samples, not mp3; add -o FOLDER"),
 ])  # fmt: skip
-def test_usage_is_told_and_exits_2(talk, words, line):
+def test_usage_errors_are_one_line_and_exit_2(talk, words, line):
     done = run(talk, *words, code=2)
     assert done.stderr.decode().startswith(f"rtmtass: {line}")
     assert listing(talk) == ["talk.flac"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root is refused nothing")
-def test_an_unreadable_file_is_told(talk):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read any file")
+def test_an_unreadable_file(talk):
     (talk / "talk.flac").chmod(0)
-    said = run(talk, "separate", "talk.flac", code=1).stderr.decode()
-    assert said.startswith("rtmtass: talk.flac can't be read: permission denied; chmod u+r it")
+    output = run(talk, "separate", "talk.flac", code=1).stderr.decode()
+    assert output.startswith("rtmtass: talk.flac can't be read: permission denied; chmod u+r it")
 
 
-def test_a_full_disk_is_told(talk):
+def test_a_full_disk(talk):
     (talk / "talk.noise.flac.part").symlink_to("/dev/full")
-    said = run(talk, "separate", "talk.flac", code=1).stderr.decode()
-    assert said.startswith("rtmtass: talk.noise.flac can't be written: the disk is full; free")
+    output = run(talk, "separate", "talk.flac", code=1).stderr.decode()
+    assert output.startswith("rtmtass: talk.noise.flac can't be written: the disk is full; free")
     assert listing(talk) == ["talk.flac"]
 
 
-def test_altered_weights_are_told(talk):
+def test_altered_weights_are_refused(talk):
     model = talk / "model"
     shutil.copytree(HERE.parent / "models" / "rtmtass-small", model)
     with (model / "model.safetensors").open("r+b") as file:
@@ -196,7 +196,7 @@ def test_altered_weights_are_told(talk):
     assert listing(talk) == ["model", "talk.flac"]
 
 
-def test_a_truncated_file_may_be_allowed(talk):
+def test_a_truncated_file_can_be_allowed(talk):
     bad_files(talk)
     run(talk, "separate", "cut.wav", "--allow-truncated", code=0)
     assert soundfile.info(talk / "cut.speech.wav").frames == 8000
@@ -210,7 +210,7 @@ def rms_db(x):
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2)])
-def test_a_pipe_gives_what_a_file_gives(tmp_path, rate, channels):
+def test_a_pipe_gives_the_same_as_a_file(tmp_path, rate, channels):
     x = noise(30000, channels)
     soundfile.write(tmp_path / "a.wav", x, rate, "FLOAT")
     run(tmp_path, "separate", "a.wav", code=0)
@@ -221,7 +221,7 @@ def test_a_pipe_gives_what_a_file_gives(tmp_path, rate, channels):
     piped = np.frombuffer(done.stdout, np.float32).reshape(-1, channels)
     if rate == 16000:
         np.testing.assert_allclose(piped, expected, atol=1e-6)
-    else:  # who listens gets the quicker resampler, which differs at the edge of the band
+    else:  # pipes use the low-latency resampler, which differs at the band edge
         assert rms_db(piped - expected) < rms_db(expected) - 20
     wav = stream_header(rate, channels, "f32") + x.tobytes()
     done = run(tmp_path, "separate", "-", "--stems", "music", "-o", "-", data=wav, code=0)
@@ -243,26 +243,26 @@ def test_16_bits_in_are_16_bits_out(tmp_path):
     assert listing(tmp_path) == []
 
 
-def test_a_file_to_stdout_is_a_wav_of_known_length(talk):
+def test_a_file_to_stdout_is_a_wav_with_its_length(talk):
     done = run(talk, "separate", "talk.flac", "--stems", "speech", "-o", "-", code=0)
     samples, rate = soundfile.read(io.BytesIO(done.stdout))
     assert (samples.shape, rate) == ((50000, 2), 44100)
     assert int.from_bytes(done.stdout[4:8], "little") == len(done.stdout) - 8
 
 
-def test_a_pipe_waits_for_no_more_than_the_algorithm(tmp_path):
-    """All but the 511 samples of the delay must come out while stdin is still open."""
+def test_a_pipe_adds_no_latency_to_the_algorithms(tmp_path):
+    """All but the 511 samples of the delay are written while stdin is still open."""
     x = noise(2048)
     live = start(tmp_path, "separate", "-", "--rate", "16000", "--stems", "speech", "-o", "-")
     live.stdin.write(x.tobytes())
     live.stdin.flush()
-    early = live.stdout.read((2048 - 511) * 4)  # would hang if it were not there
+    early = live.stdout.read((2048 - 511) * 4)  # blocks if they aren't
     rest, _ = live.communicate(timeout=30)
     assert len(early + rest) == x.nbytes
     assert live.returncode == 0
 
 
-def test_a_closed_pipe_ends_quietly(tmp_path):
+def test_a_closed_pipe_ends_without_an_error(tmp_path):
     live = start(tmp_path, "separate", "-", "--rate", "16000", "--stems", "speech", "-o", "-")
     live.stdin.write(noise(16000).tobytes())
     live.stdin.flush()
@@ -282,64 +282,66 @@ def test_a_closed_pipe_ends_quietly(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_leaves_playable_parts_and_says_so(tmp_path, number, code):
+def test_a_signal_leaves_playable_part_files(tmp_path, number, code):
     live = start(tmp_path, "separate", "-", "--rate", "16000", "-o", "out", "--subtype", "PCM_16")
     live.stdin.write(noise(32000).tobytes())
     live.stdin.flush()
     parts = [tmp_path / "out" / f"stdin.{stem}.wav.part" for stem in STEMS]
-    give_up = time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while not all(p.exists() and p.stat().st_size > 2 * 31000 for p in parts):
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     live.send_signal(number)
-    _, said = live.communicate(timeout=30)
+    _, stderr = live.communicate(timeout=30)
     assert live.returncode == code
-    assert said.decode().startswith("rtmtass: stopped; the unfinished are playable as out/stdin.sp")
-    assert said.count(b"\n") == 1
+    assert stderr.decode().startswith(
+        "rtmtass: stopped; unfinished files are playable as out/stdin.s"
+    )
+    assert stderr.count(b"\n") == 1
     assert listing(tmp_path / "out") == sorted(part.name for part in parts)
     assert [soundfile.info(part).frames for part in parts] == [32000 - 511] * 3
 
 
-# --- what a person sees
+# --- terminal output
 
 
-def test_progress_is_for_terminals(talk):
+def test_progress_is_shown_on_a_terminal(talk):
     """On a terminal: a bar with elapsed and remaining time and the RTF, then a line per file."""
     import pty
 
-    ours, theirs = pty.openpty()
+    master, slave = pty.openpty()
     words = [*FAKE, "separate", "talk.flac"]
     environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
-    subprocess.run(words, cwd=talk, env=environment, stderr=theirs, timeout=60, check=True)
-    os.set_blocking(ours, False)
-    said = os.read(ours, 1_000_000).decode()
-    os.close(ours)
-    os.close(theirs)
-    assert "RTF" in said
-    assert "100%" in said or "0:00:0" in said
-    assert "talk.flac → talk.speech.flac, talk.music.flac, talk.noise.flac" in said
-    assert "\x1b[3" not in said  # NO_COLOR
+    subprocess.run(words, cwd=talk, env=environment, stderr=slave, timeout=60, check=True)
+    os.set_blocking(master, False)
+    output = os.read(master, 1_000_000).decode()
+    os.close(master)
+    os.close(slave)
+    assert "RTF" in output
+    assert "100%" in output or "0:00:0" in output
+    assert "talk.flac → talk.speech.flac, talk.music.flac, talk.noise.flac" in output
+    assert "\x1b[3" not in output  # NO_COLOR
 
 
-def test_info_says_what_would_happen(talk):
-    said = run(talk, "info", "talk.flac", code=0).stdout.decode()
+def test_info_describes_a_recording(talk):
+    output = run(talk, "info", "talk.flac", code=0).stdout.decode()
     for words in ("44100 Hz", "1.13 s (50000 frames)", "talk.noise.flac", "flac PCM_16", "linked",
                   "16000 Hz, resampled", "time needed"):  # fmt: skip
-        assert words in said
+        assert words in output
     assert listing(talk) == ["talk.flac"]
 
 
-def test_models_lists_name_size_latency_and_licence(tmp_path):
-    said = run(tmp_path, "models", code=0).stdout.decode()
-    assert said.splitlines()[0].split()[:3] == ["model", "version", "size"]
-    assert "rtmtass-small" in said
-    assert "32 ms" in said
-    assert "MIT" in said
+def test_models_are_listed(tmp_path):
+    output = run(tmp_path, "models", code=0).stdout.decode()
+    assert output.splitlines()[0].split()[:3] == ["model", "version", "size"]
+    assert "rtmtass-small" in output
+    assert "32 ms" in output
+    assert "MIT" in output
     facts = json.loads(run(tmp_path, "models", "--json", code=0).stdout.splitlines()[0])
     assert facts["sample_rate"] == 16000
 
 
-def test_a_models_metrics_are_those_beside_it(tmp_path):
+def test_a_models_metrics_are_read_from_its_folder(tmp_path):
     from rtmtass.cli.info import _model_facts
 
     released = HERE.parent / "models" / "rtmtass-small"
@@ -351,15 +353,15 @@ def test_a_models_metrics_are_those_beside_it(tmp_path):
     assert (facts["si_sdri_db"], facts["sdri_db"]) == (3.5, 6.5)
 
 
-def test_the_demo_writes_stems_a_picture_and_a_table(talk):
-    said = run(talk, "demo", "talk.flac", code=0).stdout.decode()
+def test_the_demo_writes_stems_a_report_and_a_table(talk):
+    output = run(talk, "demo", "talk.flac", code=0).stdout.decode()
     assert listing(talk / "demo") == sorted(
         ["mixture.flac", "report.png", *(f"{stem}.wav" for stem in STEMS)]
     )
     assert (talk / "demo" / "report.png").read_bytes()[:4] == b"\x89PNG"
     for words in ("duration", "algorithmic latency", "32 ms", "p50 / p99", "real-time factor",
                   "level of mixture", "level of noise", "error of the stems' sum"):  # fmt: skip
-        assert words in said
+        assert words in output
 
 
 @pytest.mark.parametrize("words", [["--help"], ["separate", "--help"], ["--version"]])
@@ -398,10 +400,10 @@ def test_memory_does_not_grow_with_length(tmp_path, rate, channels, minutes):
     assert peaks_mb[1] - peaks_mb[0] < 20
 
 
-# --- the real thing, once
+# --- with the real model, once
 
 
-def test_the_real_separator_through_every_door(talk):
+def test_the_real_separator_from_files_and_pipes(talk):
     words = ("separate", "talk.flac", "--format", "wav", "--subtype", "FLOAT", "--quiet")
     run(talk, *words, command=REAL, code=0)
     stems = [soundfile.read(talk / f"talk.{stem}.wav", dtype="float32")[0] for stem in STEMS]
@@ -410,20 +412,20 @@ def test_the_real_separator_through_every_door(talk):
     assert 20 * np.log10(np.abs(sum(stems) - x).max() + 1e-12) < -90
     raw = ("--rate", 44100, "--channels-in", 2, "--stems", "noise", "-o", "-", "--quiet")
     piped = run(talk, "separate", "-", *raw, data=x.tobytes(), command=REAL, code=0).stdout
-    got = np.frombuffer(piped, np.float32).reshape(-1, 2)
-    prompt = FullBandSeparator(rtmtass.load(), 44100, 2, low_latency=True)
-    late = np.concatenate([prompt.process(x), prompt.flush()], axis=1)
-    np.testing.assert_allclose(got, late[2, prompt.delay :], atol=1e-6)
-    # The recording is noise, so of the other stems there is only what leaks.
-    assert rms_db(got - stems[2]) < rms_db(stems[2]) - 20
+    result = np.frombuffer(piped, np.float32).reshape(-1, 2)
+    separator = FullBandSeparator(rtmtass.load(), 44100, 2, low_latency=True)
+    late = np.concatenate([separator.process(x), separator.flush()], axis=1)
+    np.testing.assert_allclose(result, late[2, separator.delay :], atol=1e-6)
+    # The recording is noise: the other stems hold only leakage.
+    assert rms_db(result - stems[2]) < rms_db(stems[2]) - 20
 
 
 def test_every_commands_help_can_be_printed() -> None:
-    """A bare per-cent sign in a help text ends in a traceback."""
-    waiting = [build_parser()]
-    while waiting:
-        parser = waiting.pop()
+    """An unescaped % in a help text raises in argparse."""
+    parsers = [build_parser()]
+    while parsers:
+        parser = parsers.pop()
         assert parser.format_help()
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
-                waiting += action.choices.values()
+                parsers += action.choices.values()

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a table on a terminal, lines elsewhere, JSON if asked."""
+"""Output of a training run: a table on a terminal, lines elsewhere, JSON on request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import pytest
 from rich.console import Console
 
-from rtmtass.cli.console import TrainingTable, minutes_left
+from rtmtass.cli.console import TrainingTable
 from rtmtass.cli.train import _print_json, _print_report
+from rtmtass.training.log import minutes_left
 
 TRAIN = {
     "kind": "train", "done": 0.25, "step": 20, "minutes": 30.0, "rate": 1e-3, "skipped": 0,
@@ -25,21 +26,21 @@ SKIPPED = {
 }  # fmt: skip
 
 
-def test_the_table_shows_how_it_goes() -> None:
+def test_the_table_shows_the_latest_reports() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, color_system=None)
     with TrainingTable(console) as table:
         for report in (TRAIN, DEV, {**DEV, "step": 40, "si_sdri": 3.0}, SKIPPED):
             table(report)
     last = out.getvalue()[out.getvalue().rindex("done ") :]
-    for words in ("25.0%, step 20", "0:30 h, 1:30 h left", "1.500", "55x real time", "1.00e-03",
+    for words in ("25.0%, step 20", "0:30:00, 1:30:00 left", "1.500", "55x real time", "1.00e-03",
                   "2 batches without a finite loss, the last at step 33",
                   "3.00 dB at step 40; best 3.25 dB at step 20", "speech 4.00, music 3.00",
                   "6.50 dB"):  # fmt: skip
         assert words in last
 
 
-def test_lines_say_what_the_table_shows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_have_the_figures_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     for report in (TRAIN, DEV, SKIPPED):
         _print_report(report)
     train, dev, skipped = capsys.readouterr().out.splitlines()

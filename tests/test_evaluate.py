@@ -448,7 +448,7 @@ def test_the_command_prints_the_effect_of_singing(
     ("words", "code", "output"),
     [
         (["none"], 1, "holds no list.csv; write a set with: rtmtass data mix"),
-        (["SET", "--clips", "0"], 2, "'0' is no count; give 1 or more"),
+        (["SET", "--clips", "0"], 2, "'0' is not a whole number; give 1 or more"),
         (["SET", "--html", "none/r.html"], 1, "no folder none; make it first"),
     ],
 )

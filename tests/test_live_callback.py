@@ -1,4 +1,4 @@
-"""The compiled callback does what two rings do, and hides every gap."""
+"""The compiled callback matches the rings in Python, and masks underruns."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 from rtmtass.dsp.ring import Ring
 from rtmtass.live.devices.callback import DeviceCallback, device_ring
 
-HOUSE = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 POINTER, ULONG = ctypes.c_void_p, ctypes.c_ulong
 C_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, ULONG, POINTER, ULONG, POINTER)
 
 
 class Device:
-    """Calls the callback as PortAudio would."""
+    """Calls the callback as PortAudio does."""
 
     def __init__(self, callback, channels_in, channels_out):
         self.callback, self._call = callback, C_TYPE(callback.function)
@@ -46,7 +46,7 @@ def noise(n, channels, seed=0):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-def test_it_is_the_twin_of_the_ring(channels):
+def test_the_callback_matches_ring_read_and_write(channels):
     rng = np.random.default_rng(channels)
     rings = [device_ring(1000, channels) for _ in range(2)]
     twins = [Ring(1000, channels) for _ in range(2)]
@@ -54,11 +54,11 @@ def test_it_is_the_twin_of_the_ring(channels):
     for turn in range(300):
         n, capture = int(rng.integers(1, 400)), noise(400, channels, turn)
         twins[1].write(capture[:n]), rings[1].write(capture[:n])
-        asked = min(int(rng.integers(1, 400)), rings[1].available)  # never more than there is
-        expected = np.zeros((asked, channels), np.float32)
+        n_play = min(int(rng.integers(1, 400)), rings[1].available)  # no underrun
+        expected = np.zeros((n_play, channels), np.float32)
         twins[1].read(expected)
-        np.testing.assert_array_equal(device(noise(asked, channels, turn), asked), expected)
-        twins[0].write(noise(asked, channels, turn))
+        np.testing.assert_array_equal(device(noise(n_play, channels, turn), n_play), expected)
+        twins[0].write(noise(n_play, channels, turn))
         a, b = (np.zeros((int(n * 0.9), channels), np.float32) for _ in range(2))
         a_n, b_n = twins[0].read(a), rings[0].read(b)
         assert a_n == b_n
@@ -81,9 +81,9 @@ print(next(iter(control.inspect_llvm().values())))
 """
 
 
-def test_its_machine_code_calls_no_allocator(tmp_path):
-    # Compiled anew: what comes from disk can't be read.
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(HOUSE)}
+def test_the_machine_code_calls_no_allocator(tmp_path):
+    # Compiled anew: cached code has no LLVM IR.
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SHOW_CODE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     code, control = done.stdout.split("=====")
@@ -93,7 +93,7 @@ def test_its_machine_code_calls_no_allocator(tmp_path):
     assert ALLOCATION.findall(code) == []
 
 
-def test_a_dry_ring_neither_clicks_nor_lasts():
+def test_an_underrun_decays_and_fades_back_without_a_click():
     ring = device_ring(4000, 1)
     callback = DeviceCallback(None, ring, fade=160)
     device = Device(callback, 0, 1)
@@ -112,14 +112,14 @@ def test_a_dry_ring_neither_clicks_nor_lasts():
     assert (callback.calls, callback.frames, callback.xruns) == (13, 13 * 256, 0)
 
 
-def test_xruns_are_counted_and_priming_isnt_one():
+def test_xruns_are_counted_but_not_priming():
     device = Device(DeviceCallback(device_ring(100, 1), None, fade=100), 1, 0)
     for flags in (0, 1, 2, 0x10, 0x12):
         device(np.zeros((10, 1)), 10, flags)
     assert device.callback.xruns == 3
 
 
-def test_it_runs_beside_python_without_losing_a_sample():
+def test_two_threads_lose_no_sample():
     ring = device_ring(2048, 2)
     device = Device(DeviceCallback(ring, None, fade=100), 2, 0)
     n_blocks, block = 3000, 96
@@ -133,13 +133,13 @@ def test_it_runs_beside_python_without_losing_a_sample():
 
     thread = threading.Thread(target=capture)
     thread.start()
-    seen, out = 0, np.zeros((77, 2), np.float32)
-    while seen < n_blocks * block and (thread.is_alive() or ring.available):
+    n_read, out = 0, np.zeros((77, 2), np.float32)
+    while n_read < n_blocks * block and (thread.is_alive() or ring.available):
         n = ring.read(out[: min(77, ring.available)])
-        expected = np.arange(seen, seen + n, dtype=np.float32)
+        expected = np.arange(n_read, n_read + n, dtype=np.float32)
         assert np.array_equal(out[:n, 0], expected)
         assert np.array_equal(out[:n, 1], -expected)
-        seen += n
+        n_read += n
     thread.join()
-    assert seen == n_blocks * block
+    assert n_read == n_blocks * block
     assert ring.overruns == 0

@@ -1,4 +1,4 @@
-"""`rtmtass live` and its neighbours as a person runs them, on a sound card made of jackd."""
+"""`rtmtass live` and `latency` by subprocess, on a jackd with a dummy driver."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).parent.parent),
     "OMP_NUM_THREADS": "1",
 }
-PATIENCE_S = 40.0
+TIMEOUT_S = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,10 @@ def test_keys_change_the_mix():
         controls.press(key)
     assert mixer.settings.gains_db == dict.fromkeys(STEMS, 0.0)
     assert controls.state().soloed == ("music",)
-    assert controls.is_over
+    assert controls.has_quit
 
 
-def test_meters_hold_their_peaks():
+def test_meters_hold_peaks():
     holds = PeakHold()
     assert holds.update("a", -6.0, 1.0) == -6.0
     assert holds.update("a", -30.0, 2.0) == -6.0
@@ -112,31 +112,48 @@ def test_meters_hold_their_peaks():
 
 @pytest.mark.parametrize(("words", "code", "line"), [
     (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
-    (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is no STEM=DB; write it as in"),
-    (["--duration", "0"], 2, "rtmtass: argument --duration: '0' is no time in seconds; give more"),
-    (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is no time in seconds"),
+    (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is not STEM=DB; write it as in"),
+    (["--duration", "0"], 2, "rtmtass: argument --duration: '0' is not a time in seconds; give"),
+    (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is not a time in seconds"),
     (["--stems-out", "a,b"], 2, "rtmtass: --stems-out takes 3 devices, for speech, music, noise"),
-    (["--strength", "-1"], 2, "rtmtass: argument --strength: '-1' is no distance in dB; give 0"),
-    (["--extra-buffer", "-1"], 2, "rtmtass: argument --extra-buffer: '-1' is no time in ms; give"),
-    (["--slack", "900"], 2, "rtmtass: an extra buffer of 900 ms was asked for; give 0 to 250 ms"),
-    (["--block", "0"], 2, "rtmtass: argument --block: '0' is no count; give 1 or more"),
-    (["--block", "99999"], 2, "rtmtass: a block of 99999 samples was asked for; give 1 to 8192"),
-    (["--rate", "48k"], 2, "rtmtass: argument --rate: '48k' is no count; give 1 or more"),
-    (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is no list of"),
-    (["--input-channels", "0"], 2, "rtmtass: argument --input-channels: '0' is no list of"),
-    (["--gain", "vocals=0"], 2, "rtmtass: there is no stem 'vocals'; choose of speech, music"),
+    (["--strength", "-1"], 2, "rtmtass: argument --strength: '-1' is not a level in dB; give 0"),
+    (["--extra-buffer", "-1"], 2, "rtmtass: argument --extra-buffer: '-1' is not a time in ms;"),
+    (["--slack", "900"], 2, "rtmtass: an extra buffer of 900 ms was given; give 0 to 250 ms"),
+    (["--block", "0"], 2, "rtmtass: argument --block: '0' is not a whole number; give 1"),
+    (["--block", "99999"], 2, "rtmtass: a block of 99999 samples was given; give 1 to 8192"),
+    (["--rate", "48k"], 2, "rtmtass: argument --rate: '48k' is not a whole number; give 1"),
+    (["--input-channels", "left"], 2, "rtmtass: argument --input-channels: 'left' is not a list"),
+    (["--input-channels", "0"], 2, "rtmtass: argument --input-channels: '0' is not a list"),
+    (["--gain", "vocals=0"], 2, "rtmtass: unknown stem 'vocals'; choose from speech, music"),
     (["--record", "/dev/null/x"], 1, "rtmtass: /dev/null/x can't be written"),
+    (["--source", "9000"], 2, "rtmtass: argument --source: '9000' has no known scheme; write it as"
+     " udp:[HOST:]PORT or file:PATH"),
+    (["--source", "ws:a:1"], 2, "rtmtass: argument --source: 'ws:a:1' has no known scheme; write"),
+    (["--sink", "file:a"], 2, "rtmtass: argument --sink: 'file:a' has no known scheme; write it as"
+     " udp:HOST:PORT"),
+    (["--source", "udp:mic"], 2, "rtmtass: argument --source: 'udp:mic': 'mic' is not a port, 1 to"
+     " 65535; write it as udp:[HOST:]PORT"),
+    (["--sink", "udp:9000"], 2, "rtmtass: argument --sink: 'udp:9000': the host to send to is"),
+    (["--sink", "udp:host:0"], 2, "rtmtass: argument --sink: 'udp:host:0': '0' is not a port, 1"),
+    (["--source", "file:"], 2, "rtmtass: argument --source: 'file:' names no location; write it"),
+    (["--source", "udp:9000", "--input", "1"], 2, "rtmtass: --input is for devices, but --source"
+     " udp:9000 takes the place of one; leave out --input or --source"),
+    (["--sink", "udp:a:9", "--stems-out", "a,b,c"], 2, "rtmtass: --stems-out with devices is for"),
+    (["--sink", "udp:a:9", "--measure"], 2, "rtmtass: --measure is for devices, but --sink"),
+    (["--source", "file:none.wav"], 1, "rtmtass: none.wav doesn't exist; check the spelling"),
+    (["--source", "udp:no.such.host.invalid:9000"], 1, "rtmtass: the host 'no.such.host.invalid'"
+     " can't be resolved: "),
 ])  # fmt: skip
-def test_nonsense_is_refused_in_one_line(capsys, words, code, line):
+def test_invalid_options_are_refused_in_one_line(capsys, words, code, line):
     try:
-        given = main(["live", *words])
+        exit_code = main(["live", *words])
     except SystemExit as stop:
-        given = stop.code
-    assert given == code
+        exit_code = stop.code
+    assert exit_code == code
     assert capsys.readouterr().err.startswith(line)
 
 
-def test_a_process_knows_when_it_was_born():
+def test_the_start_of_the_process_is_known():
     code = "from rtmtass.live.process_clock import process_start_s; print(process_start_s())"
     before = time.monotonic()
     done = subprocess.run(
@@ -150,41 +167,41 @@ def test_a_process_knows_when_it_was_born():
 
 @on_a_sound_card
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_json_once_a_second_and_a_clean_end(card, stop):
+def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(stop)
-        _, said = process.communicate(timeout=30)
-    assert process.returncode == 0, said
-    assert said == ""
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert stderr == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
     assert lines[1]["device"]["latency"]["measured_ms"] is None
-    asked = [line.partition(":")[0] for line in lines[0]["messages"]]
-    assert {"garbage collection", "locked memory", "real-time priority"} <= set(asked)
+    requests = [line.partition(":")[0] for line in lines[0]["messages"]]
+    assert {"garbage collection", "locked memory", "real-time priority"} <= set(requests)
     assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
 
 
 @on_a_sound_card
-def test_a_computer_that_slept_goes_on_and_says_so(card):
+def test_a_suspend_is_reported(card):
     with start("live", "--plain") as process:
         while "running 1 s" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
         time.sleep(2)
         process.send_signal(signal.SIGCONT)
-        while "everything stood still for 2." not in process.stdout.readline():
+        while "suspended for 2." not in process.stdout.readline():
             assert process.poll() is None
         while "running 2 s" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (0, "")
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
 
 
 @on_a_sound_card
-def test_a_recording_survives_the_worst(card, tmp_path):
+def test_a_recording_survives_a_kill(card, tmp_path):
     x = (0.1 * np.random.default_rng(0).standard_normal((48000 * 8, 1))).astype(np.float32)
     with start("live", "--plain", "--record", str(tmp_path)) as process:
         assert process.stdout.readline().startswith("[0] system, JACK")
@@ -197,7 +214,7 @@ def test_a_recording_survives_the_worst(card, tmp_path):
     (take,) = tmp_path.glob("take-*")
     tracks = {p.stem: soundfile.read(p, dtype="float32")[0] for p in take.glob("*.wav")}
     n = min(map(len, tracks.values()))
-    assert n >= 2 * 16000  # it said 3 s: at most one is lost
+    assert n >= 2 * 16000  # 3 s were reported: at most one is lost
     mixture, stems = tracks["mixture"][:n], [tracks[stem][:n] for stem in STEMS]
     assert np.abs(mixture).max() > 0.05
     np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)
@@ -205,7 +222,7 @@ def test_a_recording_survives_the_worst(card, tmp_path):
 
 @contextlib.contextmanager
 def cable():
-    """From our output to our input, whenever they appear."""
+    """Connect the output to the input whenever their ports appear."""
     done = threading.Event()
 
     def connect():
@@ -224,10 +241,10 @@ def cable():
 
 
 @on_a_sound_card
-def test_the_latency_reported_is_the_latency_measured(card):
+def test_the_reported_latency_is_the_measured_one(card):
     with cable():
         trip = json.loads(run("latency", "--json").stdout)
-    assert abs(trip["ours"] - trip["reported"]) <= 1
+    assert abs(trip["engine"] - trip["reported"]) <= 1
     assert trip["without"] == round(2 * 256 / 3)
 
 
@@ -237,50 +254,50 @@ def test_live_shows_the_measured_latency_too(card):
         done = run("live", "--json", "--measure", "--gain", "speech=-inf,music=-inf,noise=-inf",
                    "--duration", "1.5")  # fmt: skip
     latency = json.loads(done.stdout.splitlines()[0])["device"]["latency"]
-    ours_ms = latency["algorithm_ms"] + latency["buffer_ms"]
-    assert latency["measured_ms"] == pytest.approx(ours_ms + 1000 * 512 / 48000, abs=0.1)
+    engine_ms = latency["algorithm_ms"] + latency["buffer_ms"]
+    assert latency["measured_ms"] == pytest.approx(engine_ms + 1000 * 512 / 48000, abs=0.1)
 
 
 class Terminal:
-    """A terminal of 120 x 40 with a program in it."""
+    """A pseudo-terminal of 120 x 40 that runs a command."""
 
     def __init__(self, *words):
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         environment = {**ENVIRONMENT, **os.environ, "TERM": "xterm-256color"}
         self.process = subprocess.Popen(
-            [*COMMAND, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+            [*COMMAND, *words], stdin=slave, stdout=slave, stderr=slave, env=environment,
             start_new_session=True,
         )  # fmt: skip
-        os.close(theirs)
+        os.close(slave)
 
     def send(self, keys):
-        os.write(self._ours, keys.encode())
+        os.write(self._master, keys.encode())
 
     def wait_for(self, pattern):
-        """Read on until the screen, from now on, shows this; return what it showed."""
-        shown, deadline = "", time.monotonic() + PATIENCE_S
+        """Read until the output from now on matches; return that output."""
+        shown, deadline = "", time.monotonic() + TIMEOUT_S
         while not re.search(pattern, shown):
             assert time.monotonic() < deadline, shown[-3000:]
-            if select.select([self._ours], [], [], 0.2)[0]:
+            if select.select([self._master], [], [], 0.2)[0]:
                 with contextlib.suppress(OSError):
-                    shown += os.read(self._ours, 65536).decode("utf-8", "replace")
+                    shown += os.read(self._master, 65536).decode("utf-8", "replace")
             shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
         return shown
 
     def close(self):
-        """Read to the end, return the exit code."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait for the end; return the exit code."""
+        deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < deadline:
-            if select.select([self._ours], [], [], 0.1)[0]:
+            if select.select([self._master], [], [], 0.1)[0]:
                 with contextlib.suppress(OSError):
-                    os.read(self._ours, 65536)
-        os.close(self._ours)
+                    os.read(self._master, 65536)
+        os.close(self._master)
         return self.process.wait(5)
 
 
 @on_a_sound_card
-def test_the_display_shows_and_hears(card, tmp_path, monkeypatch):
+def test_the_display_shows_the_state_and_reads_keys(card, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     terminal = Terminal("live", "--gain", "noise=-30")
     shown = terminal.wait_for(r"latency +\d+\.\d ms = device in[^\n]*")

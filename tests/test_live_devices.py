@@ -1,4 +1,4 @@
-"""Devices, the doctor, and the virtual microphone: which there are, and what to type if none."""
+"""Finding devices, the doctor's checks, and the virtual microphone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def device(index, name, host="ALSA", inputs=2, outputs=2, **marks):
     return Device(index, name, host, inputs, outputs, 48000, (1, 2), (1, 2), **marks)
 
 
-SHELF = [
+DEVICES = [
     device(0, "HDA Intel", is_default_input=True),
     device(3, "Scarlett 2i2 USB"),
     device(5, "Speakers", inputs=0, is_default_output=True),
@@ -64,17 +64,17 @@ SHELF = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "kind", "index"), [
+@pytest.mark.parametrize(("name", "kind", "index"), [
     (None, "input", 0), (None, "output", 5), ("7", "input", 7), ("hda intel", "input", 0),
     ("monitor", "input", 9), ("2i2 usb, jack", "output", 7), ("speak", "output", 5),
 ])  # fmt: skip
-def test_a_device_is_found_by_number_or_part_of_its_name(wanted, kind, index):
-    assert find_device(wanted, kind, SHELF).index == index
+def test_a_device_is_found_by_number_or_part_of_its_name(name, kind, index):
+    assert find_device(name, kind, DEVICES).index == index
 
 
 def test_an_ambiguous_name_lists_the_candidates():
     with pytest.raises(DeviceError) as caught:
-        find_device("scarlett", "input", SHELF)
+        find_device("scarlett", "input", DEVICES)
     assert str(caught.value) == (
         "'scarlett' matches 2 input devices:\n"
         "  [3] Scarlett 2i2 USB, ALSA\n"
@@ -83,23 +83,23 @@ def test_an_ambiguous_name_lists_the_candidates():
     )
 
 
-@pytest.mark.parametrize(("wanted", "kind", "said"), [
+@pytest.mark.parametrize(("name", "kind", "message"), [
     ("speakers", "input", r"'speakers' matches no input device; there are:\n  \[0\] HDA"),
     ("5", "input", "there is no input device number 5; there are:"),
     ("monitor of", "output", "matches no output device"),
 ])  # fmt: skip
-def test_a_device_that_isnt_there_lists_those_that_are(wanted, kind, said):
-    with pytest.raises(DeviceError, match=said):
-        find_device(wanted, kind, SHELF)
+def test_a_name_without_a_match_lists_the_devices(name, kind, message):
+    with pytest.raises(DeviceError, match=message):
+        find_device(name, kind, DEVICES)
     with pytest.raises(DeviceError, match="no output device; plug one in"):
-        find_device(wanted, "output", [])
+        find_device(name, "output", [])
 
 
-def test_monitors_are_named_as_such():
-    assert [d.index for d in SHELF if d.is_monitor] == [9]
+def test_monitors_are_recognised_by_name():
+    assert [d.index for d in DEVICES if d.is_monitor] == [9]
 
 
-def test_a_device_that_comes_back_is_found_again():
+def test_a_device_is_found_again_by_name():
     twins = [device(2, "USB Audio"), device(4, "USB Audio"), device(6, "USB Audio", host="JACK")]
     assert find_again(twins[1], "input", twins).index == 4
     moved = [device(0, "HDA"), device(1, "USB Audio"), device(3, "USB Audio", inputs=0)]
@@ -123,28 +123,28 @@ def test_devices_are_listed(card):
 
 
 @on_a_sound_card
-def test_the_doctor_looks_at_everything(card):
-    found = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
+def test_the_doctor_runs_all_checks(card):
+    results = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
     assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
-            "int8", "machine code", "model", "speed"} <= set(found)  # fmt: skip
-    assert found["PortAudio"]["is_ok"]
-    assert all(check["is_ok"] or check["advice"] for check in found.values())
+            "int8", "machine code", "model", "speed"} <= set(results)  # fmt: skip
+    assert results["PortAudio"]["is_ok"]
+    assert all(check["is_ok"] or check["advice"] for check in results.values())
 
 
 # --- the doctor
 
 
-def test_the_doctor_says_how_to_get_portaudio(tmp_path):
+def test_the_doctor_says_how_to_install_portaudio(tmp_path):
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
-    said = run("doctor", "--json", code=1, path=tmp_path).stdout
-    first, *others = map(json.loads, said.splitlines())
+    lines = run("doctor", "--json", code=1, path=tmp_path).stdout.splitlines()
+    first, *others = map(json.loads, lines)
     assert (first["name"], first["is_ok"], first["is_needed"]) == ("PortAudio", False, True)
     for system in ("apt install libportaudio2", "dnf install portaudio", "macOS", "Windows"):
         assert system in first["advice"]
     assert {"processor", "model", "speed"} <= {check["name"] for check in others}
 
 
-def test_the_doctor_names_every_system_where_nothing_can_be_heard(monkeypatch):
+def test_without_devices_the_doctor_advises_for_every_system(monkeypatch):
     monkeypatch.setattr(doctor, "list_devices", lambda: [])
     monkeypatch.setattr(doctor, "portaudio", FakePortAudio)
     missing = [check for check in doctor._sound() if not check.is_ok]
@@ -155,7 +155,7 @@ def test_the_doctor_names_every_system_where_nothing_can_be_heard(monkeypatch):
 
 class FakePortAudio:
     def get_portaudio_version(self):
-        return 1, "PortAudio, of paper"
+        return 1, "PortAudio, fake"
 
 
 def test_the_doctor_finds_damaged_weights(monkeypatch):
@@ -168,33 +168,33 @@ def test_the_doctor_finds_damaged_weights(monkeypatch):
     assert check.advice == "model.safetensors was altered: install rtmtass again"
 
 
-# --- the virtual microphone, on a sound server that is a script
+# --- the virtual microphone, with a script as pactl
 
 PACTL = """#!/bin/sh
 echo "$@" >> {log}
 case "$1 $2" in
   "get-default-source ") echo usb_microphone;;
   "load-module module-null-sink") echo 21;;
-  "load-module module-remap-source") {answer};;
+  "load-module module-remap-source") {second};;
 esac
 """
 
 
-def pactl(folder, answer="echo 22"):
+def pactl(folder, second="echo 22"):
     script, log = folder / "pactl", folder / "log"
-    script.write_text(PACTL.format(log=log, answer=answer))
+    script.write_text(PACTL.format(log=log, second=second))
     script.chmod(0o755)
     return log
 
 
-def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
+def test_a_virtual_microphone_is_created_and_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("PULSE_SINK", raising=False)
     monkeypatch.delenv("PULSE_SOURCE", raising=False)
     log = pactl(tmp_path)
     with VirtualMicrophone():
         assert os.environ["PULSE_SINK"] == "rtmtass_output"
-        assert os.environ["PULSE_SOURCE"] == "usb_microphone"  # not the one just made
+        assert os.environ["PULSE_SOURCE"] == "usb_microphone"  # not the one just created
     assert not {"PULSE_SINK", "PULSE_SOURCE"} & set(os.environ)
     lines = log.read_text().splitlines()[1:]
     assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
@@ -202,7 +202,7 @@ def test_a_virtual_microphone_is_made_and_removed(tmp_path, monkeypatch):
     assert lines[2:] == ["unload-module 22", "unload-module 21"]
 
 
-def test_a_virtual_microphone_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_virtual_microphone_that_fails_is_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     log = pactl(tmp_path, "echo refused >&2; exit 1")
     with pytest.raises(DeviceError, match="refused; is PipeWire or PulseAudio running"):

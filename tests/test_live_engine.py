@@ -1,9 +1,10 @@
-"""The engine over arrays: to the sample what the separator does, and never at a loss."""
+"""The engine over arrays: exact output, late hops, discontinuities, stop and errors."""
 
 from __future__ import annotations
 
 import math
 import os
+import textwrap
 import threading
 import time
 import tracemalloc
@@ -13,6 +14,7 @@ import pytest
 from fakes import FakeSeparator
 
 import rtmtass
+import rtmtass.live
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.arrays import ArraySink, ArraySource
 from rtmtass.io.pipes import StreamSource
@@ -27,7 +29,7 @@ HOP, RATE = 256, 16000
 
 
 class Splitter(FakeSeparator):
-    """The fake, as the live room wants it, with a gate for each hop."""
+    """The fake with the interface of the live engine, and a gate that can delay each hop."""
 
     def __init__(self, channels=1, weights=(0.5, 0.3, 0.2)):
         super().__init__(channels, weights, delay=256)
@@ -42,13 +44,13 @@ class Splitter(FakeSeparator):
         if self.hops == self.error_at:
             raise RuntimeError("the separator broke")
         self.hops += 1
-        stems, share = self.process_with_highband(block if self.channels > 1 else block[:, 0])
+        stems, weights = self.process_with_highband(block if self.channels > 1 else block[:, 0])
         out[:] = stems if self.channels > 1 else stems[..., None]
-        highband_weights[:] = share
+        highband_weights[:] = weights
 
 
-class Ends(ArraySource):
-    """An array as a device: hop k has a deadline that is either far away or over."""
+class RealtimeArray(ArraySource):
+    """An array as a real-time source; the deadlines of hops in `late` have passed."""
 
     def __init__(self, samples, late=(), reads=None):
         super().__init__(samples, RATE)
@@ -86,7 +88,7 @@ def run(separator, source, **options):
 
 @pytest.mark.parametrize("passes", [1, 4])
 @pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 12345])
-def test_what_comes_out_is_what_the_separator_gives(n, passes):
+def test_the_output_is_the_separators(n, passes):
     x, separator = sound(n), rtmtass.load(block=HOP, passes=passes)
     mixer = Mixer(separator.stems, RATE, is_split=True)
     out, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
@@ -97,7 +99,7 @@ def test_what_comes_out_is_what_the_separator_gives(n, passes):
     assert engine.stats().deadline_misses == 0
 
 
-def test_samples_that_are_no_numbers_do_no_lasting_harm():
+def test_nan_and_inf_in_the_input_are_set_to_zero():
     x, separator = sound(40 * HOP), rtmtass.load(block=HOP)
     x[5000], x[5100] = np.nan, -np.inf
     out, _ = run(separator, ArraySource(x, RATE))
@@ -105,7 +107,7 @@ def test_samples_that_are_no_numbers_do_no_lasting_harm():
     np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=1e-6)
 
 
-def test_your_mix_in_stereo():
+def test_a_mix_in_stereo():
     x, separator = sound(9000, 2), rtmtass.load(block=HOP, channels=2)
     mixer = Mixer(separator.stems, RATE, 2, gains_db={"music": -12, "noise": -math.inf})
     out, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
@@ -130,57 +132,56 @@ def test_another_rate_is_converted():
     )
 
 
-def test_a_late_hop_is_the_input_and_the_stream_stays_aligned():
+def test_a_late_hop_outputs_the_input_and_keeps_the_latency():
     x, separator = sound(60 * HOP), Splitter()
     gate = threading.Event()
     separator.gates[20] = gate
-    source = Ends(x, late={20}, reads={21: gate.set})
+    source = RealtimeArray(x, late={20}, reads={21: gate.set})
     mixer = Mixer(separator.stems, RATE, gains_db={"music": -math.inf, "noise": -math.inf})
     out, engine = run(separator, source, mixer=mixer)
-    wet = out[0, engine.delay :, 0]
-    speech = 0.5 * x[:, 0]  # dry is as loud as the mix, so all of it is half the input
-    np.testing.assert_allclose(wet, speech, atol=2e-3)
+    speech = 0.5 * x[:, 0]  # the input is matched to the mix, so all of it is half the input
+    np.testing.assert_allclose(out[0, engine.delay :, 0], speech, atol=2e-3)
     stats = engine.stats()
     assert (stats.deadline_misses, stats.skipped) == (1, 0)
     assert separator.hops == 61  # the late hop was separated all the same
 
 
-def test_the_input_is_heard_while_hops_are_late_and_not_longer():
-    """With stems that differ in shape from the mixture, one can tell what was heard."""
+def test_the_input_is_output_only_while_hops_are_late():
+    """The mix is the inverted input, so the sign tells what was output."""
     x = sound(200 * HOP)
     separator = Splitter(weights=(1.0, -1.0, 1.0))
     gate = threading.Event()
     separator.gates[100] = gate
-    source = Ends(x, late={100}, reads={101: gate.set})
+    source = RealtimeArray(x, late={100}, reads={101: gate.set})
     mixer = Mixer(separator.stems, RATE, gains_db={"speech": -math.inf, "noise": -math.inf})
-    out, _ = run(separator, source, mixer=mixer)  # the mix is the input upside down
+    out, _ = run(separator, source, mixer=mixer)
     delayed = np.concatenate([np.zeros(256), x[:, 0]])[: out.shape[1]]
     sign = out[0, :, 0] * delayed
     hop_sign = sign[: 200 * HOP].reshape(-1, HOP).sum(axis=1)
-    dry = np.flatnonzero(hop_sign > 0)
-    assert dry[0] == 100
-    assert 1 <= len(dry) <= 5
+    input_hops = np.flatnonzero(hop_sign > 0)
+    assert input_hops[0] == 100
+    assert 1 <= len(input_hops) <= 5
     assert np.abs(np.diff(out[0, :, 0])).max() <= 1.1 * np.abs(np.diff(delayed)).max()
 
 
-def test_a_worker_that_falls_behind_loses_hops_but_no_time():
+def test_a_slow_worker_skips_hops_but_keeps_the_latency():
     x, separator = sound(300 * HOP), Splitter()
     gate = threading.Event()
     separator.gates[50] = gate
-    source = Ends(x, late=set(range(50, 90)), reads={90: gate.set})
+    source = RealtimeArray(x, late=set(range(50, 90)), reads={90: gate.set})
     out, engine = run(separator, source)
     stats = engine.stats()
     assert out.shape[1] == 300 * HOP + 256
     assert stats.skipped >= 30
     assert separator.hops == 301 - stats.skipped
-    np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=5e-3)  # all of it, on time
+    np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=5e-3)  # complete and on time
     np.testing.assert_allclose(out[0, -50 * HOP :, 0], x[-50 * HOP :, 0], atol=1e-6)
     assert stats.advice == "" or "extra-buffer" in stats.advice
 
 
-def test_a_gap_in_the_input_is_no_past():
+def test_history_is_discarded_at_a_discontinuity():
     x = sound(40 * HOP)
-    source = Ends(x)
+    source = RealtimeArray(x)
 
     def gap():
         source.discontinuities += 1
@@ -192,11 +193,11 @@ def test_a_gap_in_the_input_is_no_past():
     np.testing.assert_allclose(out[0, 30 * HOP :, 0], x[30 * HOP - 256 :, 0], atol=1e-6)
 
 
-def test_gains_may_change_on_the_way():
+def test_gains_can_change_while_running():
     x = sound(60 * HOP)
     separator = Splitter(weights=(1.0, 0.0, 0.0))
     mixer = Mixer(separator.stems, RATE)
-    source = Ends(x, reads={30: lambda: mixer.set_gain("speech", -20)})
+    source = RealtimeArray(x, reads={30: lambda: mixer.set_gain("speech", -20)})
     out, _ = run(separator, source, mixer=mixer)
     np.testing.assert_allclose(out[0, 256 : 28 * HOP, 0], x[: 27 * HOP, 0], atol=1e-6)
     np.testing.assert_allclose(
@@ -204,7 +205,7 @@ def test_gains_may_change_on_the_way():
     )
 
 
-def test_stop_fades_out_and_may_be_repeated():
+def test_stop_fades_out_and_can_be_repeated():
     class Endless(ArraySource):
         def read(self, out):
             out[:] = 0.5
@@ -212,11 +213,11 @@ def test_stop_fades_out_and_may_be_repeated():
 
     sink = ArraySink()
     engine = Engine(Splitter(), Endless(np.zeros(1, np.float32), RATE), sink)
-    heard = threading.Event()
+    has_output = threading.Event()
     write = sink.write
-    sink.write = lambda block: (write(block), heard.set() if block.any() else None)
+    sink.write = lambda block: (write(block), has_output.set() if block.any() else None)
     engine.start()
-    assert heard.wait(30)
+    assert has_output.wait(30)
     engine.stop()
     engine.stop()
     out = sink.samples()[0, :, 0]
@@ -226,25 +227,25 @@ def test_stop_fades_out_and_may_be_repeated():
     assert engine.stats().state == "stopped"
 
 
-def test_watching_an_engine_end_is_no_race():
-    """At real-time priority a loop without a pause would keep the others from ending at all."""
-    gate, asked, looks = threading.Event(), threading.Event(), []
-    source = Ends(sound(40 * HOP), reads={20: lambda: (asked.set(), gate.wait(30))})
-    engine = Engine(Splitter(), source, ArraySink(), on_levels=looks.append)
+def test_the_watch_thread_does_not_spin_while_stopping():
+    """At real-time priority a busy loop would starve the threads that are to end."""
+    gate, reached, calls = threading.Event(), threading.Event(), []
+    source = RealtimeArray(sound(40 * HOP), reads={20: lambda: (reached.set(), gate.wait(30))})
+    engine = Engine(Splitter(), source, ArraySink(), on_levels=calls.append)
     engine.start()
-    assert asked.wait(30)
+    assert reached.wait(30)
     stopping = threading.Thread(target=engine.stop)
     stopping.start()
-    before, started = len(looks), time.monotonic()
+    before, started = len(calls), time.monotonic()
     time.sleep(0.4)
-    seen, waited_s = len(looks) - before, time.monotonic() - started
+    n_calls, waited_s = len(calls) - before, time.monotonic() - started
     gate.set()
     stopping.join(30)
-    assert seen <= waited_s / LEVEL_INTERVAL_S + 2
+    assert n_calls <= waited_s / LEVEL_INTERVAL_S + 2
 
 
-class Mill:
-    """An endless source and a sink that keeps nothing; does something before a read or two."""
+class NullIO:
+    """A constant source and a sink that discards; calls `actions` before given reads."""
 
     sample_rate, channels = RATE, 1
 
@@ -265,20 +266,20 @@ class Mill:
         pass
 
 
-def test_no_hop_allocates_room_for_samples():
-    """Views come and go; no array does: all of them together stay below the stems of a hop."""
-    seen = []
-    mill = Mill(400, {
+def test_processing_a_hop_allocates_no_arrays():
+    """Views are allocated, arrays aren't: the peak stays below the size of a hop's stems."""
+    traced = []
+    null = NullIO(400, {
         300: tracemalloc.start,
-        290: lambda: (seen.append(tracemalloc.get_traced_memory()[0]), tracemalloc.reset_peak()),
-        10: lambda: seen.extend(tracemalloc.get_traced_memory()),
+        290: lambda: (traced.append(tracemalloc.get_traced_memory()[0]), tracemalloc.reset_peak()),
+        10: lambda: traced.extend(tracemalloc.get_traced_memory()),
     })  # fmt: skip
     try:
-        with Engine(rtmtass.load(block=HOP), mill, mill) as engine:
+        with Engine(rtmtass.load(block=HOP), null, null) as engine:
             assert engine.wait(60)
     finally:
         tracemalloc.stop()
-    before, after, peak = seen
+    before, after, peak = traced
     assert after - before < 1024  # in 280 hops
     assert peak - before < 3 * HOP * 4
 
@@ -303,18 +304,18 @@ def test_raw_samples_from_a_pipe():
     np.testing.assert_allclose(out[0, engine.delay :, 0], x[:, 0], atol=1e-6)
 
 
-def test_a_bypass_is_in_time_with_the_mix():
+def test_the_bypass_is_aligned_with_the_mix():
     x = sound(80 * HOP)
     mixer = Mixer(Splitter.stems, RATE, gains_db={"music": -math.inf, "noise": -math.inf})
-    source = Ends(x, reads={40: lambda: mixer.set_bypass(True)})
+    source = RealtimeArray(x, reads={40: lambda: mixer.set_bypass(True)})
     out, engine = run(Splitter(), source, mixer=mixer)
-    # Speech is half the input in shape and time, and the bypass is as loud as it.
+    # The speech stem is half the input, and the bypass is matched to it.
     np.testing.assert_allclose(out[0, engine.delay :, 0], 0.5 * x[:, 0], atol=2e-3)
 
 
 @pytest.mark.parametrize("culprit", ["separator", "source", "sink", "recorder"])
-def test_stop_raises_what_the_engine_died_of(culprit):
-    separator, sink, source = Splitter(), ArraySink(), Ends(sound(40 * HOP))
+def test_stop_raises_the_error_of_the_engines_thread(culprit):
+    separator, sink, source = Splitter(), ArraySink(), RealtimeArray(sound(40 * HOP))
     options = {}
 
     def fail(*_):
@@ -337,24 +338,24 @@ def test_stop_raises_what_the_engine_died_of(culprit):
     assert sink.is_closed
 
 
-def test_callbacks_tell_levels_and_events():
+def test_callbacks_get_levels_and_events():
     x, separator = sound(100 * HOP), Splitter()
-    gate, told = threading.Event(), threading.Event()
+    gate, has_event = threading.Event(), threading.Event()
     separator.gates[20] = gate
     levels, events = [], []
-    source = Ends(x, late={20}, reads={21: gate.set, 60: lambda: told.wait(30)})
+    source = RealtimeArray(x, late={20}, reads={21: gate.set, 60: lambda: has_event.wait(30)})
 
-    def listen(level):
+    def on_levels(level):
         levels.append(level)
         if events:
-            told.set()
+            has_event.set()
 
-    run(separator, source, on_levels=listen, on_event=events.append)
-    assert events == ["the computer was too slow: the input is heard for a moment"]
+    run(separator, source, on_levels=on_levels, on_event=events.append)
+    assert events == ["stems were late: the input is output for a moment"]
     assert levels[-1].mixture[0] == pytest.approx(-17, abs=4)
 
 
-def test_what_is_recorded_is_complete_and_aligned():
+def test_the_recorder_gets_every_hop_aligned():
     class Recorder:
         def __init__(self):
             self.mixture, self.stems = {}, {}
@@ -371,23 +372,23 @@ def test_what_is_recorded_is_complete_and_aligned():
     x, separator, recorder = sound(60 * HOP), Splitter(), Recorder()
     gate = threading.Event()
     separator.gates[20] = gate
-    run(separator, Ends(x, late={20}, reads={21: gate.set}), recorder=recorder)
+    run(separator, RealtimeArray(x, late={20}, reads={21: gate.set}), recorder=recorder)
     assert list(recorder.stems) == list(recorder.mixture) == list(range(61))
     for number, stems in recorder.stems.items():
         np.testing.assert_allclose(stems.sum(axis=0), recorder.mixture[number], atol=1e-6)
 
 
-def test_a_file_at_the_pace_of_real_time_and_udp_both_ways():
+def test_udp_in_and_out_at_the_pace_of_real_time():
     x = sound(20 * HOP)
     back = UdpSource("127.0.0.1", 0, RATE)
     inlet = UdpSource("127.0.0.1", 0, RATE)
     engine = Engine(Splitter(), inlet, UdpSink("127.0.0.1", back.port))
-    got = []
+    received = []
 
     def receive():
         out = np.zeros((500, 1), np.float32)
         while n := back.read(out):
-            got.append(out[:n].copy())
+            received.append(out[:n].copy())
 
     thread = threading.Thread(target=receive)
     thread.start()
@@ -400,15 +401,22 @@ def test_a_file_at_the_pace_of_real_time_and_udp_both_ways():
         assert engine.wait(30)
     thread.join(30)
     back.close()
-    np.testing.assert_allclose(np.concatenate(got)[256:, 0], x[:, 0], atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(received)[256:, 0], x[:, 0], atol=1e-6)
 
 
-def test_what_doesnt_fit_is_refused():
+def test_the_example_in_the_package_docstring_compiles():
+    example = rtmtass.live.__doc__.split("\n\n", 1)[1]
+    compile(textwrap.dedent(example.rsplit("\n\nThe input", 1)[0]), "rtmtass.live", "exec")
+    for name in rtmtass.live.__all__:
+        assert getattr(rtmtass.live, name)
+
+
+def test_invalid_use_is_refused():
     with pytest.raises(UsageError, match=r"3 channels.*load it with channels=3"):
         Engine(Splitter(channels=2), ArraySource(sound(10, 3), RATE), ArraySink())
     engine = Engine(Splitter(), ArraySource(sound(10), RATE), ArraySink())
     engine.start()
-    with pytest.raises(UsageError, match="make a new one"):
+    with pytest.raises(UsageError, match="create another"):
         engine.start()
     engine.stop()
     with pytest.raises(InputError, match="can't listen on UDP"):

@@ -1,4 +1,4 @@
-"""The mixer: what is set is heard, and nothing that happens to it clicks."""
+"""The mixer: settings take effect, and no change of them clicks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def tones(n, *, hz=(150.0, 330.0, 710.0), level=0.25):
     return np.stack([level * np.sin(2 * np.pi * f * t + k) for k, f in enumerate(hz)]).astype("f4")
 
 
-def run(mixer, stems, *, late=(), at=None):
-    """Mix hop by hop; hops in `late` have no stems, `at` maps a hop to a change."""
+def run(mixer, stems, *, late=(), changes=None):
+    """Mix hop by hop; hops in `late` have no stems, `changes` maps hops to changes."""
     out = np.zeros((mixer.n_rows, stems.shape[1], 1), np.float32)
-    dry = stems.sum(axis=0)[:, None]
+    mixture = stems.sum(axis=0)[:, None]
     for hop in range(stems.shape[1] // HOP):
-        if at and hop in at:
-            at[hop](mixer)
+        if changes and hop in changes:
+            changes[hop](mixer)
         span = slice(hop * HOP, (hop + 1) * HOP)
         block = np.ascontiguousarray(stems[:, span, None])
         if hop in late:
-            block[:] = np.nan  # whoever reads it is found out
-        mixer.process(block, dry[span], out[:, span], has_stems=hop not in late)
+            block[:] = np.nan  # must not be read
+        mixer.process(block, mixture[span], out[:, span], has_stems=hop not in late)
     return out[..., 0]
 
 
@@ -41,12 +41,12 @@ def step_of(x):
     return np.abs(np.diff(x)).max()
 
 
-def test_untouched_it_hands_the_mixture_on():
+def test_by_default_the_mix_is_the_mixture():
     stems = tones(HOP * 40)
     np.testing.assert_allclose(run(Mixer(STEMS, RATE), stems)[0], stems.sum(axis=0), atol=1e-6)
 
 
-def test_gains_mute_and_solo_are_what_they_say():
+def test_gain_mute_and_solo():
     stems = tones(HOP * 20)
     mixer = Mixer(STEMS, RATE, gains_db={"music": -20, "noise": -math.inf})
     np.testing.assert_allclose(run(mixer, stems)[0], stems[0] + 0.1 * stems[1], atol=1e-6)
@@ -67,7 +67,7 @@ def test_gains_mute_and_solo_are_what_they_say():
     ("strength", "music", "noise"),
     [(0, 1, 1), (6, 10 ** (-6 / 20), 10 ** (-6 / 20)), (30, 0.1, 10 ** (-1.5)), (math.inf, 0.1, 0)],
 )
-def test_strength_is_how_far_the_others_are_pushed_down(strength, music, noise):
+def test_strength_limits_the_distance_to_the_loudest_stem(strength, music, noise):
     gains = {"speech": 0.0, "music": -20.0, "noise": -math.inf}
     factors = MixSettings(gains, strength_db=strength).factors()
     assert factors == pytest.approx({"speech": 1, "music": music, "noise": noise})
@@ -85,11 +85,11 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_no_change_steps_further_than_the_sound_itself(name):
+def test_no_change_clicks(name):
     stems = tones(HOP * 60)
     mixer = Mixer(STEMS, RATE, gains_db={"music": -30})
     before = run(mixer, stems[:, : HOP * 30]).copy()[0]
-    after = run(mixer, stems[:, HOP * 30 :], at={5: CHANGES[name]})[0]
+    after = run(mixer, stems[:, HOP * 30 :], changes={5: CHANGES[name]})[0]
     whole = np.concatenate([before, after])
     settled = after[HOP * 10 :]
     assert step_of(whole) <= 1.02 * max(step_of(before), step_of(settled), step_of(stems.sum(0)))
@@ -99,22 +99,22 @@ def test_no_change_steps_further_than_the_sound_itself(name):
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 39), st.sampled_from(sorted(CHANGES)[1:])), max_size=8),
        st.sets(st.integers(1, 39)))  # fmt: skip
-def test_whatever_happens_it_never_clicks(changes, late):
+def test_no_sequence_of_changes_and_late_hops_clicks(changes, late):
     stems = tones(HOP * 40, hz=(110.0, 200.0, 300.0), level=0.3)
-    plan = {}
+    by_hop = {}
     for hop, name in changes:
-        plan[hop] = CHANGES[name]
-    out = run(Mixer(STEMS, RATE, gains_db={"music": -30}), stems, late=late, at=plan)[0]
-    # The sum of all tones' own steepest slopes, and of a fade and a ramp under way together.
-    own = sum(0.3 * 2 * np.pi * f / RATE for f in (110.0, 200.0, 300.0))
-    slack = (np.pi / 2) * (0.9 / RAMP + 2 * 1.8 / FADE)
-    assert step_of(out) <= own + slack
+        by_hop[hop] = CHANGES[name]
+    out = run(Mixer(STEMS, RATE, gains_db={"music": -30}), stems, late=late, changes=by_hop)[0]
+    # The sum of the tones' largest slopes, and of a fade and a ramp at the same time.
+    signal_slope = sum(0.3 * 2 * np.pi * f / RATE for f in (110.0, 200.0, 300.0))
+    ramp_slope = (np.pi / 2) * (0.9 / RAMP + 2 * 1.8 / FADE)
+    assert step_of(out) <= signal_slope + ramp_slope
     assert np.isfinite(out).all()
 
 
-def test_a_late_hop_fades_to_the_input_and_back_within_ten_milliseconds():
+def test_a_late_hop_crossfades_to_the_input_and_back_in_10_ms():
     stems = tones(HOP * 200)
-    dry = stems.sum(axis=0)
+    mixture = stems.sum(axis=0)
     mixer = Mixer(STEMS, RATE, gains_db={"speech": 0, "music": -40, "noise": -40})
     late = {100, 101, 102}
     out = run(mixer, stems, late=late)[0]
@@ -122,23 +122,23 @@ def test_a_late_hop_fades_to_the_input_and_back_within_ten_milliseconds():
     start, end = 100 * HOP, 103 * HOP
     np.testing.assert_allclose(out[:start], clean[:start], atol=1e-6)
     inside = out[start + FADE : end]
-    match = np.sqrt((clean[:start] ** 2).mean() / (dry[:start] ** 2).mean())
-    np.testing.assert_allclose(inside, match * dry[start + FADE : end], atol=0.01)
+    match = np.sqrt((clean[:start] ** 2).mean() / (mixture[:start] ** 2).mean())
+    np.testing.assert_allclose(inside, match * mixture[start + FADE : end], atol=0.01)
     np.testing.assert_allclose(out[end + FADE :], clean[end + FADE :], atol=1e-6)
-    assert step_of(out) <= 1.02 * max(step_of(clean), step_of(match * dry) + 0.5 / FADE)
+    assert step_of(out) <= 1.02 * max(step_of(clean), step_of(match * mixture) + 0.5 / FADE)
 
 
 def test_bypass_is_as_loud_as_the_mix():
     stems = tones(HOP * 400, level=0.2)
     mixer = Mixer(STEMS, RATE, gains_db={"music": -20, "noise": -math.inf})
-    out = run(mixer, stems, at={200: CHANGES["bypass"]})[0]
+    out = run(mixer, stems, changes={200: CHANGES["bypass"]})[0]
     mix, bypassed = out[HOP * 100 : HOP * 200], out[HOP * 220 :]
     assert abs(20 * np.log10(bypassed.std() / mix.std())) < 0.3
     shape = stems.sum(axis=0)[HOP * 220 :]
     assert np.corrcoef(bypassed, shape)[0, 1] > 0.9999
 
 
-def test_split_stems_come_by_themselves_and_share_the_input_when_late():
+def test_split_rows_are_the_stems_and_equal_parts_of_the_input_when_late():
     stems = tones(HOP * 60)
     mixer = Mixer(STEMS, RATE, gains_db={"music": -6}, is_split=True)
     out = run(mixer, stems, late=set(range(40, 60)))
@@ -162,7 +162,7 @@ def test_meters_show_rms_and_peak():
     assert levels.output[0] == pytest.approx(levels.stems["speech"][0], abs=0.01)
 
 
-def test_a_reset_mixer_is_new():
+def test_reset_restores_the_initial_state():
     stems = tones(HOP * 20)
     mixer = Mixer(STEMS, RATE, gains_db={"noise": -10})
     first = run(mixer, stems).copy()
@@ -172,11 +172,11 @@ def test_a_reset_mixer_is_new():
     np.testing.assert_array_equal(run(mixer, stems), first)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda m: m.set_gain("vocals", 0), "there is no stem 'vocals'; choose of speech, music"),
-    (lambda m: m.set_gain("noise", math.nan), "a gain of nan dB"),
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda m: m.set_gain("vocals", 0), "unknown stem 'vocals'; choose from speech, music"),
+    (lambda m: m.set_gain("noise", math.nan), "a gain of NaN dB"),
     (lambda m: m.set_strength(-3), "a strength of -3 dB was given; give 0 or more"),
 ])  # fmt: skip
-def test_nonsense_is_refused(change, said):
-    with pytest.raises(UsageError, match=said):
+def test_invalid_settings_are_refused(change, message):
+    with pytest.raises(UsageError, match=message):
         change(Mixer(STEMS, RATE))

@@ -1,4 +1,4 @@
-"""Recordings: aligned, whole after a crash, and no trouble for the sound when they fail."""
+"""Recordings: aligned, valid after a crash; a failure stops the recording, not the audio."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def hop(number, channels=1):
-    """The mixture of a hop tells its place; the stems are parts of it."""
+    """A hop whose mixture encodes its position; the stems are fractions of it."""
     ramp = np.arange(number * HOP, (number + 1) * HOP, dtype=np.float32) / 1e6
     mixture = np.stack([ramp * (c + 1) for c in range(channels)], axis=1)
     return mixture, np.stack([0.5 * mixture, 0.3 * mixture, 0.2 * mixture])
 
 
-def wait_for(claim, patience_s=20.0):
-    deadline = time.monotonic() + patience_s
-    while not claim():
+def wait_for(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -58,11 +58,11 @@ def test_stems_and_mixture_are_aligned(tmp_path, channels):
     take = take_of(tmp_path / "new")
     expected = np.concatenate([hop(n, channels)[0] for n in range(10, 60)])
     np.testing.assert_array_equal(take["mixture"], expected)
-    for stem, part in zip(STEMS, (0.5, 0.3, 0.2), strict=True):
-        np.testing.assert_allclose(take[stem], part * expected, rtol=1e-6)
+    for stem, fraction in zip(STEMS, (0.5, 0.3, 0.2), strict=True):
+        np.testing.assert_allclose(take[stem], fraction * expected, rtol=1e-6)
 
 
-def test_late_and_missing_stems_keep_their_place(tmp_path):
+def test_late_and_missing_stems_stay_aligned(tmp_path):
     recorder = TakeRecorder(tmp_path, STEMS, RATE)
     recorder.start()
     late = []
@@ -88,7 +88,7 @@ def test_late_and_missing_stems_keep_their_place(tmp_path):
     assert len(total) == 50 * HOP
 
 
-def test_two_takes_are_two_folders(tmp_path):
+def test_each_take_has_a_folder(tmp_path):
     recorder, number = TakeRecorder(tmp_path, STEMS, RATE), 0
     for _ in range(2):
         recorder.start()
@@ -111,32 +111,32 @@ def test_two_takes_are_two_folders(tmp_path):
         )
 
 
-def test_a_full_disk_stops_the_recording_and_leaves_whole_files(tmp_path, monkeypatch):
-    append, room = GrowingWav.append, [150]
+def test_a_full_disk_ends_the_recording_with_valid_files(tmp_path, monkeypatch):
+    append, n_left = GrowingWav.append, [150]
 
     def until_full(self, block):
-        room[0] -= 1
-        if room[0] < 0:
-            append(self, block[: len(block) // 2])  # a part of it still fits
+        n_left[0] -= 1
+        if n_left[0] < 0:
+            append(self, block[: len(block) // 2])  # half of it still fits
             raise OSError(errno.ENOSPC, "No space left on device")
         append(self, block)
 
     monkeypatch.setattr(GrowingWav, "append", until_full)
     recorder = TakeRecorder(tmp_path, STEMS, RATE)
     recorder.start()
-    room[0] = 3  # the fourth file of the first blocks
+    n_left[0] = 3  # fail at the fourth file
     for number in range(200):
         recorder.add_mixture(number, hop(number)[0])
         recorder.add_stems(number, hop(number)[1])
         if number % 20 == 0:
             time.sleep(0.01)
     wait_for(lambda: recorder.stats().message)
-    assert recorder.stats().message == "the disk is full: recording stopped, the sound goes on"
+    assert recorder.stats().message == "the disk is full: recording stopped, the audio continues"
     recorder.add_mixture(200, hop(200)[0])
     recorder.close()
     take = take_of(tmp_path)
     assert len({len(x) for x in take.values()}) == 1
-    assert not recorder.is_wished
+    assert not recorder.is_requested
 
 
 CRASH = """
@@ -154,7 +154,7 @@ for number in range(100000):
 """
 
 
-def test_a_crash_costs_a_second_at_most(tmp_path):
+def test_a_crash_loses_at_most_a_second(tmp_path):
     script = CRASH.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
@@ -174,7 +174,7 @@ def test_a_crash_costs_a_second_at_most(tmp_path):
     np.testing.assert_allclose(take["music"][:shortest], 0.3 * expected, rtol=1e-6)
 
 
-def test_a_folder_that_cant_be_is_refused_before(tmp_path):
+def test_an_unwritable_folder_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file can't be written"):
         check_folder(tmp_path / "file")

@@ -6,11 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.cli.arguments import seconds
+from rtmtass.cli.arguments import add_model, model_name, seconds
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from rtmtass.cli.arguments import Commands
 
 
 def register(commands: Commands) -> None:
@@ -18,40 +17,39 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure how fast this computer separates",
-        description="Times a hop, one after the other and one every 16 ms as live, and whole"
-        " recordings, on one core and in each precision, and says what that means.",
+        description="Times hops back to back, hops at the pace of a live stream, and whole"
+        " recordings, on one core and in each precision, and advises on the result.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
-        " models (default: %(default)s)")  # fmt: skip
+    add_model(parser.add_argument)
     parser.add_argument("--seconds", type=seconds, default=40.0, metavar="S",
-        help="how long to measure, about (default: %(default)g)")  # fmt: skip
+        help="approximate duration (default: %(default)g)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Run `rtmtass bench`."""
     import os
 
-    # One core, as live: no library may take a second one for its products.
+    # One core, as live: keep libraries from using a second one for matmuls.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     from rtmtass.benchmark import advice, measure
     from rtmtass.cli.console import print_table
-    from rtmtass.cli.separate import say_compiling
+    from rtmtass.cli.separate import print_compiling
 
-    result = measure(arguments.model, seconds=arguments.seconds, on_compile=say_compiling)
-    said = advice(result)
+    result = measure(model_name(arguments), seconds=arguments.seconds, on_compile=print_compiling)
+    conclusion = advice(result)
     if arguments.json:
-        print(json.dumps({**result, "advice": said}))
+        print(json.dumps({**result, "advice": conclusion}))
         return 0
     deadline_ms = result["deadline_ms"]
     print(f"{result['cpu']}, one core of {result['cores']}; {result['model']}")
-    print(f"a hop must be done within {deadline_ms:.0f} ms\n")
-    columns = ("precision", "weights", "a hop, p50", f"every {deadline_ms:.0f} ms: p50", "p99",
+    print(f"deadline per hop: {deadline_ms:.0f} ms\n")
+    columns = ("precision", "weights", "hop p50", f"every {deadline_ms:.0f} ms: p50", "p99",
                "max", "late", "recordings")  # fmt: skip
     print_table(columns, [_row(result, name) for name in result["hot"]])
-    print(f"\n{said}")
+    print(f"\n{conclusion}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: progress while it works, tables afterwards."""
+"""Progress bars, tables and durations on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -25,20 +25,20 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rtmtass.offline.plan import Result
-from rtmtass.training.log import minutes_left
+if TYPE_CHECKING:
+    from rtmtass.offline.plan import Result
 
 _RTF_WINDOW_S = 2.0
-_PIPE_WIDTH = 240  # nobody wraps what goes into a file
+_PIPE_WIDTH = 240  # wide enough that lines in a file or pipe don't wrap
 
 
-class _Drawn:
-    """Bars that are drawn from entering to leaving."""
+class _BarContext:
+    """Context manager that shows bars."""
 
     _bars: Bars
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start drawing."""
         self._bars.start()
         return self
 
@@ -52,10 +52,10 @@ class _Drawn:
         self._bars.stop()
 
 
-class Progress(_Drawn):
-    """A Watcher that draws a bar, elapsed and remaining time, and the current RTF on stderr.
+class Progress(_BarContext):
+    """A ProgressListener: bar, elapsed and remaining time, and the current RTF on stderr.
 
-    Use it as a context manager: leaving puts the terminal in order again.
+    Use it as a context manager, which restores the terminal on exit.
     """
 
     def __init__(self, n_files: int) -> None:
@@ -74,7 +74,7 @@ class Progress(_Drawn):
         self._task = self._bars.add_task("", total=None, visible=False, rtf="")
 
     def started(self, path: Path, frames: int | None, sample_rate: int) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         of = f" ({self._n_done + 1}/{self._n_files})" if self._n_files > 1 else ""
         name = "stdin" if str(path) == "-" else path.name
         self._rate = sample_rate
@@ -83,7 +83,7 @@ class Progress(_Drawn):
         self._bars.reset(self._task, total=frames, description=f"{name}{of}", visible=True, rtf="")
 
     def advanced(self, frames: int) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._frames += frames
         self._bars.update(self._task, advance=frames)
         then, frames_then = self._window
@@ -94,18 +94,18 @@ class Progress(_Drawn):
             self._window = (now, self._frames)
 
     def finished(self, result: Result) -> None:
-        """See Watcher."""
+        """See ProgressListener."""
         self._n_done += 1
         self._bars.update(self._task, visible=False)
         self._bars.console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of words to stdout, coloured on a terminal only.
+    """Print a table to stdout.
 
     Args:
-        columns: headings; where all are empty, there is no heading.
-        rows: as many words each as there are columns.
+        columns: headings; no heading is printed if all are empty.
+        rows: one text per column each.
     """
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else _PIPE_WIDTH)
@@ -123,7 +123,7 @@ def _line(result: Result) -> str:
     if result.status == "failed":
         return f"failed: {result.error}"
     if result.status == "skipped":
-        return f"{result.path}: done before (--overwrite does it again)"
+        return f"{result.path}: skipped, outputs exist (--overwrite replaces them)"
     names = ", ".join(path.name for path in result.outputs.values())
     return (
         f"{result.path} → {names}  ({result.duration_s:.1f} s in {result.elapsed_s:.1f} s,"
@@ -131,10 +131,10 @@ def _line(result: Result) -> str:
     )
 
 
-class Steps(_Drawn):
-    """A bar on stderr for work counted in steps: what, how many done, elapsed, remaining.
+class Steps(_BarContext):
+    """Progress bar on stderr for work counted in steps: name, count, elapsed and remaining time.
 
-    Call it as (name, done, of); use it as a context manager. Off a terminal it is silent.
+    Call it as (name, done, of); use it as a context manager. Silent if stderr is no terminal.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -152,12 +152,12 @@ class Steps(_Drawn):
         self._task = self._bars.add_task("", total=1, visible=False)
 
     def __call__(self, name: str, done: float, of: float) -> None:
-        """Show that `done` of `of` steps of `name` are done."""
+        """Show progress: `done` of `of` steps of `name`."""
         self._bars.update(self._task, description=name, completed=done, total=of, visible=True)
 
 
 class TrainingTable:
-    """A table on stderr that shows how a training run is doing, redrawn at every report.
+    """Table of a training run's progress on stderr, redrawn at every report.
 
     Call it with the reports of `rtmtass.training.log`; use it as a context manager.
     """
@@ -170,7 +170,7 @@ class TrainingTable:
         self._last_skip: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start drawing."""
         self._live.start()
         return self
 
@@ -180,11 +180,11 @@ class TrainingTable:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop drawing; the last state stays on the screen."""
+        """Stop drawing; the table stays on the screen."""
         self._live.stop()
 
     def __call__(self, report: dict[str, Any]) -> None:
-        """Take a report and draw anew."""
+        """Update the table with a report."""
         if report["kind"] == "dev":
             self._dev = report
             if report["si_sdri"] > self._best.get("si_sdri", float("-inf")):
@@ -197,8 +197,8 @@ class TrainingTable:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
-        for name, words in (*self._train_rows(), *self._dev_rows()):
-            table.add_row(Text(name, style="dim"), Text(words))
+        for name, text in (*self._train_rows(), *self._dev_rows()):
+            table.add_row(Text(name, style="dim"), Text(text))
         return table
 
     def _train_rows(self) -> list[tuple[str, str]]:
@@ -206,7 +206,7 @@ class TrainingTable:
         if r:
             rows = [
                 ("done", f"{r['done']:.1%}, step {r['step']}"),
-                ("time", f"{_clock(r['minutes'])}, {time_left(r)}"),
+                ("time", f"{clock(60 * r['minutes'])}, {time_left(r)}"),
                 ("loss", f"{r['loss']:.3f}"),
                 ("gradient", f"{r['gradient']:.2f}"),
                 ("learning rate", f"{r['rate']:.2e}"),
@@ -220,7 +220,7 @@ class TrainingTable:
 
     def _dev_rows(self) -> list[tuple[str, str]]:
         if not self._dev:
-            return [("dev", "not judged yet")]
+            return [("dev", "not validated yet")]
         stems = [k.removeprefix("si_sdri_") for k in self._dev if k.startswith("si_sdri_")]
         by_stem = ", ".join(f"{s} {self._dev[f'si_sdri_{s}']:.2f}" for s in stems)
         best = f"best {self._best['si_sdri']:.2f} dB at step {self._best['step']}"
@@ -232,10 +232,15 @@ class TrainingTable:
 
 
 def time_left(report: dict[str, Any]) -> str:
-    """Return the same in words."""
+    """Return the time left of a training run, as text."""
+    from rtmtass.training.log import minutes_left
+
     minutes = minutes_left(report)
-    return "no end set" if math.isinf(minutes) else f"{_clock(minutes)} left"
+    return "no end set" if math.isinf(minutes) else f"{clock(60 * minutes)} left"
 
 
-def _clock(minutes: float) -> str:
-    return f"{int(minutes // 60)}:{int(minutes % 60):02d} h"
+def clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""`rtmtass data`: sound to train and evaluate on, built, made, mixed and packed."""
+"""`rtmtass data`: build, synthesise, mix and pack data for training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from rtmtass.cli.arguments import count, opus_bitrate
 from rtmtass.errors import MissingPartError
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from rtmtass.cli.arguments import Commands
 
 
 def register(commands: Commands) -> None:
     """Add `data` and its commands."""
-    data = commands.add_parser("data", help="prepare sound to train and evaluate on")
+    data = commands.add_parser("data", help="prepare data for training and evaluation")
     kinds = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    build = kinds.add_parser("build", help="make or extend a 16 kHz corpus")
+    build = kinds.add_parser("build", help="create or extend a 16 kHz corpus")
     build.add_argument("corpus", type=Path, metavar="CORPUS")
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--folders", type=Path, help="holds speech/, music/, noise/ (and singing/)")
-    source.add_argument("--list", type=Path, help="CSV of packages to fetch sound from")
-    source.add_argument("--mtass", type=Path, help="holds AISHELL-1, DiDi, DSD100, DNS noise")
-    build.add_argument("--manifest", type=Path, help="picks files of the packages, and the split")
+    source.add_argument("--folders", type=Path, help="with speech/, music/, noise/ (and singing/)")
+    source.add_argument("--list", type=Path, help="CSV of packages to fetch recordings from")
+    source.add_argument("--mtass", type=Path, help="with AISHELL-1, DiDi, DSD100, DNS noise")
+    build.add_argument(
+        "--manifest", type=Path, help="selects files of the packages and their split"
+    )
     build.add_argument("--downloads", type=Path, default=Path("downloads"))
     build.add_argument("--dev-share", type=float, default=0.1)
     build.set_defaults(run=run_build)
 
-    synthesise = kinds.add_parser("synthesise", help="make singing, noise and rooms for training")
+    synthesise = kinds.add_parser("synthesise", help="synthesise singing, noise and room responses")
     synthesise.add_argument("corpus", type=Path, metavar="CORPUS")
     synthesise.add_argument("--cache", type=Path, required=True)
     synthesise.set_defaults(run=run_synthesise)
@@ -44,38 +46,39 @@ def register(commands: Commands) -> None:
     mix.add_argument("--seconds", type=float, default=10.0)
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
-    mix.add_argument("--singing", action="store_true", help="sing over every piece of music")
+    mix.add_argument("--singing", action="store_true", help="add singing to every piece of music")
     mix.set_defaults(run=run_mix)
 
     pack = kinds.add_parser("pack", help="pack a corpus into small tar files of Opus")
     pack.add_argument("corpus", type=Path, metavar="CORPUS")
     pack.add_argument("output", type=Path, metavar="DIR")
-    pack.add_argument("--cache", type=Path, help="pack its banks for training, too")
+    pack.add_argument("--cache", type=Path, help="also pack its banks for training")
     pack.add_argument(
         "--bitrate",
         type=opus_bitrate,
         default=24.0,
         metavar="KBIT",
-        help="of Opus, kbit/s: 24 makes 5 hours a shard, 16 7, 32 4 (default: %(default)g)",
+        help="of Opus in kbit/s: a shard holds 5 hours at 24, 7 at 16, 4 at 32 (default:"
+        " %(default)g)",
     )
     pack.add_argument(
         "--shards",
         type=count,
         metavar="N",
-        help="only what fits into N shards of 56 MB: the whole dev split, and of the rest as"
-        " much of everything as there is room",
+        help="pack only N shards of 56 MB: the whole dev split, and an equal fraction of each"
+        " kind of the rest",
     )
     pack.set_defaults(run=run_pack)
 
 
 def require_training_tools(*packages: str) -> None:
-    """Raise MissingPartError where packages are not installed: by default the training tools'."""
+    """Raise MissingPartError if packages aren't installed; default: those of training."""
     try:
         for name in packages or ("scipy", "torch"):
             importlib.import_module(name)
     except ImportError as error:
         raise MissingPartError(
-            f"the training tools need {error.name}: pip install 'rtmtass[train]'"
+            f"training tools need {error.name}: pip install 'rtmtass[train]'"
         ) from None
 
 
@@ -162,5 +165,5 @@ def run_pack(arguments: argparse.Namespace) -> int:
     for line in (*map(str, packed.shards), *describe(arguments.output)):
         print(line)
     for path in packed.unreadable:
-        print(f"left out, for it can't be read: {path}", file=sys.stderr)
+        print(f"left out, unreadable: {path}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""`rtmtass demo`: the first thing anybody runs; hears, sees and measures a separation."""
+"""`rtmtass demo`: separates a clip, draws spectrograms and measures speed and error."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from rtmtass.cli.arguments import Commands
     from rtmtass.fullband import StreamSeparator
 
     Samples = npt.NDArray[np.float32]
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def register(commands: Commands) -> None:
     """Add `demo`."""
     parser = commands.add_parser(
         "demo",
-        help="separate the bundled clip, draw it and measure it",
-        description="Separates a clip (the bundled one) into DIR, draws DIR/report.png, and"
-        " prints how fast and how exact that was.",
+        help="separate the bundled clip, draw and measure the result",
+        description="Separates a clip (default: the bundled one) into DIR, draws DIR/report.png,"
+        " and prints speed, latency and error.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("file", nargs="?", metavar="FILE", help="a clip of your own")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the clip")
     parser.add_argument("-o", "--output", default="demo", metavar="DIR", help="default: demo")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Separate, draw, print."""
+    """Run `rtmtass demo`."""
     import rtmtass
     from rtmtass.cli.console import print_table
-    from rtmtass.cli.separate import say_compiling
+    from rtmtass.cli.separate import print_compiling
     from rtmtass.io.part_file import why_unwritable
     from rtmtass.offline.plan import Job, SeparateOptions
     from rtmtass.offline.separate import NullProgress, separate_file
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     clip = Path(arguments.file) if arguments.file else demo_clip()
     folder = Path(arguments.output)
-    separator = rtmtass.load(on_compile=say_compiling)
+    separator = rtmtass.load(on_compile=print_compiling)
     targets = {stem: folder / f"{stem}.wav" for stem in separator.stems}
     options = SeparateOptions(format="wav", subtype="FLOAT", overwrite=True)
     result = separate_file(Job(clip, targets), options, lambda: separator, NullProgress())
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _timing_rows(
     separator: StreamSeparator, mixture: Samples, sample_rate: int
 ) -> list[tuple[str, str]]:
-    """Separate once more as a live stream would, hop by hop, with a clock."""
+    """Time a separation hop by hop, as in a live stream."""
     import numpy as np
 
     from rtmtass.dsp.resample import Resampler

@@ -1,4 +1,4 @@
-"""`rtmtass devices`, `doctor` and `latency`: what there is, whether it is fit, and how fast."""
+"""`rtmtass devices`, `doctor` and `latency`: list devices, check the system, measure latency."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import count, milliseconds
+from rtmtass.cli.arguments import add_model, count, milliseconds, model_name
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
+    from rtmtass.cli.arguments import Commands
     from rtmtass.live.devices.listing import Device
 
 
@@ -22,23 +20,23 @@ def register(commands: Commands) -> None:
         "devices",
         help="list the sound devices",
         description="Lists inputs and outputs with number, name, host API, channels, rates and"
-        " latency. Defaults are marked, and devices that record what others play.",
+        " latency. Defaults are marked, and monitors, which capture what other programs play.",
     )
     devices.set_defaults(run=run_devices)
     devices.add_argument("--json", action="store_true", help="print one JSON object per device")
     doctor = commands.add_parser(
         "doctor",
-        help="check whether this computer is fit for live use",
-        description="Checks sound system, rights, CPU, model and speed; each line says ok or what"
-        " to type. Exits 1 if live use can't work at all.",
+        help="check whether this computer can run live",
+        description="Checks sound system, priorities, CPU, model and speed; each line says ok or"
+        " what to type. Exits 1 if live can't work at all.",
     )
     doctor.set_defaults(run=run_doctor)
     doctor.add_argument("--json", action="store_true", help="print one JSON object per check")
     latency = commands.add_parser(
         "latency",
-        help="measure the true latency with a chirp",
-        description="Plays a chirp on the output, hears it on the input (connect them: a cable, a"
-        " loopback device, or air), and prints what the engine adds against what it reports.",
+        help="measure the round-trip latency with a chirp",
+        description="Plays a chirp on the output, records it on the input (connected by a cable, a"
+        " loopback device, or air), and prints the engine's latency as measured and as reported.",
     )
     latency.set_defaults(run=run_latency)
     latency.add_argument("--input", metavar="NAME|N")
@@ -47,12 +45,12 @@ def register(commands: Commands) -> None:
     latency.add_argument("--block", type=count, metavar="N")
     latency.add_argument("--extra-buffer", type=milliseconds, metavar="MS")
     latency.add_argument("--slack", dest="extra_buffer", type=milliseconds, help=argparse.SUPPRESS)
-    latency.add_argument("--model", default="rtmtass-small", metavar="NAME")
+    add_model(latency.add_argument)
     latency.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_devices(arguments: argparse.Namespace) -> int:
-    """List the devices."""
+    """Run `rtmtass devices`."""
     from rtmtass.cli.console import print_table
     from rtmtass.live.devices.listing import list_devices
     from rtmtass.live.devices.portaudio import quiet_libraries
@@ -65,7 +63,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
             print(json.dumps(fact, ensure_ascii=False))
         return 0
     if not devices:
-        print("no sound devices; rtmtass doctor says what is missing")
+        print("no sound devices; see rtmtass doctor")
         return 0
     rows = [_device_row(device, fact["rates"]) for device, fact in zip(devices, facts, strict=True)]
     print_table(("", "device", "host API", "in", "out", "rates in Hz", "latency in / out"), rows)
@@ -82,13 +80,13 @@ def _device_facts(device: Device) -> dict[str, object]:
 def _device_row(device: Device, rates: object) -> tuple[str, ...]:
     assert isinstance(rates, list)
     marks = [
-        word
-        for word, is_so in (
+        mark
+        for mark, applies in (
             ("default input", device.is_default_input),
             ("default output", device.is_default_output),
             ("monitor", device.is_monitor),
         )
-        if is_so
+        if applies
     ]
     name = device.name + (f" ({', '.join(marks)})" if marks else "")
     listed = " ".join(f"[{r}]" if r == device.sample_rate else str(r) for r in rates)
@@ -106,7 +104,7 @@ def _device_row(device: Device, rates: object) -> tuple[str, ...]:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Check everything; 1 if something is missing without which nothing works."""
+    """Run `rtmtass doctor`; return 1 if a needed check failed."""
     from rtmtass.live.devices.doctor import checks
 
     is_fit = True
@@ -123,14 +121,16 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def run_latency(arguments: argparse.Namespace) -> int:
-    """Measure, and compare with what is reported."""
+    """Run `rtmtass latency`."""
     import rtmtass
-    from rtmtass.cli.separate import say_compiling
+    from rtmtass.cli.separate import print_compiling
     from rtmtass.live import os_priority
     from rtmtass.live.devices.round_trip import measure
     from rtmtass.live.devices.stream_config import StreamRequest
+    from rtmtass.weights import hop_of
 
-    separator = rtmtass.load(arguments.model, block=256, on_compile=say_compiling)
+    model = model_name(arguments)
+    separator = rtmtass.load(model, block=hop_of(model), on_compile=print_compiling)
     request = StreamRequest(
         input=arguments.input,
         output=arguments.output,
@@ -143,13 +143,13 @@ def run_latency(arguments: argparse.Namespace) -> int:
         trip = measure(request, separator)
     scale = 1000 / trip.sample_rate
     if arguments.json:
-        print(json.dumps({**dataclasses.asdict(trip), "ours": trip.ours}))
+        print(json.dumps({**dataclasses.asdict(trip), "engine": trip.engine}))
         return 0
-    for words, samples in (
+    for label, samples in (
         ("devices and cable alone", trip.without),
         ("with the engine", trip.with_engine),
-        ("ours, measured", trip.ours),
-        ("ours, reported", trip.reported),
+        ("engine, measured", trip.engine),
+        ("engine, reported", trip.reported),
     ):
-        print(f"{words:<24} {samples * scale:8.2f} ms  ({samples} samples)")
+        print(f"{label:<24} {samples * scale:8.2f} ms  ({samples} samples)")
     return 0

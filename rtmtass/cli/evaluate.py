@@ -1,4 +1,4 @@
-"""`rtmtass evaluate` and `release`: how good a model is, and a model with its figures beside."""
+"""`rtmtass evaluate` and `release`: measure a model, and write a release with its metrics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from rtmtass.cli.metrics_table import print_figures
 from rtmtass.errors import OutputError
 
 if TYPE_CHECKING:
+    from rtmtass.cli.arguments import Commands
     from rtmtass.cli.console import Steps
     from rtmtass.separator import Separator
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-SINGING = "the same set mixed with --singing: what do voices in it cost the music stem?"
+SINGING = "the same set mixed with --singing, to measure its effect on the music stem"
 
 
 def register(commands: Commands) -> None:
@@ -32,38 +31,40 @@ def register(commands: Commands) -> None:
     evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
     add_passes(evaluate.add_argument)
-    evaluate.add_argument("--json", action="store_true", help="all figures as JSON")
-    evaluate.add_argument("--html", type=Path, metavar="FILE", help="a page to look and listen")
+    evaluate.add_argument("--json", action="store_true", help="print all metrics as JSON")
+    evaluate.add_argument(
+        "--html", type=Path, metavar="FILE", help="a page of spectrograms and audio"
+    )
     evaluate.add_argument("--clips", type=count, metavar="N", help="only the first N of the set")
     evaluate.add_argument(
         "--perceptual",
         action=argparse.BooleanOptionalAction,
-        help="PESQ, STOI and BSS-eval SDRi, a second a clip; default: those that are installed",
+        help="PESQ, STOI and BSS-eval SDRi, about 1 s per clip; default: those installed",
     )
     evaluate.add_argument("--singing", type=Path, metavar="SET", help=SINGING)
     evaluate.set_defaults(run=run_evaluate)
 
     release = commands.add_parser(
         "release",
-        help="turn a trained model into one that ships",
-        description="Measures a trained model and writes weights, figures, card and golden output.",
+        help="write a release of a trained model",
+        description="Measures a trained model and writes weights, metrics, card and golden output.",
     )
     release.add_argument("trained", type=Path, metavar="TRAINED", help="RUNS/best of `train`")
     release.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
-    release.add_argument("--corpus", type=Path, required=True, help="what it was trained on")
-    release.add_argument("--version-of-weights", required=True, metavar="V", help="such as 1.0")
+    release.add_argument("--corpus", type=Path, required=True, help="its training corpus")
+    release.add_argument("--version-of-weights", required=True, metavar="V", help="as in 1.0")
     release.add_argument("--singing", type=Path, metavar="SET", help=SINGING)
     release.add_argument(
         "--experiments",
         type=Path,
         metavar="FILE",
-        help="Markdown or JSON for the card: what was tried",
+        help="Markdown or JSON for the card's section on experiments",
     )
     release.add_argument(
         "--started-from",
         default="",
         metavar="MODEL",
-        help="what training began from, where its record doesn't say so itself",
+        help="the model that training started from, if its lineage doesn't record it",
     )
     release.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     release.set_defaults(run=run_release)
@@ -96,22 +97,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         print(json.dumps(figures), flush=True)
     else:
         print_figures(figures)
-    if page:  # last, so that a full disk doesn't cost the figures
+    if page:  # last, so that the metrics are printed even if the disk is full
         with Steps(quiet=arguments.json) as steps:
             _write_page(arguments, separator, figures, names, steps)
     return 0
 
 
-def _measures(wanted: bool | None) -> tuple[tuple[str, ...], str]:
-    """Return the slow figures to measure, and what to say of those that can't be."""
+def _measures(requested: bool | None) -> tuple[tuple[str, ...], str]:
+    """Return the perceptual metrics to measure, and a message about those not installed."""
     from rtmtass.evaluation import perceptual
 
-    if wanted is False:
+    if requested is False:
         return (), ""
-    if wanted:
+    if requested:
         perceptual.require(perceptual.MEASURES)
-    there, missing = perceptual.available()
-    return there, perceptual.describe_missing(missing) if missing else ""
+    available, missing = perceptual.available()
+    return available, perceptual.describe_missing(missing) if missing else ""
 
 
 def _write_page(
@@ -127,11 +128,11 @@ def _write_page(
     from rtmtass.weights import open_model
 
     folder = arguments.set
-    made_of = ", ".join(f"{k} {v}" for k, v in describe_set(folder).items())
+    contents = ", ".join(f"{k} {v}" for k, v in describe_set(folder).items())
     about = {
         "model": separator.config.name,
         "weights": str(open_model(arguments.model).about.get("version", "unreleased")),
-        "set": f"{folder.absolute().name} ({made_of})",
+        "set": f"{folder.absolute().name} ({contents})",
         "rtmtass": __version__,
     }
     chosen = choose_clips(figures, names)

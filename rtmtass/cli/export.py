@@ -1,4 +1,4 @@
-"""`rtmtass export`: a model as a file that other programs can run."""
+"""`rtmtass export`: write a model as ONNX for other programs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from rtmtass.cli.arguments import Commands
 
 
 def register(commands: Commands) -> None:
@@ -18,9 +17,9 @@ def register(commands: Commands) -> None:
         "export",
         help="write a model as ONNX, for other programs",
         description="Writes a model's network as ONNX: the mixture's spectrum in, the stems' out,"
-        " every memory an input and an output of its own; rate, window, delay, stems and licence"
-        " stand in the file's metadata. Then runs it with onnxruntime against rtmtass itself, and"
-        " keeps the file only if both agree.",
+        " each state tensor as an input and an output; sample rate, window, delay, stems and"
+        " licence are in the metadata. The file is kept only if its output with onnxruntime"
+        " matches that of rtmtass.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", help="a released model's name, or a folder")
@@ -29,14 +28,14 @@ def register(commands: Commands) -> None:
         "--frames",
         choices=("any", "1"),
         default="any",
-        help="frames a call: any number up to 512, or always one (default: any)",
+        help="frames per call: any number up to 512, or 1 (default: any)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write, prove, report."""
+    """Run `rtmtass export`."""
     from rtmtass.cli.console import print_table
     from rtmtass.runtime.onnx.export import as_dict, export_onnx
 
@@ -52,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         ("written", f"{report.path}, {report.n_bytes / 1e6:.1f} MB"),
         ("ONNX opset", f"{report.opset}"),
-        ("memories", f"{report.memories}: state.X in, next.X out, zeros at first"),
-        ("compared", f"{report.hops} hops, with onnxruntime, against rtmtass"),
+        ("state tensors", f"{report.memories}: state.X in, next.X out, initially zeros"),
+        ("compared", f"{report.hops} hops, onnxruntime against rtmtass"),
         ("largest difference", f"{report.largest:.1e} of the largest sample"),
         ("mean difference", f"{report.mean:.1e} of the mean sample"),
     ]

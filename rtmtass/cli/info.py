@@ -1,4 +1,4 @@
-"""`rtmtass info` and `rtmtass models`: what would happen, and by which model."""
+"""`rtmtass info` and `rtmtass models`: describe a recording, list the released models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtmtass.cli.arguments import add_model, model_name
 from rtmtass.io.encodings import CHANNEL_MODES
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
+    from rtmtass.cli.arguments import Commands
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.files import FileSource
     from rtmtass.io.pipes import StreamSource
@@ -24,13 +23,13 @@ def register(commands: Commands) -> None:
     """Add `info` and `models`."""
     info = commands.add_parser(
         "info",
-        help="say what would happen to a recording",
-        description="Says what a recording is, what separate would write, and how long it takes.",
+        help="describe a recording and what separate would write",
+        description="Describes a recording, what separate would write, and how long it would take.",
     )
     info.set_defaults(run=run_info)
     info.add_argument("file", metavar="FILE")
     info.add_argument("--channels", choices=CHANNEL_MODES, default="linked")
-    info.add_argument("--model", default="rtmtass-small", metavar="NAME")
+    add_model(info.add_argument)
     models = commands.add_parser(
         "models",
         help="list the released models",
@@ -41,7 +40,7 @@ def register(commands: Commands) -> None:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Describe one file."""
+    """Run `rtmtass info`."""
     import rtmtass
     from rtmtass.cli.console import print_table
     from rtmtass.fullband import FullBandSeparator
@@ -53,7 +52,7 @@ def run_info(arguments: argparse.Namespace) -> int:
     options = SeparateOptions(channels=arguments.channels)
     source = open_source(path)
     (job,) = plan([path], options)
-    model = rtmtass.load(arguments.model)
+    model = rtmtass.load(model_name(arguments))
     separator = FullBandSeparator(model, source.sample_rate, source.channels, arguments.channels)
     target = next(iter(job.targets.values()))
     encoding = choose_file_encoding(source, path, target, separator.channels, options)
@@ -63,13 +62,13 @@ def run_info(arguments: argparse.Namespace) -> int:
         ("format", f"{path.suffix.lstrip('.')} {source.subtype}"),
         ("sample rate", f"{source.sample_rate} Hz"),
         ("channels", str(source.channels)),
-        ("length", f"{_clock(seconds)} ({source.frames} frames)"),
+        ("length", f"{_duration(seconds)} ({source.frames} frames)"),
         *((tag, text) for tag, text in source.tags.items()),
-        ("becomes", "  ".join(str(p) for p in job.targets.values())),
+        ("outputs", "  ".join(str(p) for p in job.targets.values())),
         ("written as", f"{encoding.format} {encoding.subtype}, {separator.channels} channel(s)"),
-        ("separated at", _how(source.sample_rate, model.sample_rate)),
-        ("channels are", _CHANNELS[arguments.channels] if source.channels > 1 else "one"),
-        ("time needed", f"about {_clock(seconds * _measure_rtf(source, separator))}"),
+        ("separated at", _describe_rate(source.sample_rate, model.sample_rate)),
+        ("channel mode", _CHANNELS[arguments.channels] if source.channels > 1 else "mono"),
+        ("time needed", f"about {_duration(seconds * _measure_rtf(source, separator))}"),
     ]
     source.close()
     print_table(("", ""), rows)
@@ -77,43 +76,41 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 
 _CHANNELS = {
-    "linked": "linked: one set of masks, the image stays put",
-    "independent": "separated each by itself",
-    "mono": "mixed to one",
+    "linked": "linked: one set of masks, the stereo image stays",
+    "independent": "independent: each separated by itself",
+    "mono": "mono: mixed down",
 }
 
 
-def _how(sample_rate: int, model_rate: int) -> str:
+def _describe_rate(sample_rate: int, model_rate: int) -> str:
     if sample_rate == model_rate:
-        return f"{model_rate} Hz, its own rate"
-    above = "; what lies above is shared out" if sample_rate > model_rate else ""
-    return f"{model_rate} Hz, resampled there and back{above}"
+        return f"{model_rate} Hz, without resampling"
+    above = "; the band above is split by weights" if sample_rate > model_rate else ""
+    return f"{model_rate} Hz, resampled to it and back{above}"
 
 
 def _measure_rtf(source: FileSource | StreamSource, separator: FullBandSeparator) -> float:
-    """Separate the first seconds for nothing, to see how fast this machine is."""
+    """Measure the real-time factor on the first seconds of the recording."""
     import time
 
     import numpy as np
 
     block = np.zeros((int(source.sample_rate * _MEASURED_S), source.channels), np.float32)
     block = block[: source.read(block)]
-    separator.process(block)  # the first time pays for memory and caches
+    separator.process(block)  # warm-up
     started = time.perf_counter()
     separator.process(block)
     return (time.perf_counter() - started) * source.sample_rate / len(block)
 
 
-def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def _duration(seconds: float) -> str:
+    from rtmtass.cli.console import clock
+
+    return f"{seconds:.2f} s" if seconds < 60 else clock(seconds)
 
 
 def run_models(arguments: argparse.Namespace) -> int:
-    """List what is installed."""
+    """Run `rtmtass models`."""
     from rtmtass.cli.console import print_table
     from rtmtass.weights import released
 
@@ -158,7 +155,7 @@ def _model_facts(folder: Path) -> dict[str, Any]:
 
 
 def _average(metrics: dict[str, Any], name: str) -> float | None:
-    """Pick the mean over stems and clips; a model that was never measured has none."""
+    """Return the mean over stems and clips, or None for a model without metrics."""
     value = metrics.get(name, {}).get("average", {}).get("mean")
     return None if value is None else float(value)
 

@@ -1,4 +1,4 @@
-"""`rtmtass live`: microphone in, your mix out."""
+"""`rtmtass live`: separates a device, a file or a UDP stream, and plays or sends the mix."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtmtass.cli.arguments import (
+    add_model,
     add_passes,
     add_precision,
     count,
@@ -21,14 +22,17 @@ from rtmtass.cli.arguments import (
     decibels,
     gains,
     milliseconds,
+    model_name,
     seconds,
+    sink,
+    source,
 )
 from rtmtass.errors import DeviceError, UsageError
+from rtmtass.live.endpoints import SINKS, SOURCES, describe
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
+    from rtmtass.cli.arguments import Commands
+    from rtmtass.io.protocols import Sink, Source
     from rtmtass.live.controls import Controls
     from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.devices.stream_config import StreamRequest
@@ -40,7 +44,8 @@ _DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
 
 RECIPES = """\
 rtmtass live --gain music=-20,noise=-inf
-rtmtass devices lists the devices, rtmtass doctor says what is missing
+rtmtass live --source udp:9000 --sink udp:192.168.1.20:9001
+rtmtass devices lists the devices, rtmtass doctor checks the system
 
 into other programs:
   PipeWire, PulseAudio  add --virtual-mic, choose the microphone rtmtass-microphone there
@@ -55,9 +60,9 @@ def register(commands: Commands) -> None:
     """Add `live`."""
     parser = commands.add_parser(
         "live",
-        help="separate a microphone live and hear your mix of it",
-        description="Separates what a device captures and plays your mix of speech, music and"
-        " noise, a few hundredths of a second later. Keys change the mix while it runs.",
+        help="separate a live input and output a mix of the stems",
+        description="Separates a microphone, a file or a UDP stream into speech, music and noise"
+        " and outputs a mix of them, 32 ms later plus buffers. Keys change the mix.",
         epilog=RECIPES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,51 +71,56 @@ def register(commands: Commands) -> None:
     add = parser.add_argument_group("mix").add_argument
     add("--gain", type=gains, default={}, metavar="STEM=DB,…", help="as in"
         " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
-    add("--strength", type=decibels, default=math.inf, metavar="DB", help="push no stem"
-        " further below the loudest than this (default: no limit)")  # fmt: skip
-    add("--stems-out", nargs="?", const="", metavar="A,B,C", help="play the stems, not the mix:"
-        " side by side on the output's channels, or each on a device of its own")  # fmt: skip
-    add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="play the mix; off"
-        " is for recording only")  # fmt: skip
-    add("--record", metavar="DIR", help="record stems and mixture into DIR, from the beginning")
-    add("--virtual-mic", action="store_true", help="make a microphone that other programs can"
-        " choose (PipeWire, PulseAudio)")  # fmt: skip
+    add("--strength", type=decibels, default=math.inf, metavar="DB", help="turn no stem down"
+        " further than this below the loudest (default: no limit)")  # fmt: skip
+    add("--stems-out", nargs="?", const="", metavar="A,B,C", help="output the stems, not the"
+        " mix: side by side on the output's channels, or each on a device of its own")  # fmt: skip
+    add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="output the mix;"
+        " --no-monitor is silent, for recording only")  # fmt: skip
+    add("--record", metavar="DIR", help="record stems and mixture into DIR, from the start")
+    add("--virtual-mic", action="store_true", help="create a microphone that other programs"
+        " can choose (PipeWire, PulseAudio)")  # fmt: skip
     add = parser.add_argument_group("display").add_argument
     add("--plain", action="store_true", help="one line a second instead of a display")
     add("--json", action="store_true", help="one JSON object a second")
-    add("--duration", type=seconds, metavar="S", help="stop after so many seconds")
-    parser.add_argument("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass"
-        " models (default: %(default)s)")  # fmt: skip
+    add("--duration", type=seconds, metavar="S", help="stop after S seconds")
+    add_model(parser.add_argument)
     add_precision(parser.add_argument)
     add_passes(parser.add_argument)
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("devices").add_argument
-    add("--input", metavar="NAME|N", help="part of a name, or a number (default: the system's)")
-    add("--output", metavar="NAME|N", help="likewise")
-    add("--input-channels", type=counts, default=(), metavar="N,…", help="which channels"
-        " of the input to hear, from 1; averaged for --channels 1 (default: the first)"
+    add = parser.add_argument_group("input and output").add_argument
+    add("--input", metavar="NAME|N", help="input device: part of its name, or its number"
+        " (default: the system's)")  # fmt: skip
+    add("--output", metavar="NAME|N", help="output device, likewise")
+    add("--source", type=source, metavar="SOURCE", help=f"instead of an input device:"
+        f" {describe(SOURCES)}; udp is at --rate (default: the model's) with --channels"
+        )  # fmt: skip
+    add("--sink", type=sink, metavar="SINK", help=f"instead of an output device:"
+        f" {describe(SINKS)}, at the model's rate with --channels, stems side by side"
+        )  # fmt: skip
+    add("--input-channels", type=counts, default=(), metavar="N,…", help="channels of"
+        " the input device to use, from 1; averaged for --channels 1 (default: the first)"
         )  # fmt: skip
     add("--channels", type=int, choices=(1, 2), default=1, help="separate in mono or stereo"
         " (default: %(default)s)")  # fmt: skip
     add("--rate", type=count, metavar="HZ", help="of the devices (default: the model's"
-        " if they take it, else theirs)")  # fmt: skip
-    add("--block", type=count, metavar="N", help="samples the device hands over at once")
+        " if they support it, else theirs)")  # fmt: skip
+    add("--block", type=count, metavar="N", help="samples per callback of the devices")
     add("--extra-buffer", type=milliseconds, metavar="MS", help="latency to add for computers"
-        " that are late now and then (default: what small blocks need)")  # fmt: skip
+        " that are sometimes late (default: what small blocks need)")  # fmt: skip
     add("--slack", dest="extra_buffer", type=milliseconds, help=argparse.SUPPRESS)
-    add("--measure", action="store_true", help="play a chirp first and show the true latency too;"
-        " the output must reach the input: cable, loopback device, air")  # fmt: skip
+    add("--measure", action="store_true", help="play a chirp first and show the measured latency"
+        " too; the output must reach the input: cable, loopback device, air")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until the time is over, somebody quits, or a signal comes; 0 in each case."""
+    """Run until the source or --duration ends, a quit or a signal; 0 in each case."""
     from rtmtass.live.devices.portaudio import end_with_abandoned
     from rtmtass.live.os_priority import gc_disabled
 
-    if arguments.plain and arguments.json:
-        raise UsageError("--plain and --json exclude each other; give one")
+    _check(arguments)
     with contextlib.ExitStack() as stack:
         stack.enter_context(gc_disabled())
         if arguments.record:
@@ -122,31 +132,53 @@ def run(arguments: argparse.Namespace) -> int:
 
             stack.enter_context(VirtualMicrophone())
             arguments.output = arguments.output or "pulse"
-        # That is the way out of a program without an end: no error.
+        # Ctrl-C is the usual way to end a live stream: not an error.
         with contextlib.suppress(KeyboardInterrupt):
             _run(arguments, stack)
     end_with_abandoned()
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that exclude each other."""
+    if arguments.plain and arguments.json:
+        raise UsageError("--plain and --json exclude each other; give one")
+    of_input = {"--input": arguments.input, "--input-channels": arguments.input_channels}
+    of_output = {
+        "--output": arguments.output,
+        "--stems-out with devices": arguments.stems_out,
+        "--virtual-mic": arguments.virtual_mic,
+    }
+    for option, endpoint, others in (
+        ("--source", arguments.source, of_input),
+        ("--sink", arguments.sink, of_output),
+    ):
+        for other, value in {**others, "--measure": arguments.measure}.items():
+            if endpoint and value:
+                raise UsageError(
+                    f"{other} is for devices, but {option} {endpoint} takes the place of one;"
+                    f" leave out {other.split()[0]} or {option}"
+                )
+
+
 def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     import rtmtass
-    from rtmtass.cli.separate import say_compiling
+    from rtmtass.cli.separate import print_compiling
     from rtmtass.live import os_priority
     from rtmtass.live.controls import Controls
-    from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.engine import Engine
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
+    from rtmtass.weights import hop_of
 
-    request = request_of(arguments)
+    request, model = request_of(arguments), model_name(arguments)
     separator = rtmtass.load(
-        arguments.model,
+        model,
         precision=arguments.precision,
         passes=arguments.passes,
-        block=256,
+        block=hop_of(model),
         channels=arguments.channels,
-        on_compile=say_compiling,
+        on_compile=print_compiling,
     )
     messages: deque[str] = deque(maxlen=50)
     measured_ms = _measured_ms(request, separator, messages) if arguments.measure else None
@@ -160,8 +192,9 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     )
     if not arguments.monitor:
         mixer.fade_out()
-    link = DeviceIO(request, separator, n_rows=mixer.n_rows, on_message=messages.append)
-    link.measured_ms = measured_ms
+    ends = _open_ends(arguments, request, separator, mixer.n_rows, messages, stack)
+    if ends.devices:
+        ends.devices.measured_ms = measured_ms
     folder = Path(arguments.record or ".")
     recorder = TakeRecorder(
         folder, separator.stems, separator.sample_rate, arguments.channels, is_realtime=True
@@ -169,21 +202,78 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     if arguments.record:
         recorder.start()
     engine = Engine(
-        separator, link, link, mixer=mixer, recorder=recorder, on_event=messages.append,
-        is_realtime=True,
+        separator, ends.source, ends.sink, mixer=mixer, recorder=recorder,
+        on_event=messages.append, is_realtime=True,
     )  # fmt: skip
-    granted = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
+    grants = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
     os_priority.request_priority(os_priority.OTHER_PRIORITY)
     stack.callback(_stop, engine)
     engine.start()
-    messages.extend(f"{right.name}: {right.detail}" for right in [*granted, *engine.grants])
-    _watch(arguments, engine, link, Controls(mixer, recorder), messages, stack)
+    messages.extend(f"{grant.name}: {grant.detail}" for grant in [*grants, *engine.grants])
+    _watch(arguments, engine, ends, Controls(mixer, recorder), messages, stack)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ends:
+    """The open source and sink; `devices` is among them unless neither is a device."""
+
+    source: Source
+    sink: Sink
+    devices: DeviceIO | None
+    title: str
+    name: str
+    """Both in short, for the display."""
+
+
+def _open_ends(
+    arguments: argparse.Namespace,
+    request: StreamRequest,
+    separator: Separator,
+    n_rows: int,
+    messages: deque[str],
+    stack: contextlib.ExitStack,
+) -> _Ends:
+    """Open --source and --sink, and devices for what isn't given."""
+    from rtmtass.live.devices.device_io import DeviceIO
+    from rtmtass.live.endpoints import StreamFormat
+
+    stream_format = StreamFormat(
+        arguments.rate or separator.sample_rate, arguments.channels, arguments.extra_buffer or 0.0
+    )
+    source: Source | None = None
+    sink: Sink | None = None
+    if arguments.source:
+        source = arguments.source.open(stream_format)
+        stack.callback(source.close)
+        if arguments.channels not in (1, source.channels):
+            raise UsageError(
+                f"{arguments.source} has {source.channels} channels, but --channels"
+                f" {arguments.channels} was given; give --channels 1"
+            )
+    if arguments.sink:
+        sink = arguments.sink.open(stream_format)
+        stack.callback(sink.close)
+    devices, titles, names = None, [], []
+    if source is None or sink is None:
+        # One object for both devices: they are one stream if they share a clock.
+        devices = DeviceIO(request, separator, n_rows=n_rows, on_message=messages.append)
+        config = devices.connection.config
+        ends = [device for device in (config.capture, config.playback) if device]
+        titles, names = [str(device) for device in ends], [device.name for device in ends]
+    for position, endpoint in ((0, arguments.source), (1, arguments.sink)):
+        if endpoint:
+            titles.insert(position, str(endpoint))
+            names.insert(position, str(endpoint))
+    chosen_source, chosen_sink = source or devices, sink or devices
+    assert chosen_source, "without --source there is an input device"
+    assert chosen_sink, "without --sink there is an output device"
+    return _Ends(chosen_source, chosen_sink, devices, " → ".join(titles), " → ".join(names))
 
 
 def _measured_ms(
     request: StreamRequest, separator: Separator, messages: deque[str]
 ) -> float | None:
-    """Return the true latency by a chirp; where it doesn't come back, say so and go on."""
+    """Return the latency as measured with a chirp, or None and a message if it isn't found."""
     from rtmtass.live.devices.round_trip import measure
 
     try:
@@ -202,7 +292,7 @@ def _stop(engine: Engine) -> None:
 
 
 def request_of(arguments: argparse.Namespace) -> StreamRequest:
-    """Return what the command line wants of the devices."""
+    """Return the devices that the command line asks for."""
     from rtmtass.config import STEMS
     from rtmtass.live.devices.stream_config import StreamRequest
 
@@ -220,44 +310,46 @@ def request_of(arguments: argparse.Namespace) -> StreamRequest:
         sample_rate=arguments.rate,
         block=arguments.block,
         extra_buffer_ms=arguments.extra_buffer,
+        has_input=not arguments.source,
+        has_output=not arguments.sink,
     )
 
 
 def _watch(
     arguments: argparse.Namespace,
     engine: Engine,
-    link: DeviceIO,
+    ends: _Ends,
     controls: Controls,
     messages: deque[str],
     stack: contextlib.ExitStack,
 ) -> None:
-    """Show how it goes until it ends."""
+    """Show the engine's state until it ends."""
     from rtmtass.live.display import Display
 
     display = None
-    capture, playback = link.wire.shape.capture, link.wire.shape.playback
     if not (arguments.plain or arguments.json) and sys.stdout.isatty() and sys.stdin.isatty():
-        display = stack.enter_context(Display(controls, f"{capture.name} → {playback.name}"))
+        display = stack.enter_context(Display(controls, ends.name))
     elif not arguments.json:
-        print(f"{capture} → {playback}, {link.latency().total_ms:.1f} ms; Ctrl-C ends", flush=True)
+        latency_ms = engine.stats().device.latency.total_ms
+        print(f"{ends.title}, {latency_ms:.1f} ms; Ctrl-C ends", flush=True)
     every_s = _DISPLAY_S if display else _LINE_S
     started = shown = time.monotonic()
-    while not controls.is_over and engine.is_running:
+    while not controls.has_quit and engine.is_running:
         now = time.monotonic()
         if arguments.duration and now - started >= arguments.duration:
             break
         if now - shown >= every_s:
-            shown = max(shown + every_s, now - every_s)  # after a standstill: no lines in a row
+            shown = max(shown + every_s, now - every_s)  # after a suspend: no burst of lines
             stats = engine.stats()
             if display and display.is_alive:
                 display.update(stats, messages)
             else:
-                _say(arguments, stats, messages)
+                _print_stats(arguments, stats, messages)
                 every_s = _LINE_S
         time.sleep(_LOOK_S)
 
 
-def _say(arguments: argparse.Namespace, stats: Stats, messages: deque[str]) -> None:
+def _print_stats(arguments: argparse.Namespace, stats: Stats, messages: deque[str]) -> None:
     if arguments.json:
         events = [messages.popleft() for _ in range(len(messages))]
         print(json.dumps({**stats.to_dict(), "messages": events}, ensure_ascii=False), flush=True)
@@ -268,16 +360,16 @@ def _say(arguments: argparse.Namespace, stats: Stats, messages: deque[str]) -> N
 
 
 def plain_line(stats: Stats) -> str:
-    """Return one line that says how it goes."""
+    """Return the engine's state in one line."""
     levels, steps, device = stats.levels, stats.steps, stats.device
     meters = {"in": levels.mixture, **levels.stems, "out": levels.output}
-    said = "  ".join(f"{name} {rms:.0f}" for name, (rms, _peak) in meters.items())
+    levels_db = "  ".join(f"{name} {rms:.0f}" for name, (rms, _peak) in meters.items())
     recording = f"  rec {stats.recording.seconds:.0f} s" if stats.recording.is_running else ""
-    true_ms = device.latency.measured_ms
-    measured = "" if true_ms is None else f" (measured {true_ms:.1f})"
+    measured_ms = device.latency.measured_ms
+    measured = "" if measured_ms is None else f" (measured {measured_ms:.1f})"
     notes = "".join(f"  {note}" for note in (stats.recording.message, stats.advice) if note)
     return (
-        f"{stats.state} {stats.seconds:.0f} s  dB: {said}"
+        f"{stats.state} {stats.seconds:.0f} s  dB: {levels_db}"
         f"  step {steps.p50_ms:.2f}/{steps.p99_ms:.2f}/{steps.max_ms:.2f} of"
         f" {steps.deadline_ms:.0f} ms  late {stats.deadline_misses + stats.skipped}"
         f"  lost {device.overruns}+{device.underruns}  xruns {device.xruns}"

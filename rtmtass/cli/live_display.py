@@ -1,6 +1,6 @@
-"""The live display: a process of its own, so that drawing never holds up the sound.
+"""The live display, a process of its own so that drawing can't delay the audio.
 
-It gets the engine's state as JSON over a connection, draws it, and sends keys back.
+It receives the engine's state as JSON over a connection, draws it, and sends keys back.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rtmtass.cli.console import clock
 from rtmtass.live.controls import KEYS
 from rtmtass.live.os_priority import drop_priority
 
@@ -35,28 +36,28 @@ _COLOURS = {"speech": "green", "music": "blue", "noise": "yellow"}
 
 
 class PeakHold:
-    """Keeps the highest recent peak of each meter for a moment."""
+    """Holds the recent maximum of each meter's peak for 1.5 s."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[float, float]] = {}
+        self._peaks: dict[str, tuple[float, float]] = {}
 
     def update(self, name: str, peak_db: float, now_s: float) -> float:
-        """Take the newest peak, return the one to show."""
-        held_db, since_s = self._held.get(name, (_FLOOR_DB, 0.0))
+        """Update with the newest peak and return the one to show, in dB."""
+        held_db, since_s = self._peaks.get(name, (_FLOOR_DB, 0.0))
         if peak_db >= held_db or now_s - since_s > _HOLD_S:
-            self._held[name] = peak_db, now_s
+            self._peaks[name] = peak_db, now_s
             return peak_db
         return held_db
 
 
 def meter(rms_db: float, peak_db: float, width: int, colour: str) -> Text:
-    """Draw a level from -60 to 0 dB with a mark where the peak is held."""
+    """Draw a level from -60 to 0 dB with a mark at the held peak."""
 
-    def place(level_db: float) -> int:
+    def column(level_db: float) -> int:
         return round((max(_FLOOR_DB, min(0.0, level_db)) / -_FLOOR_DB + 1) * width)
 
-    cells = ["█"] * place(rms_db) + ["·"] * (width - place(rms_db))
-    mark = min(place(peak_db), width - 1)
+    cells = ["█"] * column(rms_db) + ["·"] * (width - column(rms_db))
+    mark = min(column(peak_db), width - 1)
     if peak_db > _FLOOR_DB:
         cells[mark] = "▌"
     bar = Text("".join(cells), style=colour)
@@ -69,18 +70,18 @@ def _db(value: float | None) -> str:
     return "  -inf" if value is None else f"{value:6.1f}"
 
 
-def _floor(value: float | None) -> float:
+def _or_floor(value: float | None) -> float:
     return _FLOOR_DB if value is None else value
 
 
 def draw(state: dict[str, Any], holds: PeakHold, now_s: float, width: int) -> Group:
-    """Return the whole picture of one state.
+    """Draw one state.
 
     Args:
-        state: {"stats": Stats.to_dict(), "controls": ControlState as a dict,
-            "title": what is connected, "messages": the latest lines}.
-        holds: remembers the peaks between calls.
-        now_s: any clock.
+        state: {"stats": Stats.to_dict(), "controls": ControlState as a dict, "title": of the
+            streams, "messages": the latest lines}.
+        holds: peaks held between calls.
+        now_s: of any monotonic clock.
         width: of the terminal in columns.
     """
     stats, controls = state["stats"], state["controls"]
@@ -91,9 +92,9 @@ def draw(state: dict[str, Any], holds: PeakHold, now_s: float, width: int) -> Gr
     rows = [(name, level, True) for name, level in stats["levels"]["stems"].items()]
     rows += [(name, stats["levels"][name], False) for name in ("mixture", "output")]
     for name, (rms_db, peak_db), is_stem in rows:
-        held_db = holds.update(name, _floor(peak_db), now_s)
-        chosen = is_stem and name == controls["selected"]
-        label = Text(f"{'>' if chosen else ' '} {name}", style="bold reverse" if chosen else "")
+        held_db = holds.update(name, _or_floor(peak_db), now_s)
+        selected = is_stem and name == controls["selected"]
+        label = Text(f"{'>' if selected else ' '} {name}", style="bold reverse" if selected else "")
         gain, marks = "", ""
         if is_stem:
             gain = f"{_db(controls['gains_db'][name])} dB"
@@ -102,7 +103,7 @@ def draw(state: dict[str, Any], holds: PeakHold, now_s: float, width: int) -> Gr
                 for word, names in (("MUTE", controls["muted"]), ("SOLO", controls["soloed"]))
                 if name in names
             )
-        drawn = meter(_floor(rms_db), held_db, bar, _COLOURS.get(name, "cyan"))
+        drawn = meter(_or_floor(rms_db), held_db, bar, _COLOURS.get(name, "cyan"))
         table.add_row(label, drawn, _db(rms_db), gain, Text(marks, style="bold red"))
     lines = [*_facts(state), "", *state.get("messages", ())[-3:]]
     keys = "   ".join(f"{key}: {what}" for key, what in KEYS)
@@ -117,10 +118,10 @@ def _facts(state: dict[str, Any]) -> list[str]:
         "no limit" if controls["strength_db"] is None else f"{controls['strength_db']:.0f} dB"
     )
     lines = [
-        f"{state['title']}   {stats['state']} {_clock(stats['seconds'])}"
+        f"{state['title']}   {stats['state']} {clock(stats['seconds'])}"
         f"   {'BYPASS' if controls['is_bypassed'] else 'mix'}   strength {strength}",
         f"latency  {latency['total_ms']:.1f} ms = device in {latency['device_in_ms']:.1f}"
-        f" + algorithm {latency['algorithm_ms']:.1f} + compute {latency['buffer_ms']:.1f}"
+        f" + algorithm {latency['algorithm_ms']:.1f} + buffers {latency['buffer_ms']:.1f}"
         f" + device out {latency['device_out_ms']:.1f}   {_measured(latency['measured_ms'])}",
         f"step     p50 {steps['p50_ms']:.2f}  p99 {steps['p99_ms']:.2f}  max {steps['max_ms']:.2f}"
         f" of {steps['deadline_ms'] or 0:.0f} ms   CPU {100 * stats['cpu_share']:.0f} %",
@@ -130,8 +131,8 @@ def _facts(state: dict[str, Any]) -> list[str]:
     ]
     if recording["is_running"]:
         lines.append(
-            f"REC      {_clock(recording['seconds'])} in {recording['folder']}"
-            f"   disk for {_clock(recording['left_s'])}"
+            f"REC      {clock(recording['seconds'])} in {recording['folder']}"
+            f"   disk for {clock(recording['left_s'])}"
         )
     lines += [line for line in (recording["message"], stats["advice"]) if line]
     return lines
@@ -141,15 +142,9 @@ def _measured(latency_ms: float | None) -> str:
     return "not measured" if latency_ms is None else f"measured {latency_ms:.1f} ms"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
 @contextmanager
 def _raw_keys() -> Iterator[int | None]:
-    """Let single keys come through without being printed; yields what to read, or None."""
+    """Read single keys without echo; yields the file descriptor, or None off a terminal."""
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield None
         return
@@ -182,20 +177,20 @@ def _pressed(number: int | None) -> list[str]:
 
 
 def parse_keys(text: str) -> list[str]:
-    """Turn what a terminal sent into names of keys."""
-    keys, place = [], 0
-    while place < len(text):
-        if text[place] == "\x1b" and text[place + 1 : place + 2] in ("[", "O"):
-            keys.append(_ESCAPES.get(text[place + 2 : place + 3], ""))
-            place += 3
+    """Parse terminal input into names of keys."""
+    keys, position = [], 0
+    while position < len(text):
+        if text[position] == "\x1b" and text[position + 1 : position + 2] in ("[", "O"):
+            keys.append(_ESCAPES.get(text[position + 2 : position + 3], ""))
+            position += 3
         else:
-            keys.append(text[place])
-            place += 1
+            keys.append(text[position])
+            position += 1
     return [key for key in keys if key]
 
 
 def show(connection: Connection) -> None:
-    """Draw what comes over the connection until it ends; send keys back."""
+    """Draw every state received until the connection closes; send keys back."""
     holds, console = PeakHold(), Console()
     newest: dict[str, Any] | None = None
     with (
@@ -213,8 +208,8 @@ def show(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Connect to the engine's process and show it; ends when that does."""
-    # Ctrl-C is for the engine's process, which ends this one in good order.
+    """Connect to the engine's process and show its state until it ends."""
+    # Ctrl-C is handled by the engine's process, which then closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_priority()
     key = bytes.fromhex(os.environ[KEY])

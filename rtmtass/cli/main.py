@@ -1,4 +1,4 @@
-"""The command `rtmtass`: finds the subcommand, and turns errors and signals into exit codes."""
+"""The command `rtmtass`: parses arguments, runs a subcommand, maps errors to exit codes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rtmtass.errors import RtmtassError
 from rtmtass.signals import catch_stops, exit_code
 
 COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, export)
-"""Modules whose `register` adds subcommands; they import their rooms only when they run."""
+"""Modules whose `register` adds subcommands; their heavy imports are inside `run`."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in the first line, as all our errors do."""
+    """Prints usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"rtmtass: {message}; see {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the whole command line; every subcommand sets `run`, a function of its arguments."""
+    """Return the parser of all subcommands, each of which sets `run`, a function of arguments."""
     parser = _Parser(
         prog="rtmtass",
         description="Splits sound into speech, music and noise.",
-        epilog="rtmtass COMMAND --help says more of each.",
+        epilog="For the options of a command: rtmtass COMMAND --help",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 the user's world, 2 usage, 130, 143."""
+    """Run a command; return 0, 1 input or environment error, 2 usage error, 130 or 143 signals."""
     arguments = build_parser().parse_args(argv)
     try:
         with catch_stops():
@@ -51,25 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rtmtass: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever listened has heard enough. Python flushes stdout once more at exit.
+        # The reader closed the pipe. Python flushes stdout once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as stop:
         cause = getattr(stop, "cause", stop)
-        print(f"rtmtass: {_farewell(stop)}", file=sys.stderr)
+        print(f"rtmtass: {_stop_message(stop)}", file=sys.stderr)
         return exit_code(cause)
 
 
-def _farewell(stop: KeyboardInterrupt) -> str:
-    """Say what is left after a stop; `files.Interrupted` knows, a bare one had nothing open."""
+def _stop_message(stop: KeyboardInterrupt) -> str:
+    """Return what is left after a signal, which `offline.separate.Interrupted` carries."""
     parts = [str(part) for part in getattr(stop, "parts", ())]
     finished = getattr(stop, "finished", 0)
-    said = ["stopped"]
+    clauses = ["stopped"]
     if finished:
-        said.append(f"{finished} finished file{'s' * (finished > 1)} kept")
+        clauses.append(f"{finished} finished file{'s' * (finished > 1)} kept")
     if parts:
-        said.append(f"the unfinished are playable as {', '.join(parts)}")
-    return "; ".join(said)
+        clauses.append(f"unfinished files are playable as {', '.join(parts)}")
+    return "; ".join(clauses)
 
 
 class _Version(argparse.Action):

@@ -1,4 +1,4 @@
-"""Progress of work counted in steps: a bar where one can be drawn, lines elsewhere."""
+"""Progress of work counted in steps: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 PAUSE_S = 5.0
-"""How long nothing more is said after a line."""
+"""Least time between two lines about the same work."""
 
 
 class Steps(Protocol):
-    """Called with what is being done, how much of it is, and of how much."""
+    """Called with the name of the work, the steps done, and their total."""
 
     def __call__(self, name: str, done: float, of: float) -> None:
-        """Show it."""
+        """Show the progress."""
 
 
 def open_steps(*, quiet: bool = False) -> AbstractContextManager[Steps]:
-    """Return what shows progress on stderr while it is entered.
+    """Return a context manager that shows progress on stderr.
 
-    It is a bar on a terminal, if rich is installed, and now and then a line otherwise.
+    A bar on a terminal with rich installed, else a line every few seconds.
     """
     if quiet:
         return nullcontext(_show_nothing)
@@ -35,7 +35,7 @@ def open_steps(*, quiet: bool = False) -> AbstractContextManager[Steps]:
 
 
 class Lines:
-    """A line on stderr when something begins, when it is done, and every few seconds between."""
+    """A line on stderr at the start and the end of work, and every `PAUSE_S` between."""
 
     def __init__(self) -> None:
         self._name, self._last_s = "", 0.0

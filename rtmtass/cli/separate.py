@@ -1,4 +1,4 @@
-"""`rtmtass separate`: recordings in, stems out."""
+"""`rtmtass separate`: split recordings into stems."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import add_passes, add_precision, count, gains, words
+from rtmtass.cli.arguments import (
+    add_model,
+    add_passes,
+    add_precision,
+    count,
+    gains,
+    model_name,
+    words,
+)
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
-    # argparse has no public name for it.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
+    from rtmtass.cli.arguments import Commands
     from rtmtass.fullband import StreamSeparator
     from rtmtass.io.pipes import RawFormat
     from rtmtass.offline.plan import Result, SeparateOptions
@@ -31,7 +37,7 @@ def register(commands: Commands) -> None:
         "separate",
         help="split recordings into speech, music and noise",
         description="Splits recordings into speech, music and noise, each as long as the input"
-        " and in time with it to the sample.",
+        " and sample-aligned with it.",
         epilog="rtmtass separate talk.flac writes talk.speech.flac, talk.music.flac and"
         " talk.noise.flac beside it.",
     )
@@ -52,37 +58,36 @@ def register(commands: Commands) -> None:
         help="channels of raw samples (default: 1)",
     )
     pipes.add_argument(
-        "--raw", choices=RAW_ENCODINGS, help="how raw samples are written (default: f32)"
+        "--raw", choices=RAW_ENCODINGS, help="encoding of raw samples (default: f32)"
     )
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
-    add("-o", "--output", metavar="DIR", help="where stems go (default: beside the input); - is"
+    add("-o", "--output", metavar="DIR", help="folder of the stems (default: the input's); - is"
         " stdout, for one stem")  # fmt: skip
-    add("--stems", type=words, metavar="A,B", help="which to write (default: all; none:"
+    add("--stems", type=words, metavar="A,B", help="stems to write (default: all; none:"
         " only the remix)")  # fmt: skip
     add("--format", choices=FORMATS, help="default: the input's, or wav")
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where the remix goes: a file, for several inputs a folder,"
-        " or -")  # fmt: skip
-    add("--overwrite", action="store_true", help="do again what is done already")
-    add("--recursive", action="store_true", help="search the folders in a folder too")
+    add("--mix", metavar="FILE", help="where to write the remix: a file, for several inputs a"
+        " folder, or -")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    add("--recursive", action="store_true", help="also search subfolders")
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"
-        " all channels, the image stays put (default); independent; mono: mix to one"
+        " all channels, which keeps the stereo image (default); independent; mono: mix down"
         )  # fmt: skip
-    add("--allow-truncated", action="store_true", help="separate what is there of a file that was"
-        " cut short")  # fmt: skip
+    add("--allow-truncated", action="store_true", help="separate what is left of a truncated"
+        " file")  # fmt: skip
     add("--quiet", action="store_true", help="no progress, only errors")
     add("--json", action="store_true", help="print one JSON object per file")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model", default="rtmtass-small", metavar="NAME", help="see rtmtass models"
-        " (default: %(default)s)")  # fmt: skip
+    add_model(add)
     add("--runtime", choices=("numba", "torch"), default="numba", help="default: %(default)s")
     add("--device", default="cpu", help="for --runtime torch: cpu, cuda, cuda:1 … (default: cpu)")
     add_precision(add)
@@ -90,7 +95,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Separate what the command line asks for; 1 if a file failed."""
+    """Run `rtmtass separate`; return 1 if a file failed."""
     from rtmtass.offline.plan import plan
     from rtmtass.offline.separate import Interrupted, separate_files
 
@@ -113,26 +118,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
-    """Return what opens the model the first time it is called, and hands it out again later."""
+    """Return a function that opens the model at its first call and returns it again later."""
 
     @functools.cache
     def load() -> StreamSeparator:
         import rtmtass
 
         return rtmtass.load(
-            arguments.model,
+            model_name(arguments),
             runtime=arguments.runtime,
             device=arguments.device,
             precision=arguments.precision,
             passes=arguments.passes,
-            on_compile=None if arguments.quiet else say_compiling,
+            on_compile=None if arguments.quiet else print_compiling,
         )
 
     return load
 
 
-def say_compiling() -> None:
-    """Explain the wait of a first run."""
+def print_compiling() -> None:
+    """Print why a first run takes long."""
     print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
 
 
@@ -145,7 +150,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     stems = () if stems == ("none",) else tuple(dict.fromkeys(stems))
     for name in (*stems, *(arguments.gain or {})):
         if name not in STEMS:
-            raise InputError(f"there is no stem {name!r}; choose of {', '.join(STEMS)}")
+            raise InputError(f"unknown stem {name!r}; choose from {', '.join(STEMS)}")
     options = SeparateOptions(
         stems=stems,
         folder=None if arguments.output is None else Path(arguments.output),
@@ -160,13 +165,13 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     )
     if (arguments.gain is None) != (arguments.mix is None):
         raise UsageError(
-            "a remix needs both: --gain speech=0,music=-12 says what, --mix FILE where to"
+            "a remix needs both: its gains, as in --gain speech=0,music=-12, and --mix FILE"
         )
     n_streamed = len(stems) * (options.folder == STREAM) + (options.mix == STREAM)
     if n_streamed > 1:
-        raise UsageError("stdout carries one stem; choose it: --stems speech -o -")
+        raise UsageError("stdout takes one stem; choose it: --stems speech -o -")
     if n_streamed and arguments.json:
-        raise UsageError("stdout carries sound already; leave out --json or add -o FOLDER")
+        raise UsageError("stdout is used for audio; leave out --json or add -o FOLDER")
     if not stems and options.mix is None:
         raise UsageError("nothing to write; name stems with --stems, or a remix with --mix")
     if "-" in arguments.inputs and stems and options.folder is None:
@@ -178,15 +183,15 @@ def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
     from rtmtass.io.files import check_rate
     from rtmtass.io.pipes import RawFormat
 
-    asked = [arguments.rate, arguments.channels_in, arguments.raw]
-    if all(value is None for value in asked):
+    options = [arguments.rate, arguments.channels_in, arguments.raw]
+    if all(value is None for value in options):
         return None
     if "-" in arguments.inputs:
         if arguments.rate is None:
-            raise UsageError("raw samples don't say their rate; add --rate 16000")
+            raise UsageError("raw samples have no header; give their rate, as in --rate 16000")
         check_rate(arguments.rate, "stdin")
     elif arguments.raw is None or "-" not in (arguments.output, arguments.mix):
-        raise UsageError("--rate, --channels-in and --raw say what stdin holds; add - as input")
+        raise UsageError("--rate, --channels-in and --raw describe stdin; add - as input")
     return RawFormat(arguments.raw or "f32", arguments.rate or 0, arguments.channels_in or 1)
 
 
@@ -207,7 +212,7 @@ def _report(results: list[Result], *, is_quiet: bool) -> int:
         if result.clipped and not is_quiet:
             counts = ", ".join(f"{n} in {name}" for name, n in result.clipped.items())
             print(
-                f"rtmtass: {result.path}: samples beyond full scale were clipped ({counts});"
+                f"rtmtass: {result.path}: samples above full scale were clipped ({counts});"
                 " --format wav --subtype FLOAT keeps them",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""`rtmtass train`: from a config to weights; `average`: from two models' weights to one's."""
+"""`rtmtass train` and `rtmtass average`: train a model, average the weights of two."""
 
 from __future__ import annotations
 
@@ -18,46 +18,45 @@ from rtmtass.cli.data import require_training_tools
 from rtmtass.cli.progress import open_steps
 
 if TYPE_CHECKING:
+    from rtmtass.cli.arguments import Commands
     from rtmtass.training.config import TrainConfig
     from rtmtass.training.data.corpus import Corpus
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 
 def register(commands: Commands) -> None:
-    """Add the commands `train` and `average`."""
+    """Add `train` and `average`."""
     train = commands.add_parser(
         "train",
         help="train a separator on your own data",
-        description="Trains a separator, or goes on where its last checkpoint stands.",
+        description="Trains a separator, or resumes from its last checkpoint.",
     )
     add = train.add_argument
     add("config", type=Path, metavar="CONFIG", help="a TOML file; see the README")
-    add("--minutes", type=float, help="length of the run, whatever the file says, all sittings"
-        " together; of a trunk (wsd with decay = 0): minutes more from where it stands; with"
-        " --branch: length of the branch"
+    add("--minutes", type=float, help="total length of the run over all resumes, overrides the"
+        " file; of a trunk (wsd with decay = 0): minutes from its last checkpoint; with --branch:"
+        " length of the branch"
         )  # fmt: skip
-    add("--steps", type=int, help="the same in steps; whichever is reached first")
-    add("--runs", type=Path, metavar="DIR", help="the run's folder, whatever the file says; with"
-        " --branch: the branch's (default: the trunk's with -decay-STEP after it)"
+    add("--steps", type=int, help="likewise in steps; the run ends at whichever comes first")
+    add("--runs", type=Path, metavar="DIR", help="the run's folder, overrides the file; with"
+        " --branch: the branch's (default: the trunk's name and -decay-STEP)"
         )  # fmt: skip
-    add("--branch", choices=("decay",), help="bring a copy of the last checkpoint to a finish:"
-        " its learning rate falls to 1 %% within --minutes; the run itself stays as it is"
+    add("--branch", choices=("decay",), help="decay a copy of the last checkpoint: its"
+        " learning rate falls to 1 %% within --minutes; the run itself is unchanged"
         )  # fmt: skip
     add("--device", help="cpu (default) or cuda")
-    add("--profile", type=count, metavar="N", help="instead of training, time N steps"
-        " of a fresh network and print where a step's time goes"
+    add("--profile", type=count, metavar="N", help="instead of training, time N steps of a"
+        " fresh network and print the time per part of a step"
         )  # fmt: skip
-    add("--json", action="store_true", help="one JSON object a report")
+    add("--json", action="store_true", help="one JSON object per report")
     train.set_defaults(run=run_train)
 
     average = commands.add_parser(
         "average",
-        help="the mean of two models, one of which began from the other",
-        description="Writes a model whose weights are the mean of two others'.",
+        help="average the weights of two models, one trained from the other",
+        description="Writes a model whose weights are the weighted mean of two others'.",
     )
     average.add_argument("model", metavar="MODEL", help="a name or a folder, such as RUNS/best")
-    average.add_argument("other", metavar="OTHER", help="likewise; what MODEL began from")
+    average.add_argument("other", metavar="OTHER", help="likewise; what MODEL was trained from")
     average.add_argument("--share", type=float, default=0.5, help="of OTHER (default: %(default)s)")
     average.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     average.set_defaults(run=run_average)
@@ -75,27 +74,27 @@ def run_train(arguments: argparse.Namespace) -> int:
     branch = None
     if arguments.branch:
         branch = BranchOrder(arguments.minutes or 0.0, arguments.steps or 0, runs or "")
-        overrides = {}  # the file's are the trunk's, which its learning rate depends on
+        overrides = {}  # those of the file are the trunk's, and set its learning rate
     else:
         overrides = {**length, "runs": runs}
     config = _config(arguments, **overrides)
     corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
-    with _watching(arguments) as watch:
-        best = train(config, watch, branch, corpus)
+    with _report_printer(arguments) as show:
+        best = train(config, show, branch, corpus)
     if _is_first():
         print(best)
     return 0
 
 
 def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
-    """Return the config, as far as this machine can follow it, and say what it goes without."""
+    """Return the config reduced to what this computer supports; print what is left out."""
     from rtmtass.training.config import TrainConfig
     from rtmtass.training.requirements import fitted
 
     config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
-    config, goes_without = fitted(config)
+    config, left_out = fitted(config)
     if _is_first():
-        for line in goes_without:
+        for line in left_out:
             print(f"rtmtass: {line}", file=sys.stderr)
     return config
 
@@ -107,43 +106,43 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     steps = arguments.profile
     config = _config(arguments, steps=steps)
     corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
-    found = profile(config, steps, corpus)
+    result = profile(config, steps, corpus)
     if _is_first():
-        _print_profile(dataclasses.asdict(found), arguments.json)
+        _print_profile(dataclasses.asdict(result), arguments.json)
     return 0
 
 
-def _print_profile(found: dict[str, Any], is_json: bool) -> None:
+def _print_profile(result: dict[str, Any], is_json: bool) -> None:
     if is_json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
     for title, parts in (
-        ("part of a step", found["parts_ms"]),
-        ("without the CUDA graph", found["parts_without_graph_ms"]),
+        ("part of a step", result["parts_ms"]),
+        ("without the CUDA graph", result["parts_without_graph_ms"]),
     ):
-        whole = sum(parts.values())
+        total = sum(parts.values())
         if parts:
             print(f"{title:22}        ms   share")
-            for part, took in parts.items():
-                print(f"{part:22}{took:10.2f}{took / whole:8.1%}")
-            print(f"{'all':22}{whole:10.2f}\n")
-    how = "as a CUDA graph" if found["is_captured"] else "kernel by kernel"
+            for part, part_ms in parts.items():
+                print(f"{part:22}{part_ms:10.2f}{part_ms / total:8.1%}")
+            print(f"{'all':22}{total:10.2f}\n")
+    how = "as a CUDA graph" if result["is_captured"] else "kernel by kernel"
     print(
-        f"{found['device']}, {found['steps']} steps of {found['batch']} x {found['seconds']:g} s"
-        f" {how}: {found['steps_per_s']:.2f} steps a second, {found['x_real_time']:.0f}x real"
-        f" time, {found['peak_memory_mb']:.0f} MB at most"
+        f"{result['device']}, {result['steps']} steps of {result['batch']} x"
+        f" {result['seconds']:g} s {how}: {result['steps_per_s']:.2f} steps a second,"
+        f" {result['x_real_time']:.0f}x real time, {result['peak_memory_mb']:.0f} MB at most"
     )
 
 
 def _is_first() -> bool:
-    """Whether this is the one of torchrun's processes that speaks for all; usually it is alone."""
+    """Return whether this process prints: rank 0 of torchrun, or a process by itself."""
     return not int(os.environ.get("RANK", "0"))
 
 
 def _unpacked(config: TrainConfig, arguments: argparse.Namespace) -> Corpus:
-    """Return what lies in the packs, with a bar as long as they are unpacked.
+    """Unpack the config's packs, with a progress bar, and return their corpus.
 
-    torchrun's other processes wait meanwhile for this one to join them.
+    torchrun's other processes wait for this one meanwhile.
     """
     from rtmtass.training.data.loader import corpus_of
 
@@ -160,10 +159,10 @@ def run_average(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _watching(
+def _report_printer(
     arguments: argparse.Namespace,
 ) -> contextlib.AbstractContextManager[Callable[[dict[str, Any]], None]]:
-    """Return who shows the reports: a table on a terminal, lines elsewhere, or JSON."""
+    """Return the callable that shows reports: a table on a terminal, else lines, or JSON."""
     if arguments.json:
         return contextlib.nullcontext(_print_json)
     if not (sys.stdout.isatty() and sys.stderr.isatty()) or not _is_first():
@@ -177,7 +176,7 @@ def _watching(
 
 
 def _print_json(report: dict[str, Any]) -> None:
-    # JSON knows no NaN, and a skipped batch's loss is one.
+    # JSON has no NaN, which the loss of a skipped batch can be.
     plain = {
         k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in report.items()
     }

@@ -1,12 +1,18 @@
-"""Live sound: devices in and out, an engine between them that is never late, your mix of it.
+"""Live separation: devices, files and sockets in and out, an engine between, a mixer.
 
-from rtmtass.live import DeviceIO, Engine, StreamRequest, Mixer
-separator = rtmtass.load(block=256)
-link = DeviceIO(StreamRequest(input="scarlett"), separator)
-mixer = Mixer(separator.stems, separator.sample_rate, gains_db={"noise": -20})
-with Engine(separator, link, link, mixer=mixer) as engine:
-...
-engine.stats()
+    import rtmtass
+    from rtmtass.live import DeviceIO, Engine, Mixer, StreamRequest
+    from rtmtass.weights import hop_of
+
+    separator = rtmtass.load(block=hop_of())  # blocks of whole hops: the smallest delay
+    devices = DeviceIO(StreamRequest(input="scarlett"), separator)
+    mixer = Mixer(separator.stems, separator.sample_rate, gains_db={"noise": -20})
+    with Engine(separator, devices, devices, mixer=mixer) as engine:
+        while not engine.wait(1.0):
+            print(engine.stats().levels)
+
+The input and the output device go into one `DeviceIO`, passed as source and as sink, so
+that devices that share a clock are one stream.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ __all__ = [
     "UdpSource",
 ]
 
-_ROOMS = {
+_MODULES = {
     "ArraySink": "rtmtass.io.arrays",
     "ArraySource": "rtmtass.io.arrays",
     "DeviceIO": "rtmtass.live.devices.device_io",
@@ -55,7 +61,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    # The display's process imports a room of this package, and needs no compiler for that.
-    if name not in _ROOMS:
+    # Lazy: the display's process imports modules of this package without starting numba.
+    if name not in _MODULES:
         raise AttributeError(f"module 'rtmtass.live' has no attribute {name!r}")
-    return getattr(import_module(_ROOMS[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

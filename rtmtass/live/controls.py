@@ -1,4 +1,4 @@
-"""What keys do to a running engine; the display that reads them is in another process."""
+"""Key bindings of the live display: how each key changes mixer and recorder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the display's process imports this room too, and should start at once
+if TYPE_CHECKING:  # the display's process imports this module too, and must start fast
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
 
@@ -20,18 +20,18 @@ KEYS = (
     ("up/down", "its gain"),
     ("m", "mute it"),
     ("s", "solo it"),
-    ("[ ]", "strength: how far the others are pushed down"),
-    ("b", "bypass: hear the input, as loud"),
+    ("[ ]", "strength: how far the others are turned down"),
+    ("b", "bypass: the input, equally loud"),
     ("r", "record on/off"),
     ("0", "all gains to 0 dB"),
     ("q", "quit"),
 )
-"""Every key and what it does, for the display and the manual."""
+"""Every key and what it does."""
 
 
 @dataclass(frozen=True)
 class ControlState:
-    """What the display shows of the settings; `strength_db` None is no limit."""
+    """The settings as the display shows them; gain None is -inf, `strength_db` None no limit."""
 
     selected: str
     gains_db: dict[str, float | None]
@@ -43,24 +43,24 @@ class ControlState:
 
 
 class Controls:
-    """Turns key names into changes of mixer and recorder.
+    """Applies key presses to mixer and recorder.
 
     Attributes:
-        is_over: somebody wants to quit.
+        has_quit: "q" was pressed.
     """
 
     def __init__(self, mixer: Mixer, recorder: TakeRecorder | None = None) -> None:
         self._mixer, self._recorder = mixer, recorder
         self._selected = 0
-        self.is_over = False
+        self.has_quit = False
 
     @property
     def selected(self) -> str:
-        """The stem that gain, mute and solo are about."""
+        """The stem that gain, mute and solo apply to."""
         return self._mixer.stems[self._selected]
 
     def press(self, key: str) -> None:
-        """Do what a key stands for; others do nothing."""
+        """Apply a key; unknown keys do nothing."""
         mixer, settings = self._mixer, self._mixer.settings
         stem = self.selected
         if key in ("left", "right"):
@@ -82,12 +82,12 @@ class Controls:
             for name in mixer.stems:
                 mixer.set_gain(name, 0.0)
         elif key == "r" and self._recorder:
-            (self._recorder.stop if self._recorder.is_wished else self._recorder.start)()
+            (self._recorder.stop if self._recorder.is_requested else self._recorder.start)()
         elif key == "q":
-            self.is_over = True
+            self.has_quit = True
 
     def state(self) -> ControlState:
-        """Return what to show."""
+        """Return the present settings."""
         settings = self._mixer.settings
         return ControlState(
             selected=self.selected,
@@ -101,7 +101,7 @@ class Controls:
 
 
 def _stepped_gain(gain_db: float, step_db: float) -> float:
-    """Below the lowest gain comes silence, and from there it starts again."""
+    """Change a gain by a step; below `LOWEST_GAIN_DB` it is -inf."""
     if gain_db == -math.inf:
         return LOWEST_GAIN_DB if step_db > 0 else gain_db
     changed = gain_db + step_db
@@ -109,7 +109,7 @@ def _stepped_gain(gain_db: float, step_db: float) -> float:
 
 
 def _stepped_strength(strength_db: float, step_db: float) -> float:
-    """Beyond the largest strength there is no limit any more."""
+    """Change a strength by a step; above `LARGEST_STRENGTH_DB` it is unlimited."""
     if strength_db == math.inf:
         return math.inf if step_db > 0 else LARGEST_STRENGTH_DB
     changed = strength_db + step_db

@@ -1,4 +1,4 @@
-"""Keeps the display's process: starts it, feeds it, hears its keys, survives its end."""
+"""Runs the display in a process of its own: sends it statistics, receives its key presses."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rtmtass.live.stats import Stats
 
 _MODULE = "rtmtass.cli.live_display"
 _ADDRESS, _KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
-_PATIENCE_S = 5.0
+_EXIT_TIMEOUT_S = 5.0
 
 
 class Display:
-    """The display as a context: within it, the terminal is its.
+    """The display process, as a context manager; it uses the terminal until the exit.
 
     Args:
-        controls: get the keys.
-        title: what is connected to what.
+        controls: receive the key presses.
+        title: the first line, such as "microphone → speakers".
     """
 
     def __init__(self, controls: Controls, title: str) -> None:
@@ -37,7 +37,7 @@ class Display:
         self._listener = Listener(None, authkey=key)
         environment = {**os.environ, _ADDRESS: str(self._listener.address), _KEY: key.hex()}
         self._process = subprocess.Popen([sys.executable, "-m", _MODULE], env=environment)
-        # Accepting has no timeout of its own: the listener is closed if the process can't come.
+        # accept() has no timeout: closing the listener ends it if the process never connects.
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -46,7 +46,7 @@ class Display:
             self._connection = self._listener.accept()
 
     def __enter__(self) -> Display:
-        """The process is on its way already."""
+        """Return the display; its process has been started already."""
         return self
 
     def __exit__(
@@ -55,24 +55,24 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the terminal back."""
+        """End the process and restore the terminal."""
         if self._connection:
             self._connection.close()
         with contextlib.suppress(OSError):
             self._listener.close()
         try:
-            self._process.wait(_PATIENCE_S)
+            self._process.wait(_EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     @property
     def is_alive(self) -> bool:
-        """Whether somebody still looks."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def update(self, stats: Stats, messages: Sequence[str]) -> None:
-        """Show this, and do what was pressed since."""
+        """Send a snapshot to show, and apply the keys pressed since the last call."""
         if not self._connection:
             return
         state = {

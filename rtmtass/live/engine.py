@@ -1,8 +1,8 @@
-"""Runs a stream: from a source through separator and mixer to a sink, whatever happens on the way.
+"""Runs a live stream from a source through separator and mixer to a sink.
 
-Two threads. The engine's moves samples and is never held up: it waits for stems
-until the sink would run dry, and takes the input itself where they are late.
-The worker's separates, one compiled call a hop.
+Two threads: the engine's moves samples, the worker's separates, one compiled call per hop.
+The engine's thread waits for stems only until the sink would underrun; where they are late,
+it outputs the input instead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,28 +31,30 @@ from rtmtass.live.worker import LiveSeparator, Slot, Worker
 Floats = NDArray[np.float32]
 
 LEVEL_INTERVAL_S = 0.05
-_PATIENCE_S = 3.0
-_TOO_SLOW = "the computer was too slow: the input is heard for a moment"
+_STOP_TIMEOUT_S = 3.0
+_LATE = "stems were late: the input is output for a moment"
 
 
 class Engine:
     """Separates and mixes a stream in the background, from `start` to `stop`.
 
-    The output is `delay` samples late, and as many longer. Use it as a context
-    manager, or call `stop` yourself.
+    The output lags the input by `delay` samples and is `delay` samples longer. Use it as a
+    context manager, or call `stop`.
 
     Args:
-        separator: `load(block=256)`, which has the smallest delay; the engine's own from now on.
-        source: where sound comes from; other rates are converted, channels averaged.
-        sink: receives (1, n, C) of mix, or (S, n, C) if the mixer is split.
-        mixer: by default one that leaves the sound as it is.
+        separator: opened for blocks of whole hops, `load(block=hop_of())`, which has the
+                smallest delay; used by the engine alone from now on.
+        source: any Source, at any rate; its channels are averaged for a mono separator.
+        sink: any Sink; gets (1, n, C) of mix, or (S, n, C) if the mixer is split. Devices that
+            share a clock are source and sink in one object, see DeviceIO.
+        mixer: default: all gains 0 dB.
         recorder: gets stems and mixture.
-        on_levels: called about 20 times a second with `Levels`, not from the audio thread.
-        on_event: called there with a line that says what happened.
-        is_realtime: ask the system for real-time priority.
+        on_levels: called about 20 times a second with `Levels`, from a thread of its own.
+        on_event: called from that thread with a line about each event.
+        is_realtime: request real-time priority.
 
     Raises:
-        UsageError: source and separator differ in their channels.
+        UsageError: source and separator differ in channels.
     """
 
     def __init__(
@@ -71,16 +74,19 @@ class Engine:
                 f"the source has {source.channels} channels, the separator {separator.channels};"
                 f" load it with channels={source.channels}, or 1 for their mean"
             )
-        clocks = [end for end in (sink, source) if isinstance(end, RealtimeEndpoint)]
-        self._clock: RealtimeEndpoint | None = clocks[0] if clocks else None
+        # The sink sets the deadlines if it is real-time, else the source.
+        realtime = [end for end in (sink, source) if isinstance(end, RealtimeEndpoint)]
+        self._endpoint: RealtimeEndpoint | None = realtime[0] if realtime else None
+        self._realtime_source = source if isinstance(source, RealtimeEndpoint) else None
         if source.sample_rate != separator.sample_rate:
-            source = ConvertedSource(source, separator.sample_rate)
+            source = ConvertedSource(source, separator.sample_rate, separator.hop)
         self.delay, self.sample_rate = separator.delay, separator.sample_rate
         self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, separator.channels)
         self._source, self._sink, self._recorder = source, sink, recorder
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
-        self._make_room(separator)
+        self._algorithm_ms = 1000 * separator.algorithmic_latency / separator.sample_rate
+        self._allocate(separator)
         self._number = self._discontinuities = 0
         self._overload = OverloadPolicy(-(-self.delay // self._hop))
         self._state = "new"
@@ -88,16 +94,16 @@ class Engine:
         self._error: BaseException | None = None
         self._events: deque[str] = deque(maxlen=100)
         self._on_levels, self._on_event = on_levels, on_event
-        self._right: Grant | None = None
-        self._looked = time.monotonic(), time.process_time()
+        self._grant: Grant | None = None
+        self._cpu_sampled = time.monotonic(), time.process_time()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
 
-    def _make_room(self, separator: LiveSeparator) -> None:
-        """Allocate all that a hop needs, so that none has to."""
+    def _allocate(self, separator: LiveSeparator) -> None:
+        """Allocate all buffers, so that processing a hop doesn't."""
         self._hop, n_channels, n_stems = separator.hop, separator.channels, len(separator.stems)
-        self._given = np.zeros((self._hop, self._source.channels), np.float32)
-        self._past = np.zeros((self.delay + self._hop, n_channels), np.float32)
+        self._input = np.zeros((self._hop, self._source.channels), np.float32)
+        self._history = np.zeros((self.delay + self._hop, n_channels), np.float32)
         self._no_stems = np.zeros((n_stems, self._hop, n_channels), np.float32)
         self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
 
@@ -111,9 +117,11 @@ class Engine:
         self.stop()
 
     def start(self) -> None:
-        """Begin; returns at once. An engine runs once."""
+        """Start and return at once. An engine can be started once."""
         if self._state != "new":
-            raise UsageError("this engine has run already; make a new one")
+            raise UsageError(
+                "this engine has run already; create another: Engine(separator, source, sink)"
+            )
         self._state = "running"
         self._worker.start()
         self._thread.start()
@@ -121,7 +129,7 @@ class Engine:
             self._watcher.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the source has ended, or for a time; return whether it has ended."""
+        """Wait for the end of the source, at most `timeout_s`; return whether it has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -129,14 +137,16 @@ class Engine:
         """Fade out, close source, sink and recorder; may be called twice.
 
         Raises:
-            whatever source, separator or sink failed of.
+            the exception that ended the engine's thread, from source, separator or sink.
         """
         self._is_stopping.set()
         if self._state != "new":
-            self._thread.join(_PATIENCE_S)
-            if self._thread.is_alive():  # it waits for a source that has fallen silent
+            self._thread.join(_STOP_TIMEOUT_S)
+            if self._thread.is_alive():  # blocked in a silent source, or a device that is gone
                 self._source.close()
-                self._thread.join(_PATIENCE_S)
+                if isinstance(self._sink, RealtimeEndpoint):
+                    self._sink.close()
+                self._thread.join(_STOP_TIMEOUT_S)
         if self._watcher.is_alive():
             self._watcher.join()
         if self._error:
@@ -144,23 +154,26 @@ class Engine:
 
     @property
     def is_running(self) -> bool:
-        """Whether sound goes through."""
+        """Whether the engine's thread is running."""
         return self._thread.is_alive()
 
     @property
     def grants(self) -> list[Grant]:
-        """What the system said to the threads' wish for priority, as far as they have asked."""
-        return [right for right in (self._right, self._worker.right) if right]
+        """Results of the threads' requests for priority, as far as they have been made."""
+        return [grant for grant in (self._grant, self._worker.grant) if grant]
 
     def stats(self) -> Stats:
-        """Return how it goes; from any one thread."""
-        device = self._clock.device_stats() if self._clock else DeviceStats()
+        """Return a snapshot; call it from one thread, any."""
+        device = self._endpoint.device_stats() if self._endpoint else DeviceStats()
+        if not device.latency.algorithm_ms:  # files and sockets report no latency
+            latency = replace(device.latency, algorithm_ms=self._algorithm_ms)
+            device = replace(device, latency=latency)
         state = device.state if self._state == "running" else self._state
         hop_ms = 1000 * self._hop / self.sample_rate
         steps = self._worker.clock.summary(hop_ms)
         now, used = time.monotonic(), time.process_time()
-        share = (used - self._looked[1]) / max(now - self._looked[0], 1e-9)
-        self._looked = now, used
+        cpu_share = (used - self._cpu_sampled[1]) / max(now - self._cpu_sampled[0], 1e-9)
+        self._cpu_sampled = now, used
         return Stats(
             state=state,
             seconds=self._number * self._hop / self.sample_rate,
@@ -168,7 +181,7 @@ class Engine:
             deadline_misses=self._overload.misses,
             skipped=self._overload.skipped,
             steps=steps,
-            cpu_share=share,
+            cpu_share=cpu_share,
             levels=self.mixer.levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
@@ -178,7 +191,7 @@ class Engine:
     def _run(self) -> None:
         try:
             if self._is_realtime:
-                self._right = request_priority(ENGINE_PRIORITY)
+                self._grant = request_priority(ENGINE_PRIORITY)
             self._pump()
             self._state = "stopped"
         except BaseException as error:  # raised again by stop
@@ -190,8 +203,8 @@ class Engine:
             self._close()
 
     def _pump(self) -> None:
-        owed = self.delay
-        fading = math.ceil(RAMP_MS / 1000 * self.sample_rate / self._hop) + 1
+        n_left = self.delay
+        n_fade_hops = math.ceil(RAMP_MS / 1000 * self.sample_rate / self._hop) + 1
         while True:
             n = self._fill()
             if n < self._hop:
@@ -199,87 +212,89 @@ class Engine:
             self._process_hop(self._hop)
             if self._is_stopping.is_set():
                 self.mixer.fade_out()
-                fading -= 1
-                if not fading:
+                n_fade_hops -= 1
+                if not n_fade_hops:
                     return
-        # The source has ended: what is still inside comes out behind silence.
-        owed += n
-        self._given[n:] = 0
-        while owed:
-            self._process_hop(min(owed, self._hop))
-            owed -= min(owed, self._hop)
-            self._given[:] = 0
+        # The source has ended: flush the delay with silence.
+        n_left += n
+        self._input[n:] = 0
+        while n_left:
+            self._process_hop(min(n_left, self._hop))
+            n_left -= min(n_left, self._hop)
+            self._input[:] = 0
 
     def _fill(self) -> int:
         filled = 0
         while filled < self._hop:
-            n = self._source.read(self._given[filled:])
+            n = self._source.read(self._input[filled:])
             if not n:
                 break
             filled += n
         return filled
 
     def _process_hop(self, n_out: int) -> None:
-        """Take the hop in `_given` and write `n_out` samples."""
-        hop, past = self._hop, self._past
-        past[:-hop] = past[hop:]
+        """Process the hop in `_input` and write `n_out` samples."""
+        hop, history = self._hop, self._history
+        history[:-hop] = history[hop:]
         self._zero_nonfinite()
-        if past.shape[1] == self._given.shape[1]:
-            past[-hop:] = self._given
+        if history.shape[1] == self._input.shape[1]:
+            history[-hop:] = self._input
         else:
-            np.mean(self._given, axis=1, out=past[-hop:, 0])
-        if self._clock and self._clock.discontinuities != self._discontinuities:
-            self._discontinuities = self._clock.discontinuities
-            past[:-hop] = 0
-            self._overload.break_off(self._number)
-        dry = past[:hop]
+            np.mean(self._input, axis=1, out=history[-hop:, 0])
+        source = self._realtime_source
+        if source and source.discontinuities != self._discontinuities:
+            self._discontinuities = source.discontinuities
+            history[:-hop] = 0
+            self._overload.add_discontinuity(self._number)
+        mixture = history[:hop]  # aligned with the stems: `delay` samples late
         if self._recorder:
-            self._recorder.add_mixture(self._number, dry)
-        slot = self._separated()
+            self._recorder.add_mixture(self._number, mixture)
+        slot = self._separate()
         stems = self._no_stems if slot is None else slot.stems
-        self.mixer.process(stems, dry, self._out, has_stems=slot is not None)
+        self.mixer.process(stems, mixture, self._out, has_stems=slot is not None)
         self._sink.write(self._out[:, :n_out])
         self._number += 1
 
     def _zero_nonfinite(self) -> None:
-        """Silence samples that aren't numbers: one would stay in the network for ever."""
+        """Set NaN and Inf in the input to 0: one would stay in the network's state for good."""
         with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(float(np.sum(self._given))):
+            if math.isfinite(float(np.sum(self._input))):
                 return
-        self._given[~np.isfinite(self._given)] = 0
-        self._events.append("the input held samples that are no numbers; they were silenced")
+        self._input[~np.isfinite(self._input)] = 0
+        self._events.append("the input held NaN or Inf; set to 0")
 
-    def _separated(self) -> Slot | None:
-        """Return the stems of this hop, or None if they are late or can't be trusted."""
-        number, late, is_due = self._number, self._overload, True
+    def _separate(self) -> Slot | None:
+        """Return the stems of this hop, or None if they are late or must not be used."""
+        number, overload, is_submitted = self._number, self._overload, True
         if self._worker.is_full:
-            self._late_by_collecting()
-        is_held = late.is_held(number)
+            self._collect_late()
+        uses_input = overload.uses_input(number)
         if self._worker.is_full:
-            late.skip(number)
-            is_due = False
+            overload.add_skip(number)
+            is_submitted = False
         else:
-            self._worker.submit(number, self._past[-self._hop :])
-        # What won't be heard isn't worth cutting it fine for.
-        patience = 0.0 if not is_due else 0.5 if is_held else 1.0
-        slot = self._collected(number, patience)
-        if slot is None and not is_held:
-            if is_due:
-                late.miss(number)
-            self._events.append(_TOO_SLOW)
-        late.note(slot is None and (not is_due or not is_held))
-        return None if is_held else slot
+            self._worker.submit(number, self._history[-self._hop :])
+        # Stems that won't be output aren't worth waiting for until the deadline.
+        wait_fraction = 0.0 if not is_submitted else 0.5 if uses_input else 1.0
+        slot = self._collect(number, wait_fraction)
+        if slot is None and not uses_input:
+            if is_submitted:
+                overload.add_miss(number)
+            self._events.append(_LATE)
+        overload.update(was_late=slot is None and (not is_submitted or not uses_input))
+        return None if uses_input else slot
 
-    def _late_by_collecting(self) -> None:
+    def _collect_late(self) -> None:
+        """Collect a late hop, if one is done, for the recorder."""
         slot = self._worker.collect(0)
         if slot and self._recorder:
             self._recorder.add_stems(slot.number, slot.stems)
 
-    def _collected(self, number: int, patience: float) -> Slot | None:
-        """Wait for the stems of hop `number`, for a part of the time left; record late ones."""
+    def _collect(self, number: int, wait_fraction: float) -> Slot | None:
+        """Wait for the stems of hop `number`, for a fraction of the time left; record late ones."""
         while self._worker.in_flight:
-            left_s = self._clock.deadline_s() - time.monotonic() if self._clock else math.inf
-            timeout_s = max(0.0, patience * left_s) if patience else 0.0
+            left_s = self._endpoint.deadline_s() - time.monotonic() if self._endpoint else math.inf
+            timeout_s = max(0.0, wait_fraction * left_s) if wait_fraction else 0.0
             slot = self._worker.collect(None if timeout_s == math.inf else timeout_s)
             if slot is None:
                 return None
@@ -290,7 +305,7 @@ class Engine:
         return None
 
     def _close(self) -> None:
-        """Close all ends; an error on the way out doesn't keep the next from being closed."""
+        """Close sink, source and recorder, each even if another fails to close."""
         self._worker.stop()
         with contextlib.suppress(Exception):
             while self._recorder and (slot := self._worker.collect(0)):
@@ -307,8 +322,8 @@ class Engine:
             request_priority(OTHER_PRIORITY)
         is_last = False
         while not is_last:
-            # Until the engine's thread is gone: waiting for the wish to stop would, once there is
-            # one, be a loop without a pause, and at this priority nobody else came to their turn.
+            # Join the thread instead of waiting for the stop flag: once set, that loop would spin,
+            # and at FIFO priority it would starve everything else.
             self._thread.join(LEVEL_INTERVAL_S)
             is_last = not self._thread.is_alive()
             while self._on_event and self._events:

@@ -1,4 +1,4 @@
-"""Turns stems into what is heard: gains, mute, solo, strength and bypass, and no change clicks."""
+"""Mixes stems: gain, mute, solo, strength and bypass, every change ramped so that none clicks."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 RAMP_MS = 40.0
-"""How long a change of gain takes: its slope stays below that of any sound worth hearing."""
+"""Length of a gain ramp: slow enough that the ramp itself is inaudible."""
 FADE_MS = 10.0
-"""How long the way to the dry input and back takes, at most."""
+"""Length of the longest crossfade between the mix and the input."""
 MATCH_S = 3.0
-"""Over how long the levels are compared that make a bypass as loud as the mix."""
+"""Time constant of the powers that match the bypass to the loudness of the mix."""
 METER_MS = 60.0
 MAX_GAIN_DB = 20.0
 
 _MAX_MATCH = 4.0
 _QUIET = 1e-10
-# Ramps beyond those of the stems.
+# Ramps after those of the stems.
 _MASTER, _BYPASS, _EXTRA = 0, 1, 2
-# What the kernel remembers: powers of mix and mixture, their match, wetness, steps of the fade.
-_POWER_WET, _POWER_DRY, _MATCH, _WET, _STEPS, _N_STATE = range(6)
+# State of the kernel: powers of mix and mixture, gain that matches them, wet gain, fade position.
+_POWER_MIX, _POWER_MIXTURE, _MATCH, _WET, _STEPS, _N_STATE = range(6)
 # Columns of a ramp.
 _NOW, _FROM, _TO, _SINCE = range(4)
 
 
 @dataclass(frozen=True)
 class MixSettings:
-    """What the mixer is set to; gains in dB, by stem.
+    """Settings of a mixer; gains in dB, by stem.
 
-    `strength_db` is how far stems are pushed below the loudest one at most:
-    0 leaves the mixture as it is, infinity obeys the gains.
+    `strength_db` limits how far a stem may lie below the loudest: 0 leaves the mixture
+    unchanged, infinity applies the gains as they are.
     """
 
     gains_db: Mapping[str, float]
@@ -49,22 +49,22 @@ class MixSettings:
     is_bypassed: bool = False
 
     def factors(self) -> dict[str, float]:
-        """Return the factor of each stem that all of this amounts to."""
-        heard = {
+        """Return the linear gain of each stem."""
+        audible = {
             stem: gain
             for stem, gain in self.gains_db.items()
             if stem not in self.muted and (not self.soloed or stem in self.soloed)
         }
-        floor = max(heard.values(), default=-math.inf) - self.strength_db
+        floor = max(audible.values(), default=-math.inf) - self.strength_db
         return {
-            stem: 10 ** (max(heard[stem], floor) / 20) if stem in heard else 0.0
+            stem: 10 ** (max(audible[stem], floor) / 20) if stem in audible else 0.0
             for stem in self.gains_db
         }
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Meters in dB re full scale: (rms, peak) of stems, mixture and output; -inf is silence."""
+    """Meters in dBFS: (RMS, peak) of stems, mixture and output; -inf is silence."""
 
     stems: dict[str, tuple[float, float]] = field(default_factory=dict)
     mixture: tuple[float, float] = (-math.inf, -math.inf)
@@ -72,20 +72,21 @@ class Levels:
 
 
 class Mixer:
-    """Mixes stems block by block, and hides the moments when there are none.
+    """Mixes stems block by block and crossfades to the input where stems are missing.
 
-    Settings may change from any thread; the sound follows within `RAMP_MS`.
-    `process` belongs to one thread and allocates nothing.
+    Settings may be changed from any thread; the output follows within `RAMP_MS`.
+    `process` is called from one thread and doesn't allocate.
 
     Args:
-        stems: their names, in order.
+        stems: names, in order.
         sample_rate: in Hz.
         channels: of each stem.
-        gains_db: to begin with; 0 where not named.
-        is_split: hand out every stem by itself, after its gain, not their sum.
+        gains_db: initial gains; 0 dB where not given.
+        strength_db: see MixSettings.
+        is_split: output each stem by itself, after its gain, instead of the sum.
 
     Raises:
-        UsageError: a stem has no such name, or a gain is no number.
+        UsageError: unknown stem, or a gain is NaN.
     """
 
     def __init__(
@@ -124,21 +125,21 @@ class Mixer:
         self.reset()
 
     def set_gain(self, stem: str, gain_db: float) -> None:
-        """Set one stem's gain in dB, -inf to +20; beyond that it is held there."""
+        """Set one stem's gain in dB, -inf to +20; higher gains are clamped to +20."""
         self._check(stem)
         if math.isnan(gain_db):
-            raise UsageError(f"a gain of nan dB was given for {stem}; give a number, or -inf")
+            raise UsageError(f"a gain of NaN dB was given for {stem}; give a number, or -inf")
         gains = {**self.settings.gains_db, stem: min(gain_db, MAX_GAIN_DB)}
         self._apply(replace(self.settings, gains_db=gains))
 
     def set_mute(self, stem: str, is_muted: bool) -> None:
-        """Silence a stem, or let it be heard again."""
+        """Mute or unmute a stem."""
         self._check(stem)
         muted = self.settings.muted
         self._apply(replace(self.settings, muted=muted | {stem} if is_muted else muted - {stem}))
 
     def set_solo(self, stem: str, is_soloed: bool) -> None:
-        """Silence all stems that aren't soloed, as long as one is."""
+        """Solo a stem: while any is soloed, the others are silent."""
         self._check(stem)
         soloed = self.settings.soloed
         self._apply(
@@ -146,21 +147,21 @@ class Mixer:
         )
 
     def set_strength(self, strength_db: float) -> None:
-        """Set how far stems are pushed below the loudest, 0 dB to infinity."""
+        """Limit how far stems may lie below the loudest, 0 dB to infinity."""
         if not strength_db >= 0:
             raise UsageError(f"a strength of {strength_db} dB was given; give 0 or more, or inf")
         self._apply(replace(self.settings, strength_db=strength_db))
 
     def set_bypass(self, is_bypassed: bool) -> None:
-        """Let the input through instead, in time with the mix and as loud as it."""
+        """Output the input instead, aligned with the mix and matched to its loudness."""
         self._apply(replace(self.settings, is_bypassed=is_bypassed))
 
     def fade_out(self) -> None:
-        """Go silent; for the end."""
+        """Ramp the output to silence, as before a stop."""
         self._targets[len(self.stems) + _MASTER] = 0.0
 
     def reset(self) -> None:
-        """Forget the sound, keep the settings, which apply at once."""
+        """Clear all signal state; the settings stay and apply without a ramp."""
         self._targets[len(self.stems) + _MASTER] = 1.0
         self._apply(self.settings)
         for column in (_NOW, _FROM, _TO):
@@ -170,29 +171,31 @@ class Mixer:
         self._last[:] = 0
         self._meters[:] = 0
 
-    def process(self, stems: Floats, dry: Floats, out: Floats, *, has_stems: bool = True) -> None:
+    def process(
+        self, stems: Floats, mixture: Floats, out: Floats, *, has_stems: bool = True
+    ) -> None:
         """Mix a block.
 
         Args:
             stems: (S, n, C), read unless `has_stems` is False.
-            dry: (n, C), the mixture, in time with the stems.
-            out: (R, n, C), receives the mix; or, if split, all stems, R = S.
-            has_stems: False where they came too late: then the input is heard,
-                as loud as the mix was, and faded to without a step.
+            mixture: (n, C), aligned with the stems.
+            out: (R, n, C), receives the mix, R = 1; if split all stems, R = S.
+            has_stems: False where they are late: then the output is the mixture, matched to
+                the loudness of the mix and faded to without a step.
         """
         _mix(
-            stems, dry, out, has_stems, self._targets, self._ramps, self._state, self._last,
+            stems, mixture, out, has_stems, self._targets, self._ramps, self._state, self._last,
             self._meters, self._lengths,
         )  # fmt: skip
 
     def levels(self) -> Levels:
-        """Return the meters; from any thread."""
+        """Return the meters; may be called from any thread."""
         rows = [(_db(math.sqrt(power)), _db(peak)) for power, peak in self._meters.tolist()]
         return Levels(dict(zip(self.stems, rows, strict=False)), rows[-2], rows[-1])
 
     def _check(self, stem: str) -> None:
         if stem not in self.stems:
-            raise UsageError(f"there is no stem {stem!r}; choose of {', '.join(self.stems)}")
+            raise UsageError(f"unknown stem {stem!r}; choose from {', '.join(self.stems)}")
 
     def _apply(self, settings: MixSettings) -> None:
         self.settings = settings
@@ -210,7 +213,7 @@ def _db(value: float) -> float:
 def _begin(
     targets: Doubles, ramps: Doubles, state: Doubles, last: Doubles, has_stems: bool
 ) -> None:
-    """Start ramps to changed targets; where the stems have failed, begin to hide that."""
+    """Start ramps to changed targets; where stems went missing, start the crossfade."""
     for k in range(targets.shape[0]):
         if targets[k] != ramps[k, _TO]:
             ramps[k, _FROM], ramps[k, _TO], ramps[k, _SINCE] = ramps[k, _NOW], targets[k], 0.0
@@ -223,13 +226,13 @@ def _begin(
 def _advance(
     ramps: Doubles, state: Doubles, lengths: Doubles, has_stems: bool
 ) -> tuple[float, float]:
-    """Move ramps and fades by a sample; return how much is mix, and how much offset is left."""
+    """Advance ramps and fades by a sample; return the gains of the mix and of the offset."""
     ramp_n, fade_n, chosen = lengths[0], lengths[1], ramps.shape[0] - _EXTRA + _BYPASS
     for k in range(ramps.shape[0]):
         if ramps[k, _SINCE] < ramp_n:
             ramps[k, _SINCE] += 1.0
-            part = 0.5 - 0.5 * np.cos(np.pi * ramps[k, _SINCE] / ramp_n)
-            ramps[k, _NOW] = ramps[k, _FROM] + (ramps[k, _TO] - ramps[k, _FROM]) * part
+            progress = 0.5 - 0.5 * np.cos(np.pi * ramps[k, _SINCE] / ramp_n)
+            ramps[k, _NOW] = ramps[k, _FROM] + (ramps[k, _TO] - ramps[k, _FROM]) * progress
             if ramps[k, _SINCE] >= ramp_n:
                 ramps[k, _NOW] = ramps[k, _TO]
     wet, fade = ramps[chosen, _NOW], 0.0
@@ -244,16 +247,16 @@ def _advance(
 
 
 @kernel
-def _meter(meter: Doubles, y: float, part: float) -> None:
-    """Take a sample into a power and a peak."""
-    meter[0] += part * y * y
+def _meter(meter: Doubles, y: float, weight: float) -> None:
+    """Update a power and a peak with a sample."""
+    meter[0] += weight * y * y
     meter[1] = max(meter[1], abs(y))
 
 
 @kernel
 def _mix(
     stems: Floats,
-    dry: Floats,
+    mixture: Floats,
     out: Floats,
     has_stems: bool,
     targets: Doubles,
@@ -265,57 +268,57 @@ def _mix(
 ) -> None:
     """See Mixer.process.
 
-    y = wet * mix + (1 - wet) * match * dry + offset * fade. `wet` falls to 0 at
-    once when the stems fail, and what y jumped by is put back as `offset`, which
-    then fades away: y goes on where it was, without a look into the future.
+    y = wet * mix + (1 - wet) * match * mixture + offset * fade. `wet` drops to 0 at once
+    when stems go missing; the jump in y is added back as `offset`, which then fades out.
+    So y stays continuous without lookahead.
 
     Args:
-        targets: (S + 2,) factors wanted: stems, master, bypass (1 = mix, 0 = input).
-        ramps: (S + 2, 4): now, from where, to where, samples since.
-        state: see the places' names.
-        last: (3, R, C): the last output, the last dry part, the offset.
+        targets: (S + 2,) target gains: stems, master, bypass (1 = mix, 0 = input).
+        ramps: (S + 2, 4): current gain, start, target, samples since the start.
+        state: (_N_STATE,), see the names of its indices.
+        last: (3, R, C): the last output, its part from the mixture, the offset.
         meters: (S + 2, 2): power and peak; stems, mixture, output.
         lengths: of ramp and fade in samples, time constants of match and meters.
     """
-    n_stems, n, channels = meters.shape[0] - 2, dry.shape[0], dry.shape[1]
+    n_stems, n, channels = meters.shape[0] - 2, mixture.shape[0], mixture.shape[1]
     n_rows = out.shape[0]
     _begin(targets, ramps, state, last, has_stems)
     hold = np.exp(-n / lengths[3])
     for k in range(n_stems + 2):
         meters[k, 0] *= hold
         meters[k, 1] *= hold
-    part = (1.0 - hold) / max(n * channels, 1)
-    power_wet, power_dry = 0.0, 0.0
+    weight = (1.0 - hold) / max(n * channels, 1)
+    power_mix, power_mixture = 0.0, 0.0
     match_from = state[_MATCH]
-    if state[_POWER_DRY] > _QUIET:
-        state[_MATCH] = min(np.sqrt(state[_POWER_WET] / state[_POWER_DRY]), _MAX_MATCH)
+    if state[_POWER_MIXTURE] > _QUIET:
+        state[_MATCH] = min(np.sqrt(state[_POWER_MIX] / state[_POWER_MIXTURE]), _MAX_MATCH)
     for t in range(n):
         wet, fade = _advance(ramps, state, lengths, has_stems)
         master = ramps[n_stems + _MASTER, _NOW]
         match = match_from + (state[_MATCH] - match_from) * (t + 1) / n
         for c in range(channels):
-            x = np.float64(dry[t, c])
+            x = np.float64(mixture[t, c])
             mixed, total = 0.0, 0.0
             for s in range(n_stems if has_stems else 0):
                 y = ramps[s, _NOW] * stems[s, t, c]
                 mixed += y
-                _meter(meters[s], y, part)
+                _meter(meters[s], y, weight)
             for r in range(n_rows):
-                heard = mixed
+                signal = mixed
                 if n_rows > 1:
-                    heard = ramps[r, _NOW] * stems[r, t, c] if has_stems else 0.0
+                    signal = ramps[r, _NOW] * stems[r, t, c] if has_stems else 0.0
                 rest = master * match * x / n_rows
-                y = wet * master * heard + (1.0 - wet) * rest + fade * last[2, r, c]
+                y = wet * master * signal + (1.0 - wet) * rest + fade * last[2, r, c]
                 last[0, r, c], last[1, r, c] = y, rest
                 out[r, t, c] = y
                 total += y
-            power_wet += mixed * mixed
-            power_dry += x * x
-            _meter(meters[n_stems], x, part)
-            _meter(meters[n_stems + 1], total, part)
+            power_mix += mixed * mixed
+            power_mixture += x * x
+            _meter(meters[n_stems], x, weight)
+            _meter(meters[n_stems + 1], total, weight)
     if has_stems and n:
-        # The first sound decides at once how loud the input is to be; later ones over seconds.
-        memory = np.exp(-n / lengths[2]) if state[_POWER_DRY] > _QUIET else 0.0
-        share = (1.0 - memory) / (n * channels)
-        state[_POWER_WET] = memory * state[_POWER_WET] + share * power_wet
-        state[_POWER_DRY] = memory * state[_POWER_DRY] + share * power_dry
+        # The first block with signal sets the match at once; later ones change it over seconds.
+        decay = np.exp(-n / lengths[2]) if state[_POWER_MIXTURE] > _QUIET else 0.0
+        power_weight = (1.0 - decay) / (n * channels)
+        state[_POWER_MIX] = decay * state[_POWER_MIX] + power_weight * power_mix
+        state[_POWER_MIXTURE] = decay * state[_POWER_MIXTURE] + power_weight * power_mixture

@@ -1,4 +1,4 @@
-"""Asks the system for what a real-time thread needs, and reports what it was given."""
+"""Requests real-time scheduling and locked memory from the system, and reports what it granted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 ENGINE_PRIORITY = 60
-"""Above the worker: what moves samples must not wait for what computes them."""
+"""Above the worker: moving samples must not wait for computing them."""
 WORKER_PRIORITY = 55
 OTHER_PRIORITY = 1
-"""For all other threads of the process: one of them holds the interpreter's lock now and then,
-and while it does no ordinary program may get in its way."""
+"""For all other threads of the process: while one of them holds the GIL, no ordinary process may
+preempt it."""
 
 _SWITCH_S = 0.0005
 _LOCK_ALL_ON_FAULT = 1 | 2 | 4  # MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT
@@ -26,12 +26,12 @@ _SCHEDULING_ADVICE = (
     "sudo sh -c \"printf '@audio - rtprio 95\\n@audio - memlock unlimited\\n'"
     ' > /etc/security/limits.d/95-audio.conf" && sudo usermod -aG audio $USER, and log in again'
 )
-_ELSEWHERE = "nothing to type here: it helps to close other programs"
+_OTHER_SYSTEMS = "no command changes that here; close other programs"
 
 
 @dataclass(frozen=True)
 class Grant:
-    """One thing that was asked for: `advice` says what to do where it wasn't given."""
+    """Result of one request; `advice` says what to do if it wasn't granted."""
 
     name: str
     is_granted: bool
@@ -40,15 +40,15 @@ class Grant:
 
 
 def request_priority(priority: int) -> Grant:
-    """Run the calling thread before all ordinary ones."""
+    """Request real-time priority for the calling thread."""
     name = "real-time priority"
     if sys.platform == "win32":
         kernel32 = ctypes.windll.kernel32
         is_granted = bool(kernel32.SetThreadPriority(kernel32.GetCurrentThread(), _TIME_CRITICAL))
         detail = "time critical" if is_granted else "refused"
-        return Grant(name, is_granted, detail, "" if is_granted else _ELSEWHERE)
+        return Grant(name, is_granted, detail, "" if is_granted else _OTHER_SYSTEMS)
     if not hasattr(os, "sched_setscheduler"):
-        return Grant(name, False, "this system has no call for it", _ELSEWHERE)
+        return Grant(name, False, "not supported by this system", _OTHER_SYSTEMS)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except OSError as error:
@@ -57,7 +57,7 @@ def request_priority(priority: int) -> Grant:
 
 
 def drop_priority() -> None:
-    """Run the calling thread as an ordinary one; a new process inherits what it needn't have."""
+    """Drop to normal scheduling, so that child processes don't inherit real-time priority."""
     if hasattr(os, "SCHED_OTHER"):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
@@ -65,7 +65,7 @@ def drop_priority() -> None:
 
 @contextmanager
 def ordinary_priority() -> Iterator[None]:
-    """Within it, threads that are created get no priority from this one."""
+    """Within this context, new threads don't inherit this thread's priority."""
     if not hasattr(os, "sched_setscheduler"):
         yield
         return
@@ -79,15 +79,15 @@ def ordinary_priority() -> Iterator[None]:
 
 
 def lock_memory() -> Grant:
-    """Keep the program's memory from being swapped out."""
+    """Lock the process's memory, so that none of it is swapped out."""
     name = "locked memory"
     if not sys.platform.startswith("linux"):
-        return Grant(name, False, "only asked for on Linux", _ELSEWHERE)
+        return Grant(name, False, "only on Linux", _OTHER_SYSTEMS)
     import resource
 
-    # With a limit, locking succeeds at first and lets a later allocation fail.
+    # Under a limit, locking succeeds now and lets later allocations fail.
     if os.geteuid() and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-        return Grant(name, False, "mlockall would run into the limit", _SCHEDULING_ADVICE)
+        return Grant(name, False, "RLIMIT_MEMLOCK is too low for mlockall", _SCHEDULING_ADVICE)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_LOCK_ALL_ON_FAULT):
         why = os.strerror(ctypes.get_errno())
@@ -97,7 +97,7 @@ def lock_memory() -> Grant:
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Within it no garbage is looked for; a start that loads much is a quarter faster so."""
+    """Disable garbage collection within this context; start-up is a quarter faster without it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -109,9 +109,9 @@ def gc_disabled() -> Iterator[None]:
 
 @contextmanager
 def realtime_interpreter() -> Iterator[Grant]:
-    """Within it nothing is collected, and threads hand the interpreter over sooner."""
+    """Within this context: garbage collection off, and a shorter GIL switch interval."""
     before = sys.getswitchinterval()
-    # Without collecting first: that takes a tenth of a second and frees next to nothing.
+    # No collection first: it takes 0.1 s and frees next to nothing.
     gc.freeze()
     sys.setswitchinterval(_SWITCH_S)
     try:

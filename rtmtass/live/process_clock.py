@@ -1,4 +1,4 @@
-"""How old this process is, and what time passes while everything sleeps."""
+"""When this process started, and a clock that also runs while the computer is suspended."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _EPOCH_S = 11644473600.0  # from a FILETIME's zero, 1601, to that of time.time, 
 
 
 def process_start_s() -> float | None:
-    """Return when the process was created, on time.monotonic; None where no way is known.
+    """Return when the process was created, on time.monotonic; None on unsupported systems.
 
-    To some 10 ms on Linux, which counts it in ticks.
+    On Linux to about 10 ms, the length of a tick.
     """
     if sys.platform.startswith("linux"):
         age_s = _age_on_linux()
@@ -27,10 +27,10 @@ def process_start_s() -> float | None:
 
 
 def passed_s() -> float:
-    """Return the seconds of a clock that goes on while the computer sleeps, where there is one."""
+    """Return the time of a clock that includes suspend, where the system has one, in seconds."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
-    if sys.platform == "darwin":  # where time.monotonic is another clock, which sleeps too
+    if sys.platform == "darwin":  # time.monotonic stops during suspend
         return time.clock_gettime(time.CLOCK_MONOTONIC)
     return time.monotonic()
 
@@ -38,7 +38,7 @@ def passed_s() -> float:
 def _age_on_linux() -> float | None:
     try:
         stat = Path("/proc/self/stat").read_text("utf-8", "replace")
-        # The name of the program, in brackets, may hold blanks and brackets itself.
+        # The program's name, in parentheses, may contain spaces and parentheses.
         ticks = int(stat.rpartition(")")[2].split()[_START_FIELD - 3])
     except (OSError, ValueError, IndexError):
         return None

@@ -1,4 +1,4 @@
-"""What an engine can be plugged into, besides the Source and Sink of `audio`."""
+"""Protocols of the engine beyond Source and Sink: real-time endpoints and recorders."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Floats = NDArray[np.float32]
 
 @runtime_checkable
 class RealtimeEndpoint(Protocol):
-    """A source or sink that doesn't wait: a sound device, or a source at real-time pace."""
+    """A source or sink that runs at the pace of real time, such as a sound device."""
 
     discontinuities: int
-    """How often the input broke off and went on elsewhere: what was before is no past."""
+    """Number of gaps in the input so far; samples from before a gap must be discarded."""
 
     def deadline_s(self) -> float:
-        """Return by when, on time.monotonic, stems must be there to be heard."""
+        """Return by when the stems of the hop last read must be written, on time.monotonic."""
 
     def device_stats(self) -> DeviceStats:
-        """Return what the device knows of itself."""
+        """Return the device's counters and latency."""
 
 
 class Recorder(Protocol):
-    """Takes what was heard and what it was split into, hop by hop, without waiting."""
+    """Records mixture and stems hop by hop, without blocking."""
 
     def add_mixture(self, number: int, mixture: Floats) -> None:
-        """Take hop `number` of the mixture, (H, C), in time with the stems."""
+        """Add hop `number` of the mixture, (H, C), aligned with the stems."""
 
     def add_stems(self, number: int, stems: Floats) -> None:
-        """Take hop `number` of the stems, (S, H, C); numbers may be missing."""
+        """Add hop `number` of the stems, (S, H, C); numbers rise and may have gaps."""
 
     def stats(self) -> RecordingStats:
-        """Return where it stands."""
+        """Return the state of the recording."""
 
     def close(self) -> None:
         """Finish the files."""

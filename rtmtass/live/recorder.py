@@ -1,4 +1,4 @@
-"""Records stems and mixture beside the sound: aligned, valid at any moment, never in its way."""
+"""Records stems and mixture to aligned WAV files that stay valid if the process is killed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ MIXTURE = "mixture"
 _BUFFER_S = 20.0
 _POLL_S = 0.05
 _SYNC_S = 0.4
-"""How much of a recording a crash or a power cut may cost, less a poll."""
+"""Interval between syncs: a crash loses at most this and a poll."""
 _LATE_HOPS = 250
-"""For so many hops the stems of the last ones are waited for, when a recording ends."""
+"""Hops to wait for late stems at the end of a take."""
 
 
 class GrowingWav:
-    """A WAV of float32 whose header is true after every `sync`.
+    """A float32 WAV file whose header is valid after every `sync`.
 
     Raises:
-        OSError: from every method.
+        OSError: any method, such as on a full disk.
     """
 
     def __init__(self, path: Path, sample_rate: int, channels: int) -> None:
@@ -49,14 +49,14 @@ class GrowingWav:
         return stream_header(*self._shape, "f32", self.frames)
 
     def append(self, block: Floats) -> None:
-        """Write (n, channels) behind what is there."""
+        """Append (n, channels)."""
         rest = memoryview(block.astype("<f4", copy=False).tobytes())
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
         self.frames += len(block)
 
     def sync(self) -> None:
-        """Let the header tell of all samples, on the disk."""
+        """Update the header's length and fsync."""
         os.fsync(self._file.fileno())
         self._file.seek(0)
         self._file.write(self._header())
@@ -64,7 +64,7 @@ class GrowingWav:
         os.fsync(self._file.fileno())
 
     def cut(self, frames: int) -> None:
-        """Drop what is beyond; needs no room on the disk."""
+        """Truncate to `frames`; works on a full disk."""
         self.frames = min(frames, self.frames)
         end = self._header_size + 4 * self._shape[1] * self.frames
         self._file.truncate(end)
@@ -78,17 +78,17 @@ class GrowingWav:
 
 
 class TakeRecorder:
-    """Records takes, each a folder of a file per stem and one of the mixture.
+    """Records takes: folders with a file per stem and one of the mixture.
 
-    `add_mixture` and `add_stems` belong to the engine and only copy; a thread of
-    this object writes. `start` and `stop` may be called from anywhere.
+    `add_mixture` and `add_stems` are called from the engine's thread and only copy; a thread
+    of this object writes to the disk. `start` and `stop` may be called from any thread.
 
     Args:
-        folder: where takes go; made when needed.
-        stems: their names.
+        folder: parent of the takes' folders; created when needed.
+        stems: names.
         sample_rate: in Hz.
-        channels: of each stem and the mixture.
-        is_realtime: ask for a little priority: see `grants.OTHER_PRIORITY`.
+        channels: of each stem and of the mixture.
+        is_realtime: request `os_priority.OTHER_PRIORITY` for the writing thread.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class TakeRecorder:
         self._mixture = Ring(capacity, channels)
         self._stems = Ring(capacity, len(self.stems) * channels)
         self._is_realtime = is_realtime
-        self._is_wished = False
-        self._first: int | None = None  # hops of this take, set by the engine's thread
+        self._is_requested = False
+        self._first: int | None = None  # first hop of this take; set by the engine's thread
         self._end: int | None = None
         self._next_stem = 0
-        self._side_by_side = np.zeros((0, self._stems.channels), np.float32)
+        self._interleaved = np.zeros((0, self._stems.channels), np.float32)
         self._files: list[GrowingWav] = []
         self._take: Path | None = None
         self._message = ""
@@ -120,34 +120,34 @@ class TakeRecorder:
         self._thread.start()
 
     @property
-    def is_wished(self) -> bool:
-        """Whether a recording is wanted, if not yet, or no longer, under way."""
-        return self._is_wished
+    def is_requested(self) -> bool:
+        """Whether a recording has been started and not stopped; it may lag by a hop."""
+        return self._is_requested
 
     def start(self) -> None:
-        """Begin a take with the next hop."""
+        """Start a take at the next hop."""
         self._has_failed, self._message = False, ""
-        self._is_wished = True
+        self._is_requested = True
 
     def stop(self) -> None:
-        """End the take with the next hop."""
-        self._is_wished = False
+        """End the take at the next hop."""
+        self._is_requested = False
 
     # --- the engine's thread
 
     def add_mixture(self, number: int, mixture: Floats) -> None:
-        """See engine.Recorder."""
+        """See protocols.Recorder."""
         if self._first is None:
-            if not self._is_wished or self._is_closing:
+            if not self._is_requested or self._is_closing:
                 return
             self._end = None
             self._next_stem = number
             self._first = number
-        if self._end is None and not self._is_wished:
+        if self._end is None and not self._is_requested:
             self._end = number
         if self._end is None:
             if self._mixture.free < len(mixture):
-                self._fail("the disk is too slow: recording stopped, the sound goes on")
+                self._fail("the disk is too slow: recording stopped, the audio continues")
                 self._end = number
                 return
             self._mixture.write(mixture)
@@ -155,32 +155,32 @@ class TakeRecorder:
             self._pad(self._end, mixture.shape[0])
 
     def add_stems(self, number: int, stems: Floats) -> None:
-        """See engine.Recorder."""
+        """See protocols.Recorder."""
         if self._first is None or number < self._next_stem:
             return
         if self._end is not None and number >= self._end:
             self._pad(self._end, stems.shape[1])
             return
         self._pad(number, stems.shape[1])
-        row = self._row(stems.shape[1])
-        for place in range(len(self.stems)):
-            row[:, place * self.channels : (place + 1) * self.channels] = stems[place]
-        if self._stems.free >= len(row):
-            self._stems.write(row)
+        block = self._block(stems.shape[1])
+        for index in range(len(self.stems)):
+            block[:, index * self.channels : (index + 1) * self.channels] = stems[index]
+        if self._stems.free >= len(block):
+            self._stems.write(block)
             self._next_stem = number + 1
 
     def _pad(self, number: int, hop: int) -> None:
-        """Stand silence in for the stems of hops that were never separated."""
-        row = self._row(hop)
+        """Write silence for the stems of hops that were never separated, up to hop `number`."""
+        block = self._block(hop)
         while self._next_stem < number and self._stems.free >= hop:
-            row[:] = 0
-            self._stems.write(row)
+            block[:] = 0
+            self._stems.write(block)
             self._next_stem += 1
 
-    def _row(self, hop: int) -> Floats:
-        if len(self._side_by_side) != hop:
-            self._side_by_side = np.zeros((hop, self._stems.channels), np.float32)
-        return self._side_by_side
+    def _block(self, hop: int) -> Floats:
+        if len(self._interleaved) != hop:
+            self._interleaved = np.zeros((hop, self._stems.channels), np.float32)
+        return self._interleaved
 
     # --- the recorder's thread
 
@@ -216,8 +216,8 @@ class TakeRecorder:
             return
         if not self._files:
             self._open()
-        for place, file in enumerate(self._files[:-1]):
-            file.append(stems[:, place * self.channels : (place + 1) * self.channels])
+        for index, file in enumerate(self._files[:-1]):
+            file.append(stems[:, index * self.channels : (index + 1) * self.channels])
         self._files[-1].append(mixture)
 
     def _open(self) -> None:
@@ -241,7 +241,7 @@ class TakeRecorder:
         )
 
     def _finish(self) -> None:
-        """Complete the files of a take, all of one length."""
+        """Close the files of a take, cut to equal length."""
         frames = min((file.frames for file in self._files), default=0)
         for file in self._files:
             with contextlib.suppress(OSError):
@@ -254,29 +254,29 @@ class TakeRecorder:
         self._first = None
 
     def _abort(self, error: OSError) -> None:
-        """Keep what could be written, and let the sound go on."""
+        """Stop recording after a write error; keep what was written."""
         target = self._take or self.folder
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             why = "the disk is full"
         else:
             why = why_unwritable(target, error)
-        self._fail(f"{why}: recording stopped, the sound goes on")
+        self._fail(f"{why}: recording stopped, the audio continues")
 
     def _fail(self, message: str) -> None:
-        self._message, self._has_failed, self._is_wished = message, True, False
+        self._message, self._has_failed, self._is_requested = message, True, False
 
-    # --- from anywhere
+    # --- any thread
 
     def stats(self) -> RecordingStats:
-        """See engine.Recorder."""
+        """See protocols.Recorder."""
         frames = min((file.frames for file in list(self._files)), default=0)
-        per_second = 4 * self.sample_rate * self.channels * (len(self.stems) + 1)
-        place = self.folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
+        bytes_per_s = 4 * self.sample_rate * self.channels * (len(self.stems) + 1)
+        folder = self.folder
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         left_s = 0.0
         with contextlib.suppress(OSError):
-            left_s = shutil.disk_usage(place).free / per_second
+            left_s = shutil.disk_usage(folder).free / bytes_per_s
         return RecordingStats(
             is_running=self._first is not None and not self._has_failed,
             folder=str(self._take or ""),
@@ -286,17 +286,17 @@ class TakeRecorder:
         )
 
     def close(self) -> None:
-        """Complete the files; may be called twice."""
-        self._is_wished = False
+        """End the take and close its files; may be called twice."""
+        self._is_requested = False
         self._is_closing = True
         self._thread.join()
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that can't be written before the sound begins.
+    """Check that a folder can be written to; create it if needed.
 
     Raises:
-        OutputError: no right, no room, or a file in its place.
+        OutputError: no permission, a full disk, or a file of that name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a running engine knows of itself, frozen at a moment, for displays, logs and tests."""
+"""Snapshots of a running engine for displays, logs and tests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 
 from rtmtass.live.mixer import Levels
 
-_REMEMBERED = 4096
-"""Steps the percentiles are of: about a minute."""
-_RECENT = 63
+_N_STEPS = 4096
+"""Steps that the percentiles cover: about a minute."""
+_N_RECENT = 63
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long a hop took to separate, in ms, and how long it may take.
+    """Processing time per hop in ms, and the time there is for it.
 
-    `recent_ms` is the median of the last second, the others are of a minute or all.
+    `p50_ms` and `p99_ms` cover the last minute, `recent_ms` is the median of the last second,
+    `max_ms` the longest step of all.
     """
 
     p50_ms: float = 0.0
@@ -32,12 +33,11 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Latency:
-    """From capture to playback in ms: parts add up to `total_ms`.
+    """Latency from capture to playback in ms; the parts add up to `total_ms`.
 
-    `device_in_ms` and `device_out_ms` are what the sound system claims; the
-    others are counted in samples. What a step takes is no part of its own: the
-    buffers are there for it. `measured_ms` is the true sum, where a chirp was played
-    and came back, else None.
+    `device_in_ms` and `device_out_ms` are reported by the sound system, the others are exact
+    counts of samples. Processing time is not a part: `buffer_ms` covers it. `measured_ms` is
+    the total as measured with a chirp, None if it wasn't.
     """
 
     device_in_ms: float = 0.0
@@ -48,26 +48,26 @@ class Latency:
 
     @property
     def total_ms(self) -> float:
-        """Everything together."""
+        """Sum of the parts."""
         return self.device_in_ms + self.algorithm_ms + self.buffer_ms + self.device_out_ms
 
 
 @dataclass(frozen=True)
 class DeviceStats:
-    """What a source or sink with a clock of its own knows; files and arrays have none.
+    """Counters and latency of a RealtimeEndpoint.
 
     Attributes:
-        overruns: samples of input lost.
-        underruns: samples of output missing.
-        xruns: times the sound system itself reported one.
+        overruns: input samples lost.
+        underruns: output samples missing.
+        xruns: overruns and underruns that the sound system itself reported.
         drift_ppm: how much faster the output's clock runs than the input's, as corrected.
-        fill: samples waiting to be played.
-        reopened: times the stream had to be opened again.
-        state: "running", "waiting" for a device that has fallen silent, "reconnecting", or
-            "closed".
-        message: the last thing that happened to the device.
-        start_up_s: from the creation of the process to the first separated block that was
-            handed to the device to be heard; None before, and where the system doesn't tell.
+        fill: samples in the playback buffer.
+        reopened: times the devices were reopened.
+        state: "new", "running", "waiting" for a device that stopped calling back,
+            "reconnecting" or "closed".
+        message: the latest message about the device.
+        start_up_s: time from the creation of the process to the first audible block written;
+            None before it, and where the system doesn't report when the process started.
     """
 
     overruns: int = 0
@@ -84,7 +84,7 @@ class DeviceStats:
 
 @dataclass(frozen=True)
 class RecordingStats:
-    """The recording under way: where, how long, and how long the disk lasts."""
+    """State of the recording: folder, length so far, and for how long there is disk space."""
 
     is_running: bool = False
     folder: str = ""
@@ -95,16 +95,16 @@ class RecordingStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """An engine at a moment.
+    """Snapshot of an engine.
 
     Attributes:
         state: "new", "running", "waiting", "reconnecting", "stopped" or "failed".
-        seconds: of sound that went through.
-        hops: so many steps of the separator were due.
-        deadline_misses: of these came too late; the input was heard instead.
-        skipped: of these were never begun, as the computer was too far behind.
-        cpu_share: of one core, since the last look.
-        advice: what to change, if the computer is too slow for long; else empty.
+        seconds: of audio processed.
+        hops: processed so far.
+        deadline_misses: hops whose stems were late, so that the input was output.
+        skipped: hops never separated, because the worker was too far behind.
+        cpu_share: CPU time of the process since the last snapshot, in cores.
+        advice: what to change if the computer has been too slow for a while, else empty.
     """
 
     state: str = "new"
@@ -120,7 +120,7 @@ class Stats:
     advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; what isn't finite becomes None."""
+        """Return plain values for JSON; NaN and Inf become None."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
         values["start_up_s"] = values["device"].pop("start_up_s")
         values["device"]["latency"]["total_ms"] = _plain(self.device.latency.total_ms)
@@ -138,26 +138,26 @@ def _plain(value: Any) -> Any:
 
 
 class StepClock:
-    """Remembers the latest step times in place; one thread adds, any may look."""
+    """Ring of the latest step times; one thread adds, any may read."""
 
     def __init__(self) -> None:
-        self._steps_ns = np.zeros(_REMEMBERED, np.int64)
+        self._steps_ns = np.zeros(_N_STEPS, np.int64)
         self._count = 0
         self._max_ns = 0
 
     def add(self, step_ns: int) -> None:
-        """Remember one step."""
-        self._steps_ns[self._count % _REMEMBERED] = step_ns
+        """Add the time of one step."""
+        self._steps_ns[self._count % _N_STEPS] = step_ns
         self._count += 1
         if step_ns > self._max_ns:
             self._max_ns = step_ns
 
     def summary(self, deadline_ms: float) -> StepTimes:
-        """Return percentiles of the last minute, and the longest of all."""
-        known = self._steps_ns[: min(self._count, _REMEMBERED)]
-        if not len(known):
+        """Return the statistics of the steps so far."""
+        times_ns = self._steps_ns[: min(self._count, _N_STEPS)]
+        if not len(times_ns):
             return StepTimes(deadline_ms=deadline_ms)
-        p50, p99 = np.percentile(known, (50, 99)) / 1e6
-        latest = np.arange(max(0, self._count - _RECENT), self._count) % _REMEMBERED
+        p50, p99 = np.percentile(times_ns, (50, 99)) / 1e6
+        latest = np.arange(max(0, self._count - _N_RECENT), self._count) % _N_STEPS
         recent = float(np.median(self._steps_ns[latest])) / 1e6
         return StepTimes(float(p50), float(p99), self._max_ns / 1e6, deadline_ms, recent)

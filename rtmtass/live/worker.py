@@ -1,4 +1,4 @@
-"""The thread that separates: hops in, stems out in the same order, nobody held up but it."""
+"""Separation thread; processes hops in order without blocking the caller."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rtmtass.live.stats import StepClock
 Floats = NDArray[np.float32]
 
 N_SLOTS = 4
-"""Hops that may be under way; as many as there are rooms for them."""
+"""Number of slots, and so the most hops in flight."""
 _END = -1
 
 
 class LiveSeparator(Protocol):
-    """What the live room needs of a `Separator`."""
+    """The part of `Separator` that the live engine uses."""
 
     stems: tuple[str, ...]
     sample_rate: int
@@ -38,12 +38,13 @@ class LiveSeparator(Protocol):
 
 
 class Slot:
-    """Room for one hop: the mixture going in, the stems coming out.
+    """Buffers of one hop.
 
     Attributes:
-        number: of the hop.
-        mixture: (H, C).
-        stems: (S, H, C), `delay` samples late.
+        number: of the hop, from 0.
+        mixture: (H, C), input.
+        stems: (S, H, C), output, `delay` samples late.
+        highband_weights: (S, H), output, see Separator.
     """
 
     def __init__(self, n_stems: int, hop: int, channels: int) -> None:
@@ -56,17 +57,17 @@ class Slot:
 class Worker:
     """Separates hops in a thread of its own.
 
-    `submit`, `collect` and `stop` belong to one other thread. What the worker
-    died of is raised there.
+    `submit`, `collect` and `stop` are called from one other thread, where an exception of
+    the worker's thread is raised again.
 
     Args:
-        separator: ready, opened for whole hops; used by this thread alone.
-        is_realtime: ask the system for priority.
+        separator: opened for whole hops; used by the worker's thread alone.
+        is_realtime: request real-time priority.
 
     Attributes:
         in_flight: hops submitted and not yet collected.
         clock: the step times.
-        right: what the system said to the wish for priority; None before the start.
+        grant: result of the request for priority; None before it.
     """
 
     def __init__(self, separator: LiveSeparator, *, is_realtime: bool = False) -> None:
@@ -75,46 +76,49 @@ class Worker:
         n_stems = len(separator.stems)
         shape = (n_stems, separator.hop, separator.channels)
         self._slots = [Slot(*shape) for _ in range(N_SLOTS)]
-        self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._submitted = 0
+        self._submitted_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._finished_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._n_submitted = 0
         self.in_flight = 0
         self.clock = StepClock()
-        self.right: Grant | None = None
+        self.grant: Grant | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="rtmtass-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to wait for hops."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def is_full(self) -> bool:
-        """Whether a hop more would overtake one that isn't done; the last slot may be read."""
+        """Whether no slot is free; one is kept for the stems last collected."""
         return self.in_flight >= N_SLOTS - 1
 
     def submit(self, number: int, mixture: Floats) -> None:
-        """Hand over a hop, (H, C); it is copied."""
-        assert not self.is_full, "ask is_full first"
-        index = self._submitted % N_SLOTS
+        """Queue a hop, (H, C); it is copied."""
+        assert not self.is_full, "check is_full first"
+        index = self._n_submitted % N_SLOTS
         slot = self._slots[index]
         slot.number = number
         slot.mixture[:] = mixture
-        self._submitted += 1
+        self._n_submitted += 1
         self.in_flight += 1
-        self._todo.put(index)
+        self._submitted_slots.put(index)
 
     def collect(self, timeout_s: float | None) -> Slot | None:
-        """Return the oldest hop that is done, or None if none is within the time.
+        """Return the oldest finished hop, or None if there is none within the timeout.
 
         The slot may be read until two more hops have been submitted.
+
+        Args:
+            timeout_s: 0 doesn't wait, None waits without limit.
         """
         try:
-            index = self._done.get(timeout_s is None or timeout_s > 0, timeout_s)
+            index = self._finished_slots.get(timeout_s is None or timeout_s > 0, timeout_s)
         except queue.Empty:
             return None
         if index == _END:
-            self._done.put(_END)
+            self._finished_slots.put(_END)
             if self._error:
                 raise self._error
             return None
@@ -122,22 +126,22 @@ class Worker:
         return self._slots[index]
 
     def stop(self) -> None:
-        """Finish the hops under way and end; may be called twice."""
+        """Finish the hops in flight and end; may be called twice."""
         if self._thread.is_alive():
-            self._todo.put(_END)
+            self._submitted_slots.put(_END)
             self._thread.join()
 
     def _run(self) -> None:
         try:
             if self._is_realtime:
-                self.right = request_priority(WORKER_PRIORITY)
-            while (index := self._todo.get()) != _END:
+                self.grant = request_priority(WORKER_PRIORITY)
+            while (index := self._submitted_slots.get()) != _END:
                 slot = self._slots[index]
                 started = time.perf_counter_ns()
                 self._separator.process_into(slot.mixture, slot.stems, slot.highband_weights)
                 self.clock.add(time.perf_counter_ns() - started)
-                self._done.put(index)
-        except BaseException as error:  # handed to whoever collects
+                self._finished_slots.put(index)
+        except BaseException as error:  # raised again by collect
             self._error = error
         finally:
-            self._done.put(_END)
+            self._finished_slots.put(_END)

@@ -1,1 +1,1 @@
-"""Sound devices: finding, opening, watching and measuring them."""
+"""Sound devices: listing, opening, reconnecting and measuring them."""

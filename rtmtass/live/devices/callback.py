@@ -1,9 +1,8 @@
-"""The audio callback, compiled: it copies between a device and rings and needs no interpreter.
+"""The audio callback, compiled: it copies between a device and rings without the GIL.
 
-A callback in Python would wait for the interpreter's lock, whoever holds it. This
-one allocates nothing, waits for nothing, and can't fail. Where the output ring
-runs dry it lets the last sample die away instead of breaking off, and fades in
-when there is sound again: even a starved device doesn't click.
+A callback in Python would block on the GIL. This one doesn't allocate, block or raise.
+On an underrun the last sample decays instead of cutting off, and playback fades back in
+when data arrives: an underrun doesn't click.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from numba.extending import intrinsic
 from rtmtass.dsp.ring import Ring
 from rtmtass.jit.compiler import CACHE_FOLDER, kernel
 
-_LINE = 8  # a ring's counters are a cache line apart: eight int64
+_LINE = 8  # a ring's counters lie a cache line apart: eight int64
 _DATA = 5 * _LINE
 _ULONG = types.uint64 if ctypes.sizeof(ctypes.c_ulong) == 8 else types.uint32
 
-# Places in the table the callback gets: rings, then what it counts.
+# Fields of the callback's table: the rings, then the counters.
 (
     _IN, _IN_SIZE, _IN_CHANNELS, _OUT, _OUT_SIZE, _OUT_CHANNELS, _VOICE, _FADE,
     _CALLS, _XRUNS, _FRAMES, _N_FIELDS,
@@ -57,7 +56,7 @@ def _longs_at(typing_context: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _fence(typing_context: Any) -> Any:
-    """Let no load or store move past this place."""
+    """Keep loads and stores from being reordered across this point."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("seq_cst")
@@ -68,19 +67,19 @@ def _fence(typing_context: Any) -> Any:
 
 @kernel
 def _capture(address: int, size: int, channels: int, capture: Any, frames: int) -> None:
-    """Append to a ring what it has room for and count the rest as lost; the twin of Ring.write."""
+    """Write to a ring as much as fits and count the rest as overruns; the twin of Ring.write."""
     head = carray(_longs_at(address), (_DATA,))
     data = carray(_floats_at(address + 8 * _DATA), (size, channels))
     written = head[0]
     n = min(frames, size - (written - head[_LINE]))
     _fence()
-    place = written % size
+    index = written % size
     for t in range(n):
         for c in range(channels):
-            data[place, c] = capture[t, c]
-        place += 1
-        if place == size:
-            place = 0
+            data[index, c] = capture[t, c]
+        index += 1
+        if index == size:
+            index = 0
     _fence()
     head[0] = written + n
     head[2 * _LINE] += frames - n
@@ -90,13 +89,14 @@ def _capture(address: int, size: int, channels: int, capture: Any, frames: int) 
 def _play(
     address: int, size: int, channels: int, out: Any, frames: int, voice: Any, fade: int
 ) -> None:
-    """Take from a ring and count what lacks, the twin of Ring.read; `voice` hides the gaps.
+    """Read from a ring and count missing samples, the twin of Ring.read; `voice` masks gaps.
 
     Args:
         address, size, channels: of the ring.
         out: (frames, channels), filled.
-        frames: how many.
-        voice: (1 + 2 * channels,) floats: gain, then the last output and the echo of each channel.
+        frames: samples per channel.
+        voice: (1 + 2 * channels,) float32: gain, then the last output of each channel, then
+            its decaying tail.
         fade: length of a fade in samples.
     """
     head = carray(_longs_at(address), (_DATA,))
@@ -104,7 +104,7 @@ def _play(
     read = head[_LINE]
     n = min(frames, head[0] - read)
     _fence()
-    place = read % size
+    index = read % size
     decay = np.float32(1.0) - np.float32(5.0) / np.float32(fade)
     for t in range(frames):
         if t == n:
@@ -114,19 +114,19 @@ def _play(
         if t < n:
             voice[0] = min(np.float32(1.0), voice[0] + np.float32(1.0) / np.float32(fade))
         for c in range(channels):
-            echo = voice[1 + channels + c] * decay
-            if abs(echo) < np.float32(1e-6):
-                echo = np.float32(0.0)
-            voice[1 + channels + c] = echo
-            y = echo
+            tail = voice[1 + channels + c] * decay
+            if abs(tail) < np.float32(1e-6):
+                tail = np.float32(0.0)
+            voice[1 + channels + c] = tail
+            y = tail
             if t < n:
-                y += voice[0] * data[place, c]
+                y += voice[0] * data[index, c]
             out[t, c] = y
             voice[1 + c] = y
         if t < n:
-            place += 1
-            if place == size:
-                place = 0
+            index += 1
+            if index == size:
+                index = 0
     _fence()
     head[_LINE] = read + n
     head[3 * _LINE] += frames - n
@@ -134,13 +134,13 @@ def _play(
 
 @functools.cache
 def _compiled() -> Any:
-    """Return the callback, compiled when the first device opens: importing should cost nothing."""
+    """Return the callback, compiled when the first device opens rather than at import."""
     samples = types.CPointer(types.float32)
     table = types.CPointer(types.int64)
     signature = types.int32(samples, samples, _ULONG, types.voidptr, _ULONG, table)
 
     before = numba.config.CACHE_DIR
-    if os.access(CACHE_FOLDER, os.W_OK):  # as in `compiling`: compiling costs a start a second
+    if os.access(CACHE_FOLDER, os.W_OK):  # as in jit.compiler: recompiling takes about a second
         numba.config.CACHE_DIR = str(CACHE_FOLDER)
 
     @cfunc(signature, nopython=True, cache=True)  # type: ignore[untyped-decorator]
@@ -167,19 +167,19 @@ def _compiled() -> Any:
 
 
 def device_ring(capacity: int, channels: int) -> Ring:
-    """Return a ring whose Python side orders its stores as the compiled side needs it."""
+    """Return a ring whose Python side has the memory ordering that the compiled side needs."""
     return Ring.in_memory(
         np.zeros(Ring.bytes_needed(capacity, channels), np.uint8), capacity, channels
     )
 
 
 class DeviceCallback:
-    """The callback of one stream, and the table it works on.
+    """The callback of one stream and the table that it reads and writes.
 
     Args:
-        capture: receives what the device captures; None for output only.
-        playback: holds what the device plays; None for input only.
-        fade: length of fades at gaps, in samples.
+        capture: ring that the device writes to; None for output only.
+        playback: ring that the device reads from; None for input only.
+        fade: length of the fades at underruns, in samples.
 
     Attributes:
         function: address of the C function, a PaStreamCallback.
@@ -187,14 +187,14 @@ class DeviceCallback:
     """
 
     def __init__(self, capture: Ring | None, playback: Ring | None, fade: int) -> None:
-        self._rings = capture, playback  # the callback knows only addresses: keep them alive
+        self._rings = capture, playback  # the callback has only addresses: keep them alive
         self._voice = np.zeros(1 + 2 * (playback.channels if playback else 0), np.float32)
         self._voice[0] = 1.0
         self._table = np.zeros(_N_FIELDS, np.int64)
         self._table[_VOICE], self._table[_FADE] = self._voice.ctypes.data, max(fade, 10)
-        for ring, place in ((capture, _IN), (playback, _OUT)):
+        for ring, field in ((capture, _IN), (playback, _OUT)):
             if ring:
-                self._table[place : place + 3] = (
+                self._table[field : field + 3] = (
                     ring._written.ctypes.data,
                     ring.capacity,
                     ring.channels,
@@ -204,15 +204,15 @@ class DeviceCallback:
 
     @property
     def calls(self) -> int:
-        """How often the device called."""
+        """Number of callbacks so far."""
         return int(self._table[_CALLS])
 
     @property
     def frames(self) -> int:
-        """Samples the device has handed over or asked for."""
+        """Samples per channel captured or played so far."""
         return int(self._table[_FRAMES])
 
     @property
     def xruns(self) -> int:
-        """How often the sound system said it had lost or missed something."""
+        """Callbacks for which the sound system reported an overrun or underrun."""
         return int(self._table[_XRUNS])

@@ -1,4 +1,4 @@
-"""One open connection from input to output device, from its opening until it breaks."""
+"""The open streams of an input and an output device, with their rings and converters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.devices.callback import DeviceCallback, device_ring
 from rtmtass.live.devices.drift import DriftControl
-from rtmtass.live.devices.listing import Device
 from rtmtass.live.devices.portaudio import quiet_libraries
 from rtmtass.live.devices.portaudio_stream import DeviceStream
 from rtmtass.live.devices.stream_config import StreamConfig, fills
@@ -20,34 +19,35 @@ from rtmtass.live.worker import LiveSeparator
 Floats = NDArray[np.float32]
 
 MARGIN_S = (0.0015, 0.004)
-"""By how much stems must be earlier than the device asks for them, at least and at most: for
-waking up and copying. A quarter of a block between these."""
+"""Margin between the deadline of a write and the callback that needs it, at least and at most:
+time to wake up and copy. A quarter of a block between these."""
 _RING_S = 0.5
 _SILENT_S, _FIRST_CALL_S = 1.0, 3.0
 _FADE_MS = 5.0
 _CATCH_UP = 0.05
+"""Pitch change to work off an excess of latency: at most a moment, and no click."""
 _OPENING_HOPS = 12
-"""For so long two clocks are listened to before anything is heard."""
+"""Hops of silence between two clocks until the fill of the ring is known."""
 
 
 class Connection:
-    """Rings, converters and streams of a shape.
+    """Rings, converters and open streams of a StreamConfig.
 
-    Where both devices share a clock, every sample has its place, a fixed number
-    of samples behind the input, and what is too late for it is dropped. Where
-    they don't, the output's rate follows how full its ring is.
+    With one clock, output sample n belongs to input sample n minus a fixed latency; samples
+    that are late are dropped. With two, the output rate is adjusted to hold the fill of the
+    playback ring.
 
     Args:
-        shape: of `stream_config_of`.
-        separator: that is used.
-        n_rows: 1 mix, or as many stems side by side.
+        config: see `stream_config_of`.
+        separator: that the engine uses.
+        n_rows: 1 for a mix, S for the stems side by side.
         extra_buffer_ms: see StreamRequest.
 
     Attributes:
-        given, wanted: the rings that the devices fill and empty.
-        fill: samples that the buffers add to the latency, at the output's rate.
-        discontinuities: how often input was lost and what was before it dropped.
-        is_silent: no call has come for long, as of the last `poll`.
+        capture, playback: the rings that the devices write to and read from.
+        fill: latency of the buffers in samples at the output's rate.
+        discontinuities: times input was lost and the ring emptied.
+        is_silent: as of the last `poll`, a device has stopped calling back.
 
     Raises:
         DeviceError: a device can't be opened.
@@ -55,71 +55,74 @@ class Connection:
 
     def __init__(
         self,
-        shape: StreamConfig,
+        config: StreamConfig,
         separator: LiveSeparator,
         n_rows: int,
         extra_buffer_ms: float | None,
     ) -> None:
-        self.shape = shape
+        self.config = config
         self._model, self._separated, self._n_rows = (
             separator.sample_rate,
             separator.channels,
             n_rows,
         )
-        hop, (in_rate, out_rate) = separator.hop, shape.rates
-        (in_block, out_block), n_picked = shape.blocks, len(shape.picked)
-        in_channels = max(shape.picked) + 1
+        hop, (in_rate, out_rate) = separator.hop, config.rates
+        (in_block, out_block), n_picked = config.blocks, len(config.picked)
+        in_channels = max(config.picked) + 1
         self.capture = device_ring(max(round(_RING_S * in_rate), 8 * in_block), in_channels)
         self.playback = device_ring(
-            max(round(_RING_S * out_rate), 8 * out_block), shape.out_channels
+            max(round(_RING_S * out_rate), 8 * out_block), config.out_channels
         )
         self._captured = np.zeros((max(in_block, hop), in_channels), np.float32)
         self._picked = np.zeros((len(self._captured), n_picked), np.float32)
         self._to_model = self._to_device = None
-        if in_rate != self._model:
+        if config.capture and in_rate != self._model:
             self._to_model = Converter(in_rate, self._model, n_picked, len(self._picked))
             self._ready = np.zeros((self._to_model.room, n_picked), np.float32)
-        if out_rate != self._model or not shape.is_duplex:
-            self._to_device = Converter(self._model, out_rate, shape.out_channels, hop)
-            self._played = np.zeros((self._to_device.room, shape.out_channels), np.float32)
-        self._spread = np.zeros((hop, shape.out_channels), np.float32)
+        if config.playback and (out_rate != self._model or not config.is_duplex):
+            self._to_device = Converter(self._model, out_rate, config.out_channels, hop)
+            self._played = np.zeros((self._to_device.room, config.out_channels), np.float32)
+        self._spread = np.zeros((hop, config.out_channels), np.float32)
+        self._hop_s = hop / self._model + (extra_buffer_ms or 0.0) / 1000
         self.fill, self._target = fills(
-            shape, separator, extra_buffer_ms, self._to_model, self._to_device
+            config, separator, extra_buffer_ms, self._to_model, self._to_device
         )
         self._span = 0, 0
-        self._taken = self._made = self._dropped = self._seen_lost = self.discontinuities = 0
+        self._n_written = self._n_received = self._n_dropped = 0
+        self._overruns_seen = self.discontinuities = 0
         self._drift = DriftControl(self._target, out_rate)
-        self._seen_missing = self._n_excess = self._n_unheard = 0
-        self._n_opening = 0 if shape.is_duplex else _OPENING_HOPS
-        self._is_catching_up, self._is_rising = False, True
-        self._calls, self._seen_s = [0, 0], [math.inf, math.inf]
-        self._sides = (0, 1) if shape.has_input and not shape.is_duplex else (1,)
+        self._underruns_seen = self._n_excess = self._opening_underruns = 0
+        self._n_opening = 0 if config.is_duplex or not config.playback else _OPENING_HOPS
+        self._is_catching_up, self._needs_fade_in = False, True
+        self._calls, self._called_s = [0, 0], [math.inf, math.inf]
+        if config.is_duplex:
+            self._sides: tuple[int, ...] = (1,)
+        else:
+            ends = (config.capture, config.playback)
+            self._sides = tuple(side for side, device in enumerate(ends) if device)
         self._followed_s = time.monotonic()
         self._streams: list[DeviceStream] = []
         self.is_silent = False
         self._open()
 
     def _open(self) -> None:
-        shape = self.shape
-        fade = [round(_FADE_MS * rate / 1000) for rate in shape.rates]
-        ends: list[tuple[Device | None, Device | None, int]]
-        if shape.is_duplex:
-            self._callbacks = [DeviceCallback(self.capture, self.playback, fade[1])]
-            ends = [(shape.capture, shape.playback, 1)]
-        elif not shape.has_input:
-            self._callbacks = [DeviceCallback(None, self.playback, fade[1])]
-            ends = [(None, shape.playback, 1)]
-        else:
-            self._callbacks = [
-                DeviceCallback(self.capture, None, fade[0]),
-                DeviceCallback(None, self.playback, fade[1]),
-            ]
-            ends = [(shape.capture, None, 0), (None, shape.playback, 1)]
+        config = self.config
+        fades = [round(_FADE_MS * rate / 1000) for rate in config.rates]
+        self._callbacks: list[DeviceCallback] = []
         channels = self.capture.channels, self.playback.channels
         with quiet_libraries():
             try:
-                for (capture, playback, side), callback in zip(ends, self._callbacks, strict=True):
-                    rate, block = shape.rates[side], shape.blocks[side]
+                for side in self._sides:
+                    # A duplex stream is on side 1 and has both devices.
+                    capture = config.capture if config.is_duplex or side == 0 else None
+                    playback = config.playback if side == 1 else None
+                    callback = DeviceCallback(
+                        self.capture if capture else None,
+                        self.playback if playback else None,
+                        fades[side],
+                    )
+                    self._callbacks.append(callback)
+                    rate, block = config.rates[side], config.blocks[side]
                     self._streams.append(
                         DeviceStream(capture, playback, channels, rate, block, callback)
                     )
@@ -128,20 +131,20 @@ class Connection:
                 raise
 
     def start(self) -> None:
-        """Let the devices run.
+        """Start the streams.
 
         Raises:
-            DeviceError: one doesn't.
+            DeviceError: a device doesn't start.
         """
         self.playback.write(np.zeros((self.fill, self.playback.channels), np.float32))
-        # The input last: what it captures can't wait for an output that takes its time to start.
+        # The input last: its ring would overflow while a slow output starts.
         for stream in reversed(self._streams):
             stream.start()
         now = time.monotonic()
-        self._seen_s = [now, now]
+        self._called_s = [now, now]
 
     def close(self) -> None:
-        """Let go of the devices at once; never raises."""
+        """Close the streams at once; never raises."""
         with quiet_libraries():
             while self._streams:
                 self._streams.pop().close(is_silent=self.is_silent)
@@ -149,9 +152,9 @@ class Connection:
     # --- the input
 
     def read(self, out: Floats) -> int:
-        """Hand over what is there, at most `out` (n, channels), at the separator's rate."""
-        if self.capture.overruns != self._seen_lost:
-            self._drop_what_is_too_old()
+        """Fill the front of `out`, (n, channels) at the separator's rate; return how many."""
+        if self.capture.overruns != self._overruns_seen:
+            self._drop_stale_input()
         start, end = self._span
         if start == end:
             n = len(out)
@@ -161,8 +164,8 @@ class Connection:
             if not n:
                 return 0
             self.capture.read(self._captured[:n])
-            for place, channel in enumerate(self.shape.picked):
-                self._picked[:n, place] = self._captured[:n, channel]
+            for column, channel in enumerate(self.config.picked):
+                self._picked[:n, column] = self._captured[:n, channel]
             if not self._to_model:
                 out[:n] = self._picked[:n]
                 return n
@@ -172,18 +175,18 @@ class Connection:
         self._span = start + n, end
         return n
 
-    def _drop_what_is_too_old(self) -> None:
-        """Samples were lost behind those that wait, which are half a second old by now."""
-        self._seen_lost = self.capture.overruns
-        while waiting := min(self.capture.available, len(self._captured)):
-            self.capture.read(self._captured[:waiting])
-            self._dropped += waiting
+    def _drop_stale_input(self) -> None:
+        """Empty the capture ring after an overrun: it holds half a second of old input."""
+        self._overruns_seen = self.capture.overruns
+        while available := min(self.capture.available, len(self._captured)):
+            self.capture.read(self._captured[:available])
+            self._n_dropped += available
         self.discontinuities += 1
 
     # --- the output
 
     def write(self, stems: Floats) -> None:
-        """Take (rows, n, channels) at the separator's rate, n at most a hop; never waits."""
+        """Write (rows, n, channels) at the separator's rate, n at most a hop; never blocks."""
         n = stems.shape[1]
         spread = self._spread[:n]
         if self._n_rows > 1:
@@ -197,128 +200,134 @@ class Connection:
         block = spread
         if self._to_device:
             block = self._played[: self._to_device.process(spread, self._played)]
-        block = self._in_place(block) if self.shape.is_duplex else self._opened(block)
+        block = self._align(block) if self.config.is_duplex else self._fade_in(block)
         if len(block):
             self.playback.write(block[: self.playback.free])
 
-    def _in_place(self, block: Floats) -> Floats:
-        """Put a block of one clock where it belongs: drop what is late, fill what is early."""
-        place = self._taken + self.playback.underruns
-        late = place - (self._made + self.capture.overruns + self._dropped)
-        self._made += len(block)
+    def _align(self, block: Floats) -> Floats:
+        """Keep the latency of one clock: drop late samples, pad with silence before early ones."""
+        position = self._n_written + self.playback.underruns
+        late = position - (self._n_received + self.capture.overruns + self._n_dropped)
+        self._n_received += len(block)
         if late < 0:
             gap = min(-late, self.playback.free)
             self.playback.write(np.zeros((gap, self.playback.channels), np.float32))
-            self._taken += gap
-        kept = block[min(max(late, 0), len(block)) :]
-        self._taken += len(kept)
-        return kept
+            self._n_written += gap
+        on_time = block[min(max(late, 0), len(block)) :]
+        self._n_written += len(on_time)
+        return on_time
 
-    def _opened(self, block: Floats) -> Floats:
-        """Stay silent until two clocks have found their distance, then fade in."""
+    def _fade_in(self, block: Floats) -> Floats:
+        """Write silence until the fill between two clocks is set, then fade in."""
         if self._n_opening:
             block[:] = 0
         n_dropped = min(self._n_excess, len(block))
         self._n_excess -= n_dropped
         block = block[n_dropped:]
-        if self._is_rising and not self._n_opening and len(block):
+        if self._needs_fade_in and not self._n_opening and len(block):
             block *= np.linspace(0, 1, len(block), dtype=np.float32)[:, None]
-            self._is_rising = False
+            self._needs_fade_in = False
         return block
 
     # --- the clocks
 
     def poll(self) -> str:
-        """Notice when the devices called last; return what is broken about them, or nothing."""
+        """Check when the devices last called back; return what is wrong with them, or nothing."""
         now = time.monotonic()
         for side, callback in zip(self._sides, self._callbacks, strict=True):
             if callback.calls != self._calls[side]:
                 self._calls[side] = callback.calls
-                self._seen_s[side] = now
-        blocks_s = [b / r for b, r in zip(self.shape.blocks, self.shape.rates, strict=True)]
-        patience_s = _SILENT_S + 4 * max(blocks_s)
+                self._called_s[side] = now
+        blocks_s = [b / r for b, r in zip(self.config.blocks, self.config.rates, strict=True)]
+        timeout_s = _SILENT_S + 4 * max(blocks_s)
         self.is_silent = any(
-            now - self._seen_s[side] > patience_s + _FIRST_CALL_S * (not self._calls[side])
+            now - self._called_s[side] > timeout_s + _FIRST_CALL_S * (not self._calls[side])
             for side in self._sides
         )
         if not all(stream.is_active for stream in self._streams):
             return "is gone"
-        # A JACK server that stands still goes on with its clients, or takes its streams with it.
+        # A stopped JACK server resumes with its clients, or ends and makes its streams inactive.
         is_jack = any(stream.is_jack for stream in self._streams)
         return "has fallen silent" if self.is_silent and not is_jack else ""
 
     def deadline_s(self) -> float:
-        """Return by when to `write` the next block: before the call that would find too little."""
-        block, rate = self.shape.blocks[1], self.shape.rates[1]
+        """Return by when to `write` the next block: before the callback that would underrun.
+
+        Without a playback device, before another hop has been captured. On time.monotonic.
+        """
+        if not self.config.playback:
+            return self._called_s[0] + self._hop_s
+        block, rate = self.config.blocks[1], self.config.rates[1]
         calls = self.playback.available // block + 1
         margin_s = min(max(MARGIN_S[0], block / rate / 4), MARGIN_S[1])
-        return self._seen_s[1] + calls * block / rate - margin_s
+        return self._called_s[1] + calls * block / rate - margin_s
 
     def follow_clock(self) -> None:
-        """Keep what waits in the output at its target though the clocks differ.
+        """Hold the fill of the playback ring at its target while the clocks drift.
 
-        To be called before a `write`, just after a `poll`, when the input has been waited for.
+        Call it before a `write`, right after a `poll`, when `read` had to wait for input.
         """
-        if self.shape.is_duplex:
+        if self.config.is_duplex or not self.config.playback:
             return
         assert self._to_device, "two clocks have a converter between them"
-        now, rate, block = time.monotonic(), self.shape.rates[1], self.shape.blocks[1]
+        now, rate, block = time.monotonic(), self.config.rates[1], self.config.blocks[1]
         fill = self.playback.available
-        # What has been played of the last block is no longer there: this falls without steps.
-        waiting = fill - min((now - self._seen_s[1]) * rate, block)
+        # Less what has been played of the last block, so that it falls steadily, not in blocks.
+        smooth_fill = fill - min((now - self._called_s[1]) * rate, block)
         if self._n_opening:
             self._n_opening -= 1
             if not self._n_opening:
-                self._settle(waiting)
-        elif self.playback.underruns != self._seen_missing:
-            self._seen_missing = self.playback.underruns
+                self._settle(smooth_fill)
+        elif self.playback.underruns != self._underruns_seen:
+            self._underruns_seen = self.playback.underruns
             self._pad(self._target - fill)
         elif self._is_catching_up or fill > self._target + 2 * self.fill:
-            # Only the device may take samples out. A moment of wrong pitch beats a click.
+            # Only the device may remove samples from the ring: shrink the excess by pitch.
             self._is_catching_up = fill > self._target + block
             self._to_device.ratio = 1 - _CATCH_UP
         else:
             elapsed_s = min(now - self._followed_s, 0.1)
-            self._to_device.ratio = self._drift.update(waiting, elapsed_s)
+            self._to_device.ratio = self._drift.update(smooth_fill, elapsed_s)
         self._followed_s = now
 
-    def _settle(self, waiting: float) -> None:
-        """Bring what waits to its target at once; nobody hears it yet."""
-        excess = round(waiting - self._target)
+    def _settle(self, smooth_fill: float) -> None:
+        """Set the fill to its target at once, which is silent: the fade-in comes after."""
+        excess = round(smooth_fill - self._target)
         self._n_excess = max(0, excess)
         self._pad(-excess)
-        self._seen_missing = self._n_unheard = self.playback.underruns
+        self._underruns_seen = self._opening_underruns = self.playback.underruns
         self._drift.reset()
 
     def _pad(self, n: int) -> None:
         if n > 0:
             self.playback.write(np.zeros((n, self.playback.channels), np.float32))
 
-    # --- what there is to know
+    # --- statistics
 
     @property
     def is_audible(self) -> bool:
-        """Whether what is `write` will be heard: two clocks are listened to first."""
+        """Whether `write` is audible: between two clocks the first hops are silent."""
         return not self._n_opening
 
     @property
     def underruns(self) -> int:
-        """Samples missing from the output since there was something to hear."""
-        return 0 if self._n_opening else self.playback.underruns - self._n_unheard
+        """Samples missing from the output since it became audible."""
+        return 0 if self._n_opening else self.playback.underruns - self._opening_underruns
 
     @property
     def xruns(self) -> int:
-        """How often the sound system itself reported one."""
+        """Overruns and underruns that the sound system itself reported."""
         return sum(callback.xruns for callback in self._callbacks)
 
     @property
     def drift_ppm(self) -> float:
         """How much faster the output's clock runs than the input's; 0 if it is the same."""
-        return 0.0 if self.shape.is_duplex else self._drift.drift_ppm
+        return 0.0 if self.config.is_duplex else self._drift.drift_ppm
 
     @property
-    def claimed_s(self) -> tuple[float, float]:
-        """Latency of input and output as the system claims them."""
+    def reported_latency_s(self) -> tuple[float, float]:
+        """Latency of input and output as the sound system reports it."""
         if not self._streams:
             return 0.0, 0.0
-        return self._streams[0].latency_s[0], self._streams[-1].latency_s[1]
+        first, last = self._streams[0].latency_s, self._streams[-1].latency_s
+        return first[0] if self.config.capture else 0.0, last[1] if self.config.playback else 0.0

@@ -1,4 +1,4 @@
-"""The devices as the engine sees them: a source and a sink that come back when they break."""
+"""Sound devices as a Source, a Sink or both, reopened when they disappear."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ _SLEEP_S = 1.0
 class DeviceIO:
     """An input and an output device as Source, Sink and RealtimeEndpoint of an engine.
 
+    With only one of the two, see StreamRequest, it is only a source or only a sink.
+
     Args:
         request: which devices, and how.
-        separator: that the engine will use.
-        n_rows: what `write` gets: 1 mix, or S stems side by side.
-        on_message: told in a line what happened; called from the engine's thread.
+        separator: that the engine uses.
+        n_rows: rows that `write` gets: 1 for a mix, S for the stems side by side.
+        on_message: called from the engine's thread with a line about each change of state.
 
     Attributes:
         discontinuities: see RealtimeEndpoint.
-        wire: the connection as it is now; further outputs have their own.
-        measured_ms: the true latency, for whoever has measured it; see Latency.
+        connection: the streams open now; further outputs have their own.
+        measured_ms: the measured latency, to be set by the caller; see Latency.
 
     Raises:
-        DeviceError, UsageError: the wishes can't be met.
+        DeviceError, UsageError: the request can't be met.
         MissingPartError: PortAudio isn't installed.
     """
 
@@ -55,155 +57,206 @@ class DeviceIO:
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self._request, self._separator, self._n_rows = request, separator, n_rows
-        self._tell = on_message or (lambda _line: None)
-        self._guard = threading.Lock()
+        self._on_message = on_message or (lambda _line: None)
+        self._lock = threading.Lock()
         self._state, self._message = "new", ""
         self._is_closed = False
-        self._discontinuities_before = self._reopened = 0
+        self._earlier_discontinuities = self._reopened = 0
         self._overruns = self._underruns = self._xruns = 0
-        self._born_s = process_start_s()
+        self._process_start_s = process_start_s()
         self._start_up_s: float | None = None
         self.measured_ms: float | None = None
-        self._lost: list[Device] = []
-        self._awake_s = passed_s()
+        self._lost_input: Device | None = None
+        self._lost_outputs: list[Device] = []
+        self._last_read_s, self._last_write_s = passed_s(), 0.0
         with quiet_libraries():
             devices = list_devices()
         self._connect(devices)
         self.sample_rate = separator.sample_rate
-        self.channels = len(self.wire.shape.picked)
+        self.channels = len(self.connection.config.picked)
 
     def _connect(self, devices: list[Device]) -> None:
         request, separator = self._request, self._separator
         n_rows = 1 if request.more_outputs else self._n_rows
         with quiet_libraries():
-            shape = stream_config_of(request, devices, separator, n_rows)
-            more = more_configs(request, devices, separator, shape)
-        self.wire = Connection(shape, separator, n_rows, request.extra_buffer_ms)
-        self._wires = [self.wire]
+            config = stream_config_of(request, devices, separator, n_rows)
+            more = more_configs(request, devices, separator, config)
+        self.connection = Connection(config, separator, n_rows, request.extra_buffer_ms)
+        self._connections = [self.connection]
         try:
             for each in more:
-                self._wires.append(Connection(each, separator, 1, request.extra_buffer_ms))
+                self._connections.append(Connection(each, separator, 1, request.extra_buffer_ms))
         except RtmtassError:
-            self._close_wires()
+            self._close_connections()
             raise
 
-    def _close_wires(self) -> None:
-        for wire in self._wires:
-            wire.close()
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
 
     def _start(self) -> None:
-        # The input last: what it captures is waited for from now on.
-        for wire in reversed(self._wires):
-            wire.start()
+        # The input last: its ring would overflow while slow outputs start.
+        for connection in reversed(self._connections):
+            connection.start()
+        self._last_read_s = passed_s()
 
     def _poll(self) -> str:
-        """Look at all devices; return what is wrong with one, or nothing."""
-        return next((why for why in [wire.poll() for wire in self._wires] if why), "")
+        """Poll all connections; return what is wrong with the first broken one, or nothing."""
+        return next((why for why in [each.poll() for each in self._connections] if why), "")
+
+    @property
+    def _name(self) -> str:
+        """The device that messages name: the input, or the output if there is no input."""
+        config = self.connection.config
+        device = config.capture or config.playback
+        assert device, "a connection has a device"
+        return device.name
 
     @property
     def discontinuities(self) -> int:
-        """How often the input broke off; see RealtimeEndpoint."""
-        return self._discontinuities_before + self.wire.discontinuities
+        """Number of gaps in the input; see RealtimeEndpoint."""
+        return self._earlier_discontinuities + self.connection.discontinuities
 
     def read(self, out: Floats) -> int:
-        """See Source; waits for a device, however long it takes to come back."""
+        """See Source; blocks until the device delivers, also while it is reconnected."""
         if self._state == "new":
             self._start()
-            self._state, self._awake_s = "running", passed_s()
+            self._state = "running"
         filled, has_waited = 0, False
         while filled < len(out):
             if self._is_closed:
                 return 0
-            self._notice_sleep()
-            n = self.wire.read(out[filled:])
+            self._detect_suspend()
+            n = self.connection.read(out[filled:])
             filled += n
             if not n:
                 has_waited = True
-                if why := self._poll():
-                    self._reconnect(why)
-                elif self._state == "running" and any(wire.is_silent for wire in self._wires):
-                    name = self.wire.shape.capture.name
-                    self._say("waiting", f"{name} has fallen silent; waiting for it")
+                self._check()
                 time.sleep(_POLL_S)
             elif self._state == "waiting":
-                self._say("running", f"{self.wire.shape.capture.name} is back")
+                self._report("running", f"{self._name} is back")
         self._poll()
         if has_waited:
-            for wire in self._wires:
-                wire.follow_clock()
+            self._follow_clocks()
         return filled
 
-    def _notice_sleep(self) -> None:
-        """What came before the computer slept, or this program was stopped, is no past."""
+    def _check(self) -> None:
+        """Reconnect broken devices; report silent ones."""
+        if why := self._poll():
+            self._reconnect(why)
+        elif self._state == "running" and any(each.is_silent for each in self._connections):
+            self._report("waiting", f"{self._name} has fallen silent; waiting for it")
+
+    def _follow_clocks(self) -> None:
+        for connection in self._connections:
+            connection.follow_clock()
+
+    def _detect_suspend(self) -> None:
+        """Count a discontinuity after the computer, or this process, was suspended."""
         now_s = passed_s()
-        asleep_s, self._awake_s = now_s - self._awake_s, now_s
-        if asleep_s > _SLEEP_S and self._state == "running":
-            self._discontinuities_before += 1
-            self._tell(f"everything stood still for {asleep_s:.1f} s, and goes on")
+        suspended_s, self._last_read_s = now_s - self._last_read_s, now_s
+        if suspended_s > _SLEEP_S and self._state == "running":
+            self._earlier_discontinuities += 1
+            self._on_message(f"suspended for {suspended_s:.1f} s, running again")
 
     def write(self, stems: Floats) -> None:
-        """See Sink; never waits."""
+        """See Sink; blocks only while an output without an input is reconnected."""
+        if not self._request.has_input:
+            self._prepare_write()
         if self._state != "running":
             return
-        if len(self._wires) == 1:
-            self.wire.write(stems)
+        if len(self._connections) == 1:
+            self.connection.write(stems)
         else:
-            for row, wire in enumerate(self._wires):
-                wire.write(stems[row : row + 1])
-        if self._start_up_s is None and self._born_s is not None and self.wire.is_audible:
-            self._start_up_s = time.monotonic() - self._born_s
+            for row, connection in enumerate(self._connections):
+                connection.write(stems[row : row + 1])
+        if (
+            self._start_up_s is None
+            and self._process_start_s is not None
+            and self.connection.is_audible
+        ):
+            self._start_up_s = time.monotonic() - self._process_start_s
+
+    def _prepare_write(self) -> None:
+        """Start, check and pace the outputs, as `read` does where there is an input."""
+        if self._is_closed:
+            return
+        if self._state == "new":
+            self._start()
+            self._state = "running"
+        self._check()
+        if self._state == "waiting" and not any(each.is_silent for each in self._connections):
+            self._report("running", f"{self._name} is back")
+        # The hops of a backlog come at once: only one that was waited for shows the drift.
+        now_s, hop_s = time.monotonic(), self._separator.hop / self._separator.sample_rate
+        if now_s - self._last_write_s > hop_s / 2:
+            self._follow_clocks()
+        self._last_write_s = now_s
 
     def deadline_s(self) -> float:
         """See RealtimeEndpoint."""
-        return min(wire.deadline_s() for wire in self._wires)
+        return min(connection.deadline_s() for connection in self._connections)
 
     def _reconnect(self, why: str) -> None:
-        """Let go of everything and open it again, with longer and longer pauses."""
-        shape = self.wire.shape
-        names = " and ".join(dict.fromkeys((shape.capture.name, shape.playback.name)))
-        self._remember_counts()
-        self._say("reconnecting", f"{names} {why}; trying to open it again")
-        self._close_wires()
-        self._lost = [shape.capture, *(wire.shape.playback for wire in self._wires)]
-        self._request = replace(
-            self._request, input_channels=tuple(channel + 1 for channel in shape.picked)
-        )
+        """Close everything and retry opening it, with longer and longer pauses."""
+        config = self.connection.config
+        ends = [device for device in (config.capture, config.playback) if device]
+        names = " and ".join(dict.fromkeys(device.name for device in ends))
+        self._keep_counts()
+        self._report("reconnecting", f"{names} {why}; trying to open it again")
+        self._close_connections()
+        self._lost_input = config.capture
+        outputs = [each.config.playback for each in self._connections]
+        self._lost_outputs = [device for device in outputs if device]
+        if config.capture:
+            self._request = replace(
+                self._request, input_channels=tuple(channel + 1 for channel in config.picked)
+            )
         pauses, pause_s = iter(_BACK_OFF_S), 0.0
         while not self._is_closed:
             pause_s = next(pauses, pause_s)
             until = time.monotonic() + pause_s
             while time.monotonic() < until and not self._is_closed:
                 time.sleep(0.02)
-            with self._guard:
+            with self._lock:
                 try:
                     if self._is_closed or self._open_again():
                         return
                     why = ""
                 except RtmtassError as error:
                     why = f"it can't be opened yet: {error}"
-                # A JACK server that dies between two tries would take us with it.
+                # A JACK server that dies between two attempts would end this process.
                 close_portaudio()
             if why:
-                self._say_once(why)
+                self._report_once(why)
 
     def _request_again(self, devices: list[Device]) -> bool:
-        """Wish for the lost devices by the numbers they have now; whether all are there."""
-        capture, playback, *more = self._lost
-        inputs = [find_again(capture, "input", devices)]
-        outputs = [find_again(each, "output", devices) for each in (playback, *more)]
-        # Whoever wished for the default gets what is the default now.
-        if not self._request.input:
+        """Request the lost devices by their numbers now; return whether all are present."""
+        request = self._request
+        first_output, more = self._lost_outputs[:1], self._lost_outputs[1:]
+        # A request for the default gets the present default.
+        inputs: list[Device | None] = []
+        if self._lost_input and request.input:
+            inputs = [find_again(self._lost_input, "input", devices)]
+        elif self._lost_input:
             inputs = [next((device for device in devices if device.inputs), None)]
-        if not self._request.output:
-            outputs[0] = next((device for device in devices if device.outputs), None)
-        numbers = [str(device.index) for device in (*inputs, *outputs) if device]
-        if len(numbers) < 2 + len(more):
+        outputs: list[Device | None] = []
+        if first_output and request.output:
+            outputs = [find_again(first_output[0], "output", devices)]
+        elif first_output:
+            outputs = [next((device for device in devices if device.outputs), None)]
+        others = [find_again(device, "output", devices) for device in more]
+        if None in (*inputs, *outputs, *others):
             return False
+
+        def numbers(found: list[Device | None]) -> list[str]:
+            return [str(device.index) for device in found if device]
+
         self._request = replace(
-            self._request,
-            input=self._request.input and numbers[0],
-            output=self._request.output and numbers[1],
-            more_outputs=tuple(numbers[2:]),
+            request,
+            input=request.input and next(iter(numbers(inputs)), None),
+            output=request.output and next(iter(numbers(outputs)), None),
+            more_outputs=tuple(numbers(others)),
         )
         return True
 
@@ -212,54 +265,53 @@ class DeviceIO:
         discontinuities, devices = self.discontinuities + 1, list_devices()
         if not self._request_again(devices):
             return False
+        before = self._lost_input or self._lost_outputs[0]
         self._connect(devices)
         try:
             self._start()
         except RtmtassError:
-            self._close_wires()
+            self._close_connections()
             raise
-        self._discontinuities_before = discontinuities
+        self._earlier_discontinuities = discontinuities
         self._reopened += 1
-        now = self.wire.shape.capture.name
-        is_same = now == self._lost[0].name
-        self._awake_s = passed_s()
-        self._say("running", f"{now} is back" if is_same else f"{now} is heard from now on")
+        is_same = self._name == before.name
+        self._report("running", f"{self._name} {'is back' if is_same else 'is used from now on'}")
         return True
 
-    def _say_once(self, message: str) -> None:
+    def _report_once(self, message: str) -> None:
         if message != self._message:
-            self._say(self._state, message)
+            self._report(self._state, message)
 
-    def _say(self, state: str, message: str) -> None:
+    def _report(self, state: str, message: str) -> None:
         self._state, self._message = state, message
-        self._tell(message)
+        self._on_message(message)
 
-    def _remember_counts(self) -> None:
-        """Keep the counts of a wire that is about to be replaced."""
+    def _keep_counts(self) -> None:
+        """Add up the counts of connections that are about to be closed."""
         overruns, underruns, xruns = self._counts()
         self._overruns += overruns
         self._underruns += underruns
         self._xruns += xruns
 
     def _counts(self) -> tuple[int, int, int]:
-        wires = self._wires
+        connections = self._connections
         return (
-            sum(wire.capture.overruns for wire in wires),
-            sum(wire.underruns for wire in wires),
-            sum(wire.xruns for wire in wires),
+            sum(connection.capture.overruns for connection in connections),
+            sum(connection.underruns for connection in connections),
+            sum(connection.xruns for connection in connections),
         )
 
     def device_stats(self) -> DeviceStats:
         """See RealtimeEndpoint."""
-        # While nothing runs, the counts are added up already.
+        # While reconnecting and after a close, the counts have been added up.
         is_open = self._state in ("running", "waiting")
         overruns, underruns, xruns = self._counts() if is_open else (0, 0, 0)
         return DeviceStats(
             overruns=self._overruns + overruns,
             underruns=self._underruns + underruns,
             xruns=self._xruns + xruns,
-            drift_ppm=max((wire.drift_ppm for wire in self._wires), key=abs),
-            fill=self.wire.playback.available,
+            drift_ppm=max((each.drift_ppm for each in self._connections), key=abs),
+            fill=self.connection.playback.available,
             reopened=self._reopened,
             state=self._state,
             message=self._message,
@@ -269,28 +321,32 @@ class DeviceIO:
 
     def latency(self) -> Latency:
         """Return the parts of the latency."""
-        separator, claimed = self._separator, self.wire.claimed_s
-        hop_ms = 1000 * separator.hop / separator.sample_rate
-        # A hop of what waits is the algorithm's own: the first sample of a hop waits for its last.
+        separator, connection = self._separator, self.connection
+        in_s, out_s = connection.reported_latency_s
+        buffer_ms = 0.0
+        if connection.config.playback:
+            # The algorithm's latency includes the hop that a block waits for.
+            hop_ms = 1000 * separator.hop / separator.sample_rate
+            buffer_ms = 1000 * connection.fill / connection.config.rates[1] - hop_ms
         return Latency(
-            device_in_ms=1000 * claimed[0],
+            device_in_ms=1000 * in_s,
             algorithm_ms=1000 * separator.algorithmic_latency / separator.sample_rate,
-            buffer_ms=1000 * self.wire.fill / self.wire.shape.rates[1] - hop_ms,
-            device_out_ms=1000 * claimed[1],
+            buffer_ms=buffer_ms,
+            device_out_ms=1000 * out_s,
             measured_ms=self.measured_ms,
         )
 
     def close(self) -> None:
-        """Let what is written be played, then let go of the devices; may be called twice."""
+        """Play what is written, then close the devices; may be called twice."""
         if self._is_closed:
             return
-        self._is_closed = True  # whoever reopens gives up now
-        with self._guard:
+        self._is_closed = True  # also ends a reconnect
+        with self._lock:
             if self._state in ("running", "waiting"):
-                self._remember_counts()
+                self._keep_counts()
                 self._state = "closed"
                 until = time.monotonic() + _DRAIN_S
-                while self.wire.playback.available and time.monotonic() < until:
+                while self.connection.playback.available and time.monotonic() < until:
                     time.sleep(0.005)
-            self._close_wires()
+            self._close_connections()
             self._state = "closed"

@@ -1,4 +1,4 @@
-"""Checks one after the other what live use needs, and says what to type where it lacks."""
+"""Checks what live use needs: sound system, priorities, processor, model and speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rtmtass.live.os_priority import Grant
 
 _N_STEPS = 150
 _TIGHT = 0.5
-"""A step should take less than this part of a hop: other programs run too."""
+"""Fraction of a hop that a step may take, so that other programs can run too."""
 
 
 _NO_DEVICE = (
@@ -35,7 +35,7 @@ _FEATURES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; without what `is_needed`, nothing works."""
+    """Result of one check; without those that are needed, live can't work at all."""
 
     name: str
     is_ok: bool
@@ -45,10 +45,10 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Look at everything, one by one."""
-    look: tuple[Callable[[], Iterator[Check]], ...] = (_sound, _rights, _processor, _model)
-    for each in look:
-        yield from each()
+    """Run all checks, one by one."""
+    groups: tuple[Callable[[], Iterator[Check]], ...] = (_sound, _priorities, _processor, _model)
+    for group in groups:
+        yield from group()
 
 
 def _sound() -> Iterator[Check]:
@@ -85,17 +85,17 @@ def _rates(devices: list[Device]) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _rights() -> Iterator[Check]:
-    given: list[Grant] = []
-    # In a thread of its own, which takes the priority with it when it ends.
+def _priorities() -> Iterator[Check]:
+    grants: list[Grant] = []
+    # In a thread of its own, so that this one keeps its priority.
     thread = threading.Thread(
-        target=lambda: given.append(os_priority.request_priority(os_priority.ENGINE_PRIORITY))
+        target=lambda: grants.append(os_priority.request_priority(os_priority.ENGINE_PRIORITY))
     )
     thread.start()
     thread.join()
-    given.append(os_priority.lock_memory())
-    for right in given:
-        yield Check(right.name, right.is_granted, right.detail, right.advice, is_needed=False)
+    grants.append(os_priority.lock_memory())
+    for grant in grants:
+        yield Check(grant.name, grant.is_granted, grant.detail, grant.advice, is_needed=False)
 
 
 def _processor() -> Iterator[Check]:
@@ -104,51 +104,53 @@ def _processor() -> Iterator[Check]:
 
     features = cpu.features()
     fast = [name for name in _FEATURES if name in features]
-    said = " ".join(fast) or "no vector units found"
+    listed = " ".join(fast) or "no SIMD extensions found"
     yield Check(
-        "processor", bool(fast), f"{platform.machine()}: {said}",
+        "processor", bool(fast), f"{platform.machine()}: {listed}",
         "a processor of the last ten years is several times faster", is_needed=False,
     )  # fmt: skip
     isas, isa = cpu.usable_isas(), cpu.int8_isa()
     forced = f", forced by {cpu.VARIABLE}; best: {isas[0]}" if isa != isas[0] else ""
     yield Check(
-        "int8", isa != "portable", f"products of bytes by {isa}{forced}",
-        "without the instructions int8 saves little: try rtmtass live --precision f32",
+        "int8", isa != "portable", f"int8 matmul by {isa}{forced}",
+        "without int8 instructions int8 saves little: try rtmtass live --precision f32",
         is_needed=False,
     )  # fmt: skip
     n_files = sum(1 for _ in CACHE_FOLDER.rglob("*.nbc")) if CACHE_FOLDER.exists() else 0
     yield Check(
-        "machine code", n_files > 0, f"{n_files} functions kept in {CACHE_FOLDER}",
-        "compiled on first use, which takes some 20 s: rtmtass demo", is_needed=False,
+        "machine code", n_files > 0, f"{n_files} compiled functions in {CACHE_FOLDER}",
+        "compiled on first use, which takes about 20 s: rtmtass demo", is_needed=False,
     )  # fmt: skip
 
 
 def _model() -> Iterator[Check]:
     import rtmtass
+    from rtmtass.weights import hop_of
 
     try:
-        separator = rtmtass.load(block=256)
+        separator = rtmtass.load(block=hop_of())
     except RtmtassError as error:
         yield Check("model", False, "damaged or missing", str(error))
         return
     yield Check(
-        "model", True, f"{separator.config.name}: weights as published, run in"
+        "model", True, f"{separator.config.name}: weights as released, run in"
         f" {separator.precision}",
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    block = rng.uniform(-0.1, 0.1, (256, 1)).astype(np.float32)
-    out, shares = np.zeros((3, 256, 1), np.float32), np.zeros((3, 256), np.float32)
+    block = rng.uniform(-0.1, 0.1, (separator.hop, 1)).astype(np.float32)
+    out = np.zeros((len(separator.stems), separator.hop, 1), np.float32)
+    highband_weights = np.zeros(out.shape[:2], np.float32)
     hop_ms = 1000 * separator.hop / separator.sample_rate
     steps_ms = []
     for _ in range(_N_STEPS):
         started = time.perf_counter()
-        separator.process_into(block, out, shares)
+        separator.process_into(block, out, highband_weights)
         steps_ms.append(1000 * (time.perf_counter() - started))
-        time.sleep(hop_ms / 4000)  # as live: caches cool down between steps
+        time.sleep(hop_ms / 4000)  # as live: the caches cool down between steps
     p50, p99 = np.percentile(steps_ms, (50, 99))
     yield Check(
         "speed", bool(p99 < _TIGHT * hop_ms),
-        f"a step takes {p50:.2f} ms, 99 of 100 less than {p99:.2f}, of {hop_ms:.0f} there are",
+        f"a step takes {p50:.2f} ms (p50), {p99:.2f} ms (p99), of a {hop_ms:.0f} ms hop",
         "close other programs, plug in the power supply, or try rtmtass live --extra-buffer 10",
         is_needed=False,
     )  # fmt: skip

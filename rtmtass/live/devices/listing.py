@@ -1,4 +1,4 @@
-"""Sound devices: which there are, which one is meant, and what it takes."""
+"""Lists sound devices, finds one by number or name, and checks the rates it supports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ONE_CLOCK_HOSTS = (JACK, "ASIO")
 
 @dataclass(frozen=True)
 class Device:
-    """One device of one host API; latencies in ms, (lowest, highest), as the system claims."""
+    """One device of one host API; latencies in ms, (low, high), as the system reports them."""
 
     index: int
     name: str
@@ -39,7 +39,7 @@ class Device:
 
     @property
     def is_monitor(self) -> bool:
-        """Whether its name says that it records what others play."""
+        """Whether its name says that it captures what other programs play."""
         return bool(_MONITOR.search(self.name))
 
     def channels(self, kind: Kind) -> int:
@@ -66,36 +66,36 @@ def list_devices() -> list[Device]:
     return [
         Device(
             index=number,
-            name=found["name"],
-            host=hosts[found["hostapi"]]["name"],
-            inputs=found["max_input_channels"],
-            outputs=found["max_output_channels"],
-            sample_rate=round(found["default_samplerate"]),
-            input_latency_ms=_milliseconds(found, "input"),
-            output_latency_ms=_milliseconds(found, "output"),
+            name=info["name"],
+            host=hosts[info["hostapi"]]["name"],
+            inputs=info["max_input_channels"],
+            outputs=info["max_output_channels"],
+            sample_rate=round(info["default_samplerate"]),
+            input_latency_ms=_milliseconds(info, "input"),
+            output_latency_ms=_milliseconds(info, "output"),
             is_default_input=number == default_input,
             is_default_output=number == default_output,
         )
-        for number, found in enumerate(sd.query_devices())
+        for number, info in enumerate(sd.query_devices())
     ]
 
 
-def _milliseconds(found: dict[str, Any], kind: Kind) -> tuple[float, float]:
-    low, high = (found[f"default_{which}_{kind}_latency"] * 1000 for which in ("low", "high"))
+def _milliseconds(info: dict[str, Any], kind: Kind) -> tuple[float, float]:
+    low, high = (info[f"default_{which}_{kind}_latency"] * 1000 for which in ("low", "high"))
     return round(low, 2), round(high, 2)
 
 
-def find_device(wanted: str | None, kind: Kind, devices: Sequence[Device]) -> Device:
-    """Return the device that is meant.
+def find_device(name: str | None, kind: Kind, devices: Sequence[Device]) -> Device:
+    """Return the device of a number or name.
 
     Args:
-        wanted: a number, part of a name (and of its host API, after a comma),
-            or None for the default.
-        kind: which direction it must have.
-        devices: of `list_devices`.
+        name: a number, part of a name (and of its host API, after a comma), or None for the
+            default.
+        kind: the direction it must have.
+        devices: see `list_devices`.
 
     Raises:
-        DeviceError: none such, or several; names them.
+        DeviceError: no match, or several; the message lists the candidates.
     """
     able = [device for device in devices if device.channels(kind)]
     option = f"rtmtass live --{kind}"
@@ -104,29 +104,29 @@ def find_device(wanted: str | None, kind: Kind, devices: Sequence[Device]) -> De
             f"this system has no {kind} device; plug one in, or see what is missing with"
             " rtmtass doctor"
         )
-    if wanted is None:
+    if name is None:
         return _default(kind, able, option)
-    if wanted.isdecimal():
+    if name.isdecimal():
         for device in able:
-            if device.index == int(wanted):
+            if device.index == int(name):
                 return device
-        raise DeviceError(f"there is no {kind} device number {wanted}; {_choices(able, option)}")
-    found = _matches(wanted, able)
-    if not found:
-        raise DeviceError(f"{wanted!r} matches no {kind} device; {_choices(able, option)}")
-    if len(found) > 1:
-        listed = "\n".join(f"  {device}" for device in found)
+        raise DeviceError(f"there is no {kind} device number {name}; {_choices(able, option)}")
+    matches = _matches(name, able)
+    if not matches:
+        raise DeviceError(f"{name!r} matches no {kind} device; {_choices(able, option)}")
+    if len(matches) > 1:
+        listed = "\n".join(f"  {device}" for device in matches)
         raise DeviceError(
-            f"{wanted!r} matches {len(found)} {kind} devices:\n{listed}\n"
-            f"Name one by its number:  {option} {found[0].index}"
+            f"{name!r} matches {len(matches)} {kind} devices:\n{listed}\n"
+            f"Name one by its number:  {option} {matches[0].index}"
         )
-    return found[0]
+    return matches[0]
 
 
 def find_again(before: Device, kind: Kind, devices: Sequence[Device]) -> Device | None:
-    """Return the device that was `before`, whose number may have changed; None if it is away.
+    """Return the device that was `before`, whose number may have changed; None if it is gone.
 
-    Of several that are alike, that of the same number, or the first.
+    Of several with the same name, that of the same number, else the first.
     """
     alike = [
         device
@@ -146,8 +146,8 @@ def _default(kind: Kind, able: Sequence[Device], option: str) -> Device:
     raise DeviceError(f"this system has no default {kind} device; {_choices(able, option)}")
 
 
-def _matches(wanted: str, able: Sequence[Device]) -> list[Device]:
-    word = wanted.casefold()
+def _matches(name: str, able: Sequence[Device]) -> list[Device]:
+    word = name.casefold()
     exact = [d for d in able if word in (d.name.casefold(), f"{d.name}, {d.host}".casefold())]
     return exact or [d for d in able if word in f"{d.name}, {d.host}".casefold()]
 
@@ -158,7 +158,7 @@ def _choices(able: Sequence[Device], option: str) -> str:
 
 
 def supported_rates(device: Device) -> list[int]:
-    """Return the common rates that the device takes in every direction it has, in Hz."""
+    """Return the common rates in Hz that the device supports in every direction it has."""
     kinds: tuple[Kind, ...] = ("input", "output")
     able = [kind for kind in kinds if device.channels(kind)]
     return [
@@ -167,7 +167,7 @@ def supported_rates(device: Device) -> list[int]:
 
 
 def takes_rate(device: Device, kind: Kind, sample_rate: int) -> bool:
-    """Say whether the device takes a rate."""
+    """Return whether the device supports a rate in Hz."""
     sd = portaudio()
     check = sd.check_input_settings if kind == "input" else sd.check_output_settings
     try:
@@ -177,8 +177,8 @@ def takes_rate(device: Device, kind: Kind, sample_rate: int) -> bool:
     return True
 
 
-def have_one_clock(given: Device, wanted: Device) -> bool:
-    """Say whether input and output can be one stream, which needs no drift correction."""
-    if given.index == wanted.index:
+def have_one_clock(capture: Device, playback: Device) -> bool:
+    """Return whether two devices can be one duplex stream, without drift compensation."""
+    if capture.index == playback.index:
         return True
-    return given.host == wanted.host and given.host in _ONE_CLOCK_HOSTS
+    return capture.host == playback.host and capture.host in _ONE_CLOCK_HOSTS

@@ -1,4 +1,4 @@
-"""The sound library: found, kept quiet, started again, and left behind where it can't go on."""
+"""PortAudio: imported, silenced, restarted, and replaced by a copy after its JACK server died."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORTAUDIO_PACKAGES = (
     " Windows: it comes with pip install sounddevice"
 )
 _ABANDONED: list[Any] = []
-"""Copies of PortAudio whose JACK died: threads of theirs still run, so they stay loaded."""
+"""Copies of PortAudio whose JACK server died: their threads still run, so they stay loaded."""
 
 
 def portaudio() -> Any:
@@ -34,7 +34,7 @@ def portaudio() -> Any:
         import sounddevice
     except OSError as error:
         raise MissingPartError(
-            f"PortAudio, which talks to sound devices, isn't installed. {PORTAUDIO_PACKAGES}"
+            f"PortAudio, the library for sound devices, isn't installed. {PORTAUDIO_PACKAGES}"
         ) from error
     _silence_alsa()
     return sounddevice
@@ -42,20 +42,20 @@ def portaudio() -> Any:
 
 @functools.cache
 def _silence_alsa() -> None:
-    """Keep ALSA from writing on the terminal from its own threads, across our display.
+    """Keep ALSA's threads from writing to the terminal, across the live display.
 
-    Its handler gets a file, a line and more, and must return; a C function that looks at no
-    argument does that without the interpreter.
+    The error handler must be a C function, since it may run without the GIL; one that ignores
+    its arguments will do.
     """
     if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):
-        do_nothing = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)
-        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(do_nothing)
+        no_op = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p)
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(no_op)
 
 
 def restart_portaudio() -> None:
-    """Look for devices anew: PortAudio lists them once. No stream may be open."""
+    """Rescan the devices, which PortAudio does only at its start. No stream may be open."""
     sd = portaudio()
     with quiet_libraries():
         while sd._initialized:
@@ -64,7 +64,7 @@ def restart_portaudio() -> None:
 
 
 def close_portaudio() -> None:
-    """Let go of the sound system; `restart_portaudio` comes back to it."""
+    """Terminate PortAudio; `restart_portaudio` initialises it again."""
     sd = portaudio()
     with quiet_libraries():
         while sd._initialized:
@@ -72,18 +72,17 @@ def close_portaudio() -> None:
 
 
 def abandon_portaudio(memory: object) -> None:
-    """Leave this PortAudio to itself and go on with a new one.
+    """Abandon this PortAudio without terminating it, and continue with a fresh copy.
 
-    Once its JACK server has died, closing a stream or PortAudio ends in a failed
-    assertion (pa_jack.c asserts that jack_deactivate succeeds), and that ends the
-    process. One that stands still would be waited for without an end. A copy of the
-    library under another name knows nothing of all that.
+    After its JACK server has died, closing a stream or PortAudio aborts the process (pa_jack.c
+    asserts that jack_deactivate succeeds); with a stopped server it blocks without limit. A
+    copy of the library loaded under another name has neither problem.
 
     Args:
-        memory: in use by the callback of a stream that is left open, should it ever run again.
+        memory: buffers of the callback of a stream left open; kept alive in case it runs again.
     """
     sd = portaudio()
-    sd._initialized = 0  # so that nobody tries to terminate it at exit either
+    sd._initialized = 0  # so that sounddevice doesn't terminate it at exit
     _ABANDONED.append(memory)
     if not sys.platform.startswith("linux"):
         return
@@ -94,10 +93,10 @@ def abandon_portaudio(memory: object) -> None:
 
 
 def end_with_abandoned() -> None:
-    """End the process, with 0, if a PortAudio was abandoned; otherwise return.
+    """Exit the process at once with 0 if a PortAudio was abandoned; otherwise return.
 
-    Its JACK client may still be called, and Python, taken down in order, would free
-    what is called before the thread that calls it is gone.
+    Its JACK client may still call back, and a regular exit would free the callback's memory
+    before that thread ends.
     """
     if _ABANDONED:
         sys.stdout.flush()
@@ -107,7 +106,7 @@ def end_with_abandoned() -> None:
 
 @functools.cache
 def _library_file() -> Path:
-    """Return where PortAudio was loaded from; asked first when no copy is loaded yet."""
+    """Return the file PortAudio was loaded from; first called before any copy is loaded."""
     return next(
         Path(line.split(maxsplit=5)[5].strip())
         for line in Path("/proc/self/maps").read_text().splitlines()
@@ -117,17 +116,17 @@ def _library_file() -> Path:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep ALSA and JACK from telling the terminal what they didn't find."""
+    """Discard what ALSA and JACK print to stderr within this context."""
     if not sys.platform.startswith("linux"):
         yield
         return
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
         ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -1,4 +1,4 @@
-"""An open stream of a device or two; it calls a compiled callback and nothing else."""
+"""An open PortAudio stream, whose device calls the compiled callback directly."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from rtmtass.live.os_priority import ordinary_priority
 
 _RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
 
-_PATIENCE_S = 2.0
-"""How long stopping a stream may take."""
+_ABORT_TIMEOUT_S = 2.0
 
 
 class DeviceStream:
-    """An open stream: a device calls a compiled callback.
+    """An open stream of one or two devices.
 
     Args:
-        capture: to capture from, or None.
-        playback: to play on, or None.
-        channels: of each, as opened.
+        capture: input device, or None.
+        playback: output device, or None.
+        channels: to open of each.
         sample_rate: in Hz.
-        block: samples a call.
-        callback: what is called.
+        block: samples per callback.
+        callback: see DeviceCallback.
 
     Attributes:
-        is_jack: it belongs to a JACK server. Such a stream isn't to be closed while the server
-            doesn't answer: PortAudio would wait for it, and die with it.
+        is_jack: the stream belongs to a JACK server. It must not be closed while the server
+            is unresponsive: PortAudio would block or abort the process.
 
     Raises:
-        DeviceError: the device is in use, gone, or doesn't take this.
+        DeviceError: the device is in use, gone, or doesn't support these parameters.
     """
 
     def __init__(
@@ -46,14 +45,14 @@ class DeviceStream:
         callback: DeviceCallback,
     ) -> None:
         sd = portaudio()
-        self._callback = callback  # its memory is in use as long as this stream is open
+        self._callback = callback  # keeps its memory alive while the stream is open
         kind, device, count = _direction(capture, playback, channels)
         self.is_jack = any(device and device.host == JACK for device in (capture, playback))
         self._is_hardware = all("(hw:" in d.name for d in (capture, playback) if d)
         self._has_started = False
         self._name = " and ".join(str(d) for d in dict.fromkeys((capture, playback)) if d)
         try:
-            # The base class takes a C function; python-rtmixer builds on it in the same way.
+            # The base class accepts a C function as callback; python-rtmixer uses it likewise.
             self._stream = sd._StreamBase(
                 kind=kind,
                 device=device,
@@ -69,14 +68,14 @@ class DeviceStream:
             raise DeviceError(_why_not(self._name, error, sample_rate)) from error
 
     def start(self) -> None:
-        """Let the device begin to call.
+        """Start the callbacks.
 
         Raises:
-            DeviceError: it doesn't.
+            DeviceError: the device doesn't start.
         """
         sd = portaudio()
-        # PortAudio's thread for ALSA inherits this one's priority. A card's own device may have
-        # it; what stands for a sound server mustn't, or on one core that server never gets to run.
+        # PortAudio's ALSA thread inherits this thread's priority. For a hardware device that is
+        # fine; for a device of a sound server it would starve that server on a single core.
         may_inherit = self._is_hardware or self.is_jack
         try:
             with nullcontext() if may_inherit else ordinary_priority():
@@ -87,7 +86,7 @@ class DeviceStream:
 
     @property
     def is_active(self) -> bool:
-        """Whether the device still calls, as far as PortAudio knows."""
+        """Whether PortAudio considers the stream active."""
         sd = portaudio()
         try:
             return bool(self._stream.active)
@@ -96,16 +95,16 @@ class DeviceStream:
 
     @property
     def latency_s(self) -> tuple[float, float]:
-        """Input and output latency as the system claims them."""
-        claimed = self._stream.latency
-        pair = claimed if isinstance(claimed, tuple) else (claimed, claimed)
+        """Input and output latency as the sound system reports them."""
+        reported = self._stream.latency
+        pair = reported if isinstance(reported, tuple) else (reported, reported)
         return float(pair[0]), float(pair[1])
 
     def close(self, *, is_silent: bool = False) -> None:
-        """Stop at once and let go; never raises.
+        """Abort and close the stream; never raises.
 
         Args:
-            is_silent: the device hasn't called for long.
+            is_silent: the device has stopped calling back.
         """
         if self.is_jack and self._has_started:
             if is_silent or not self.is_active or not self._aborts_in_time():
@@ -116,12 +115,12 @@ class DeviceStream:
         self._stream.close(ignore_errors=True)
 
     def _aborts_in_time(self) -> bool:
-        """Stop a JACK stream; after its process slept, PortAudio would wait for ten minutes."""
+        """Abort a JACK stream; after a suspend, PortAudio may block in it for ten minutes."""
         stopping = threading.Thread(
             target=self._stream.abort, kwargs={"ignore_errors": True}, daemon=True
         )
         stopping.start()
-        stopping.join(_PATIENCE_S)
+        stopping.join(_ABORT_TIMEOUT_S)
         return not stopping.is_alive()
 
 
@@ -139,7 +138,7 @@ def _direction(
 def _why_not(name: str, error: Exception, sample_rate: int) -> str:
     code = error.args[1] if len(error.args) > 1 else None
     if code == _RATE_UNKNOWN:
-        return f"{name} doesn't take {sample_rate} Hz; see rtmtass devices, then add --rate"
+        return f"{name} doesn't support {sample_rate} Hz; see rtmtass devices, then add --rate"
     if code == _UNAVAILABLE:
         return f"{name} is in use by another program; close that, or choose another device"
     return f"{name} can't be opened: {error.args[0] if error.args else error}; try rtmtass doctor"

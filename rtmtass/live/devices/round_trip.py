@@ -1,4 +1,4 @@
-"""Measures the true latency: a chirp goes out, and how late it comes back in is counted."""
+"""Measures the round-trip latency with a chirp, with and without the engine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _LISTEN_S = 1.4
 _ECHO = 0.5
 _BAND_HZ = 300.0, 6000.0
 _CLEAR = 8.0
-"""How far a peak must stand out of the rest of the correlation to be believed."""
+"""Least ratio of the correlation's peak to its median for a detection."""
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """From loudspeaker to microphone, and what the engine adds on the way, in samples.
+    """Round-trip latencies in samples.
 
     Attributes:
-        without: of the devices and cables alone.
-        with_engine: from microphone through the engine and loudspeaker back to it.
-        reported: what the engine says of itself.
+        without: devices and cable alone, from output to input.
+        with_engine: from input through the engine and the output back to the input.
+        reported: the engine's own latency as it reports it.
         sample_rate: of these samples, in Hz.
     """
 
@@ -44,13 +44,13 @@ class RoundTrip:
     sample_rate: int
 
     @property
-    def ours(self) -> int:
-        """What the engine really adds."""
+    def engine(self) -> int:
+        """The engine's own latency as measured."""
         return self.with_engine - self.without
 
 
 def chirp(sample_rate: int) -> Floats:
-    """Return (n,), a sweep with soft ends; its correlation with itself is a sharp peak."""
+    """Return (n,), a Hann-windowed linear sweep, whose autocorrelation is a sharp peak."""
     t = np.arange(round(CHIRP_S * sample_rate)) / sample_rate
     low, high = _BAND_HZ
     phase = 2 * np.pi * (low * t + (high - low) / (2 * CHIRP_S) * t**2)
@@ -58,47 +58,47 @@ def chirp(sample_rate: int) -> Floats:
     return sweep
 
 
-def find(sweep: Floats, heard: Floats, after: int = 0) -> int | None:
-    """Return where `sweep` begins in `heard`, or None if it isn't clearly there.
+def find(sweep: Floats, recording: Floats, after: int = 0) -> int | None:
+    """Return where `sweep` begins in `recording`, or None if it isn't clearly there.
 
     Args:
         sweep: (n,).
-        heard: (m,), m > n.
-        after: look no earlier than here.
+        recording: (m,), m > n.
+        after: first offset to search.
     """
-    n_fft = 1 << (len(heard) + len(sweep)).bit_length()
-    spec = np.fft.rfft(heard, n_fft) * np.conj(np.fft.rfft(sweep, n_fft))
-    match = np.fft.irfft(spec, n_fft)[after : len(heard) - len(sweep) + 1]
+    n_fft = 1 << (len(recording) + len(sweep)).bit_length()
+    spec = np.fft.rfft(recording, n_fft) * np.conj(np.fft.rfft(sweep, n_fft))
+    match = np.fft.irfft(spec, n_fft)[after : len(recording) - len(sweep) + 1]
     if not len(match):
         return None
     size = np.abs(match)
     best = int(np.argmax(size))
-    # Less than a thousandth of the chirp's own energy is no chirp, whatever stands out.
+    # Below a thousandth of the chirp's energy it isn't the chirp, however clear the peak.
     if size[best] < _CLEAR * np.median(size) or size[best] < 1e-3 * float(np.dot(sweep, sweep)):
         return None
     return best + after
 
 
 class _Probe:
-    """A link as the engine sees it, with chirps on the way out and a memory of the way in.
+    """Wraps a DeviceIO: plays chirps, and records the input.
 
-    Until the second chirp nothing else goes out; from then on also, at half its
-    level, what the engine makes of what comes in.
+    Before the second chirp only chirps are played; from then on also the engine's output, at
+    half its level.
     """
 
-    def __init__(self, link: DeviceIO, sweep: Floats) -> None:
-        self._link, self._sweep = link, sweep
-        self.sample_rate, self.channels = link.sample_rate, link.channels
+    def __init__(self, devices: DeviceIO, sweep: Floats) -> None:
+        self._devices, self._sweep = devices, sweep
+        self.sample_rate, self.channels = devices.sample_rate, devices.channels
         self.discontinuities = 0
-        self._heard: list[Floats] = []
+        self._blocks: list[Floats] = []
         self._n_written = 0
-        first = round(_SETTLE_S * link.sample_rate)
-        self.starts = first, first + round(_LISTEN_S * link.sample_rate)
+        first = round(_SETTLE_S * devices.sample_rate)
+        self.starts = first, first + round(_LISTEN_S * devices.sample_rate)
 
     def read(self, out: Floats) -> int:
         """See Source."""
-        n = self._link.read(out)
-        self._heard.append(out[:n].mean(axis=1))
+        n = self._devices.read(out)
+        self._blocks.append(out[:n].mean(axis=1))
         return n
 
     def write(self, stems: Floats) -> None:
@@ -110,63 +110,63 @@ class _Probe:
             first = max(0, start - self._n_written)
             last = min(n, start + len(self._sweep) - self._n_written)
             if first < last:
-                at = self._n_written - start
-                block[0, first:last] += self._sweep[at + first : at + last, None]
+                offset = self._n_written - start
+                block[0, first:last] += self._sweep[offset + first : offset + last, None]
         self._n_written += n
-        self._link.write(block)
+        self._devices.write(block)
 
-    def heard(self) -> Floats:
-        """Return all that came in, (n,)."""
-        return np.concatenate(self._heard)
+    def recording(self) -> Floats:
+        """Return the whole input so far, (n,)."""
+        return np.concatenate(self._blocks)
 
     def deadline_s(self) -> float:
         """See RealtimeEndpoint."""
-        return self._link.deadline_s()
+        return self._devices.deadline_s()
 
     def device_stats(self) -> DeviceStats:
         """See RealtimeEndpoint."""
-        return self._link.device_stats()
+        return self._devices.device_stats()
 
     def close(self) -> None:
         """See Source."""
-        self._link.close()
+        self._devices.close()
 
 
 def measure(request: StreamRequest, separator: LiveSeparator) -> RoundTrip:
-    """Play a chirp twice: without the engine's own sound, then with it.
+    """Play a chirp twice: first alone, then with the engine's output.
 
-    The output must reach the input: a cable, a loopback device, or air.
+    The output must reach the input: by a cable, a loopback device, or air.
 
     Raises:
-        DeviceError: the chirp doesn't come back.
+        DeviceError: the chirp isn't found in the input.
     """
-    link = DeviceIO(request, separator)
-    rate, sweep = link.sample_rate, chirp(link.sample_rate)
-    probe = _Probe(link, sweep)
+    devices = DeviceIO(request, separator)
+    rate, sweep = devices.sample_rate, chirp(devices.sample_rate)
+    probe = _Probe(devices, sweep)
     with Engine(separator, probe, probe, is_realtime=True) as engine:
         until = time.monotonic() + _SETTLE_S + 2 * _LISTEN_S
         while engine.is_running and time.monotonic() < until:
             time.sleep(0.05)
-    heard = probe.heard()
-    shape = link.wire.shape
-    buffers = round(link.wire.fill * rate / shape.rates[1])
-    alone = find(sweep, heard[: probe.starts[1]], probe.starts[0])
+    recording, connection = probe.recording(), devices.connection
+    config = connection.config
+    buffers = round(connection.fill * rate / config.rates[1])
+    alone = find(sweep, recording[: probe.starts[1]], probe.starts[0])
     if alone is None:
         raise DeviceError(
-            f"the chirp played on {shape.playback} was not heard on {shape.capture}; connect"
+            f"the chirp played on {config.playback} didn't arrive on {config.capture}; connect"
             " output to input with a cable, choose a loopback device, or raise the volume"
         )
-    arrived = find(sweep, heard, probe.starts[1])
+    arrived = find(sweep, recording, probe.starts[1])
     again = None
     if arrived is not None:
-        # Without the chirp itself, the loudest is what the engine made of it.
+        # With the chirp itself removed, the next peak is the engine's output of it.
         span = slice(arrived, arrived + len(sweep))
-        heard[span] -= np.dot(heard[span], sweep) / np.dot(sweep, sweep) * sweep
-        again = find(sweep, heard, arrived + separator.delay)
+        recording[span] -= np.dot(recording[span], sweep) / np.dot(sweep, sweep) * sweep
+        again = find(sweep, recording, arrived + separator.delay)
     if arrived is None or again is None:
         raise DeviceError(
-            "the chirp came back, but not through the engine; raise the volume of the output,"
-            " or keep more quiet"
+            "the chirp arrived, but not through the engine; raise the volume of the output, or"
+            " measure in a quieter place"
         )
     without = alone - probe.starts[0] - buffers
     return RoundTrip(without, again - arrived, buffers + separator.delay, rate)

@@ -1,4 +1,4 @@
-"""Works out what the streams will be: devices, rates, blocks, channels and buffers."""
+"""Chooses devices, rates, blocks, channels and buffers of the streams to open."""
 
 from __future__ import annotations
 
@@ -7,32 +7,34 @@ from dataclasses import dataclass, replace
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.live.devices.listing import Device, find_device, have_one_clock, takes_rate
+from rtmtass.live.devices.listing import Device, Kind, find_device, have_one_clock, takes_rate
 from rtmtass.live.worker import LiveSeparator
 
 BUDGET_S = 0.008
-"""What a step may take; shorter device blocks get so much extra buffer."""
+"""Processing time to allow for; shorter device blocks get the difference as extra buffer."""
 JITTER_S = 0.004
-"""Between two clocks, what waits beyond the need."""
+"""Extra fill of the playback ring between two clocks, against jitter."""
 LARGEST_BLOCK, LARGEST_EXTRA_BUFFER_MS = 8192, 250.0
 
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """What is asked of the devices; None chooses.
+    """Which devices to open, and how; None means the default.
 
     Attributes:
-        input, output: number or part of a name, None for the default.
-        more_outputs: likewise, of the second stem and those after it, if each
-            has a device of its own; `output` is the first one's then.
-        input_channels: which to use, from 1; empty: the first, or the first two
-            if the separator has two channels.
-        sample_rate: of the devices, in Hz; None: the model's if they take it.
-        block: samples a device hands over at once.
-        extra_buffer_ms: waits in the output besides what must.
+        input, output: number or part of a name.
+        more_outputs: likewise, for the second and later stems if each stem has a device;
+            `output` is then that of the first.
+        input_channels: channels to use, from 1; empty: the first, or the first two if the
+            separator has two channels.
+        sample_rate: of the devices, in Hz; None: the model's if they support it.
+        block: samples per callback.
+        extra_buffer_ms: playback buffer beyond the minimum.
+        has_input, has_output: whether to open a device on this side; False where the engine
+            has another source or sink.
 
     Raises:
-        UsageError: block or extra buffer are beyond what the buffers hold.
+        UsageError: block or extra buffer out of range.
     """
 
     input: str | None = None
@@ -42,172 +44,213 @@ class StreamRequest:
     block: int | None = None
     extra_buffer_ms: float | None = None
     more_outputs: tuple[str, ...] = ()
+    has_input: bool = True
+    has_output: bool = True
 
     def __post_init__(self) -> None:
         if self.block is not None and not 1 <= self.block <= LARGEST_BLOCK:
             raise UsageError(
-                f"a block of {self.block} samples was asked for; give 1 to {LARGEST_BLOCK}"
+                f"a block of {self.block} samples was given; give 1 to {LARGEST_BLOCK}"
             )
         if (
             self.extra_buffer_ms is not None
             and not 0 <= self.extra_buffer_ms <= LARGEST_EXTRA_BUFFER_MS
         ):
             raise UsageError(
-                f"an extra buffer of {self.extra_buffer_ms:g} ms was asked for;"
+                f"an extra buffer of {self.extra_buffer_ms:g} ms was given;"
                 f" give 0 to {LARGEST_EXTRA_BUFFER_MS:g} ms"
             )
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """What the streams will be; pairs are (input, output).
+    """The streams to open; pairs are (input, output).
 
     Attributes:
-        given, wanted: the devices.
+        capture, playback: the devices; None where the stream has no such side. Its rate and
+            block are then those at which the engine processes.
         is_duplex: both share a clock and are one stream.
-        has_input: whether `capture` is opened too; else its rate and block only say
-            when sound comes.
-        rates, blocks: Hz, and samples a call.
-        picked: input channels to hear, from 0.
-        out_channels: to open.
+        rates, blocks: in Hz, and samples per callback.
+        picked: input channels to use, from 0.
+        out_channels: output channels to open.
     """
 
-    capture: Device
-    playback: Device
+    capture: Device | None
+    playback: Device | None
     is_duplex: bool
     rates: tuple[int, int]
     blocks: tuple[int, int]
     picked: tuple[int, ...]
     out_channels: int
-    has_input: bool = True
+
+    @property
+    def title(self) -> str:
+        """The devices for people: "[0] input, host → [1] output, host"."""
+        return " → ".join(str(device) for device in (self.capture, self.playback) if device)
 
 
 def stream_config_of(
     request: StreamRequest, devices: Sequence[Device], separator: LiveSeparator, n_rows: int
 ) -> StreamConfig:
-    """Find the devices and decide on everything.
+    """Find the devices and choose all parameters of their streams.
 
     Args:
-        request: what is asked for.
-        devices: that there are.
-        separator: that will be used.
-        n_rows: 1 to play a mix, or as many stems side by side.
+        request: see StreamRequest.
+        devices: all devices of this system.
+        separator: that the engine uses.
+        n_rows: 1 to play a mix, S to play the stems side by side.
 
     Raises:
-        DeviceError: a device isn't there, or has too few channels.
-        UsageError: an input channel isn't there.
+        DeviceError: no such device, or it has too few channels.
+        UsageError: no such input channel, or the request is for no device.
     """
-    capture = find_device(request.input, "input", devices)
-    playback = find_device(request.output, "output", devices)
-    is_duplex = have_one_clock(capture, playback)
+    if not request.has_input and not request.has_output:
+        raise UsageError("no input and no output device was requested; request at least one")
+    capture = find_device(request.input, "input", devices) if request.has_input else None
+    playback = find_device(request.output, "output", devices) if request.has_output else None
+    is_duplex = bool(capture and playback and have_one_clock(capture, playback))
     rates = _rates(request, capture, playback, separator.sample_rate, is_duplex=is_duplex)
-    picked = request.input_channels or tuple(range(1, 1 + min(separator.channels, capture.inputs)))
-    for channel in picked:
-        if not 1 <= channel <= capture.inputs:
-            raise UsageError(
-                f"input channel {channel} was asked for, but {capture} has 1 to {capture.inputs}"
-            )
-    needed = n_rows * separator.channels
-    if n_rows > 1 and playback.outputs < needed:
-        raise DeviceError(
-            f"stems need {needed} output channels, but {playback} has {playback.outputs};"
-            " choose another --output, or name a device for each: --stems-out A,B,C"
-        )
     return StreamConfig(
         capture,
         playback,
         is_duplex,
         rates,
-        (_block(request, rates[0], separator), _block(request, rates[1], separator)),
-        tuple(channel - 1 for channel in picked),
-        needed if n_rows > 1 else min(max(2, needed), playback.outputs),
+        (
+            _block(request, rates[0], separator) if capture else separator.hop,
+            _block(request, rates[1], separator) if playback else separator.hop,
+        ),
+        _picked(request, capture, separator),
+        _out_channels(playback, separator, n_rows),
     )
+
+
+def _picked(
+    request: StreamRequest, capture: Device | None, separator: LiveSeparator
+) -> tuple[int, ...]:
+    """Return the input channels to use, from 0."""
+    if not capture:
+        return tuple(range(separator.channels))
+    picked = request.input_channels or tuple(range(1, 1 + min(separator.channels, capture.inputs)))
+    for channel in picked:
+        if not 1 <= channel <= capture.inputs:
+            raise UsageError(
+                f"input channel {channel} was requested, but {capture} has 1 to {capture.inputs}"
+            )
+    return tuple(channel - 1 for channel in picked)
+
+
+def _out_channels(playback: Device | None, separator: LiveSeparator, n_rows: int) -> int:
+    """Return the output channels to open."""
+    needed = n_rows * separator.channels
+    if not playback:
+        return needed
+    if n_rows == 1:
+        return min(max(2, needed), playback.outputs)
+    if playback.outputs < needed:
+        raise DeviceError(
+            f"stems need {needed} output channels, but {playback} has {playback.outputs};"
+            " choose another --output, or name a device for each: --stems-out A,B,C"
+        )
+    return needed
 
 
 def more_configs(
     request: StreamRequest, devices: Sequence[Device], separator: LiveSeparator, main: StreamConfig
 ) -> list[StreamConfig]:
-    """Return the shapes of further outputs, which hear what `main` captures.
+    """Return the configs of further outputs, for the second and later stems.
 
     Raises:
-        DeviceError: a device isn't there.
+        DeviceError: no such device.
     """
-    shapes = []
+    configs = []
     for name in request.more_outputs:
         playback = find_device(name, "output", devices)
-        rates = _rates(request, main.capture, playback, separator.sample_rate, is_duplex=False)
+        rates = _rates(request, None, playback, separator.sample_rate, is_duplex=False)
         blocks = main.blocks[0], _block(request, rates[1], separator)
         channels = min(max(2, separator.channels), playback.outputs)
-        shapes.append(
+        configs.append(
             replace(
                 main,
+                capture=None,
                 playback=playback,
                 is_duplex=False,
                 rates=(main.rates[0], rates[1]),
                 blocks=blocks,
                 out_channels=channels,
-                has_input=False,
             )
         )
-    return shapes
+    return configs
 
 
 def _rates(
-    request: StreamRequest, capture: Device, playback: Device, model: int, *, is_duplex: bool
+    request: StreamRequest,
+    capture: Device | None,
+    playback: Device | None,
+    model: int,
+    *,
+    is_duplex: bool,
 ) -> tuple[int, int]:
-    if request.sample_rate:
-        return request.sample_rate, request.sample_rate
-    in_rate = model if takes_rate(capture, "input", model) else capture.sample_rate
-    out_rate = model if takes_rate(playback, "output", model) else playback.sample_rate
-    if is_duplex and in_rate != out_rate:
+    in_rate = _rate(request, capture, "input", model)
+    out_rate = _rate(request, playback, "output", model)
+    if is_duplex and capture and in_rate != out_rate:
         return capture.sample_rate, capture.sample_rate
     return in_rate, out_rate
+
+
+def _rate(request: StreamRequest, device: Device | None, kind: Kind, model: int) -> int:
+    if not device:
+        return model
+    if request.sample_rate:
+        return request.sample_rate
+    return model if takes_rate(device, kind, model) else device.sample_rate
 
 
 def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:
     if request.block:
         return request.block
-    # At its own rate a hop fits a block exactly; else small blocks cost the least latency.
+    # At the model's rate a block is a hop; at others small blocks give the least latency.
     return separator.hop if rate == separator.sample_rate else 64 * max(1, round(rate / 12000))
 
 
 def smallest_fill(
     block: int, hop: int, capture: Converter | None, playback: Converter | None
 ) -> int:
-    """Return how many samples must wait in the output of one clock so that it never runs dry.
+    """Return the smallest initial fill of a duplex stream's playback ring without underruns.
 
-    Before call k + 1 of the device, all that calls 1 … k made possible has been
-    written. So it is the most by which the output can be behind, found by counting.
+    Before callback k + 1, everything computed from the input of callbacks 1 … k has been
+    written. The result is the largest shortfall then, found by counting.
 
     Args:
-        block: samples a call.
+        block: samples per callback.
         hop: of the separator, at its rate.
-        given, wanted: converters before and after it, None where rates are equal.
+        capture, playback: converters before and after it, None where rates are equal.
     """
     behind = 0
     for call in range(1 + 4 * 44100 // block):
-        there = call * block
-        model = capture.ready_after(there) - 1 if capture else there
-        made = max(0, model) // hop * hop
-        written = playback.ready_after(made) - 1 if playback and made else made
+        captured = call * block
+        received = capture.ready_after(captured) - 1 if capture else captured
+        separated = max(0, received) // hop * hop
+        written = playback.ready_after(separated) - 1 if playback and separated else separated
         behind = max(behind, (call + 1) * block - max(0, written))
     return behind
 
 
 def fills(
-    shape: StreamConfig,
+    config: StreamConfig,
     separator: LiveSeparator,
     extra_buffer_ms: float | None,
     capture: Converter | None,
     playback: Converter | None,
 ) -> tuple[int, int]:
-    """Return what waits in the output at first, and for two clocks before each write.
+    """Return the initial fill of the playback ring, and for two clocks the fill to control to.
 
-    Samples at the output's rate. The first is also what the buffers add to the
-    latency: exactly for one clock, on average for two.
+    In samples at the output's rate. The first is also the latency of the buffers: exactly for
+    one clock, on average for two.
     """
-    out_rate, out_block = shape.rates[1], shape.blocks[1]
-    if shape.is_duplex:
+    out_rate, out_block = config.rates[1], config.blocks[1]
+    if not config.playback:
+        return 0, 0
+    if config.is_duplex:
         extra_s = (
             max(0.0, BUDGET_S - out_block / out_rate)
             if extra_buffer_ms is None
@@ -216,5 +259,5 @@ def fills(
         least = smallest_fill(out_block, separator.hop, capture, playback)
         return least + round(extra_s * out_rate), 0
     target = out_block + round((JITTER_S + (extra_buffer_ms or 0.0) / 1000) * out_rate)
-    longest_s = max(shape.blocks[0] / shape.rates[0], separator.hop / separator.sample_rate)
+    longest_s = max(config.blocks[0] / config.rates[0], separator.hop / separator.sample_rate)
     return target + round(longest_s * out_rate), target

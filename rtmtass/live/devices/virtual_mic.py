@@ -1,4 +1,4 @@
-"""A virtual microphone on PipeWire and PulseAudio: made when asked for, gone when we go."""
+"""A virtual microphone on PipeWire and PulseAudio, for as long as `rtmtass live` runs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ SINK, MICROPHONE = "rtmtass_output", "rtmtass_microphone"
 TITLE = "rtmtass"
 
 _RECIPES = (
-    "without it: JACK users connect our ports; macOS: install BlackHole and add --output BlackHole;"
-    " Windows: install VB-Cable and add --output CABLE"
+    "without it: JACK: connect the ports PortAudio:out_* · macOS: install BlackHole and add"
+    " --output BlackHole · Windows: install VB-Cable and add --output CABLE"
 )
 
 
 class VirtualMicrophone:
-    """A null sink that the mix is played into, and a microphone that hears it.
+    """A null sink to play the mix into, and a microphone that is its monitor.
 
-    Enter it before PortAudio starts, as PULSE_SINK and PULSE_SOURCE are read then: we
-    play into the sink, and go on hearing what was the default microphone before ours.
+    Enter it before PortAudio starts, which reads PULSE_SINK and PULSE_SOURCE then: playback
+    goes to the null sink, capture stays on what was the default microphone.
 
     Raises:
-        MissingPartError: this system has no pactl.
-        DeviceError: the sound server refuses, or doesn't run.
+        MissingPartError: pactl isn't installed.
+        DeviceError: the sound server refuses, or isn't running.
     """
 
     def __init__(self) -> None:
         self._modules: list[str] = []
-        self._before = {name: os.environ.get(name) for name in ("PULSE_SINK", "PULSE_SOURCE")}
+        self._environment = {name: os.environ.get(name) for name in ("PULSE_SINK", "PULSE_SOURCE")}
 
     def __enter__(self) -> VirtualMicrophone:
         """Create both."""
@@ -41,7 +41,7 @@ class VirtualMicrophone:
                 "a virtual microphone needs pactl (Debian and Ubuntu: apt install pulseaudio-utils"
                 f" · Fedora: dnf install pulseaudio-utils); {_RECIPES}"
             )
-        # On a system without another microphone ours would become the default, and hear itself.
+        # Without another microphone this one would become the default, and feed back.
         default = _pactl("get-default-source")
         try:
             self._load(
@@ -70,7 +70,7 @@ class VirtualMicrophone:
         trace: TracebackType | None,
     ) -> None:
         """Remove both."""
-        for name, value in self._before.items():
+        for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -81,7 +81,7 @@ class VirtualMicrophone:
         done = _pactl("load-module", module, *arguments)
         if done.returncode:
             raise DeviceError(
-                f"the sound server made no virtual microphone: {done.stderr.strip()};"
+                f"the sound server refused a virtual microphone: {done.stderr.strip()};"
                 " is PipeWire or PulseAudio running? try: pactl info"
             )
         self._modules.append(done.stdout.strip())
