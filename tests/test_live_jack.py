@@ -289,7 +289,6 @@ def test_a_paced_array_to_an_output_device(server):
     assert match.max() == pytest.approx(1, abs=0.05)
     assert stats.device.fill < 3 * output.connection.fill
     assert stats.device.reopened == 1
-    assert abs(stats.device.drift_ppm) < 1e6 * DriftControl.LIMIT
     assert xruns == 0
 
 
