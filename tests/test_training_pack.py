@@ -280,7 +280,7 @@ def test_the_command_prints_a_summary(
     assert lines[-1].startswith("3 files, 0.")
     with pytest.raises(SystemExit, match="2"):
         main(["data", "pack", str(corpus), str(tmp_path / "out"), "--bitrate", "3"])
-    assert "no bit rate in kbit/s; give 8 to 128" in capsys.readouterr().err
+    assert "not a bit rate in kbit/s; give 8 to 128" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no sha256sum")
