@@ -2,7 +2,7 @@
 # make test   installs everything and runs the whole test suite
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the tests that need no torch, on another Python
-# make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/all.py
+# make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,7 +32,7 @@ check-core:
 	.venv-core/bin/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
 
 bench: .venv/bench.done
-	$(BIN)/python benchmarks/all.py
+	$(BIN)/python -m benchmarks.run_all
 
 fix: .venv/dev.done
 	$(BIN)/ruff format .

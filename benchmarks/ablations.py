@@ -19,7 +19,7 @@ dev mixtures by the paper's rule. Intervals are 95 % bootstrap intervals; differ
 are taken clip by clip. One seed each: a difference says what this run of this budget
 gave, not that another seed would.
 
-    python benchmarks/ablations.py CORPUS --cache CACHE
+    python -m benchmarks.ablations CORPUS --cache CACHE
 
 On one core a variant takes about 7 minutes for its 1000 steps, 6.7 hours of
 mixtures; `--no-bf16` is faster where the processor has no AMX units. Prepare the
@@ -38,10 +38,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from card import machine_card
-from costs import macs_per_s
 
 import rtmtass
+from benchmarks.harness import RESULTS
+from benchmarks.harness.costs import macs_per_s
+from benchmarks.harness.machine_info import machine_card
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.config import ModelConfig
 from rtmtass.evaluation.evaluate import measure, with_interval
@@ -50,7 +51,6 @@ from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.mixing import dev_mixtures
 from rtmtass.training.train import TrainConfig, train
 
-HERE = Path(__file__).parent
 BASE = "ours"
 SHAPE: dict[str, Any] = {
     "channels": 128,
@@ -326,7 +326,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "ablations.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "ablations.json")
     parser.add_argument("--json", action="store_true", help="print JSON, no tables")
     return parser.parse_args(words)
 

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from card import machine_card
 
 import rtmtass
+from benchmarks.harness.machine_info import machine_card
 from rtmtass import Separator
 from rtmtass.runtime.torch.runtime import TorchRuntime, find_device
 from rtmtass.weights import Model, open_model

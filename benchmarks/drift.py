@@ -11,7 +11,7 @@ Several such streams, each with other clips, narrow the interval. The target is
 Does a pop spoil what follows? See pops.py, whose rows stand beside these.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
-    python benchmarks/drift.py SET
+    python -m benchmarks.drift SET
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from card import machine_card
 from numpy.typing import NDArray
-from pops import GOAL_S, back_words, joined, measure_pops, pop_line, pop_table
 
 import rtmtass
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.pops import GOAL_S, back_words, joined, measure_pops, pop_line, pop_table
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.evaluation.evaluate import Clip, describe_set, read_set, set_names, with_interval
 from rtmtass.evaluation.metrics import sdr, si_sdr

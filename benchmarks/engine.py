@@ -24,11 +24,11 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
     os.environ.setdefault(threads, "1")
 
 import numpy as np
-from card import machine_card
-from live_run import RATE, missing_parts, run_once
-from measuring import RESULTS
-from tables import Table, give_out, several_axes
 
+from benchmarks.harness import RESULTS
+from benchmarks.harness.live_run import RATE, missing_parts, run_once
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.tables import Table, give_out, several_axes
 from rtmtass.benchmark import summarise
 
 HOP_S = 0.016

@@ -7,7 +7,7 @@ music and noise: each in a process of its own, array in, array out, one thread, 
 by the processor's clock without reading and resampling. Those that take only whole
 recordings get ten minutes, too. They make speech; ours makes all three stems.
 
-    python benchmarks/files.py [--long] [--python RIVALS/bin/python]
+    python -m benchmarks.files [--long] [--python RIVALS/bin/python]
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
     os.environ.setdefault(threads, "1")
 
 import numpy as np
-import rivals
 import soundfile
 import soxr
-from candidates import RATE, Rival, open_rivals
-from card import machine_card
-from measuring import RESULTS, stay_on_one_core
-from tables import Table, give_out, several_axes
 
+from benchmarks.harness import RESULTS, module_command, rivals
+from benchmarks.harness.affinity import stay_on_one_core
+from benchmarks.harness.candidates import RATE, Rival, open_rivals
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.tables import Table, give_out, several_axes
 from rtmtass import load
 from rtmtass.config import PRECISIONS
 from rtmtass.weights import DEFAULT, demo_clip
@@ -124,7 +124,7 @@ def open_ours(precisions: Sequence[str] = PRECISIONS) -> list[Rival]:
     """Return our own processes, one per precision, the default's first."""
     found, default = [], load(DEFAULT).precision
     for precision in sorted(precisions, key=lambda p: p != default):
-        command = [sys.executable, __file__, "--serve", precision]
+        command = [*module_command("benchmarks.files"), "--serve", precision]
         found.append(Rival(f"rtmtass {precision}", sys.executable, command))
     return found
 

@@ -9,7 +9,7 @@ Our model runs in its default precision and in one pass; what the other precisio
 is the difference to f32, what more passes gain that to one, clip by clip.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
-    python benchmarks/quality.py SET --python RIVALS/bin/python --output quality.json
+    python -m benchmarks.quality SET --python RIVALS/bin/python --output quality.json
 
 The rivals live in an interpreter of their own, see rivals.py; those that are not
 installed there are listed as such. Music and noise have no rival of their kind.
@@ -29,13 +29,13 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
     os.environ.setdefault(threads, "1")
 
 import numpy as np
-from candidates import RATE, Candidate, Ours, open_rivals
-from card import machine_card
-from costs import cost_of, draw, latency_ms, macs_per_s
-from measuring import stay_on_one_core
 from numpy.typing import NDArray
-from rivals import RIVALS
 
+from benchmarks.harness.affinity import stay_on_one_core
+from benchmarks.harness.candidates import RATE, Candidate, Ours, open_rivals
+from benchmarks.harness.costs import cost_of, draw, latency_ms, macs_per_s
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.rivals import RIVALS
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.config import PASSES, PRECISIONS
 from rtmtass.evaluation.evaluate import (

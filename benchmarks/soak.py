@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from card import machine_card
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+from benchmarks.harness import FOLDER, RESULTS, module_command
+from benchmarks.harness.machine_info import machine_card
+
+sys.path.insert(0, str(FOLDER.parent / "tests"))
 
 from jack_rig import JackServer, missing_parts
 
-CLIP = HERE.parent / "models" / "rtmtass-small" / "demo.flac"
-RESULTS = HERE / "results"
+CLIP = FOLDER.parent / "models" / "rtmtass-small" / "demo.flac"
 TOLERANCE = 1e-4
 MEMORY = 1 << 15
 ROW_S = 10
@@ -113,12 +113,12 @@ def memory_mb(pid: int) -> float:
 def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
     """Run it; plain values for JSON."""
     server = JackServer(rate=rate, period=period, channels=1)
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
     pipes = {"stdout": subprocess.PIPE, "text": True, "env": environment}
     live = [sys.executable, "-m", "rtmtass", "live", "--json", "--duration", str(60 * minutes)]
     if period != 256:
         live += ["--block", str(period)]
-    card = [sys.executable, __file__, "--card", str(rate)]
+    card = [*module_command("benchmarks.soak"), "--card", str(rate)]
     seconds: list[dict[str, Any]] = []
     heard: dict[str, Any] = {}
     try:

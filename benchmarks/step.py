@@ -27,14 +27,14 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
 
 import numpy as np
 import soundfile
-from card import machine_card
-from costs import macs_per_hop
-from hops import Candidate, candidates, model_of
-from measuring import stay_on_one_core
-from roofline import Multiplying, Reading
-from tables import Table, give_out
 
 import rtmtass
+from benchmarks.harness.affinity import stay_on_one_core
+from benchmarks.harness.costs import macs_per_hop
+from benchmarks.harness.hops import Candidate, candidates, model_of
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.roofline import Multiplying, Reading
+from benchmarks.harness.tables import Table, give_out
 from rtmtass.benchmark import (
     Hops,
     file_speed,

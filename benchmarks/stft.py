@@ -7,7 +7,7 @@ contestants take turns in short rounds, so that other load on the machine hits
 all of them alike; trust the ratios more than the times. A hop in a compiled
 loop is too short for the clock: its times are means over a round's hops.
 
-    python benchmarks/stft.py [--json] [--rounds 60] [--seconds 600]
+    python -m benchmarks.stft [--json] [--rounds 60] [--seconds 600]
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from card import machine_card
-from measuring import stay_on_one_core
 from numba import njit
 
+from benchmarks.harness.affinity import stay_on_one_core
+from benchmarks.harness.machine_info import machine_card
 from rtmtass.config import StftConfig
 from rtmtass.dsp.stft import (
     analyse_hop,

@@ -20,11 +20,12 @@ for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "N
     os.environ.setdefault(threads, "1")
 
 import numpy as np
-from card import machine_card
-from measuring import RESULTS, stay_on_one_core
-from tables import Table, give_out, one_axes
 
 import rtmtass
+from benchmarks.harness import RESULTS
+from benchmarks.harness.affinity import stay_on_one_core
+from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.tables import Table, give_out, one_axes
 from rtmtass.benchmark import open_precisions, sound_of, step_of, summarise
 from rtmtass.config import PRECISIONS
 from rtmtass.weights import DEFAULT

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from rtmtass.training.data.corpus import Corpus
 
 _HERE = Path(__file__).parent
-_BENCHMARKS = _HERE.parent / "benchmarks"
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 
 
@@ -29,7 +28,8 @@ def _needs_training(path: Path) -> bool:
         for name in names:
             if f"{name}.".startswith(tuple(f"{package}." for package in _TRAINING)):
                 return True
-            helpers = (folder / f"{name.split('.')[0]}.py" for folder in (_HERE, _BENCHMARKS))
+            file = f"{name.replace('.', '/')}.py"
+            helpers = [_HERE / file] + [_HERE.parent / file] * name.startswith("benchmarks.")
             if any(helper.exists() and _needs_training(helper) for helper in helpers):
                 return True
     return False

@@ -7,20 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import all as every
-import costs
-import engine
-import files
-import hops
-import live_run
 import numpy as np
 import pytest
-import roofline
-import step
-import streams
-from candidates import open_rivals
-from tables import markdown
 
+from benchmarks import engine, files, run_all, step, streams
+from benchmarks.harness import costs, hops, live_run, roofline
+from benchmarks.harness.candidates import open_rivals
+from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
 from rtmtass.config import PRECISIONS, ModelConfig, NetConfig, small
@@ -315,7 +308,7 @@ def test_quality_tables_and_plot(tmp_path):
         "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16", "2 passes",
         "4 passes",
     ]  # fmt: skip
-    text = every.quality(result)
+    text = run_all.quality(result)
     assert "| whole clip | whole clips | – |" in text
     assert "lost: average, dB" in text
     assert "gained: average, dB" in text
@@ -352,27 +345,27 @@ def test_readme_covers_the_available_results(tmp_path):
     (results / "quality.json").write_text(json.dumps(quality_result()))
     old = {"machine": quality_result()["machine"], "hot": {}}
     (results / "step.json").write_text(json.dumps(old))
-    text = every.write_readme(tmp_path).read_text()
+    text = run_all.write_readme(tmp_path).read_text()
     assert "rtmtass-small int8, 2 clips." in text
     assert "Measured by an earlier version (no 'presets'): run it again." in text
     assert "streams.py" not in text
 
 
 def test_quality_is_skipped_without_its_set(monkeypatch):
-    monkeypatch.delenv(every.SET, raising=False)
-    assert every.options_of("quality", False) == (
+    monkeypatch.delenv(run_all.SET, raising=False)
+    assert run_all.options_of("quality", False) == (
         [],
-        f"{every.SET} isn't set; see benchmarks/all.py",
+        f"{run_all.SET} isn't set; see benchmarks/run_all.py",
     )
-    monkeypatch.setenv(every.SET, "devset")
-    options, missing = every.options_of("quality", True)
+    monkeypatch.setenv(run_all.SET, "devset")
+    options, missing = run_all.options_of("quality", True)
     assert not missing
     assert options[0] == "devset"
     assert options[-2:] == ["--clips", "2"]
 
 
 def test_every_script_has_its_section():
-    assert set(every.SCRIPTS) | {"soak"} <= set(every.SECTIONS)
-    assert set(every.SMOKE) == set(every.SCRIPTS)
-    for name in every.SCRIPTS:
+    assert set(run_all.SCRIPTS) | {"soak"} <= set(run_all.SECTIONS)
+    assert set(run_all.SMOKE) == set(run_all.SCRIPTS)
+    for name in run_all.SCRIPTS:
         assert (ROOT / "benchmarks" / f"{name}.py").exists()

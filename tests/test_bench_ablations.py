@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from corpora import make_corpus
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import ablations
-from ablations import BASE, QUESTIONS, VARIANTS
-
+from benchmarks import ablations
+from benchmarks.ablations import BASE, QUESTIONS, VARIANTS
 from rtmtass.training.train import TrainConfig
 
 

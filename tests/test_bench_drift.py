@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-
-import all as every
-import drift
-import pops
-
+from benchmarks import drift, pops, run_all
 from rtmtass.config import STEMS
 from rtmtass.evaluation.evaluate import Clip
 from rtmtass.weights import open_model
@@ -87,7 +80,7 @@ def test_a_second_after_a_clap_the_separation_is_back() -> None:
     for after in ("0.5", "1"):
         assert new["lost_db_after_s"][after] < 0.5 * old["lost_db_after_s"][after]
     assert old["level_back_s"]["p50"] is None
-    assert "| new, level_pop_s = 0.35 |" in every.table(*pops.pop_table(found))
+    assert "| new, level_pop_s = 0.35 |" in run_all.table(*pops.pop_table(found))
 
 
 def test_back_is_when_nothing_is_off_any_more() -> None:

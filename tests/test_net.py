@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from costs import macs_per_s
 from networks import SUBBANDS, seasoned, tiny
 
+from benchmarks.harness.costs import macs_per_s
 from rtmtass.config import PRESETS, ModelConfig, paper
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand

@@ -7,8 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tables import several_axes
-
+from benchmarks.harness.tables import several_axes
 from rtmtass.config import ModelConfig
 
 PUBLISHED_MACS_PER_S = {

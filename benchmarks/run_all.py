@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measuring import HERE
+from benchmarks.harness import FOLDER, module_command
 
 RIVALS, SET = "RTMTASS_BENCH_RIVALS", "RTMTASS_BENCH_SET"
 SCRIPTS: dict[str, list[str]] = {
@@ -54,10 +54,10 @@ def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
         wanted = word.removeprefix("$")
         value = os.environ.get(wanted, defaults.get(wanted)) if word.startswith("$") else word
         if value is None:
-            return [], f"{wanted} isn't set; see benchmarks/all.py"
+            return [], f"{wanted} isn't set; see benchmarks/run_all.py"
         options.append(value)
     if name == "engine":
-        from live_run import missing_parts
+        from benchmarks.harness.live_run import missing_parts
 
         return options, missing_parts()
     return options, ""
@@ -66,7 +66,7 @@ def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
 def run(name: str, options: list[str], results: Path) -> str:
     """Run one script and keep its JSON and picture; return what it died of, if it did."""
     plot = ["--plot", str(results / f"{name}.png")] if name in PLOTS else []
-    command = [sys.executable, str(HERE / f"{name}.py"), "--json", *options, *plot]
+    command = [*module_command(f"benchmarks.{name}"), "--json", *options, *plot]
     start = time.perf_counter()
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     took = f"{time.perf_counter() - start:.0f} s"
@@ -104,9 +104,9 @@ def machine(result: dict[str, Any]) -> str:
 
 def own_tables(name: str, result: dict[str, Any]) -> str:
     """Return the tables a script makes of its result, and its picture."""
-    from tables import markdown
+    from benchmarks.harness.tables import markdown
 
-    text = markdown(importlib.import_module(name).tables(result))
+    text = markdown(importlib.import_module(f"benchmarks.{name}").tables(result))
     return f"{text}\n\n![{name}](results/{name}.png)" if name in PLOTS else text
 
 
@@ -152,7 +152,7 @@ def engine(result: dict[str, Any]) -> str:
 
 def quality(result: dict[str, Any]) -> str:
     """Separation of the dev mixtures, and speech beside enhancers that live in packages."""
-    from quality import pass_table, precision_table, remarks, speech_table, stems_table
+    from benchmarks.quality import pass_table, precision_table, remarks, speech_table, stems_table
 
     model = result["model"]
     figures = f"{model['name']} {model['precision']}, {result['set']['clips']} clips."
@@ -195,8 +195,8 @@ def soak(result: dict[str, Any]) -> str:
 
 def drift(result: dict[str, Any]) -> str:
     """Does a stream get worse with time?"""
-    from drift import drift_table, place_line
-    from pops import pop_line, pop_table
+    from benchmarks.drift import drift_table, place_line
+    from benchmarks.pops import pop_line, pop_table
 
     model = result["model"]
     said = (
@@ -213,7 +213,7 @@ def drift(result: dict[str, Any]) -> str:
 
 def ablations(result: dict[str, Any]) -> str:
     """The paper's claims, asked of the causal net, each on one fixed small budget."""
-    from ablations import tables
+    from benchmarks.ablations import tables
 
     budget = result["budget"]
     numbers = "bf16" if budget["bf16"] else "float32"
@@ -271,8 +271,8 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="show that everything runs")
     parser.add_argument("--output", type=Path, help="where README.md and results/ go")
     arguments = parser.parse_args()
-    folder = arguments.output or HERE
-    if arguments.smoke and folder == HERE:
+    folder = arguments.output or FOLDER
+    if arguments.smoke and folder == FOLDER:
         parser.error("--smoke makes figures that mean nothing: keep them elsewhere with --output")
     failures = []
     for name in [] if arguments.tables else arguments.only or SCRIPTS:

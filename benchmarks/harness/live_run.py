@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import HERE
 
+from benchmarks.harness import FOLDER, module_command
 from rtmtass.benchmark import sound_of
 
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(FOLDER.parent / "tests"))
 
 from jack_rig import JackServer, Loudspeaker, missing_parts
 
@@ -86,7 +86,7 @@ def competing(is_wanted: bool) -> Iterator[None]:
     if not is_wanted:
         yield
         return
-    other = subprocess.Popen([sys.executable, __file__, "--burn"])
+    other = subprocess.Popen([*module_command("benchmarks.harness.live_run"), "--burn"])
     try:
         time.sleep(0.5)
         yield
@@ -158,7 +158,7 @@ def stream(block_ms: int, has_display: bool, seconds: float, path: Path) -> dict
     period = block_ms * RATE // 1000
     said = sound_of(seconds)[: int(seconds * RATE) // period * period]
     words = ["live", "--block", str(period), "--duration", str(seconds + EXTRA_S)]
-    command = [sys.executable, __file__, "--tapped", str(path), *words]
+    command = [*module_command("benchmarks.harness.live_run"), "--tapped", str(path), *words]
     with contextlib.ExitStack() as stack:
         server = JackServer(rate=RATE, period=period, channels=1)
         stack.callback(server.close)

@@ -1,12 +1,8 @@
-"""What the scripts share about running: one core, and where things are."""
+"""Keeps a measurement and its children on one core."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 
 
 def stay_on_one_core() -> None:
