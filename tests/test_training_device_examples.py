@@ -142,7 +142,7 @@ def test_shapes_dont_depend_on_random_draws(rich: Corpus, monkeypatch: pytest.Mo
 def test_only_torch_numpy_and_soundfile_are_imported() -> None:
     code = """if True:
         import sys
-        from rtmtass.training import device_examples
+        from rtmtass.training.data.device import examples
         print(sorted({"scipy", "numba", "soxr"} & set(sys.modules)))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
