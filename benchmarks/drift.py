@@ -196,8 +196,11 @@ def format_interval(value: dict[str, float], digits: int = 2) -> str:
 def drift_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows."""
     rows = [
-        [stem, *(format_interval(v[k]) for k in ("first", "last")),
-         format_interval(v["difference"], 3)]
+        [
+            stem,
+            *(format_interval(v[k]) for k in ("first", "last")),
+            format_interval(v["difference"], 3),
+        ]
         for stem, v in result["si_sdri"].items()
     ]
     return ["SI-SDRi, dB", "minute 1", f"minute {result['minutes']:g}", "difference"], rows

@@ -223,8 +223,8 @@ def ablations(result: dict[str, Any]) -> str:
     precision = "bf16" if budget["bf16"] else "float32"
     parts = [
         f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s,"
-        f" {precision}, {budget['dev_clips']} dev mixtures; in brackets 95 % intervals, differences clip by"
-        " clip. One seed each."
+        f" {precision}, {budget['dev_clips']} dev mixtures; in brackets 95 % intervals,"
+        " differences clip by clip. One seed each."
     ]
     for question, (head, rows) in tables(result).items():
         parts.append(f"**{question}**\n\n{table(head, rows)}")
@@ -277,8 +277,9 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.output or FOLDER
     if arguments.smoke and folder == FOLDER:
-        parser.error("--smoke makes meaningless figures and would overwrite the results;"
-            " add --output FOLDER")
+        parser.error(
+            "--smoke makes meaningless figures and would overwrite the results; add --output FOLDER"
+        )
     failures = []
     for name in [] if arguments.tables else arguments.only or SCRIPTS:
         options, missing = options_of(name, arguments.smoke)

@@ -96,7 +96,8 @@ def play_and_compare(rate: int) -> None:
         client.connect(next(p for p in live_ports if p.is_output), speaker)
         time.sleep(3)
         order = (int(position[0]) + np.arange(BUFFER)) % BUFFER
-        spec = np.fft.rfft(received[order], 2 * BUFFER) * np.conj(np.fft.rfft(sent[order], 2 * BUFFER))
+        size = 2 * BUFFER
+        spec = np.fft.rfft(received[order], size) * np.conj(np.fft.rfft(sent[order], size))
         delay.append(int(np.argmax(np.fft.irfft(spec)[: BUFFER // 2])))
         while True:
             time.sleep(1)
