@@ -1,1 +1,1 @@
-"""Measurements: one script per question, run as `python -m benchmarks.step`; see README.md."""
+"""Benchmarks, one script per question: `python -m benchmarks.step`. Results: README.md."""

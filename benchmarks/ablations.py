@@ -1,30 +1,30 @@
-"""Do the paper's claims hold for the causal net, and what would help it? One small budget each.
+"""Do the paper's claims hold for the causal network, and what improves it, on small budgets?
 
 1. complex ratio mask, magnitude mask or spectral mapping (in both stages);
 2. with and without the compensation stage, at equal parameters;
-3. the published multi-scale backbone, shrunk, or ours: blocks and a GRU;
+3. the published multi-scale backbone, scaled down, or ours: blocks and a GRU;
 4. look-ahead of 0, 1 or 2 frames (32, 48, 64 ms algorithmic latency);
-5. memory by a GRU or by dilated blocks alone;
-6. how far masks reach, and whether the compensation hears stage 1;
-7. AdamW or Muon, and the targets again by Muon;
-8. by Muon: sub-bands that share their weights, of 8 or 16 bins;
-9. by Muon: batches of half the size, twice the steps, also with sub-bands; 2.5 times the rate;
-10. by Muon: wider and shallower, or narrower and deeper.
+5. state in a GRU, or in dilated blocks alone;
+6. the limit of the masks, and whether the compensation uses stage 1's trunk;
+7. AdamW or Muon, and spectral mapping with Muon;
+8. with Muon: sub-bands of 8 or 16 bins that share their weights;
+9. with Muon: half the batch size and twice the steps, also with sub-bands; 2.5 times the rate;
+10. with Muon: wider and shallower, or narrower and deeper.
 
-Networks of 1.0 M parameters (3 % apart at most) are trained through the public door
-(`rtmtass.training.train`) on the same batches in the same order: same seed, same
-steps, crops of 3 s, batches of 8 (but for question 9), averaged weights (EMA 0.995),
-the rate falling to a hundredth. Then each is heard through `Separator` on the same
-dev mixtures by the paper's rule. Intervals are 95 % bootstrap intervals; differences
-are taken clip by clip. One seed each: a difference says what this run of this budget
-gave, not that another seed would.
+Networks of 1.0 M parameters (within 3 % of each other) are trained through the public
+API (`rtmtass.training.train`) on the same examples in the same order: same seed, same
+steps, crops of 3 s, batches of 8 (except in question 9), EMA 0.995, and a learning rate
+that decays to a hundredth. Each is then evaluated through `Separator` on the same dev
+mixtures by the paper's rule. Intervals are 95 % bootstrap intervals; differences are
+taken clip by clip. One seed each: a difference describes this run at this budget, and
+may change with the seed.
 
     python -m benchmarks.ablations CORPUS --cache CACHE
 
 On one core a variant takes about 7 minutes for its 1000 steps, 6.7 hours of
-mixtures; `--no-bf16` is faster where the processor has no AMX units. Prepare the
-cache's banks before (`rtmtass data synthesise`). Variants that are done are kept in
-the output file and skipped; an interrupted one goes on where it stopped.
+mixtures; `--no-bf16` is faster on processors without AMX. Prepare the cache's banks
+first (`rtmtass data synthesise`). Finished variants are kept in the output file and
+skipped; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Muon, wider": {"channels": 160, "dilations": [1, 2], "recurrent": 144},
     "Muon, deeper": {"channels": 112, "dilations": [1, 2, 4, 8, 1, 2, 4, 8], "recurrent": 96},
 }
-"""What each variant changes in SHAPE; where outputs or layers fall away, widths make up for it."""
+"""Changes of each variant to `SHAPE`; widths compensate for removed outputs and layers."""
 MUON = {"optimiser": "muon"}
 LEARNING: dict[str, dict[str, Any]] = {
     "Muon": MUON,
@@ -111,15 +111,17 @@ LEARNING: dict[str, dict[str, Any]] = {
     "Muon, wider": MUON,
     "Muon, deeper": MUON,
 }
-"""What changes in how a variant learns; with smaller batches it takes more steps."""
+"""Changes of each variant to the training; smaller batches mean more steps."""
+LABELS = {"deaf compensation": "compensation without trunk"}
+"""Display names of variants that are stored under another name."""
 QUESTIONS: dict[str, list[str]] = {
     "target": [BASE, "magnitude mask", "spectral mapping"],
     "compensation": [BASE, "no compensation"],
     "backbone": [BASE, "multi-scale backbone"],
     "look-ahead": [BASE, "look-ahead 1", "look-ahead 2"],
-    "memory": [BASE, "no GRU"],
+    "state": [BASE, "no GRU"],
     "mask range (ours: 2)": [BASE, "masks up to 1"],
-    "what compensation hears": [BASE, "deaf compensation"],
+    "compensation's input": [BASE, "deaf compensation"],
     "optimiser": [BASE, "Muon", "Muon, spectral mapping"],
     "sub-bands": ["Muon", "Muon, sub-bands", "Muon, sub-bands of 16"],
     "steps": [
@@ -130,18 +132,18 @@ QUESTIONS: dict[str, list[str]] = {
     ],
     "shape": ["Muon", "Muon, wider", "Muon, deeper"],
 }
-"""The first of each is what the others are compared with."""
+"""Question → variants; the first is the baseline of the others."""
 FIXED: dict[str, Any] = {"seconds": 3.0, "batch": 8, "ema": 0.995, "warmup_steps": 100}
 NEVER_MINUTES = 1e9
 
 
 def net_of(variant: str) -> dict[str, Any]:
-    """Return what a variant's network differs in from the preset."""
+    """Return how a variant's network differs from the preset."""
     return {"subband_bins": 0, **SHAPE, **VARIANTS[variant]}
 
 
 def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
-    """Return how a variant is trained; only [net], the folder and `LEARNING` differ."""
+    """Return a variant's training config; variants differ in [net], `LEARNING` and the folder."""
     learning = {**FIXED, **LEARNING.get(variant, {})}
     return TrainConfig(
         corpus=str(arguments.corpus),
@@ -153,7 +155,7 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
         compile=arguments.compile,
         bf16=arguments.bf16,
         device=arguments.device,
-        dev_clips=4,  # only for the log: what counts is measured after training
+        dev_clips=4,  # for the log only: the result is measured after training
         dev_minutes=NEVER_MINUTES,
         snapshots=0,
         net=net_of(variant),
@@ -162,7 +164,7 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
 
 
 def describe(config: ModelConfig) -> dict[str, Any]:
-    """Return size and cost of a network."""
+    """Return the parameters, MAC/s and latency of a network."""
     from rtmtass.net.mtass import MtassNet
 
     net = MtassNet(config)
@@ -175,20 +177,24 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 
 
 def run_variant(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train a variant and hear it; plain values for JSON, clip by clip."""
+    """Train and evaluate a variant; plain values for JSON, clip by clip."""
     config = config_of(variant, arguments)
     last: dict[str, Any] = {}
 
     def note(report: dict[str, Any]) -> None:
         last.update(report)
         if report["kind"] == "train":
-            words = f"{variant}: step {report['step']} of {config.steps}, loss {report['loss']:.2f}"
-            print(f"{words}, {report['speed']:.0f}x real time", file=sys.stderr, flush=True)
+            progress = f"{variant}: step {report['step']} of {config.steps}"
+            figures = f"loss {report['loss']:.2f}, {report['speed']:.0f}x real time"
+            print(f"{progress}, {figures}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
     best = train(config, note)
     if last["step"] < config.steps:
-        raise SystemExit(f"stopped at step {last['step']}; the same command goes on from there")
+        raise SystemExit(
+            f"stopped at step {last['step']} of {config.steps};"
+            " run the same command again to resume"
+        )
     separator = rtmtass.load(str(best))
     corpus = Corpus(arguments.corpus, arguments.cache)
     kinds: dict[str, list[Any]] = {"si_sdri": [], "sdri": []}
@@ -210,7 +216,7 @@ def run_variant(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def budget(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what all variants of one table must have in common, the recordings included."""
+    """Return the settings and data that all variants of one result must share."""
     corpus = Corpus(arguments.corpus, arguments.cache)
     return {
         "shape": SHAPE,
@@ -225,8 +231,8 @@ def budget(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(variants: Mapping[str, Any]) -> dict[str, Any]:
-    """Return each variant's means with intervals."""
-    found: dict[str, Any] = {}
+    """Return each variant's mean figures with intervals."""
+    means: dict[str, Any] = {}
     for name, result in variants.items():
         row: dict[str, Any] = {}
         for kind, clips in result["clips"].items():
@@ -235,51 +241,50 @@ def summary(variants: Mapping[str, Any]) -> dict[str, Any]:
                 **{stem: with_interval(values[:, i]) for i, stem in enumerate(rtmtass.STEMS)},
                 "average": with_interval(values.mean(axis=1)),
             }
-        found[name] = row
-    return found
+        means[name] = row
+    return means
 
 
-def over(variants: Mapping[str, Any], name: str, first: str) -> dict[str, float] | None:
-    """Return how far a variant's SI-SDRi is above another's, clip by clip; None over itself."""
-    if name == first or first not in variants:
+def difference_to(variants: Mapping[str, Any], name: str, baseline: str) -> dict[str, float] | None:
+    """Return a variant's SI-SDRi minus the baseline's, clip by clip; None for the baseline."""
+    if name == baseline or baseline not in variants:
         return None
-    clips, others = (np.array(variants[k]["clips"]["si_sdri"]) for k in (name, first))
-    difference: dict[str, float] = with_interval((clips - others).mean(axis=1))
-    return difference
+    clips, others = (np.array(variants[k]["clips"]["si_sdri"]) for k in (name, baseline))
+    return with_interval((clips - others).mean(axis=1))
 
 
 def verdict(difference: Mapping[str, float] | None) -> str:
-    """Say in a word what a difference means."""
+    """Return whether a difference is better, worse or inconclusive."""
     if difference is None:
         return ""
     if difference["low"] > 0:
         return "better"
-    return "worse" if difference["high"] < 0 else "not told apart"
+    return "worse" if difference["high"] < 0 else "inconclusive"
 
 
-def words(value: Mapping[str, float] | None) -> str:
-    """Return a figure with its interval."""
+def format_interval(value: Mapping[str, float] | None) -> str:
+    """Return a mean with its interval as text."""
     return f"{value['mean']:.2f} ({value['low']:.2f} … {value['high']:.2f})" if value else ""
 
 
 def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Return columns and rows per question, of the variants that are done."""
+    """Return columns and rows per question, of the finished variants."""
     head = ["variant", "SI-SDRi, dB", "over the first, dB", "", "SDRi, dB"]
-    head += ["parameters, M", "M MAC/s", "latency, ms", "steps", "hours heard"]
-    found = {}
+    head += ["parameters, M", "M MAC/s", "latency, ms", "steps", "hours of audio"]
+    by_question = {}
     for question, names in QUESTIONS.items():
         rows = []
         for name in names:
             if name not in result["variants"]:
                 continue
             facts, figures = result["variants"][name], result["summary"][name]
-            difference = over(result["variants"], name, names[0])
+            difference = difference_to(result["variants"], name, names[0])
             rows.append([
-                name,
-                words(figures["si_sdri"]["average"]),
-                words(difference),
+                LABELS.get(name, name),
+                format_interval(figures["si_sdri"]["average"]),
+                format_interval(difference),
                 verdict(difference),
-                words(figures["sdri"]["average"]),
+                format_interval(figures["sdri"]["average"]),
                 f"{facts['parameters'] / 1e6:.3f}",
                 f"{facts['mac_per_s'] / 1e6:.1f}",
                 f"{facts['algorithmic_latency_ms']:.0f}",
@@ -287,8 +292,8 @@ def tables(result: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[st
                 f"{facts['hours_heard']:.1f}",
             ])  # fmt: skip
         if len(rows) > 1:
-            found[question] = (head, rows)
-    return found
+            by_question[question] = (head, rows)
+    return by_question
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -299,7 +304,11 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def load_done(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the results so far; a SystemExit where they are of another budget."""
+    """Return the results so far.
+
+    Raises:
+        SystemExit: they were measured with another budget.
+    """
     if not path.exists():
         return {"machine": machine_card(), "budget": dict(common), "variants": {}}
     done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -307,7 +316,7 @@ def load_done(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
         differ = sorted(k for k in common if done["budget"].get(k) != common[k])
         raise SystemExit(
             f"{path} holds results of another budget ({', '.join(differ)} differ);"
-            " name another file with --output and another folder with --runs"
+            " choose another file with --output and another folder with --runs"
         )
     return done
 
@@ -315,7 +324,9 @@ def load_done(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="of `rtmtass data build`")
+    parser.add_argument(
+        "corpus", type=Path, metavar="CORPUS", help="folder made by `rtmtass data build`"
+    )
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=100, help="dev mixtures of 10 s")
@@ -332,7 +343,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run what isn't done yet, keep it, print the tables."""
+    """Run and save the unfinished variants, then print the tables."""
     arguments = parse(words)
     common = json.loads(json.dumps(budget(arguments)))
     result = load_done(arguments.output, common)
@@ -341,7 +352,10 @@ def main(words: list[str] | None = None) -> None:
             continue
         result["variants"][variant] = run_variant(variant, arguments)
         if budget(arguments)["data"] != common["data"]:
-            raise SystemExit(f"{arguments.corpus} or its banks have changed; start anew")
+            raise SystemExit(
+                f"{arguments.corpus} or its banks changed during the run;"
+                f" delete {arguments.output} and {arguments.runs} and start again"
+            )
         result["summary"] = summary(result["variants"])
         part = arguments.output.with_suffix(".part")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

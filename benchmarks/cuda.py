@@ -1,10 +1,9 @@
-"""What a GPU makes of it: one stream hop by hop, many streams in a batch, whole files.
+"""How fast is a GPU: one stream hop by hop, many streams in a batch, whole files?
 
-Every figure stands beside the compiled CPU runtime's from the same run, and
-every precision beside its largest difference to the CPU's float32. A step is
-timed as live needs it: samples in, stems back in the computer's memory.
-Without a GPU it says so in a line and measures nothing; `--device cpu` tries
-the script itself.
+Each figure is compared with the compiled CPU runtime's from the same run, and each
+precision's output with the CPU's float32. A step is timed as in live use: from samples
+in host memory to stems in host memory. Without a GPU the script prints the reason and
+measures nothing; `--device cpu` tests the script itself.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import numpy as np
 import rtmtass
 from benchmarks.harness.machine_info import machine_card
 from rtmtass import Separator
-from rtmtass.runtime.torch.runtime import TorchRuntime, find_device
+from rtmtass.runtime.torch.device import find_device
+from rtmtass.runtime.torch.runtime import TorchRuntime
 from rtmtass.weights import Model, open_model
 
 HOP_S = 0.016
@@ -30,7 +30,7 @@ PRECISIONS = ("f32", "tf32", "bf16")
 
 
 def mixture(seconds: float) -> np.ndarray:
-    """Bursts of noise over a gliding tone: nothing is silent, nothing is steady."""
+    """Return noise bursts over a gliding tone, (n,): never silent and never stationary."""
     rng = np.random.default_rng(0)
     n = int(seconds * 16000) // 256 * 256
     t = np.arange(n) / 16000
@@ -40,7 +40,7 @@ def mixture(seconds: float) -> np.ndarray:
 
 
 def timed(call: Callable[[int], object], rounds: int, period_s: float = 0.0) -> dict[str, float]:
-    """Microseconds of a call, one after the other or one every `period_s`."""
+    """Time calls back to back, or one every `period_s`; return p50, p99, p99.9 and max in µs."""
     for i in range(WARM_UP):
         call(i)
     times, due = [], time.perf_counter()
@@ -55,7 +55,7 @@ def timed(call: Callable[[int], object], rounds: int, period_s: float = 0.0) -> 
 
 
 def one_stream(separator: Separator, rounds: int) -> dict[str, Any]:
-    """One hop through transform, network and inverse, hot and paced."""
+    """Time a hop through STFT, network and inverse STFT, hot and paced."""
     hop = separator.hop
     stream = separator.fork(block=hop)
     sound = mixture(4)[:, None].copy()
@@ -63,14 +63,14 @@ def one_stream(separator: Separator, rounds: int) -> dict[str, Any]:
     highband_weights = np.empty(out.shape[:2], np.float32)
 
     def step(i: int) -> None:
-        at = i * hop % (len(sound) - hop)
-        stream.process_into(sound[at : at + hop], out, highband_weights)
+        start = i * hop % (len(sound) - hop)
+        stream.process_into(sound[start : start + hop], out, highband_weights)
 
     return {"hot": timed(step, rounds), "paced": timed(step, rounds // 4, HOP_S)}
 
 
 def many_streams(runtime: TorchRuntime, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
-    """One hop of B streams, hot; a row for each B."""
+    """Time a hop of B streams, hot; return one row per B."""
     rows = []
     hop, n_stems = runtime.config.stft.hop, len(runtime.config.stems)
     for streams in sizes:
@@ -89,7 +89,7 @@ def many_streams(runtime: TorchRuntime, sizes: list[int], rounds: int) -> list[d
 
 
 def file_speed(separator: Separator, seconds: float) -> list[float]:
-    """Times real time of three runs over a whole recording."""
+    """Return the speeds of three runs over a whole recording, as multiples of real time."""
     sound = mixture(seconds)
     separator.separate(sound[:64000])
     speeds = []
@@ -101,7 +101,7 @@ def file_speed(separator: Separator, seconds: float) -> list[float]:
 
 
 def measure(model: Model, device: str, is_quick: bool) -> dict[str, Any]:
-    """Run it all; plain values for JSON."""
+    """Measure everything; plain values for JSON."""
     rounds, seconds = (40, 4.0) if is_quick else (1000, 300.0)
     sizes = [1, 4] if is_quick else [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     on_cpu = rtmtass.load()
@@ -109,9 +109,9 @@ def measure(model: Model, device: str, is_quick: bool) -> dict[str, Any]:
     result: dict[str, Any] = {
         "benchmark": "cuda",
         "machine": {**machine_card(), "device": device_name(device)},
-        "one stream": {"numba, CPU": one_stream(on_cpu, rounds)},
+        "one stream": {"rtmtass, CPU": one_stream(on_cpu, rounds)},
         "many streams": {},
-        "files, times real time": {"numba, CPU": file_speed(on_cpu, seconds)},
+        "files, times real time": {"rtmtass, CPU": file_speed(on_cpu, seconds)},
         "largest difference to the CPU's f32": {},
     }
     for precision in PRECISIONS:
@@ -127,7 +127,7 @@ def measure(model: Model, device: str, is_quick: bool) -> dict[str, Any]:
 
 
 def device_name(device: str) -> str:
-    """Return the GPU's name, and the CUDA that torch was built with."""
+    """Return the GPU's name and torch's CUDA version."""
     import torch
 
     if device == "cpu":
@@ -136,32 +136,32 @@ def device_name(device: str) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the figures."""
+    """Print the result as text."""
     print(result["machine"])
-    base = result["one stream"]["numba, CPU"]
-    for name, ways in result["one stream"].items():
-        for way, row in ways.items():
+    base = result["one stream"]["rtmtass, CPU"]
+    for name, modes in result["one stream"].items():
+        for mode, row in modes.items():
             figures = "  ".join(f"{k} {v:8.0f}" for k, v in row.items())
-            ratio = row["p50_us"] / base[way]["p50_us"]
-            print(f"{name:20} {way:6} {figures}  {ratio:5.2f}x numba's")
+            ratio = row["p50_us"] / base[mode]["p50_us"]
+            print(f"{name:20} {mode:6} {figures}  {ratio:5.2f}x rtmtass on the CPU")
     for name, rows in result["many streams"].items():
         for row in rows:
             print(
                 f"{name:20} B {row['streams']:4}  p50 {row['p50_us']:8.0f}  p99"
-                f" {row['p99_us']:8.0f}  a stream {row['us_per_stream']:7.1f} µs"
-                f"  {'in time' if row['meets_deadline'] else 'too late'}"
+                f" {row['p99_us']:8.0f}  per stream {row['us_per_stream']:7.1f} µs"
+                f"  {'meets the deadline' if row['meets_deadline'] else 'too slow'}"
             )
     for name, speeds in result["files, times real time"].items():
         print(f"{name:20} files {' '.join(f'{s:.0f}x' for s in speeds)} real time")
     for name, delta in result["largest difference to the CPU's f32"].items():
-        print(f"{name:20} differs from the CPU's f32 by {delta:.1e} of full scale at most")
+        print(f"{name:20} largest difference to the CPU's f32: {delta:.1e} of its peak")
 
 
 def main() -> None:
-    """Print the figures, as a table or as JSON."""
+    """Measure; print text or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:N; cpu to try the script")
-    parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all?")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to test the script")
+    parser.add_argument("--quick", action="store_true", help="few rounds, to test that it runs")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:

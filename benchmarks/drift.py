@@ -1,14 +1,14 @@
-"""Does a stream get worse with time? The 60th minute of an hour against the first.
+"""Does a stream degrade with time? The last minute of an hour against the first.
 
-One minute of mixtures goes through `Separator.process`, hop by hop as live; then
-the same stream hears other things for 58 minutes (the other mixtures of the set,
-at levels from -20 to +10 dB, pauses, single stems, now and then digital silence);
-then it hears the same minute of mixtures again. SI-SDRi is measured per mixture
-in both minutes, and compared clip by clip, so that only the stream's past differs.
-Several such streams, each with other clips, narrow the interval. The target is
-0.2 dB. Nothing in it depends on speed, so that any machine will do.
+One minute of mixtures is processed with `Separator.process`, hop by hop as when live;
+the same stream then processes other audio for 58 minutes (the other mixtures of the set
+at levels from -20 to +10 dB, pauses, single stems, occasional digital silence), and then
+the same minute again. SI-SDRi is measured per mixture in both minutes and compared clip
+by clip, so that only the stream's history differs. Several such streams with different
+clips narrow the interval. The target is 0.2 dB. Nothing here depends on speed, so any
+machine will do.
 
-Does a pop spoil what follows? See pops.py, whose rows stand beside these.
+pops.py measures whether a pop degrades what follows; its table is part of this result.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python -m benchmarks.drift SET
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 import rtmtass
 from benchmarks.harness.machine_info import machine_card
-from benchmarks.pops import GOAL_S, back_words, joined, measure_pops, pop_line, pop_table
+from benchmarks.pops import GOAL_S, format_recovery, joined, measure_pops, pop_line, pop_table
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.evaluation.evaluate import Clip, describe_set, read_set, set_names, with_interval
 from rtmtass.evaluation.metrics import sdr, si_sdr
@@ -48,25 +48,25 @@ MEASURED_S = 60.0
 SCALE_DB = (-20.0, 10.0)
 PAUSE_S = (0.0, 8.0)
 POP_CLIPS = 60
-"""Clips of the set that a clap is put into, three in a row."""
+"""Clips for the pop measurement, joined in threes."""
 
 
 def feed(stream: Separator, block: Samples) -> Samples:
-    """Pass whole hops through the stream one by one; (N,) -> (S, N), late by its delay."""
+    """Process whole hops one by one: (N,) -> (S, N), delayed by `stream.delay`."""
     out = np.empty((len(stream.stems), len(block)), np.float32)
-    for at in range(0, len(block), HOP):
-        out[:, at : at + HOP] = stream.process(block[at : at + HOP])
+    for i in range(0, len(block), HOP):
+        out[:, i : i + HOP] = stream.process(block[i : i + HOP])
     return out
 
 
 def whole_hops(samples: Samples) -> Samples:
-    """Pad with silence to whole hops, (..., N)."""
+    """Zero-pad (..., N) to whole hops."""
     extra = -samples.shape[-1] % HOP
     return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, extra)])
 
 
 def one_minute(clips: Iterable[Clip], sample_rate: int, measured_s: float) -> list[Clip]:
-    """Return the first clips that fill the measured minute, in whole hops each."""
+    """Return the first clips that fill the measured minute, each padded to whole hops."""
     chosen: list[Clip] = []
     for clip in clips:
         if sum(len(c.mixture) for c in chosen) >= measured_s * sample_rate:
@@ -76,22 +76,22 @@ def one_minute(clips: Iterable[Clip], sample_rate: int, measured_s: float) -> li
 
 
 def measure_minute(stream: Separator, clips: list[Clip]) -> Gains:
-    """Return SI-SDRi and SDRi, (clips, S) each, of clips that follow on one another."""
-    joined = np.concatenate([clip.mixture for clip in clips])
+    """Return SI-SDRi and SDRi, (clips, S) each, of clips processed back to back."""
+    minute = np.concatenate([clip.mixture for clip in clips])
     tail = np.zeros(-(-stream.delay // HOP) * HOP, np.float32)
-    heard = feed(stream, np.concatenate([joined, tail]))[:, stream.delay :]
+    stems = feed(stream, np.concatenate([minute, tail]))[:, stream.delay :]
     gains: dict[str, list[Any]] = {"si_sdri": [], "sdri": []}
-    at = 0
+    start = 0
     for clip in clips:
-        out = heard[:, at : at + len(clip.mixture)]
+        out = stems[:, start : start + len(clip.mixture)]
         for name, figure in (("si_sdri", si_sdr), ("sdri", sdr)):
             gains[name].append(figure(out, clip.stems) - figure(clip.mixture[None], clip.stems))
-        at += len(clip.mixture)
+        start += len(clip.mixture)
     return {name: np.array(rows) for name, rows in gains.items()}
 
 
 def between(folder: Path, stems: tuple[str, ...], names: list[str], seed: int) -> Iterator[Samples]:
-    """Yield what the stream hears between the two minutes, without end, piece by piece."""
+    """Yield the audio between the two minutes, without end, in pieces of whole hops."""
     rng = np.random.default_rng(seed)
     while True:
         for clip in read_set(folder, stems, names=set(names)):
@@ -107,10 +107,10 @@ def between(folder: Path, stems: tuple[str, ...], names: list[str], seed: int) -
             yield pause
 
 
-def live_on(
+def measure_ends(
     stream: Separator, clips: list[Clip], sounds: Iterator[Samples], n_between: int, tick: Tick
 ) -> tuple[Gains, Gains]:
-    """Return the figures of the clips at the start of a stream and after `n_between` samples."""
+    """Return the clips' figures at the start of a stream and after `n_between` other samples."""
     first = measure_minute(stream, clips)
     done = 0
     for sound in sounds:
@@ -124,18 +124,18 @@ def live_on(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Let some streams live for so many minutes; plain values for JSON."""
+    """Measure the drift and the effect of pops; plain values for JSON."""
     separator = rtmtass.load(arguments.model, block=HOP)
     rate, names = separator.sample_rate, set_names(arguments.set)
     rounds: list[tuple[Gains, Gains]] = []
     started = time.monotonic()
-    unheard = list(names)
+    unused = list(names)
     with Steps() as steps:
         for number in range(arguments.rounds):
-            some = read_set(arguments.set, separator.stems, names=set(unheard))
-            clips = one_minute(some, rate, arguments.measured)
+            candidates = read_set(arguments.set, separator.stems, names=set(unused))
+            clips = one_minute(candidates, rate, arguments.measured)
             chosen = {clip.name for clip in clips}
-            unheard = [name for name in unheard if name not in chosen] or list(names)
+            unused = [name for name in unused if name not in chosen] or list(names)
             others = [name for name in names if name not in chosen] or names
             measured = sum(len(clip.mixture) for clip in clips)
             sounds = between(arguments.set, separator.stems, others, arguments.seed + number)
@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 minutes = number * arguments.minutes + done / rate / 60
                 steps("minutes", round(minutes), arguments.minutes * arguments.rounds)
 
-            rounds.append(live_on(separator.fork(), clips, sounds, n_between, tick))
+            rounds.append(measure_ends(separator.fork(), clips, sounds, n_between, tick))
     opened = open_model(arguments.model)
     first, last = (
         {name: np.concatenate([both[k][name] for both in rounds]) for name in FIGURES}
@@ -160,22 +160,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds_taken": round(time.monotonic() - started, 1),
         "clips": len(first["sdri"]),
         **{name: compare(first[name], last[name], separator.stems) for name in first},
-        "difference_by_place": by_place(rounds),
+        "difference_by_place": by_position(rounds),
         "pops": measure_pops(
             opened, joined(read_set(arguments.set, separator.stems, first=POP_CLIPS))
         ),
     }
 
 
-def by_place(rounds: list[tuple[Gains, Gains]]) -> list[float]:
-    """Return the mean difference in SI-SDRi of the minute's first clip, its second, and so on."""
+def by_position(rounds: list[tuple[Gains, Gains]]) -> list[float]:
+    """Return the mean SI-SDRi difference of the minute's first clip, its second, and so on."""
     differences = [(last["si_sdri"] - first["si_sdri"]).mean(axis=1) for first, last in rounds]
-    places = range(min(map(len, differences)))
-    return [round(float(np.mean([d[place] for d in differences])), 3) for place in places]
+    n = min(map(len, differences))
+    return [round(float(np.mean([d[i] for d in differences])), 3) for i in range(n)]
 
 
 def compare(first: Values, last: Values, stems: tuple[str, ...]) -> dict[str, Any]:
-    """Return both minutes' means and the difference clip by clip, per stem and on average."""
+    """Return both minutes' means and the clip-by-clip difference, per stem and averaged."""
     pairs = {stem: (first[:, i], last[:, i]) for i, stem in enumerate(stems)}
     pairs["average"] = (first.mean(axis=1), last.mean(axis=1))
     return {
@@ -188,37 +188,41 @@ def compare(first: Values, last: Values, stems: tuple[str, ...]) -> dict[str, An
     }
 
 
-def words(value: dict[str, float], digits: int = 2) -> str:
-    """Return a figure with its interval."""
+def format_interval(value: dict[str, float], digits: int = 2) -> str:
+    """Return a mean with its interval as text."""
     return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} … {value['high']:.{digits}f})"
 
 
 def drift_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows."""
     rows = [
-        [stem, words(v["first"]), words(v["last"]), words(v["difference"], 3)]
+        [
+            stem,
+            *(format_interval(v[k]) for k in ("first", "last")),
+            format_interval(v["difference"], 3),
+        ]
         for stem, v in result["si_sdri"].items()
     ]
     return ["SI-SDRi, dB", "minute 1", f"minute {result['minutes']:g}", "difference"], rows
 
 
-def place_line(result: dict[str, Any]) -> str:
-    """Say whether it is only the start of the last minute that suffers."""
-    places = ", ".join(f"{value:+.2f}" for value in result["difference_by_place"])
-    return f"Difference by place in the minute, clip after clip: {places} dB."
+def position_line(result: dict[str, Any]) -> str:
+    """Return the differences by position: does only the start of the last minute degrade?"""
+    differences = ", ".join(f"{value:+.2f}" for value in result["difference_by_place"])
+    return f"Difference by position in the minute, clip by clip: {differences} dB."
 
 
 def main() -> None:
-    """Print the table and keep the figures; exit 1 where the target is missed."""
+    """Print the tables and save the figures; exit 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    parser.add_argument("set", type=Path, metavar="SET", help="folder made by `rtmtass data mix`")
     parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--measured", type=float, default=MEASURED_S, help="seconds compared")
-    parser.add_argument("--rounds", type=int, default=3, help="streams, each with other clips")
+    parser.add_argument("--measured", type=float, default=MEASURED_S, help="seconds to compare")
+    parser.add_argument("--rounds", type=int, default=3, help="streams, each with different clips")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="keep the figures as JSON")
-    parser.add_argument("--json", action="store_true", help="print JSON, no table")
+    parser.add_argument("--output", type=Path, help="save the figures as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     result = run(arguments)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
@@ -228,15 +232,16 @@ def main() -> None:
         print(text, end="")
     else:
         print_table(*drift_table(result))
-        print(place_line(result))
+        print(position_line(result))
         print(pop_line(result["pops"]))
         print_table(*pop_table(result["pops"]))
     drift_db = abs(result["si_sdri"]["average"]["difference"]["mean"])
     if drift_db > TARGET_DB:
-        sys.exit(f"drift of {drift_db:.2f} dB, more than {TARGET_DB} dB")
+        sys.exit(f"drift of {drift_db:.2f} dB exceeds the target of {TARGET_DB} dB")
     back_s = result["pops"]["rules"]["new"]["stems_back_s"]
     if back_s is None or back_s > GOAL_S:
-        sys.exit(f"stems are back after a pop: {back_words(back_s)}, later than {GOAL_S:g} s")
+        recovery = format_recovery(back_s)
+        sys.exit(f"recovery after a pop takes {recovery}; the target is {GOAL_S:g} s")
 
 
 if __name__ == "__main__":

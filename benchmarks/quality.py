@@ -1,18 +1,18 @@
-"""How good are the stems, and on speech, how good beside the enhancers that pip provides?
+"""How good are the stems, and how good is speech compared with enhancers from PyPI?
 
-Every clip of an evaluation set (`rtmtass data mix`) goes through our model hop by
-hop and, in the same round, through each rival, on one thread. A rival's constant
-delay is found by cross-correlation and taken out; rates are converted by soxr,
-which isn't timed. The measures are those of `rtmtass evaluate`. RTF is processor
-time over audio time, so the ratio between two of them holds even on a busy machine.
-Our model runs in its default precision and in one pass; what the other precisions cost
-is the difference to f32, what more passes gain that to one, clip by clip.
+Every clip of an evaluation set (`rtmtass data mix`) is processed by our model hop by hop
+and, in the same round, by each rival, on one thread. A rival's constant delay is found by
+cross-correlation and compensated; sample rates are converted by soxr, untimed. The
+metrics are those of `rtmtass evaluate`. RTF is processor time over audio time, so the
+ratio between two RTFs holds even on a busy machine. Our model runs in its default
+precision and one pass; the other precisions are compared with f32, and more passes with
+one, clip by clip.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python -m benchmarks.quality SET --python RIVALS/bin/python --output quality.json
 
-The rivals live in an interpreter of their own, see rivals.py; those that are not
-installed there are listed as such. Music and noise have no rival of their kind.
+The rivals need a separate interpreter, see harness/rivals.py; those that aren't installed
+there are listed with the reason. For music and noise there is no comparable package.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.affinity import stay_on_one_core
-from benchmarks.harness.candidates import RATE, Candidate, Ours, open_rivals
+from benchmarks.harness.candidates import RATE, Candidate, OurModel, open_rivals
 from benchmarks.harness.costs import cost_of, draw, latency_ms, macs_per_s
 from benchmarks.harness.machine_info import machine_card
 from benchmarks.harness.rivals import RIVALS
@@ -50,7 +50,7 @@ from rtmtass.evaluation.perceptual import MEASURES, require
 from rtmtass.weights import DEFAULT, open_model
 
 CALIBRATION = 4
-"""Clips to find a rival's delay by; they warm it up, too."""
+"""Clips used to find a rival's delay; they also warm it up."""
 COLUMNS = {
     "si_sdri": ("SI-SDRi, dB", 2),
     "sdri": ("SDRi, dB", 2),
@@ -60,16 +60,16 @@ COLUMNS = {
 }
 
 
-def listen(
-    candidates: list[Candidate], brief: list[Candidate], clips: Iterable[Clip], n: int, steps: Steps
+def measure_clips(
+    candidates: list[Candidate], basic: list[Candidate], clips: Iterable[Clip], n: int, steps: Steps
 ) -> dict[str, dict[str, NDArray[np.floating]]]:
-    """Return per candidate and figure the values of all clips, clip first; of `brief` the basic."""
-    values: dict[str, dict[str, list[Any]]] = {c.name: {} for c in (*candidates, *brief)}
+    """Return name → figure → values, clip first; `basic` candidates only get (SI-)SDR and RTF."""
+    values: dict[str, dict[str, list[Any]]] = {c.name: {} for c in (*candidates, *basic)}
     for number, clip in enumerate(clips):
-        for candidate in (*candidates, *brief):
+        for candidate in (*candidates, *basic):
             out, seconds = candidate(clip.mixture)
-            wanted = () if candidate in brief else MEASURES
-            figures = measure(clip.mixture, clip.stems[: len(out)], out, RATE, wanted)
+            measures = () if candidate in basic else MEASURES
+            figures = measure(clip.mixture, clip.stems[: len(out)], out, RATE, measures)
             figures["rtf"] = np.array(seconds * RATE / len(clip.mixture))
             for name, value in figures.items():
                 values[candidate.name].setdefault(name, []).append(value)
@@ -78,7 +78,7 @@ def listen(
 
 
 def summary(values: dict[str, NDArray[np.floating]], stem: int = 0) -> dict[str, Any]:
-    """Return one candidate's figures of a stem with intervals; PESQ and STOI are of speech."""
+    """Return a candidate's figures of one stem with intervals; PESQ and STOI for speech only."""
     figures: dict[str, Any] = {k: with_interval(values[k][:, stem]) for k in ("si_sdri", "sdri")}
     figures["bss_sdri"] = with_interval(values["bss_sdri"][:, stem])
     if stem == 0:
@@ -87,18 +87,18 @@ def summary(values: dict[str, NDArray[np.floating]], stem: int = 0) -> dict[str,
 
 
 def rtf(values: NDArray[np.floating]) -> dict[str, float]:
-    """Return p50, p99 and the largest over the clips."""
+    """Return p50, p99 and max over the clips."""
     p50, p99 = np.quantile(values, [0.5, 0.99])
     return {"p50": float(p50), "p99": float(p99), "max": float(values.max())}
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run it all; plain values for JSON."""
+    """Measure everything; plain values for JSON."""
     require(MEASURES)
     names = set_names(arguments.set)[: arguments.clips]
-    ours = Ours(arguments.model)
-    precise = [Ours(arguments.model, precision) for precision in PRECISIONS]
-    often = [Ours(arguments.model, passes=passes) for passes in PASSES if passes > 1]
+    ours = OurModel(arguments.model)
+    by_precision = [OurModel(arguments.model, precision) for precision in PRECISIONS]
+    by_passes = [OurModel(arguments.model, passes=passes) for passes in PASSES if passes > 1]
     stems = ours.separator.stems
     rivals, missing = open_rivals(arguments.rivals, arguments.python)
     with Steps() as steps:
@@ -106,16 +106,17 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             first = read_set(arguments.set, stems, first=CALIBRATION)
             rival.calibrate(clip.mixture for clip in first)
             steps("delays", number + 1, len(rivals))
-        for each in (ours, *precise, *often):
+        for each in (ours, *by_precision, *by_passes):
             each(np.zeros(RATE, np.float32))
         clips = read_set(arguments.set, stems, first=arguments.clips)
-        everyone: list[Candidate] = [ours, *rivals]
-        values = listen(everyone, [*precise, *often], clips, len(names), steps)
+        candidates: list[Candidate] = [ours, *rivals]
+        values = measure_clips(candidates, [*by_precision, *by_passes], clips, len(names), steps)
     for rival in rivals:
         rival.close()
     costs = {rival.name: cost_of(rival.name, rival.hello["macs_per_s"]) for rival in rivals}
     model = open_model(arguments.model)
     shapes = {name: w.shape for name, w in model.weights.items()}
+    exact = values[by_precision[0].name]
     costs[ours.name] = {"macs_per_s": macs_per_s(shapes, model.config)}
     return {
         "benchmark": "quality",
@@ -136,11 +137,11 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
                     np.median(values[candidate.name]["rtf"] / values[ours.name]["rtf"])
                 ),
                 "delay_ms": round(1000 * candidate.delay_s, 2),
-                "fed": candidate.fed,
-                "latency_ms": latency_ms(candidate.name, 1000 * candidate.delay_s, candidate.fed),
+                "fed": candidate.chunk,
+                "latency_ms": latency_ms(candidate.name, 1000 * candidate.delay_s, candidate.chunk),
                 **costs[candidate.name],
             }
-            for candidate in everyone
+            for candidate in candidates
         },
         "ahead_db": {
             rival.name: with_interval(
@@ -149,12 +150,12 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             for rival in rivals
         },
         "precisions": {
-            each.precision: precision_figures(stems, values[each.name], values[precise[0].name])
-            for each in precise
+            each.precision: precision_figures(stems, values[each.name], exact)
+            for each in by_precision
         },
         "passes": {
             str(each.passes): pass_figures(each, stems, values[each.name], values[ours.name])
-            for each in (ours, *often)
+            for each in (ours, *by_passes)
         },
         "packages": {r.name: r.hello["package"] for r in rivals},
         "not_run": missing,
@@ -164,36 +165,37 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 def precision_figures(
     stems: tuple[str, ...], values: dict[str, Any], exact: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a precision's SI-SDRi and what it loses against f32, stems and their average."""
-    mine, theirs = values["si_sdri"], exact["si_sdri"]
+    """Return a precision's SI-SDRi and its loss against f32, by stem and averaged."""
+    si_sdri, exact_si_sdri = values["si_sdri"], exact["si_sdri"]
     return {
-        "si_sdri": by_stem(stems, mine),
-        "cost_db": by_stem(stems, theirs - mine),
+        "si_sdri": by_stem(stems, si_sdri),
+        "cost_db": by_stem(stems, exact_si_sdri - si_sdri),
         "rtf": rtf(values["rtf"]),
     }
 
 
 def by_stem(stems: tuple[str, ...], values: NDArray[np.floating]) -> dict[str, Any]:
-    """Return the means of (clips, S) values with intervals, stems and their average."""
-    found: dict[str, Any] = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
-    return {**found, "average": with_interval(np.nanmean(values, axis=1))}
+    """Return the means of (clips, S) values with intervals, by stem and averaged."""
+    means: dict[str, Any] = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
+    return {**means, "average": with_interval(np.nanmean(values, axis=1))}
 
 
 def precision_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows: what each precision costs, clip by clip."""
+    """Return columns and rows: the loss of each precision, clip by clip."""
     stems = [*result["stems"], "average"]
     rows = [
-        [name, words(v["si_sdri"]["average"], 2), *(words(v["cost_db"][s], 3) for s in stems),
+        [name, format_interval(v["si_sdri"]["average"], 2),
+         *(format_interval(v["cost_db"][s], 3) for s in stems),
          f"{v['rtf']['p50']:.4f}"]
         for name, v in result["precisions"].items()
     ]  # fmt: skip
-    return ["precision", "SI-SDRi, dB", *(f"lost: {stem}, dB" for stem in stems), "RTF"], rows
+    return ["precision", "SI-SDRi, dB", *(f"loss: {stem}, dB" for stem in stems), "RTF"], rows
 
 
 def pass_figures(
-    ours: Ours, stems: tuple[str, ...], values: dict[str, Any], once: dict[str, Any]
+    ours: OurModel, stems: tuple[str, ...], values: dict[str, Any], once: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the SI-SDRi of several passes, what they gain on one, and what they take."""
+    """Return the SI-SDRi of several passes, their gain over one pass, latency and RTF."""
     return {
         "si_sdri": by_stem(stems, values["si_sdri"]),
         "gained_db": by_stem(stems, values["si_sdri"] - once["si_sdri"]),
@@ -204,26 +206,27 @@ def pass_figures(
 
 
 def pass_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows: what hearing everything several times gains, clip by clip."""
+    """Return columns and rows: the gain of more passes over one, clip by clip."""
     stems = [*result["stems"], "average"]
     rows = [
-        [passes, words(v["si_sdri"]["average"], 2), *(words(v["gained_db"][s], 3) for s in stems),
+        [passes, format_interval(v["si_sdri"]["average"], 2),
+         *(format_interval(v["gained_db"][s], 3) for s in stems),
          f"{v['latency_ms']:g}", f"{v['rtf']['p50']:.4f} ({v['rtf_to_one']:.2f}x)"]
         for passes, v in result["passes"].items()
     ]  # fmt: skip
-    gained = [f"gained: {stem}, dB" for stem in stems]
-    return ["passes", "SI-SDRi, dB", *gained, "latency, ms", "RTF (over one)"], rows
+    gains = [f"gain: {stem}, dB" for stem in stems]
+    return ["passes", "SI-SDRi, dB", *gains, "latency, ms", "RTF (over one pass)"], rows
 
 
 def describe_model(model: str) -> dict[str, Any]:
-    """Return which weights these are."""
+    """Return the model's name, version and size."""
     opened = open_model(model)
     about = {k: v for k, v in opened.about.items() if isinstance(v, (str, int, float))}
     return {"name": opened.config.name, "n_parameters": opened.n_parameters, **about}
 
 
-def words(value: dict[str, float] | None, digits: int, mark: str = "") -> str:
-    """Return a figure with its interval."""
+def format_interval(value: dict[str, float] | None, digits: int, mark: str = "") -> str:
+    """Return a mean with its interval as text."""
     if not value:
         return "–"
     return (
@@ -232,14 +235,14 @@ def words(value: dict[str, float] | None, digits: int, mark: str = "") -> str:
 
 
 def stems_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows: what our model does to each stem."""
+    """Return columns and rows: our model, by stem."""
     kinds = ("si_sdri", "sdri", "bss_sdri")
-    rows = [[s, *(words(v[k], 2) for k in kinds)] for s, v in result["stems"].items()]
+    rows = [[s, *(format_interval(v[k], 2) for k in kinds)] for s, v in result["stems"].items()]
     return ["stem", *(COLUMNS[k][0] for k in kinds)], rows
 
 
 def speech_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows: speech, by everyone; a star at the best, whoever it is."""
+    """Return columns and rows: speech, all candidates; a star marks the best."""
     speech = result["speech"]
     best = {
         k: max(speech, key=lambda name: speech[name][k]["mean"] if speech[name][k] else -np.inf)
@@ -248,23 +251,24 @@ def speech_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, figures in sorted(speech.items(), key=lambda row: -row[1]["si_sdri"]["mean"]):
         cells = [
-            words(figures[k], digits, "*" if best[k] == name else "")
+            format_interval(figures[k], digits, "*" if best[k] == name else "")
             for k, (_, digits) in COLUMNS.items()
         ]
         timing = f"{figures['rtf']['p50']:.4f} ({figures['rtf_to_ours']:.2f}x)"
-        late, macs = figures["latency_ms"], figures["macs_per_s"]
-        place = [f"{late:g}" if late else "whole clip", figures["fed"]]
-        place.append(f"{macs / 1e6:.0f}" if macs else "–")
-        rows.append([name, *cells, *place, timing])
-    mixture = [words(result["mixture"].get(k), digits) for k, (_, digits) in COLUMNS.items()]
+        latency, macs = figures["latency_ms"], figures["macs_per_s"]
+        cost = [f"{latency:g}" if latency else "whole clip", figures["fed"]]
+        cost.append(f"{macs / 1e6:.0f}" if macs else "–")
+        rows.append([name, *cells, *cost, timing])
+    scores = result["mixture"]
+    mixture = [format_interval(scores.get(k), digits) for k, (_, digits) in COLUMNS.items()]
     rows.append(["mixture", *mixture, "", "", "", ""])
     titles = [title for title, _ in COLUMNS.values()]
-    return ["speech", *titles, "latency, ms", "fed by", "MMAC/s", "RTF (over ours)"], rows
+    return ["speech", *titles, "latency, ms", "input per call", "MMAC/s", "RTF (over ours)"], rows
 
 
 def remarks(result: dict[str, Any]) -> list[str]:
-    """Return what stands below the tables."""
-    lines = ["* the best; in brackets the 95 % interval of the mean"]
+    """Return the lines below the tables."""
+    lines = ["* best; in brackets the 95 % interval of the mean"]
     sources = {
         name: figures["macs_source"]
         for name, figures in result["speech"].items()
@@ -272,7 +276,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
     }
     lines += [f"MAC/s of {name}: {source}" for name, source in sources.items()]
     lines += [
-        f"ahead of {name}: {words(ahead, 2)} dB SI-SDRi of speech, clip by clip"
+        f"SI-SDRi of speech over {name}: {format_interval(ahead, 2)} dB, clip by clip"
         for name, ahead in result["ahead_db"].items()
     ]
     return lines + [f"not run: {name}: {why}" for name, why in result["not_run"].items()]
@@ -292,16 +296,16 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Print the tables and keep the figures."""
+    """Print the tables and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    parser.add_argument("set", type=Path, metavar="SET", help="folder made by `rtmtass data mix`")
     parser.add_argument("--model", default=DEFAULT)
-    parser.add_argument("--clips", type=int, help="only the first so many")
-    parser.add_argument("--python", default=sys.executable, help="the rivals' interpreter")
+    parser.add_argument("--clips", type=int, metavar="N", help="use only the first N")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the rivals")
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=list(RIVALS))
-    parser.add_argument("--output", type=Path, help="keep the figures as JSON")
-    parser.add_argument("--plot", type=Path, help="draw SI-SDRi over cost, .png or .svg")
-    parser.add_argument("--json", action="store_true", help="print JSON, no tables")
+    parser.add_argument("--output", type=Path, help="save the figures as JSON")
+    parser.add_argument("--plot", type=Path, help="save a plot of SI-SDRi over cost, .png or .svg")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     stay_on_one_core()
     result = compare(arguments)

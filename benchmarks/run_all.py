@@ -1,10 +1,11 @@
 """`make bench`: runs the benchmarks one after the other and writes benchmarks/README.md.
 
 Each script's JSON is kept in benchmarks/results; tables and plots are made from it.
-What isn't there is skipped with a line: jackd for engine.py, the rivals' interpreter
-(RTMTASS_BENCH_RIVALS=RIVALS/bin/python, see rivals.py), and for quality.py a set
-(RTMTASS_BENCH_SET, a folder of `rtmtass data mix`). A script that fails doesn't keep
-the others from running. About 20 minutes; leave the machine alone meanwhile.
+Scripts that lack something are skipped with a message: engine.py needs jackd, the
+comparisons need the rivals' interpreter (RTMTASS_BENCH_RIVALS=RIVALS/bin/python, see
+harness/rivals.py), quality.py needs a set (RTMTASS_BENCH_SET, a folder made by
+`rtmtass data mix`). A failing script doesn't stop the others. Takes about 20 minutes;
+don't use the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ SCRIPTS: dict[str, list[str]] = {
     "engine": [],
     "quality": [f"${SET}", "--clips", "20", "--python", f"${RIVALS}"],
 }
-"""What `make bench` runs, and with which options; drift.py needs a set, soak.py half an hour,
-ablations.py a corpus and an hour: by hand."""
+"""Scripts of `make bench` and their options. Run by hand: drift.py (needs a set), soak.py (takes
+half an hour) and ablations.py (needs a corpus and hours)."""
 SMOKE: dict[str, list[str]] = {
     "stft": ["--rounds", "1", "--bulk-rounds", "1", "--seconds", "2"],
     "step": ["--seconds", "2", "--presets", "small"],
@@ -41,20 +42,20 @@ SMOKE: dict[str, list[str]] = {
     "engine": ["--seconds", "1.5", "--rounds", "1", "--blocks", "16"],
     "quality": ["--clips", "2"],
 }
-"""Options that show whether everything runs; the figures mean nothing."""
+"""Options that only test that the scripts run; the figures are meaningless."""
 PLOTS = ("streams", "files", "engine", "quality")
-"""Scripts whose results have a picture beside them."""
+"""Scripts that save a plot."""
 
 
 def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
-    """Return a script's options with the environment filled in, and why it can't run, if so."""
+    """Return a script's options, environment variables filled in, and why it can't run, or ""."""
     defaults = {RIVALS: sys.executable}
     options = []
     for word in [*SCRIPTS.get(name, []), *(SMOKE.get(name, []) if is_smoke else [])]:
-        wanted = word.removeprefix("$")
-        value = os.environ.get(wanted, defaults.get(wanted)) if word.startswith("$") else word
+        variable = word.removeprefix("$")
+        value = os.environ.get(variable, defaults.get(variable)) if word.startswith("$") else word
         if value is None:
-            return [], f"{wanted} isn't set; see benchmarks/run_all.py"
+            return [], f"{variable} isn't set; see benchmarks/run_all.py"
         options.append(value)
     if name == "engine":
         from benchmarks.harness.live_run import missing_parts
@@ -64,17 +65,20 @@ def options_of(name: str, is_smoke: bool) -> tuple[list[str], str]:
 
 
 def run(name: str, options: list[str], results: Path) -> str:
-    """Run one script and keep its JSON and picture; return what it died of, if it did."""
+    """Run one script and save its JSON and plot; return why it failed, or ""."""
     plot = ["--plot", str(results / f"{name}.png")] if name in PLOTS else []
     command = [*module_command(f"benchmarks.{name}"), "--json", *options, *plot]
     start = time.perf_counter()
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    took = f"{time.perf_counter() - start:.0f} s"
-    if answer.returncode:
-        return f"{name} failed after {took}: {' '.join(command)}\n{answer.stderr[-2000:]}"
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    elapsed = f"{time.perf_counter() - start:.0f} s"
+    if process.returncode:
+        return (
+            f"{name} exited with status {process.returncode} after {elapsed}:"
+            f" {' '.join(command)}\n{process.stderr[-2000:]}"
+        )
     results.mkdir(parents=True, exist_ok=True)
-    (results / f"{name}.json").write_text(answer.stdout)
-    print(f"{name}: {took}", flush=True)
+    (results / f"{name}.json").write_text(process.stdout)
+    print(f"{name}: {elapsed}", flush=True)
     return ""
 
 
@@ -85,7 +89,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def machine(result: dict[str, Any]) -> str:
-    """Return the machine card in a line."""
+    """Return the machine info in one line."""
     card = result["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in card["versions"].items())
     facts = [f"{card['cpu']}, {card['cores']} cores"]
@@ -103,7 +107,7 @@ def machine(result: dict[str, Any]) -> str:
 
 
 def own_tables(name: str, result: dict[str, Any]) -> str:
-    """Return the tables a script makes of its result, and its picture."""
+    """Return the tables that a script makes of its result, and its plot."""
     from benchmarks.harness.tables import markdown
 
     text = markdown(importlib.import_module(f"benchmarks.{name}").tables(result))
@@ -125,7 +129,7 @@ def stft(result: dict[str, Any]) -> str:
             ]
             for name, row in rows.items()
         ]
-        head = ["who", "p50, µs", "p99, µs", "max, µs", "p50 over ours", "largest difference"]
+        head = ["candidate", "p50, µs", "p99, µs", "max, µs", "p50 over ours", "largest difference"]
         parts.append(f"**{title}**\n\n{table(head, lines)}")
     return "\n\n".join(parts)
 
@@ -151,7 +155,7 @@ def engine(result: dict[str, Any]) -> str:
 
 
 def quality(result: dict[str, Any]) -> str:
-    """Separation of the dev mixtures, and speech beside enhancers that live in packages."""
+    """Separation of the dev mixtures, and speech compared with enhancers from PyPI."""
     from benchmarks.quality import pass_table, precision_table, remarks, speech_table, stems_table
 
     model = result["model"]
@@ -168,59 +172,59 @@ def quality(result: dict[str, Any]) -> str:
 
 def soak(result: dict[str, Any]) -> str:
     """`rtmtass live` left running on a jackd without a sound card."""
-    what = result["summary"]
-    step_ms = what["step_ms"]
+    totals = result["summary"]
+    step_ms = totals["step_ms"]
     rows = [
         ["minutes", f"{result['minutes']:g}"],
-        ["hops", f"{what['hops']}"],
-        ["deadline misses", f"{what['deadline_misses']}"],
+        ["hops", f"{totals['hops']}"],
+        ["deadline misses", f"{totals['deadline_misses']}"],
         [
-            "samples lost by the stream (jackd's own xruns)",
-            f"{what['underruns']} ({what['xruns_of_jackd']})",
+            "samples lost by the stream (xruns of jackd)",
+            f"{totals['underruns']} ({totals['xruns_of_jackd']})",
         ],
-        ["samples that came back wrong", f"{what['samples_wrong']} of {what['samples_compared']}"],
+        ["wrong samples", f"{totals['samples_wrong']} of {totals['samples_compared']}"],
         [
             "step p50 / p99 / max, ms",
             " / ".join(f"{step_ms[k]:.2f}" for k in ("p50_ms", "p99_ms", "max_ms")),
         ],
         [
             "memory at 30 s and at the end, MB",
-            f"{what['memory_mb_at_30_s']:.1f}, {what['memory_mb_at_the_end']:.1f}",
+            f"{totals['memory_mb_at_30_s']:.1f}, {totals['memory_mb_at_the_end']:.1f}",
         ],
-        ["share of a core", f"{what['cpu_share_mean']:.0%}"],
+        ["CPU load, one core", f"{totals['cpu_share_mean']:.0%}"],
     ]
-    parts = [table(["what", "figure"], rows), result.get("remark", "")]
+    parts = [table(["figure", "value"], rows), result.get("remark", "")]
     return "\n\n".join([*filter(None, parts), "![over time](results/soak.png)"])
 
 
 def drift(result: dict[str, Any]) -> str:
-    """Does a stream get worse with time?"""
-    from benchmarks.drift import drift_table, place_line
+    """Does a stream degrade with time?"""
+    from benchmarks.drift import drift_table, position_line
     from benchmarks.pops import pop_line, pop_table
 
     model = result["model"]
-    said = (
+    description = (
         f"{model['name']} {model['version']}: the same {result['clips']} mixtures in the first"
         f" and the last of {result['minutes']:g} minutes of a stream ({result['streams']} streams),"
         " hop by hop, with mixtures, pauses and silence at changing levels between; in brackets"
         " 95 % intervals, the difference clip by clip."
     )
-    parts = [said, table(*drift_table(result)), place_line(result)]
-    if pops := result.get("pops"):  # earlier results have none
+    parts = [description, table(*drift_table(result)), position_line(result)]
+    if pops := result.get("pops"):  # missing in earlier results
         parts += [pop_line(pops), table(*pop_table(pops))]
     return "\n\n".join(parts)
 
 
 def ablations(result: dict[str, Any]) -> str:
-    """The paper's claims, asked of the causal net, each on one fixed small budget."""
+    """The paper's claims, tested on the causal network with a fixed small budget."""
     from benchmarks.ablations import tables
 
     budget = result["budget"]
-    numbers = "bf16" if budget["bf16"] else "float32"
+    precision = "bf16" if budget["bf16"] else "float32"
     parts = [
-        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s, {numbers},"
-        f" {budget['dev_clips']} dev mixtures; in brackets 95 % intervals, differences clip by"
-        " clip. One seed each."
+        f"{budget['steps']} steps of {budget['batch']} crops of {budget['seconds']:g} s,"
+        f" {precision}, {budget['dev_clips']} dev mixtures; in brackets 95 % intervals,"
+        " differences clip by clip. One seed each."
     ]
     for question, (head, rows) in tables(result).items():
         parts.append(f"**{question}**\n\n{table(head, rows)}")
@@ -241,39 +245,41 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def write_readme(folder: Path) -> Path:
-    """Write the tables of all results there are; return where."""
+    """Write README.md from all results in `folder`; return its path."""
     parts = [
         "# Benchmarks",
-        "Made by `make bench` from the JSON in `results/`. Absolute times belong to the machine"
-        " named; ratios come from one interleaved run and hold better.",
+        "Generated by `make bench` from the JSON in `results/`. Absolute times apply to the named"
+        " machine; ratios come from interleaved runs and transfer better.",
     ]
     for name, show in SECTIONS.items():
         path = folder / "results" / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text())
-            what = (show.__doc__ or "").rstrip(".")
-            parts += [f"## {what}: `{name}.py`", machine(result)]
+            title = (show.__doc__ or "").rstrip(".")
+            parts += [f"## {title}: `{name}.py`", machine(result)]
             try:
                 parts.append(show(result))
             except KeyError as missing:
-                parts.append(f"Measured by an earlier version (no {missing}): run it again.")
+                parts.append(f"Measured by an earlier version (no {missing}); run it again.")
     (folder / "README.md").write_text("\n\n".join(parts) + "\n")
     return folder / "README.md"
 
 
 def main() -> int:
-    """Run what is asked for, then write the tables; 1 if a script failed."""
+    """Run the named scripts, or all, then write README.md; return 1 if a script failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("only", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}")
-    parser.add_argument("--tables", action="store_true", help="only write README.md anew")
-    parser.add_argument("--smoke", action="store_true", help="show that everything runs")
-    parser.add_argument("--output", type=Path, help="where README.md and results/ go")
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"one of {', '.join(SCRIPTS)}")
+    parser.add_argument("--tables", action="store_true", help="only write README.md")
+    parser.add_argument("--smoke", action="store_true", help="only test that everything runs")
+    parser.add_argument("--output", type=Path, help="folder for README.md and results/")
     arguments = parser.parse_args()
     folder = arguments.output or FOLDER
     if arguments.smoke and folder == FOLDER:
-        parser.error("--smoke makes figures that mean nothing: keep them elsewhere with --output")
+        parser.error(
+            "--smoke makes meaningless figures and would overwrite the results; add --output FOLDER"
+        )
     failures = []
     for name in [] if arguments.tables else arguments.only or SCRIPTS:
         options, missing = options_of(name, arguments.smoke)

@@ -1,11 +1,11 @@
-"""`rtmtass live` left running: does anything drift, drop out or grow?
+"""`rtmtass live` over a long time: drift, dropouts and memory growth.
 
-A jackd without a sound card stands in for the device. Another process is its
-microphone and loudspeaker: it plays the demo clip over and over, and since all
-gains are 0 dB it must hear that very clip, the reported delay later, sample by
-sample. What differs by more than 1e-4 is counted. Once a second the engine's
-own figures and its memory are looked at; the result keeps a row for every ten
-seconds and histograms of all. Needs jackd and JACK-Client, see tests/jack_rig.py.
+jackd with a dummy driver replaces the device. Another process is the microphone and the
+loudspeaker: it loops the demo clip, and since all gains are 0 dB, it must receive the
+same clip, sample by sample, after the reported delay. Samples that differ by more than
+1e-4 are counted. The engine's statistics and memory are read once a second; the result
+has a row per ten seconds, and histograms. Needs jackd and JACK-Client, see
+tests/jack_rig.py.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from jack_rig import JackServer, missing_parts
 
 CLIP = FOLDER.parent / "models" / "rtmtass-small" / "demo.flac"
 TOLERANCE = 1e-4
-MEMORY = 1 << 15
+BUFFER = 1 << 15
+"""Samples kept of what was sent and received."""
 ROW_S = 10
-"""One row of the course for so many seconds."""
+"""Seconds per row of the result."""
 BINS = 20
 
 
-def be_the_card(rate: int) -> None:
-    """Play the clip for ever, compare what comes back; one JSON line a second."""
+def play_and_compare(rate: int) -> None:
+    """Loop the clip and compare what comes back; print a line of JSON every second."""
     import jack
 
     from rtmtass.dsp.resample import Resampler
@@ -54,26 +55,26 @@ def be_the_card(rate: int) -> None:
     clip = 0.5 * clip[:, 0]
     client = jack.Client("card", no_start_server=True)
     microphone, speaker = client.outports.register("mic"), client.inports.register("spk")
-    sent, got = np.zeros(MEMORY, np.float32), np.zeros(MEMORY, np.float32)
-    at = np.zeros(1, np.int64)
+    sent, received = np.zeros(BUFFER, np.float32), np.zeros(BUFFER, np.float32)
+    position = np.zeros(1, np.int64)
     delay: list[int] = []
     counts = {"wrong": 0, "worst": 0.0, "xruns": 0, "compared": 0}
     phase = np.arange(client.blocksize)
 
     @client.set_process_callback
     def process(n: int) -> None:
-        t = int(at[0])
+        t = int(position[0])
         x = clip[(t + phase) % len(clip)]
         microphone.get_array()[:] = x
         y = speaker.get_array()
-        sent[(t + phase) % MEMORY] = x
-        got[(t + phase) % MEMORY] = y
+        sent[(t + phase) % BUFFER] = x
+        received[(t + phase) % BUFFER] = y
         if delay:
-            off = np.abs(y - sent[(t + phase - delay[0]) % MEMORY])
-            counts["wrong"] += int((off > TOLERANCE).sum())
-            counts["worst"] = max(counts["worst"], float(off.max()))
+            error = np.abs(y - sent[(t + phase - delay[0]) % BUFFER])
+            counts["wrong"] += int((error > TOLERANCE).sum())
+            counts["worst"] = max(counts["worst"], float(error.max()))
             counts["compared"] += n
-        at[0] = t + n
+        position[0] = t + n
 
     @client.set_xrun_callback
     def xrun(_delay: float) -> None:
@@ -82,28 +83,29 @@ def be_the_card(rate: int) -> None:
     gc.collect()
     gc.disable()
     with client:
-        theirs: list[Any] = []
-        while len(theirs) < 2:
+        live_ports: list[Any] = []
+        while len(live_ports) < 2:
             time.sleep(0.1)
             ports = client.get_ports("PortAudio", is_audio=True)
-            theirs = [p for p in ports if p.shortname in ("in_0", "out_0")]
+            live_ports = [p for p in ports if p.shortname in ("in_0", "out_0")]
         time.sleep(0.5)
-        for port in theirs:
+        for port in live_ports:
             for other in client.get_all_connections(port):
                 client.disconnect(*((other, port) if port.is_input else (port, other)))
-        client.connect(microphone, next(p for p in theirs if p.is_input))
-        client.connect(next(p for p in theirs if p.is_output), speaker)
+        client.connect(microphone, next(p for p in live_ports if p.is_input))
+        client.connect(next(p for p in live_ports if p.is_output), speaker)
         time.sleep(3)
-        order = (int(at[0]) + np.arange(MEMORY)) % MEMORY
-        spec = np.fft.rfft(got[order], 2 * MEMORY) * np.conj(np.fft.rfft(sent[order], 2 * MEMORY))
-        delay.append(int(np.argmax(np.fft.irfft(spec)[: MEMORY // 2])))
+        order = (int(position[0]) + np.arange(BUFFER)) % BUFFER
+        size = 2 * BUFFER
+        spec = np.fft.rfft(received[order], size) * np.conj(np.fft.rfft(sent[order], size))
+        delay.append(int(np.argmax(np.fft.irfft(spec)[: BUFFER // 2])))
         while True:
             time.sleep(1)
             print(json.dumps({"delay": delay[0], **counts}), flush=True)
 
 
 def memory_mb(pid: int) -> float:
-    """Return the resident memory of a process."""
+    """Return the resident memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
@@ -111,31 +113,34 @@ def memory_mb(pid: int) -> float:
 
 
 def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
-    """Run it; plain values for JSON."""
+    """Measure everything; plain values for JSON."""
     server = JackServer(rate=rate, period=period, channels=1)
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
-    pipes = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+
+    def start(command: list[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
     live = [sys.executable, "-m", "rtmtass", "live", "--json", "--duration", str(60 * minutes)]
     if period != 256:
         live += ["--block", str(period)]
     card = [*module_command("benchmarks.soak"), "--card", str(rate)]
     seconds: list[dict[str, Any]] = []
-    heard: dict[str, Any] = {}
+    card_counts: dict[str, Any] = {}
     try:
-        with subprocess.Popen(live, **pipes) as engine, subprocess.Popen(card, **pipes) as other:
+        with start(live) as engine, start(card) as other:
             assert engine.stdout
             assert other.stdout
             os.set_blocking(other.stdout.fileno(), False)
             for line in engine.stdout:
                 stats = json.loads(line)
                 stats["memory_mb"] = memory_mb(engine.pid)
-                while said := other.stdout.readline():
-                    heard = json.loads(said)
-                stats["card"] = heard
+                while card_line := other.stdout.readline():
+                    card_counts = json.loads(card_line)
+                stats["card"] = card_counts
                 seconds.append(stats)
             other.kill()
             if engine.wait():
-                raise SystemExit(f"rtmtass live ended with {engine.returncode}")
+                raise SystemExit(f"rtmtass live exited with status {engine.returncode}")
     finally:
         server.close()
     return {
@@ -151,7 +156,7 @@ def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
 
 
 def summary(seconds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures that should be zero, and those that should not grow."""
+    """Return the totals: counts that should be zero, and figures that should not grow."""
     last, card = seconds[-1], seconds[-1]["card"]
     settled = seconds[min(len(seconds) - 1, 30)]
     return {
@@ -175,7 +180,7 @@ def summary(seconds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def course(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for every `ROW_S` seconds: counts at its end, the median and worst within."""
+    """Return a row per `ROW_S` seconds: counts at its end, medians and means within it."""
     rows = []
     for start in range(0, len(seconds), ROW_S):
         part = seconds[start : start + ROW_S]
@@ -199,30 +204,30 @@ def course(seconds: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def histograms(seconds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how often the figures of a second fell where: {name: {from, to, counts}}."""
+    """Return histograms of the per-second figures: {name: {from, to, counts}}."""
     values = {
         "step_ms": [s["steps"]["recent_ms"] for s in seconds],
         "cpu_share": [s["cpu_share"] for s in seconds],
         "fill_samples": [s["device"]["fill"] for s in seconds],
     }
-    found = {}
+    by_name = {}
     for name, each in values.items():
         counts, edges = np.histogram(each, BINS)
         ends = {"from": round(float(edges[0]), 4), "to": round(float(edges[-1]), 4)}
-        found[name] = {**ends, "counts": counts.tolist()}
-    return found
+        by_name[name] = {**ends, "counts": counts.tolist()}
+    return by_name
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw the course of the hour."""
+    """Plot the figures over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = result["course"]
     minutes = [row["s"] / 60 for row in rows]
     panels = (
-        ("ms a step", ("p50_ms", "p99_ms", "max_ms")),
-        ("count so far", ("late", "lost", "xruns", "wrong")),
+        ("ms per step", ("p50_ms", "p99_ms", "max_ms")),
+        ("total count", ("late", "lost", "xruns", "wrong")),
         ("MB resident", ("memory_mb",)),
         ("drift in ppm", ("drift_ppm",)),
     )
@@ -242,7 +247,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """Return JSON with a line for every entry, and for every row of the course."""
+    """Return JSON with one line per entry and per row of the course."""
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in result.items()]
     rows = ",\n  ".join(map(json.dumps, result["course"]))
     lines = [line for line in lines if not line.startswith('"course"')]
@@ -250,16 +255,16 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Soak, print the summary, keep JSON and picture in results/."""
+    """Measure, print the summary, save JSON and plot."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=int, default=16000)
-    parser.add_argument("--period", type=int, default=256, help="samples a block")
+    parser.add_argument("--period", type=int, default=256, help="samples per block")
     parser.add_argument("--output", type=Path, default=RESULTS / "soak.json")
     parser.add_argument("--card", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.card:
-        be_the_card(arguments.card)
+        play_and_compare(arguments.card)
     if why := missing_parts():
         raise SystemExit(why)
     result = soak(arguments.minutes, arguments.rate, arguments.period)

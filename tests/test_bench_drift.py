@@ -1,4 +1,4 @@
-"""The drift benchmark finds drift and what a pop spoils, and none where there is none."""
+"""The drift benchmark measures drift and the effect of a pop, and zero without them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rtmtass.evaluation.evaluate import Clip
 from rtmtass.weights import open_model
 
 
-class Ageing:
-    """Gets each stem right 256 samples late, but for a hiss that grows with what it has heard."""
+class DegradingStream:
+    """Returns the true stems 256 samples late, with noise that grows over time."""
 
     stems, delay = STEMS, 256
 
@@ -23,43 +23,43 @@ class Ageing:
         self.rng = np.random.default_rng(0)
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        at = (self.hops - 1) * 256 % self.truth.shape[1]
-        out = self.truth[:, at : at + 256].copy()
-        hiss = 0.01 * 10 ** (self.step_db * self.hops / 20)
+        start = (self.hops - 1) * 256 % self.truth.shape[1]
+        out = self.truth[:, start : start + 256].copy()
+        noise_level = 0.01 * 10 ** (self.step_db * self.hops / 20)
         self.hops += 1
-        return out + hiss * self.rng.standard_normal(out.shape)
+        return out + noise_level * self.rng.standard_normal(out.shape)
 
 
 @pytest.mark.parametrize("db_per_hop", [0.0, 0.01])
-def test_drift_is_the_difference_of_the_same_clips(db_per_hop: float) -> None:
+def test_drift_is_measured_on_the_same_clips(db_per_hop: float) -> None:
     rng = np.random.default_rng(1)
     stems = [rng.standard_normal((3, 30 * 256)).astype(np.float32) * 0.1 for _ in range(2)]
     clips = [Clip(str(k), s.sum(axis=0), s) for k, s in enumerate(stems)]
-    # Each minute is 60 hops and one for the delay; what lies between fits the truth's period.
+    # Each minute is 60 hops and one for the delay; the audio between is whole periods of `truth`.
     truth = np.concatenate([*stems, np.zeros((3, 256), np.float32)], axis=1)
-    stream = Ageing(truth, db_per_hop)
+    stream = DegradingStream(truth, db_per_hop)
     ticks: list[int] = []
     sounds = iter([np.zeros(100 * 256, np.float32)] * 5)
-    first, last = drift.live_on(stream, clips, sounds, 305 * 256, ticks.append)
+    first, last = drift.measure_ends(stream, clips, sounds, 305 * 256, ticks.append)
     assert ticks[-1] == 305 * 256
     assert stream.hops == 2 * 61 + 305
     expected_db = -db_per_hop * (305 + 61)
     difference = (last["si_sdri"] - first["si_sdri"]).mean()
     assert difference == pytest.approx(expected_db, abs=0.1)
-    assert drift.by_place([(first, last)]) == pytest.approx([expected_db] * 2, abs=0.15)
+    assert drift.by_position([(first, last)]) == pytest.approx([expected_db] * 2, abs=0.15)
     figures = drift.compare(first["si_sdri"], last["si_sdri"], STEMS)
     assert figures["average"]["difference"]["mean"] == pytest.approx(difference, abs=1e-3)
 
 
-def test_a_minute_is_filled_with_whole_clips() -> None:
+def test_minute_consists_of_whole_clips() -> None:
     clips = [Clip(str(k), np.ones(1000, np.float32), np.ones((3, 1000))) for k in range(9)]
     chosen = drift.one_minute(clips, 1000, 3.0)
     assert [len(clip.mixture) % 256 for clip in chosen] == [0] * 3
     assert chosen[0].stems.shape == (3, 1024)
 
 
-def a_buzz_a_chord_and_a_hiss(seed: int, seconds: float) -> Clip:
-    """Something like speech, music and noise, equally loud."""
+def synthetic_clip(seed: int, seconds: float) -> Clip:
+    """Return a buzz, a chord and noise, equally loud, in place of speech, music and noise."""
     rng, t = np.random.default_rng(seed), np.arange(int(seconds * 16000)) / 16000
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * t + seed)) / 16000
     buzz = np.sum([np.sin(k * phase) / k for k in range(1, 25)], axis=0)
@@ -71,25 +71,25 @@ def a_buzz_a_chord_and_a_hiss(seed: int, seconds: float) -> Clip:
     return Clip(str(seed), stems.sum(axis=0), stems)
 
 
-def test_a_second_after_a_clap_the_separation_is_back() -> None:
-    """And it is the level's rule that brings it back: the old one loses more throughout."""
-    clips = [a_buzz_a_chord_and_a_hiss(seed, 5.2) for seed in range(6)]
-    found = json.loads(json.dumps(pops.measure_pops(open_model(), clips)))
-    old, new = (found["rules"][name] for name in ("old", "new"))
+def test_separation_recovers_within_a_second_of_a_clap() -> None:
+    """The old level rule loses more throughout."""
+    clips = [synthetic_clip(seed, 5.2) for seed in range(6)]
+    result = json.loads(json.dumps(pops.measure_pops(open_model(), clips)))
+    old, new = (result["rules"][name] for name in ("old", "new"))
     assert new["stems_back_s"] <= pops.GOAL_S
     for after in ("0.5", "1"):
         assert new["lost_db_after_s"][after] < 0.5 * old["lost_db_after_s"][after]
     assert old["level_back_s"]["p50"] is None
-    assert "| new, level_pop_s = 0.35 |" in run_all.table(*pops.pop_table(found))
+    assert "| new, level_pop_s = 0.35 |" in run_all.table(*pops.pop_table(result))
 
 
-def test_back_is_when_nothing_is_off_any_more() -> None:
-    assert pops.back_after(np.array([0.9, -0.9]), 0.5) == 0
-    assert pops.back_after(np.array([3.0, 0.0, -1.1, 0.2]), 0.5) == 1.5
-    assert pops.back_after(np.array([0.0, 1.1]), 0.5) == float("inf")
+def test_recovery_time_is_after_the_last_excess() -> None:
+    assert pops.recovery_s(np.array([0.9, -0.9]), 0.5) == 0
+    assert pops.recovery_s(np.array([3.0, 0.0, -1.1, 0.2]), 0.5) == 1.5
+    assert pops.recovery_s(np.array([0.0, 1.1]), 0.5) == float("inf")
 
 
-def test_a_clap_is_as_loud_as_it_says() -> None:
+def test_clap_has_the_stated_level() -> None:
     sound = np.full(5 * 16000, 0.01, np.float32)
     clap = pops.with_clap(sound, 16000, np.random.default_rng(0)) - sound
     first, n = round(pops.CLAP_AT_S * 16000), round(pops.CLAP_S * 16000)

@@ -180,9 +180,9 @@ def test_the_gpu_benchmark_reports_a_missing_gpu(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    script = Path(__file__).parent.parent / "benchmarks" / "cuda.py"
     process = subprocess.run(
-        [sys.executable, str(script), "--quick", "--json"],
+        [sys.executable, "-m", "benchmarks.cuda", "--quick", "--json"],
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""Keeps a measurement and its children on one core."""
+"""Pins a benchmark and its child processes to one core."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 
 
 def stay_on_one_core() -> None:
-    """Keep this process and its children on the last core it may use; the first serves interrupts.
+    """Pin this process and its children to the last core they may use.
 
-    Every side of a comparison then has the same core, and one only.
+    All candidates then run on the same single core. The first core is avoided because it
+    usually serves interrupts.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

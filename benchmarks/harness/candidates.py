@@ -1,4 +1,4 @@
-"""Who takes part in quality.py: our model in this process, each rival in its own."""
+"""The candidates of quality.py: our model in this process, each rival in its own."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ import rtmtass
 Samples = NDArray[np.float32]
 
 RATE = 16000
-MOST_DELAY_S = 0.1
+MAX_DELAY_S = 0.1
+RIVALS_SCRIPT = Path(__file__).with_name("rivals.py")
 
 
 class Candidate(Protocol):
-    """Whoever takes a mixture and hands over stems, speech first."""
+    """Separates a mixture into stems, speech first."""
 
     name: str
-    fed: str
-    """By how much sound at a time."""
+    chunk: str
+    """Input per call, such as "16 ms" or "whole clips"."""
 
     @property
     def delay_s(self) -> float:
-        """Seconds its output is late, taken out here."""
+        """Delay of the output in seconds, already compensated in what the call returns."""
         ...
 
     def __call__(self, mixture: Samples) -> tuple[Samples, float]:
-        """Return (S, N) stems of an (N,) mixture, aligned, and the seconds they took."""
+        """Return the aligned stems, (S, N), of a mixture, (N,), and the processing time in s."""
 
 
-class Ours:
-    """Our model, fed hop by hop as live."""
+class OurModel:
+    """Our model, processed hop by hop as when live."""
 
     def __init__(self, model: str, precision: str = "auto", passes: int = 1) -> None:
         self.separator = rtmtass.load(model, block=256, precision=precision, passes=passes)
@@ -51,7 +52,7 @@ class Ours:
             self.name += f" {precision}"
         if passes != 1:
             self.name += f", {passes} passes"
-        self.fed = "16 ms"
+        self.chunk = "16 ms"
 
     @property
     def delay_s(self) -> float:
@@ -64,8 +65,8 @@ class Ours:
         padded = np.pad(mixture, (0, stream.delay + -(n + stream.delay) % hop))
         out = np.empty((len(stream.stems), len(padded)), np.float32)
         start = time.process_time()
-        for at in range(0, len(padded), hop):
-            out[:, at : at + hop] = stream.process(padded[at : at + hop])
+        for i in range(0, len(padded), hop):
+            out[:, i : i + hop] = stream.process(padded[i : i + hop])
         return out[:, stream.delay : stream.delay + n], time.process_time() - start
 
 
@@ -73,45 +74,47 @@ class Rival:
     """One enhancer in its own process.
 
     Args:
-        name: of `rivals.RIVALS`, or what to call what `command` starts.
-        python: the interpreter it lives in.
-        command: what answers as rivals.py does, if not that.
+        name: a key of `rivals.RIVALS`, or the display name if `command` is resampled.
+        python: interpreter with the rival's packages.
+        command: runs instead of rivals.py; must use the protocol of `rivals.serve`.
 
     Raises:
-        RuntimeError: it doesn't run there; says why.
+        RuntimeError: it doesn't run in that interpreter, with the reason.
     """
 
     def __init__(self, name: str, python: str, command: list[str] | None = None) -> None:
-        self.name, self.delay = name, 0
-        lonely = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        self.name, self.delay, self._python = name, 0, python
+        clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         self._process = subprocess.Popen(
-            command or [python, str(Path(__file__).with_name("rivals.py")), name],
+            command or [python, str(RIVALS_SCRIPT), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ if command else lonely,
+            env=os.environ if command else clean,
         )
         assert self._process.stdin
         assert self._process.stdout
-        self._asked, self._answers = self._process.stdin, self._process.stdout
-        line = self._answers.readline()
-        self.hello: dict[str, Any] = json.loads(line) if line else {"error": "it died at its start"}
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        line = self._replies.readline()
+        self.hello: dict[str, Any] = (
+            json.loads(line) if line else {"error": "it exited during start-up"}
+        )
         if "error" in self.hello:
             self.close()
             raise RuntimeError(self.hello["error"])
-        self.rate, self.fed = int(self.hello["rate"]), str(self.hello["fed"])
+        self.rate, self.chunk = int(self.hello["rate"]), str(self.hello["chunk"])
 
     def calibrate(self, mixtures: Iterable[Samples]) -> None:
-        """Find the delay at which outputs resemble the mixtures most."""
+        """Find the delay with the highest cross-correlation between outputs and mixtures."""
         total: Any = 0.0
-        most = round(MOST_DELAY_S * self.rate)
+        max_lag = round(MAX_DELAY_S * self.rate)
         for mixture in mixtures:
-            given, out, _ = self._enhance(mixture)
-            similarity = correlate(out, given, method="fft")
-            lags = correlation_lags(len(out), len(given))
-            near = np.abs(lags) <= most
+            resampled, out, _ = self._enhance(mixture)
+            similarity = correlate(out, resampled, method="fft")
+            lags = correlation_lags(len(out), len(resampled))
+            near = np.abs(lags) <= max_lag
             total = total + np.abs(similarity[near]) / (np.linalg.norm(out) + 1e-9)
-        self.delay = int(np.argmax(total)) - most
+        self.delay = int(np.argmax(total)) - max_lag
 
     @property
     def delay_s(self) -> float:
@@ -120,25 +123,28 @@ class Rival:
 
     def __call__(self, mixture: Samples) -> tuple[Samples, float]:
         _, out, seconds = self._enhance(mixture)
-        late = out[self.delay :] if self.delay >= 0 else np.pad(out, (-self.delay, 0))
-        speech = soxr.resample(late, self.rate, RATE, "VHQ")[: len(mixture)]
+        aligned = out[self.delay :] if self.delay >= 0 else np.pad(out, (-self.delay, 0))
+        speech = soxr.resample(aligned, self.rate, RATE, "VHQ")[: len(mixture)]
         return np.pad(speech, (0, len(mixture) - len(speech)))[None], seconds
 
     def _enhance(self, mixture: Samples) -> tuple[Samples, Samples, float]:
-        """Return what the rival was given, what it made of it, and in how many seconds."""
-        longer = np.pad(mixture, (0, round(2 * MOST_DELAY_S * RATE)))
-        given = soxr.resample(longer, RATE, self.rate, "VHQ").astype("<f4")
-        self._asked.write(struct.pack("<I", len(given)) + given.tobytes())
-        self._asked.flush()
-        answer = self._answers.read(8 + 4 * len(given))
-        if len(answer) != 8 + 4 * len(given):
-            raise RuntimeError(f"{self.name} died at work; try it alone: rivals.py {self.name}")
-        out = np.frombuffer(answer[8:], "<f4").astype(np.float32)
-        seconds = struct.unpack("<d", answer[:8])[0] * len(mixture) / len(longer)
-        return given, out, seconds
+        """Return the resampled input, the rival's output for it, and the processing time in s."""
+        padded = np.pad(mixture, (0, round(2 * MAX_DELAY_S * RATE)))
+        resampled = soxr.resample(padded, RATE, self.rate, "VHQ").astype("<f4")
+        self._requests.write(struct.pack("<I", len(resampled)) + resampled.tobytes())
+        self._requests.flush()
+        reply = self._replies.read(8 + 4 * len(resampled))
+        if len(reply) != 8 + 4 * len(resampled):
+            raise RuntimeError(
+                f"{self.name} exited while processing a clip;"
+                f" see its error with: {self._python} {RIVALS_SCRIPT} {self.name}"
+            )
+        out = np.frombuffer(reply[8:], "<f4").astype(np.float32)
+        seconds = struct.unpack("<d", reply[:8])[0] * len(mixture) / len(padded)
+        return resampled, out, seconds
 
     def peak_rss_mb(self) -> float | None:
-        """Return the most memory its process ever held, where the system tells (Linux)."""
+        """Return the peak resident memory of the process in MB; None where /proc is missing."""
         try:
             lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         except OSError:
@@ -146,18 +152,18 @@ class Rival:
         return next(int(x.split()[1]) / 1024 for x in lines if x.startswith("VmHWM"))
 
     def close(self) -> None:
-        """Let the process end."""
-        self._asked.close()
-        self._answers.close()
+        """Close the pipes and wait for the process to exit."""
+        self._requests.close()
+        self._replies.close()
         self._process.wait(timeout=60)
 
 
 def open_rivals(names: Iterable[str], python: str) -> tuple[list[Rival], dict[str, str]]:
-    """Return the rivals that run, and why the others don't."""
-    there, missing = [], {}
+    """Start rivals; return those that run, and by name why the others don't."""
+    running, missing = [], {}
     for name in names:
         try:
-            there.append(Rival(name, python))
+            running.append(Rival(name, python))
         except (RuntimeError, OSError) as error:
             missing[name] = str(error)
-    return there, missing
+    return running, missing

@@ -1,4 +1,4 @@
-"""What quality costs: multiply-adds, processor time and latency, and the pictures of it."""
+"""Cost of quality: multiply-adds, processor time and latency, and their plots."""
 
 from __future__ import annotations
 
@@ -15,86 +15,85 @@ PUBLISHED_MACS_PER_S = {
     "DeepFilterNet3": (0.35e9, "Schröter et al., Interspeech 2023"),
     "RNNoise": (0.04e9, "Valin, MMSP 2018"),
 }
-"""By their authors, at their own rates; the others count their own weights, if they can."""
-WHOLE_FILES_MS = {"NSNet2": 20.0}
-"""Algorithmic latency of networks that are causal, though their package takes whole clips."""
+"""MAC/s and source, as published, at the network's own sample rate; others are counted."""
+CAUSAL_LATENCY_MS = {"NSNet2": 20.0}
+"""Algorithmic latency of causal networks whose package only processes whole clips."""
 
-
-RTFS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-MACS = (20, 50, 100, 200, 500, 1000)
+RTF_TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+MMAC_TICKS = (20, 50, 100, 200, 500, 1000)
 
 
 def macs_per_hop(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> int:
-    """Return multiply-adds a hop of a network of ours.
+    """Return the multiply-adds per hop of one of our networks.
 
-    Every matrix meets every frame once, those that sub-bands share once a sub-band; so
-    often its entries are the multiplications of a frame.
+    Each matrix is applied once per frame, and matrices shared by the sub-bands once per
+    sub-band; each application takes one multiply-add per entry.
 
     Args:
-        shapes: of all its weights, by name; only matrices multiply.
+        shapes: of all weights, by name; vectors aren't counted.
         config: of the network.
     """
     stft, net = config.stft, config.net
-    again = net.n_subbands(stft.n_bins) - 1 if net.subband_bins else 0
+    repeats = net.n_subbands(stft.n_bins) if net.subband_bins else 1
     macs = 0
     for name, shape in shapes.items():
-        # What the trunk tells the sub-bands is worked out for all of them at once.
+        # The sub-bands' context is projected for all of them in one matmul.
         is_shared = name.startswith("subbands.") and not name.startswith("subbands.context_proj.")
         if len(shape) > 1:
-            macs += prod(shape) * (1 + again if is_shared else 1)
+            macs += prod(shape) * (repeats if is_shared else 1)
     return macs
 
 
 def macs_per_s(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> float:
-    """Return multiply-adds a second of a network of ours; see `macs_per_hop`."""
+    """Return the multiply-adds per second of audio of one of our networks; see `macs_per_hop`."""
     return macs_per_hop(shapes, config) * config.stft.sample_rate / config.stft.hop
 
 
-def latency_ms(name: str, delay_ms: float, fed: str) -> float | None:
-    """Return from capture to playback on an infinitely fast computer; None needs the whole clip."""
-    amount, _, unit = fed.partition(" ")
+def latency_ms(name: str, delay_ms: float, chunk: str) -> float | None:
+    """Return the algorithmic latency; None for a network that needs the whole clip."""
+    amount, _, unit = chunk.partition(" ")
     if unit == "ms":
         return delay_ms + float(amount)
-    return WHOLE_FILES_MS.get(name)
+    return CAUSAL_LATENCY_MS.get(name)
 
 
 def cost_of(name: str, counted: float | None) -> dict[str, Any]:
-    """Return a rival's multiply-adds and who says so."""
+    """Return a rival's MAC/s and their source."""
     if name in PUBLISHED_MACS_PER_S:
         value, source = PUBLISHED_MACS_PER_S[name]
         return {"macs_per_s": value, "macs_source": source}
-    return {"macs_per_s": counted, "macs_source": "counted: every weight once a frame"}
+    return {"macs_per_s": counted, "macs_source": "counted: every weight once per frame"}
 
 
 def points(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return everyone's place in the pictures; our precisions where time counts, our passes."""
-    model, found = result["model"], []
+    """Return the points to plot: all candidates, and our other precisions and passes."""
+    model, plotted = result["model"], []
     for name, figures in result["speech"].items():
-        late = figures["latency_ms"]
-        said = f"{name}, {late:.0f} ms" if late else f"{name}, whole files"
-        found.append({"said": said, "is_ours": name == model["name"], **figures})
+        latency = figures["latency_ms"]
+        label = f"{name}, {latency:.0f} ms" if latency else f"{name}, whole files"
+        plotted.append({"label": label, "is_ours": name == model["name"], **figures})
     ours = result["speech"][model["name"]]
     for precision, figures in result["precisions"].items():
         if precision != model["precision"]:
-            place = {"si_sdri": figures["si_sdri"]["speech"], "rtf": figures["rtf"]}
-            place |= {"said": precision, "is_ours": True, "macs_per_s": None}
-            found.append({**ours, **place})
+            values = {"si_sdri": figures["si_sdri"]["speech"], "rtf": figures["rtf"]}
+            values |= {"label": precision, "is_ours": True, "macs_per_s": None}
+            plotted.append({**ours, **values})
     for passes, figures in result["passes"].items():
         if passes != "1":
-            place = {"si_sdri": figures["si_sdri"]["speech"], "rtf": figures["rtf"]}
-            place |= {"said": f"{passes} passes", "is_ours": True}
-            place |= {"latency_ms": figures["latency_ms"]}
-            found.append({**ours, **place, "macs_per_s": int(passes) * ours["macs_per_s"]})
-    return found
+            values = {"si_sdri": figures["si_sdri"]["speech"], "rtf": figures["rtf"]}
+            values |= {"label": f"{passes} passes", "is_ours": True}
+            values |= {"latency_ms": figures["latency_ms"]}
+            plotted.append({**ours, **values, "macs_per_s": int(passes) * ours["macs_per_s"]})
+    return plotted
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Draw SI-SDRi of speech over RTF and over MAC/s: up and to the left is better."""
+    """Plot the SI-SDRi of speech over RTF and over MAC/s; up and to the left is better."""
 
-    def into(axes: list[Any]) -> None:
+    def plot(axes: list[Any]) -> None:
         for each, key, label, ticks in (
-            (axes[0], "rtf", "RTF on one thread (processor time over audio time, median)", RTFS),
-            (axes[1], "macs_per_s", "multiply-adds a second of sound, millions", MACS),
+            (axes[0], "rtf", "RTF on one thread (processor time / audio time, median)", RTF_TICKS),
+            (axes[1], "macs_per_s", "multiply-adds per second of audio, millions", MMAC_TICKS),
         ):
             scatter(each, points(result), key)
             each.set_xlabel(label)
@@ -106,26 +105,26 @@ def draw(result: dict[str, Any], path: Path) -> None:
             each.margins(x=0.2, y=0.15)
             each.grid(alpha=0.3, which="major")
         axes[0].set_title(
-            f"Speech out of speech, music and noise, {result['set']['clips']} mixtures"
+            f"Speech from mixtures of speech, music and noise, {result['set']['clips']} clips"
         )
-        axes[1].set_title("the larger the dot, the later the sound")
+        axes[1].set_title("larger dot: higher latency; square: whole files")
 
-    several_axes(path, 2, into, size=(13, 5.5))
+    several_axes(path, 2, plot, size=(13, 5.5))
 
 
-def scatter(axes: Any, them: list[dict[str, Any]], key: str) -> None:
-    """Draw everyone who has this figure."""
-    for point in them:
+def scatter(axes: Any, candidates: list[dict[str, Any]], key: str) -> None:
+    """Plot the candidates that have the figure `key`."""
+    for point in candidates:
         x = point[key]["p50"] if key == "rtf" else point[key]
         if x is None:
             continue
-        value, late = point["si_sdri"], point["latency_ms"]
+        value, latency = point["si_sdri"], point["latency_ms"]
         error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
         colour = "#c0392b" if point["is_ours"] else "#5b6770"
         axes.errorbar(x, value["mean"], yerr=error, color=colour, capsize=3, linewidth=1)
-        marker = {"s": 4 * late, "marker": "o"} if late else {"s": 120, "marker": "s"}
+        marker = {"s": 4 * latency, "marker": "o"} if latency else {"s": 120, "marker": "s"}
         axes.scatter(x, value["mean"], color=colour, alpha=0.8, **marker)
         axes.annotate(
-            point["said"], (x, value["high"]), (0, 4), textcoords="offset points", ha="center",
+            point["label"], (x, value["high"]), (0, 4), textcoords="offset points", ha="center",
             fontsize=8, color=colour, weight="bold" if point["is_ours"] else "normal",
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Who takes part in step.py: one hop of the whole engine, by every runtime there is.
+"""The candidates of step.py: one hop of the whole engine in each available runtime.
 
-Each is a function from (hop, 1) samples to stems, blank at first, on one thread.
-What isn't installed is left out and named.
+Each is a function from (hop, 1) samples to stems that starts from a zero state and uses
+one thread. Runtimes that aren't installed are listed with the reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Step = Callable[[Samples], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A way to run a hop; `weight_bytes` is set for ours."""
+    """A runtime and precision for one hop; `weight_bytes` is set for our own runtime only."""
 
     runtime: str
     precision: str
@@ -44,7 +44,8 @@ class Candidate:
 def model_of(preset: str, folder: Path) -> tuple[str, bool]:
     """Return a model of a preset, and whether its weights are random.
 
-    It is the released one, or is made in `folder`: speed doesn't depend on what the weights are.
+    Presets without a released model get random weights, saved in `folder`: speed doesn't
+    depend on the weights' values.
     """
     config = PRESETS[preset]()
     if config.name in {path.name for path in released()}:
@@ -55,19 +56,19 @@ def model_of(preset: str, folder: Path) -> tuple[str, bool]:
 
     torch.manual_seed(0)
     state = MtassNet(config).state_dict()
-    kept = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    save_model(folder / config.name, config, as_safetensors(kept), {"version": "random"})
+    weights = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    save_model(folder / config.name, config, as_safetensors(weights), {"version": "random"})
     return str(folder / config.name), True
 
 
-def ours(model: str) -> Iterator[Candidate]:
-    """The compiled runtime, in every precision."""
+def our_candidates(model: str) -> Iterator[Candidate]:
+    """Yield the compiled runtime in every precision."""
     for precision, separator in open_precisions(model).items():
         yield Candidate("numba", precision, step_of(separator), separator.weight_bytes)
 
 
 def torch_eager(model: str) -> Iterator[Candidate]:
-    """The network that was trained, as it was trained, between our transforms."""
+    """Yield the network as trained, in eager torch, with our STFT."""
     import torch
 
     torch.set_num_threads(1)
@@ -75,7 +76,7 @@ def torch_eager(model: str) -> Iterator[Candidate]:
 
 
 def torch_traced(model: str) -> Iterator[Candidate]:
-    """The same, traced and frozen: torch's own compiler for inference."""
+    """Yield the same network traced and frozen by torch.jit."""
     import torch
 
     from rtmtass.net.mtass import MtassNet
@@ -84,11 +85,12 @@ def torch_traced(model: str) -> Iterator[Candidate]:
     opened = open_model(model)
     net = MtassNet(opened.config).eval()
     net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in opened.weights.items()})
-    yield Candidate("torch.jit trace + freeze", "f32", Spectral(opened.config, Traced(net)))
+    step = SpectralStep(opened.config, TracedNetwork(net))
+    yield Candidate("torch.jit trace + freeze", "f32", step)
 
 
-class Spectral:
-    """Our transform, compiled, at the edges of somebody's network: spectrum in, stems out."""
+class SpectralStep:
+    """Our compiled STFT around any network from a spectrum to the stems' spectra."""
 
     def __init__(self, config: ModelConfig, network: Callable[[Samples], Samples]) -> None:
         stft, self._network = config.stft, network
@@ -101,7 +103,7 @@ class Spectral:
         self._out = np.zeros((len(config.stems), stft.hop), np.float32)
 
     def __call__(self, block: Samples) -> Samples:
-        """(hop, 1) -> (S, hop)."""
+        """Process a hop: (hop, 1) -> (S, hop)."""
         tables, work, (re, im) = self._tables, self._work, self._spec
         analyse_hop(block[:, 0], self._history, self._analysis, tables, work, re, im)
         stems = self._network(self._spec)
@@ -110,14 +112,14 @@ class Spectral:
         return self._out
 
 
-class Traced:
-    """A network whose step is a frozen trace; its state is a flat list of tensors."""
+class TracedNetwork:
+    """A network whose step is a frozen trace; the state is a flat list of tensors."""
 
     def __init__(self, net: Any) -> None:
         import torch
 
         self._inference, self._tensor = torch.inference_mode, torch.from_numpy
-        like = net.init_state(1)
+        initial = net.init_state(1)
 
         class Flat(torch.nn.Module):
             def __init__(self) -> None:
@@ -125,42 +127,45 @@ class Traced:
                 self.net = net
 
             def forward(self, x: Any, *state: Any) -> Any:
-                y, after = self.net.step(x, rebuild(like, iter(state)))
-                return (y, *flatten(after))
+                y, next_state = self.net.step(x, rebuild(initial, iter(state)))
+                return (y, *flatten(next_state))
 
-        self._state = flatten(like)
+        self._state = flatten(initial)
         x = torch.zeros(1, 1, 2, net.config.stft.n_bins)
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is old, and a rival still
-            traced = torch.jit.trace(Flat().eval(), (x, *self._state), check_trace=False)
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, but still in use
+            trace: Any = torch.jit.trace  # untyped in torch
+            traced = trace(Flat().eval(), (x, *self._state), check_trace=False)
             self._run = torch.jit.freeze(traced.eval())
 
     def __call__(self, spec: Samples) -> Samples:
-        """Advance by a frame: (2, F) -> (S, 2, F)."""
+        """Process a frame: (2, F) -> (S, 2, F)."""
         with self._inference():
             y, *self._state = self._run(self._tensor(spec)[None, None], *self._state)
-            return y[0, 0].numpy()
+            stems: Samples = y[0, 0].numpy()
+            return stems
 
 
 def flatten(state: Any) -> list[Any]:
     """Return the tensors of nested tuples."""
     if not isinstance(state, tuple):
         return [state]
-    return [inner for imag_offset in state for inner in flatten(imag_offset)]
+    return [tensor for item in state for tensor in flatten(item)]
 
 
-def rebuild(like: Any, tensors: Iterator[Any]) -> Any:
-    """Return `tensors` in the nesting of `like`."""
-    if not isinstance(like, tuple):
+def rebuild(template: Any, tensors: Iterator[Any]) -> Any:
+    """Return `tensors` nested like `template`."""
+    if not isinstance(template, tuple):
         return next(tensors)
-    parts = [rebuild(imag_offset, tensors) for imag_offset in like]
-    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
+    parts = [rebuild(item, tensors) for item in template]
+    return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
 
 
 def onnx(model: str, folder: Path) -> Iterator[Candidate]:
-    """The exported graph in onnxruntime, as it is and with its own dynamic int8.
+    """Yield the exported graph in onnxruntime, in f32 and in onnxruntime's dynamic int8.
 
-    One scale a matrix: with one a channel, onnxruntime 1.32 refuses to run the graph.
+    Quantised with one scale per matrix: with one per channel, onnxruntime 1.32 can't run
+    the graph.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -175,11 +180,11 @@ def onnx(model: str, folder: Path) -> Iterator[Candidate]:
     )
     for precision, path in (("f32", exported), ("int8 dynamic", quantised)):
         runtime = OnnxRuntime(path)
-        yield Candidate("onnxruntime", precision, through(runtime.config, runtime.stream()))
+        yield Candidate("onnxruntime", precision, stream_step(runtime.config, runtime.stream()))
 
 
-def through(config: ModelConfig, stream: Stream) -> Step:
-    """Return a stream of any runtime as a function that takes hops and returns the stems."""
+def stream_step(config: ModelConfig, stream: Stream) -> Step:
+    """Return a function from (hop, 1) to (S, hop, 1) that runs a stream of any runtime."""
     out = np.zeros((len(config.stems), config.stft.hop, 1), np.float32)
     highband_weights = np.zeros(out.shape[:2], np.float32)
 
@@ -191,7 +196,7 @@ def through(config: ModelConfig, stream: Stream) -> Step:
 
 
 def openvino(model: str, folder: Path) -> Iterator[Candidate]:
-    """The exported graph in OpenVINO, on one thread; its default precision and f32."""
+    """Yield the exported graph in OpenVINO, on one thread, in bf16 and f32."""
     from openvino import Core
 
     opened = open_model(model)
@@ -200,45 +205,50 @@ def openvino(model: str, folder: Path) -> Iterator[Candidate]:
         options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY",
                    "INFERENCE_PRECISION_HINT": hint}  # fmt: skip
         compiled = Core().compile_model(str(path), "CPU", options)
-        yield Candidate("openvino", hint, Spectral(opened.config, Vino(compiled)))
+        yield Candidate("openvino", hint, SpectralStep(opened.config, OpenVinoNetwork(compiled)))
 
 
-class Vino:
-    """A compiled graph of `rtmtass export`; two requests change places, so nothing is copied."""
+class OpenVinoNetwork:
+    """A compiled graph of `rtmtass export`.
+
+    Two requests alternate, each reading the state tensors that the other writes, so that
+    no state is copied.
+    """
 
     def __init__(self, compiled: Any) -> None:
         from openvino import Tensor
 
-        def shared(port: Any) -> Samples:
+        def buffer(port: Any) -> Samples:
             return np.zeros(port.shape, np.float32)
 
         first, *inputs = compiled.inputs
         last = next(port for port in compiled.outputs if port.any_name == "stems")
-        self._given, self._answer = shared(first), shared(last)
-        # OpenVINO keeps pointers, not the arrays.
-        carryover = [{port.any_name: shared(port) for port in inputs} for _ in range(2)]
-        self._carryover = carryover
+        self._input, self._output = buffer(first), buffer(last)
+        # OpenVINO keeps only pointers, so the arrays must stay alive here.
+        states = [{port.any_name: buffer(port) for port in inputs} for _ in range(2)]
+        self._states = states
         self._requests, self._turn = [], 0
         for turn in range(2):
             request = compiled.create_infer_request()
-            bound = {first.any_name: self._given, "stems": self._answer, **carryover[turn]}
-            for name, memory in carryover[1 - turn].items():
-                bound[name.replace("state.", "next.", 1)] = memory
+            bound = {first.any_name: self._input, "stems": self._output, **states[turn]}
+            for name, state in states[1 - turn].items():
+                bound[name.replace("state.", "next.", 1)] = state
             for name, array in bound.items():
                 request.set_tensor(name, Tensor(array, shared_memory=True))
             self._requests.append(request)
 
     def __call__(self, spec: Samples) -> Samples:
-        """Advance by a frame: (2, F) -> (S, 2, F)."""
-        self._given[:] = spec[None]
+        """Process a frame: (2, F) -> (S, 2, F)."""
+        self._input[:] = spec[None]
         self._requests[self._turn].infer()
         self._turn = 1 - self._turn
-        return self._answer[0]
+        stems: Samples = self._output[0]
+        return stems
 
 
 def candidates(model: str, folder: Path) -> tuple[list[Candidate], dict[str, str]]:
-    """Return all that run here, and why the others don't."""
-    found, missing = list(ours(model)), {}
+    """Return the candidates that run here, and by name why the others don't."""
+    running, missing = list(our_candidates(model)), {}
     makers: dict[str, Callable[[], Iterator[Candidate]]] = {
         "onnxruntime": lambda: onnx(model, folder),
         "openvino": lambda: openvino(model, folder),
@@ -247,7 +257,7 @@ def candidates(model: str, folder: Path) -> tuple[list[Candidate], dict[str, str
     }
     for name, make in makers.items():
         try:
-            found += make()
+            running += make()
         except (ImportError, rtmtass.errors.MissingPartError) as error:
             missing[name] = str(error)
-    return found, missing
+    return running, missing

@@ -1,6 +1,6 @@
-"""One run of `rtmtass live` on a jackd without a sound card, watched from both ends.
+"""One run of `rtmtass live` on jackd with a dummy driver, measured from input to output.
 
-As a script it is the command itself with three taps, or the program that competes.
+As a script it runs the command itself with three measuring taps, or the competing load.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import termios
 import threading
 import time
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,18 @@ __all__ = ["RATE", "lags", "missing_parts", "run_once"]
 
 RATE = 16000
 EXTRA_S = 2.0
-PIECE, MOST_LAG, TOLERANCE = 4000, 4000, 1e-4
+SEGMENT, MAX_LAG, TOLERANCE = 4000, 4000, 1e-4
 ATTEMPTS = 3
 
 
 def tapped(path: str, words: list[str]) -> int:
-    """Run `rtmtass WORDS` in this process and write what the taps saw to `path`."""
+    """Run `rtmtass WORDS` in this process and write the taps' measurements to `path`."""
     from rtmtass.cli.main import main as rtmtass_main
     from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.engine import Engine
     from rtmtass.live.stats import StepClock
 
-    seen: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     steps_ns: list[int] = []
     add, write, stop = StepClock.add, DeviceIO.write, Engine.stop
 
@@ -55,22 +56,25 @@ def tapped(path: str, words: list[str]) -> int:
 
     def tapped_write(self: DeviceIO, stems: Any) -> None:
         write(self, stems)
-        seen["first_sound"] = time.monotonic()
-        DeviceIO.write = write
+        measured["first_sound"] = time.monotonic()
+        write_tap.stop()
 
     def tapped_stop(self: Engine) -> None:
-        if "stats" not in seen:
-            seen["stats"] = self.stats().to_dict()
+        if "stats" not in measured:
+            measured["stats"] = self.stats().to_dict()
         stop(self)
 
-    StepClock.add, DeviceIO.write, Engine.stop = tapped_add, tapped_write, tapped_stop
+    unittest.mock.patch.object(StepClock, "add", tapped_add).start()
+    unittest.mock.patch.object(Engine, "stop", tapped_stop).start()
+    write_tap = unittest.mock.patch.object(DeviceIO, "write", tapped_write)
+    write_tap.start()
     code = rtmtass_main(words)
-    Path(path).write_text(json.dumps({**seen, "steps_s": [ns / 1e9 for ns in steps_ns]}))
+    Path(path).write_text(json.dumps({**measured, "steps_s": [ns / 1e9 for ns in steps_ns]}))
     return code
 
 
 def burn() -> None:
-    """Keep a core and the memory busy: products of matrices, and copies larger than any cache."""
+    """Load the first core and the memory: matrix products, and copies larger than any cache."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     matrix = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
@@ -81,9 +85,9 @@ def burn() -> None:
 
 
 @contextlib.contextmanager
-def competing(is_wanted: bool) -> Iterator[None]:
-    """Let another program compete within the block."""
-    if not is_wanted:
+def competing(is_enabled: bool) -> Iterator[None]:
+    """Run the competing load during the block, if enabled."""
+    if not is_enabled:
         yield
         return
     other = subprocess.Popen([*module_command("benchmarks.harness.live_run"), "--burn"])
@@ -98,65 +102,66 @@ def competing(is_wanted: bool) -> Iterator[None]:
 def start_live(
     command: list[str], has_display: bool, stack: contextlib.ExitStack
 ) -> subprocess.Popen[bytes]:
-    """Start the command, on a pseudo-terminal if it shall have a display; the stack ends it."""
+    """Start the command, with `--json` or a display on a pseudo-terminal; the stack stops it."""
     if not has_display:
         live = subprocess.Popen([*command, "--json"], stdout=subprocess.DEVNULL)
         stack.callback(_end, live)
         return live
-    ours, theirs = pty.openpty()
-    stack.callback(os.close, ours)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    terminal, device = pty.openpty()
+    stack.callback(os.close, terminal)
+    fcntl.ioctl(device, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
     live = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        command, stdin=device, stdout=device, stderr=device, env=environment, start_new_session=True
     )
     stack.callback(_end, live)
-    os.close(theirs)
-    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
+    os.close(device)
+    threading.Thread(target=_drain, args=(terminal,), daemon=True).start()
     return live
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what hasn't ended by itself."""
+    """Kill the process if it is still running."""
     if process.poll() is None:
         process.kill()
         process.wait()
 
 
-def _drain(end: int) -> None:
-    """Read what the display draws, as a terminal does."""
+def _drain(terminal: int) -> None:
+    """Read and discard the display's output, so that its writes don't block."""
     with contextlib.suppress(OSError):
-        while os.read(end, 65536):
+        while os.read(terminal, 65536):
             pass
 
 
-def lags(said: np.ndarray, heard: np.ndarray) -> list[int]:
-    """Return the lag of `heard` in samples, four times a second."""
-    found = []
-    for at in range(RATE // 2, len(heard) - PIECE - MOST_LAG, PIECE):
-        piece, window = said[at : at + PIECE], heard[at : at + PIECE + MOST_LAG]
-        size = 1 << (len(window) + PIECE).bit_length()
-        spec = np.fft.rfft(window, size) * np.conj(np.fft.rfft(piece, size))
-        found.append(int(np.argmax(np.fft.irfft(spec)[:MOST_LAG])))
-    return found
+def lags(played: np.ndarray, recorded: np.ndarray) -> list[int]:
+    """Return the lag of `recorded` in samples, measured four times a second."""
+    measured = []
+    for start in range(RATE // 2, len(recorded) - SEGMENT - MAX_LAG, SEGMENT):
+        segment = played[start : start + SEGMENT]
+        window = recorded[start : start + SEGMENT + MAX_LAG]
+        size = 1 << (len(window) + SEGMENT).bit_length()
+        spec = np.fft.rfft(window, size) * np.conj(np.fft.rfft(segment, size))
+        measured.append(int(np.argmax(np.fft.irfft(spec)[:MAX_LAG])))
+    return measured
 
 
 def run_once(block_ms: int, has_display: bool, is_loaded: bool, seconds: float) -> dict[str, Any]:
-    """Run one case once; again if the stream didn't come up, which says nothing of its course."""
+    """Run one case, and retry if the stream fails to start."""
     for attempt in range(ATTEMPTS):
         try:
             with tempfile.TemporaryDirectory() as folder, competing(is_loaded):
-                return stream(block_ms, has_display, seconds, Path(folder) / "seen.json")
+                return stream(block_ms, has_display, seconds, Path(folder) / "measured.json")
         except (AssertionError, RuntimeError, subprocess.TimeoutExpired) as error:
             print(f"attempt {attempt + 1} failed: {error}", file=sys.stderr)
             time.sleep(1)
-    raise SystemExit(f"no stream of {block_ms} ms blocks in {ATTEMPTS} attempts")
+    raise SystemExit(f"the stream with {block_ms} ms blocks failed to start {ATTEMPTS} times")
 
 
 def stream(block_ms: int, has_display: bool, seconds: float, path: Path) -> dict[str, Any]:
-    """Start card, command and loudspeaker, and compare what was heard with what was said."""
+    """Start jackd, the command and the test loop; compare the recording with what was played."""
     period = block_ms * RATE // 1000
-    said = sound_of(seconds)[: int(seconds * RATE) // period * period]
+    played = sound_of(seconds)[: int(seconds * RATE) // period * period]
     words = ["live", "--block", str(period), "--duration", str(seconds + EXTRA_S)]
     command = [*module_command("benchmarks.harness.live_run"), "--tapped", str(path), *words]
     with contextlib.ExitStack() as stack:
@@ -164,20 +169,20 @@ def stream(block_ms: int, has_display: bool, seconds: float, path: Path) -> dict
         stack.callback(server.close)
         started = time.monotonic()
         live = start_live(command, has_display, stack)
-        speaker = Loudspeaker(server, said[:, None], seconds)
+        speaker = Loudspeaker(server, played[:, None], seconds)
         stack.callback(speaker.close)
-        heard, xruns = speaker.heard()
+        recorded, xruns = speaker.heard()
         if live.wait(60):
-            raise RuntimeError(f"rtmtass live ended with {live.returncode}")
-    seen = json.loads(path.read_text())
-    late = lags(said, heard[:, 0])
-    lag = int(np.median(late)) if late else 0
-    wrong = np.abs(heard[lag:, 0] - said[: len(heard) - lag]) > TOLERANCE
+            raise RuntimeError(f"rtmtass live exited with status {live.returncode}")
+    measured = json.loads(path.read_text())
+    all_lags = lags(played, recorded[:, 0])
+    lag = int(np.median(all_lags)) if all_lags else 0
+    wrong = np.abs(recorded[lag:, 0] - played[: len(recorded) - lag]) > TOLERANCE
     return {
-        "start_s": seen["first_sound"] - started,
-        "steps_s": seen["steps_s"],
-        "stats": seen["stats"],
-        "lags": late,
+        "start_s": measured["first_sound"] - started,
+        "steps_s": measured["steps_s"],
+        "stats": measured["stats"],
+        "lags": all_lags,
         "wrong": int(wrong.sum()),
         "compared": len(wrong),
         "jackd_xruns": xruns,

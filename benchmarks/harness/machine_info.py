@@ -1,4 +1,4 @@
-"""On what a number was measured: without this, no number of ours is published."""
+"""Describes the machine and the software that a result was measured on."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
+from benchmarks.harness import FOLDER
 from rtmtass.benchmark import cpu_model
 
 PACKAGES = (
     "rtmtass", "numpy", "numba", "scipy", "torch", "onnxruntime", "openvino", "pyfftw", "librosa",
 )  # fmt: skip
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""What the scripts set to 1 before anything reads it, so that all sides have one thread."""
+"""Set to 1 by the scripts before any import reads them, so that all candidates use one thread."""
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that our numbers depend on, of those installed."""
-    found = {}
+    """Return the versions of those `PACKAGES` that are installed."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str:
-    """Return which state of the sources ran; `+` where files differ from it."""
-    said = []
+    """Return the commit that ran, with `+` if files of rtmtass differ from it."""
+    outputs = []
     for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "rtmtass"]):
-        command = ["git", "-C", str(Path(__file__).parent.parent), *words]
+        command = ["git", "-C", str(FOLDER.parent), *words]
         try:
-            answer = subprocess.run(command, capture_output=True, text=True, check=True)
+            process = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return ""
-        said.append(answer.stdout.strip())
-    return said[0] + ("+" if said[1] else "")
+        outputs.append(process.stdout.strip())
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def governor() -> str:
-    """Return how the system sets the clock, where it tells; a virtual machine doesn't."""
+    """Return the CPU frequency governor; "unknown" where it is hidden, as in virtual machines."""
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     try:
         return path.read_text().strip()
@@ -52,13 +54,12 @@ def governor() -> str:
 
 
 def busy_others() -> float | None:
-    """Return how many cores other processes keep busy now, by half a second's look."""
-    import time
+    """Return how many cores other processes keep busy, measured over 0.5 s; None if unknown."""
 
     def used() -> tuple[float, float]:
         ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        own = sum(os.times()[:4])
-        return (sum(ticks[:8]) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK"), own
+        own_s = sum(os.times()[:4])
+        return (sum(ticks[:8]) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK"), own_s
 
     try:
         all_before, own_before = used()
@@ -71,7 +72,7 @@ def busy_others() -> float | None:
 
 
 def machine_card() -> dict[str, object]:
-    """Return what must stand beside every measurement, ready for JSON."""
+    """Return the description stored with every result; plain values for JSON."""
     try:
         load = [round(value, 2) for value in os.getloadavg()]
     except OSError:

@@ -1,11 +1,11 @@
-"""The floor under a hop: this core can't read the weights faster, nor multiply faster.
+"""Lower bounds on the time of a hop: reading its weights, and doing its multiply-adds.
 
-A hop reads every weight once and does a fixed number of multiply-adds. `Reading` adds
-up a buffer of the same size, on huge pages where the system grants them, in turn with
-what it is compared to: so the buffer lies in the cache level the weights lie in.
-`Multiplying` runs the runtime's own microkernel on a panel of weights that stays in the
-first cache, for as many multiply-adds as a hop has. Prefetching overlaps the two at
-best, so that the floor is the larger of them.
+A hop reads each weight once and does a fixed number of multiply-adds.
+`MemoryBandwidthFloor` sums a buffer as large as the weights, on huge pages where the
+system grants them. It takes turns with the candidates, so the buffer stays in the same
+cache level as their weights. `ComputeFloor` runs our own microkernel, on weights that fit
+into the L1 cache, for as many multiply-adds as a hop has. At best, prefetching overlaps
+the two, so the bound is the larger one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rtmtass.runtime.compiled.memory import LINE, allocate
 from rtmtass.runtime.compiled.microkernels import PANEL
 
 PANEL_BYTES = 16 * 1024
-"""Weights of `Multiplying`: half of the smallest first cache, inputs and sums have the rest."""
-NUMBERS = {"f32": F32, "bf16": BF16, "int8": INT8}
+"""Weights of `ComputeFloor`: half of a 32 KiB L1 cache; inputs and sums need the rest."""
+CODES = {"f32": F32, "bf16": BF16, "int8": INT8}
 
 
 @njit(nogil=True)
-def _read(words: NDArray[np.uint64]) -> int:
-    # Four places at once keep more lines in flight than one.
+def _read(words: NDArray[np.uint64]) -> np.uint64:
+    # Four read positions keep more cache lines in flight than one.
     quarter = words.size // 4
     a = b = c = d = np.uint64(0)
     for i in range(quarter):
@@ -49,25 +49,29 @@ def _read(words: NDArray[np.uint64]) -> int:
 
 @njit(nogil=True)
 def _multiply(
-    number: int, times: int, w: int, m: int, x: int, x_stride: int, y: int, rows: int
+    code: int, times: int, w: int, m: int, x: int, x_stride: int, y: int, rows: int
 ) -> None:
-    """Multiply `rows` rows of `m` inputs by one panel, `times` times; addresses and counts."""
+    """Multiply `rows` rows of `m` inputs by a panel, `times` times; w, x and y are addresses."""
     for _ in range(times):
-        if number == F32:
+        if code == F32:
             matmul_f32(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
-        elif number == BF16:
+        elif code == BF16:
             matmul_bf16(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
         else:
             matmul_int8(w, m, PANEL, x, x_stride, y, 4 * PANEL, rows)
 
 
 @njit(nogil=True)
-def _quantise(x: int, m: int, head: int) -> None:
-    quantise(x, m, head)
+def _quantise(x: int, m: int, header: int) -> None:
+    quantise(x, m, header)
 
 
-class Reading:
-    """Reads `size` bytes and returns the seconds that took."""
+class MemoryBandwidthFloor:
+    """Reads about `size` bytes; each call returns the time it took in seconds.
+
+    Attributes:
+        size: bytes read, rounded down to a multiple of 32.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size // 32 * 32
@@ -76,23 +80,23 @@ class Reading:
         _read(self._words[:4])
 
     def __call__(self) -> float:
-        """Read it once."""
+        """Read the buffer once."""
         start = time.perf_counter()
         _read(self._words)
         return time.perf_counter() - start
 
 
-class Multiplying:
-    """Does about `macs` multiply-adds of a precision and returns the seconds that took.
+class ComputeFloor:
+    """Does about `macs` multiply-adds in a precision; each call returns the time in seconds.
 
     Attributes:
         macs: rounded to whole calls of the microkernel.
-        sums: (rows, PANEL), what the microkernel made of `x` and `weight`.
+        sums: (rows, PANEL), the products of `x` and `weight`.
         x: (rows, m), weight: (PANEL, m), float32.
     """
 
     def __init__(self, precision: str, macs: float) -> None:
-        self._number, kind = NUMBERS[precision], REGISTRY[precision]
+        self._code, kind = CODES[precision], REGISTRY[precision]
         rows = kind.rows
         m = PANEL_BYTES // PANEL // kind.step_bytes * kind.step_inputs
         self._times = max(1, round(macs / (rows * PANEL * m)))
@@ -115,7 +119,7 @@ class Multiplying:
         self()
 
     def __call__(self) -> float:
-        """Do them once."""
+        """Do the multiply-adds once."""
         start = time.perf_counter()
-        _multiply(self._number, self._times, *self._operands, self.sums.ctypes.data, len(self.sums))
+        _multiply(self._code, self._times, *self._operands, self.sums.ctypes.data, len(self.sums))
         return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Tables made from a result: on a terminal, and as Markdown, from the same cells."""
+"""Tables and plots of results: the same tables on a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """A title, headings, and rows of words; a table without rows is a remark."""
+    """A title, column headings and rows of cells; without rows, a remark."""
 
     title: str
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
 
 
-def give_out(result: dict[str, Any], tables: list[Table], *, is_json: bool) -> None:
-    """Print a result: as JSON, or the machine and its tables for people."""
+def display_name(name: str) -> str:
+    """Return the name of a candidate as shown: results store our runtime as `numba`."""
+    return f"rtmtass{name.removeprefix('numba')}" if name.startswith("numba") else name
+
+
+def print_result(result: dict[str, Any], tables: list[Table], *, is_json: bool) -> None:
+    """Print a result as JSON, or its machine and tables."""
     from rtmtass.cli.console import print_table
 
     if is_json:
@@ -46,14 +51,14 @@ def markdown(tables: list[Table]) -> str:
 def one_axes(
     path: Path, draw: Callable[[Any], None], *, size: tuple[float, float] = (8, 5)
 ) -> None:
-    """Draw a picture of one coordinate system into a file."""
+    """Save a plot with one pair of axes; see `several_axes`."""
     several_axes(path, 1, lambda axes: draw(axes[0]), size=size)
 
 
 def several_axes(
     path: Path, n: int, draw: Callable[[Any], None], *, size: tuple[float, float]
 ) -> None:
-    """Draw a picture of coordinate systems side by side into a file; needs no display."""
+    """Save a plot with `n` pairs of axes side by side, drawn by `draw`; needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
