@@ -135,6 +135,7 @@ class Loudspeaker:
         )
 
     def wait_until_playing(self):
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("playing"), line
 

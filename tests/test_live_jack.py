@@ -23,6 +23,7 @@ from rtmtass.live.engine import Engine
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.recorder import TakeRecorder
 from rtmtass.live.sources import PacedSource
+from rtmtass.types import Floats
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -75,7 +76,7 @@ class Session:
         self.devices = DeviceIO(
             request or StreamRequest(), self.separator, n_rows=n_rows, on_message=on_message
         )
-        self.captured = []
+        self.captured: list[Floats] = []
         read = self.devices.connection.capture.read
 
         def tapped(out):
@@ -83,7 +84,7 @@ class Session:
             self.captured.append(out[:n].copy())
             return n
 
-        self.devices.connection.capture.read = tapped
+        self.devices.connection.capture.read = tapped  # type: ignore[method-assign]
         self.mixer = mixer or Mixer(self.separator.stems, 16000, gains_db=GAINS)
         self.engine = Engine(
             self.separator, self.devices, self.devices, mixer=self.mixer, recorder=recorder,
@@ -245,7 +246,8 @@ def test_on_a_slow_computer_the_input_is_output_at_the_same_latency(server):
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_to_a_restarted_server(server):
-    messages, x = [], sound(16000 * 3, 16000)
+    messages: list[str] = []
+    x = sound(16000 * 3, 16000)
     with Session(messages=messages) as session:
         for _ in range(2):
             time.sleep(0.5)
@@ -294,7 +296,8 @@ def test_a_paced_array_to_an_output_device(server):
 
 @jack_rig.on_a_steady_machine
 def test_an_input_device_to_an_array(server):
-    separator, sink, messages = rtmtass.load(block=HOP), ArraySink(), []
+    separator, sink = rtmtass.load(block=HOP), ArraySink()
+    messages: list[str] = []
     request = StreamRequest(has_output=False)
     device = DeviceIO(request, separator, on_message=messages.append)
     x = sound(16000 * 3, 16000)
@@ -316,7 +319,7 @@ def test_an_input_device_to_an_array(server):
 
 @jack_rig.on_a_steady_machine
 def test_a_stopped_server_is_waited_for(server):
-    messages = []
+    messages: list[str] = []
     with Session(messages=messages) as session:
         time.sleep(0.5)
         os.kill(server.process.pid, signal.SIGSTOP)
@@ -330,7 +333,7 @@ def test_a_stopped_server_is_waited_for(server):
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_to_a_server_that_stopped_and_died(server):
-    messages = []
+    messages: list[str] = []
     with Session(messages=messages) as session:
         time.sleep(0.5)
         os.kill(server.process.pid, signal.SIGSTOP)
@@ -375,7 +378,7 @@ def test_reconnection_at_another_rate(server, tmp_path):
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_is_retried_until_the_rate_is_supported(server):
-    messages = []
+    messages: list[str] = []
     with Session(StreamRequest(input="system", sample_rate=16000), messages=messages) as session:
         time.sleep(0.3)
         for rate in (48000, 16000):
