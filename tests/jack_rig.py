@@ -139,7 +139,7 @@ class Loudspeaker:
         line = self._process.stdout.readline()
         assert line.startswith("playing"), line
 
-    def heard(self):
+    def recorded(self):
         """Wait for the end; return the recording, (n, channels), and the server's xruns."""
         stdout, _ = self._process.communicate(timeout=120)
         assert self._process.returncode == 0, stdout

@@ -225,7 +225,7 @@ def test_udp_to_a_device(card):
     wait_for_line(process)
     sender.start()
     loudspeaker = jack_rig.Loudspeaker(card, np.zeros((0, 0), np.float32), 2)
-    recording, _ = loudspeaker.heard()
+    recording, _ = loudspeaker.recorded()
     lines = finish(process)
     stop.set()
     sender.join(TIMEOUT_S)

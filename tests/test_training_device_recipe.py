@@ -26,11 +26,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(pitched: Corpus) -> None:
     stems = made(pitched, replace(USUAL, pop=0.0), 1000, seconds=0.1)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
+    fractions = np.bincount(n_present, minlength=4) / len(stems)
     # Within three standard deviations.
-    assert highband_weights[0] == pytest.approx(0.03, abs=0.017)
-    assert highband_weights[1] == pytest.approx(0.12, abs=0.031)
-    assert highband_weights[2] == pytest.approx(0.20, abs=0.038)
+    assert fractions[0] == pytest.approx(0.03, abs=0.017)
+    assert fractions[1] == pytest.approx(0.12, abs=0.031)
+    assert fractions[2] == pytest.approx(0.20, abs=0.038)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.037)
 
@@ -164,8 +164,8 @@ def layers_db(stems: Sound, *pitches_hz: float) -> Sound:
     """Return the power of each pitch in stems (n, N), dB relative to the total, (pitches, n)."""
     power = np.abs(np.fft.rfft(stems)) ** 2  # no window, which would weight the middle
     hz = np.fft.rfftfreq(stems.shape[1], 1 / SAMPLE_RATE)
-    highband_weights = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
-    return 10 * np.log10(np.array(highband_weights) / power.sum(axis=1) + 1e-12)
+    powers = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
+    return 10 * np.log10(np.array(powers) / power.sum(axis=1) + 1e-12)
 
 
 def check_uniform(values: Sound, low: float, high: float, slack: float = 0.3) -> None:
@@ -217,10 +217,8 @@ def test_noise_is_long_or_short_or_both_or_generated(layered: Corpus) -> None:
     assert is_both.mean() == pytest.approx(0.2, abs=0.04)
     for recorded in (~is_generated, is_both):
         kinds = [has_long & ~has_short, has_long & has_short, has_short & ~has_long]
-        highband_weights = [kind[recorded].mean() for kind in kinds]
-        assert highband_weights == pytest.approx(
-            [0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5
-        )
+        fractions = [kind[recorded].mean() for kind in kinds]
+        assert fractions == pytest.approx([0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5)
     check_uniform((generated - long)[is_both & ~has_short], -10.0, 10.0)
     check_uniform((short - long)[~is_generated & has_short & has_long], 0.0, 15.0, slack=0.5)
 
