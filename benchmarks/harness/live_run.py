@@ -166,7 +166,7 @@ def stream(block_ms: int, has_display: bool, seconds: float, path: Path) -> dict
         live = start_live(command, has_display, stack)
         speaker = Loudspeaker(server, said[:, None], seconds)
         stack.callback(speaker.close)
-        heard, xruns = speaker.heard()
+        heard, xruns = speaker.recorded()
         if live.wait(60):
             raise RuntimeError(f"rtmtass live ended with {live.returncode}")
     seen = json.loads(path.read_text())
