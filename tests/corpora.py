@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from rtmtass.config import STEMS
+from rtmtass.training.data.recordings import PendingRecording
 
 SAMPLE_RATE = 16000
 COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")
@@ -87,6 +88,13 @@ def write_index(folder: Path, rows: list[list[object]]) -> Path:
     with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return folder / "index.csv"
+
+
+def pending(
+    name: str, sound: NDArray[np.floating], source: str = "s", group: str = ""
+) -> PendingRecording:
+    """Return a recording to be stored; its group is its name unless one is given."""
+    return PendingRecording(source, group or name, name, lambda: sound.astype(np.float32))
 
 
 def share_at(sound: NDArray[np.floating], hz: float, width_hz: float = 30.0) -> float:

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from corpora import hiss, tone, voice, write_index
+from corpora import hiss, pending, tone, voice, write_index
 
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.device.examples import DeviceExamples
 from rtmtass.training.data.recipe import Recipe
-from rtmtass.training.data.recordings import PendingRecording, store
+from rtmtass.training.data.recordings import store
 from rtmtass.types import SAMPLE_RATE
 
 Sound = np.ndarray
 
-PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
+_ALL_OFF: dict[str, Any] = {f.name: 0.0 for f in fields(Recipe) if f.type == "float"}
+PLAIN = Recipe(**_ALL_OFF)
 """A recipe without augmentation: only levels are set."""
-CALM = {"one_alone": 0.0, "one_missing": 0.0, "all_silent": 0.0}
+CALM: dict[str, Any] = {"one_alone": 0.0, "one_missing": 0.0, "all_silent": 0.0}
 USUAL = replace(Recipe(), coded=0.0)
 """The default recipe without codecs, which a device leaves out."""
 
@@ -64,10 +65,7 @@ def fill_banks(corpus: Corpus) -> None:
         "rooms": [np.eye(1, 2400)[0] + 4 * decay * hiss(0.15, k) for k in range(3)],
     }
     for name, sounds in made.items():
-        items = [
-            PendingRecording(name, f"{k}", f"{k}", lambda x=x: np.asarray(x, np.float32))
-            for k, x in enumerate(sounds)
-        ]
+        items = [pending(f"{k}", sound, source=name) for k, sound in enumerate(sounds)]
         store(corpus.cache / f"{name}-train", items, "made by hand")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from fakes import FakeSeparator
 
@@ -10,7 +11,7 @@ import rtmtass
 from rtmtass.cli.main import main
 
 
-def load(_model="fake", **_):
+def load(model: str = "fake", **_: Any) -> Any:
     return FakeSeparator()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 class FakeSeparator:
     """Delays the mixture and splits it by weights that sum to one, fixed or slowly changing."""
 
-    stems = ("speech", "music", "noise")
+    stems: tuple[str, ...] = ("speech", "music", "noise")
     sample_rate = 16000
     hop = 256
     algorithmic_latency = 512

@@ -135,10 +135,11 @@ class Loudspeaker:
         )
 
     def wait_until_playing(self):
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line.startswith("playing"), line
 
-    def heard(self):
+    def recorded(self):
         """Wait for the end; return the recording, (n, channels), and the server's xruns."""
         stdout, _ = self._process.communicate(timeout=120)
         assert self._process.returncode == 0, stdout

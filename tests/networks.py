@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +12,20 @@ from numpy.typing import NDArray
 from rtmtass.config import ModelConfig, StftConfig, paper, small
 from rtmtass.net.mtass import MtassNet
 
-SUBBANDS = {"subband_bins": 5, "subband_overlap": 2, "subband_context": 3, "subband_channels": 11}
+SUBBANDS: dict[str, Any] = {
+    "subband_bins": 5,
+    "subband_overlap": 2,
+    "subband_context": 3,
+    "subband_channels": 11,
+}
 """Sizes that divide neither the bins nor each other."""
 TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
 
 
-def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
+def tiny(backbone: str = "recurrent", **changes: Any) -> ModelConfig:
     """A preset's layers with a few thousand parameters; sub-bands only by `changes`."""
     base = small() if backbone == "recurrent" else paper()
-    shape: dict[str, object] = {
+    shape: dict[str, Any] = {
         "channels": 24,
         "hidden": 12,
         "dilations": (1, 3),
@@ -32,7 +38,7 @@ def tiny(backbone: str = "recurrent", **changes: object) -> ModelConfig:
     }
     if backbone == "recurrent":
         shape |= {"recurrent": 20, "subband_bins": 0}
-    net = dataclasses.replace(base.net, **{**shape, **changes})  # type: ignore[arg-type]
+    net = dataclasses.replace(base.net, **{**shape, **changes})
     return dataclasses.replace(base, name="tiny", stft=TINY_STFT, net=net)
 
 

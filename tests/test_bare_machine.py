@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_another_missing_module_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     """Only numba may be missing: a misspelt import must not silently slow training down."""
     real = builtins.__import__
 
-    def without(name: str, *rest: object) -> object:
+    def without(name: str, *rest: Any) -> Any:
         if name == "rtmtass.jit.compiler":
             raise ModuleNotFoundError("No module named 'other'", name="other")
         return real(name, *rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_command_measures_every_precision():
 def test_command_prints_a_table(capsys, monkeypatch):
     result = fake_result(int8=600, f32=900)
     monkeypatch.setattr("rtmtass.benchmark.measure", lambda *_, **__: result)
-    arguments = type("Arguments", (), {"model": DEFAULT, "seconds": 1.0, "json": False})
+    arguments = argparse.Namespace(model=DEFAULT, seconds=1.0, json=False)
     assert run_bench(arguments) == 0
     stdout = capsys.readouterr().out
     assert "int8 (default)" in stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from benchmarks import drift, pops, run_all
 from rtmtass.config import STEMS
 from rtmtass.evaluation.evaluate import Clip
+from rtmtass.separator import Separator
 from rtmtass.weights import open_model
 
 
@@ -40,7 +42,7 @@ def test_drift_is_measured_on_the_same_clips(db_per_hop: float) -> None:
     stream = DegradingStream(truth, db_per_hop)
     ticks: list[int] = []
     sounds = iter([np.zeros(100 * 256, np.float32)] * 5)
-    first, last = drift.measure_ends(stream, clips, sounds, 305 * 256, ticks.append)
+    first, last = drift.measure_ends(cast(Separator, stream), clips, sounds, 305 * 256, ticks.append)
     assert ticks[-1] == 305 * 256
     assert stream.hops == 2 * 61 + 305
     expected_db = -db_per_hop * (305 + 61)
@@ -52,7 +54,7 @@ def test_drift_is_measured_on_the_same_clips(db_per_hop: float) -> None:
 
 
 def test_minute_consists_of_whole_clips() -> None:
-    clips = [Clip(str(k), np.ones(1000, np.float32), np.ones((3, 1000))) for k in range(9)]
+    clips = [Clip(str(k), np.ones(1000, np.float32), np.ones((3, 1000), np.float32)) for k in range(9)]
     chosen = drift.one_minute(clips, 1000, 3.0)
     assert [len(clip.mixture) % 256 for clip in chosen] == [0] * 3
     assert chosen[0].stems.shape == (3, 1024)

@@ -41,8 +41,14 @@ def run(folder, *words, data=b"", command=FAKE, code=None):
 
 
 def start(folder, *words):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*FAKE, *map(str, words)], cwd=folder, env=ENVIRONMENT, **pipes)
+    return subprocess.Popen(
+        [*FAKE, *map(str, words)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def noise(n, channels=1):

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 from matplotlib import image
+from numpy.typing import ArrayLike
 
 import rtmtass
 from rtmtass.cli.main import main
@@ -32,6 +34,8 @@ from rtmtass.evaluation.html_report import (
 )
 from rtmtass.evaluation.leakage import cases, leakage_db, silence_dbfs
 from rtmtass.evaluation.singing import compare_singing
+from rtmtass.separator import Separator
+from rtmtass.types import Samples
 
 RATE = 16000
 SECONDS = 2.0
@@ -55,13 +59,15 @@ def clip_of(seed: int) -> Clip:
     return Clip(NAMES[seed], stems.sum(axis=0), stems)
 
 
-class Oracle:
+class Oracle(Separator):
     """A separator that returns the true stems of known clips, changed by `spoil`."""
 
-    stems, sample_rate = STEMS, RATE
-
-    def __init__(self, clips: list[Clip], spoil=lambda stems: stems) -> None:
-        self.spoil, self.known = spoil, {}
+    def __init__(
+        self, clips: list[Clip], spoil: Callable[[Samples], Samples] = lambda stems: stems
+    ) -> None:
+        self.stems, self.sample_rate = STEMS, RATE
+        self.spoil = spoil
+        self.known: dict[bytes, Samples] = {}
         for clip in clips:
             for present in cases(3):
                 part = np.zeros_like(clip.stems)
@@ -69,7 +75,8 @@ class Oracle:
                 self.known[clip.stems[list(present)].sum(axis=0).tobytes()] = part
             self.known[clip.mixture.tobytes()] = clip.stems
 
-    def separate(self, mixture: np.ndarray) -> np.ndarray:
+    def separate(self, mixture: ArrayLike) -> Samples:
+        mixture = np.asarray(mixture)
         trimmed = np.trim_zeros(mixture, "b")
         for length in (len(mixture), round(SECONDS * RATE)):
             stems = self.known.get(mixture[:length].tobytes())
@@ -174,8 +181,8 @@ def test_silence_is_the_maximum_over_all_clips() -> None:
     levels = iter([1e-3, 1e-2])
 
     class Ringing(Oracle):
-        def separate(self, mixture: np.ndarray) -> np.ndarray:
-            out = super().separate(mixture)
+        def separate(self, mixture: ArrayLike) -> Samples:
+            out, mixture = super().separate(mixture), np.asarray(mixture)
             if len(mixture) > SECONDS * RATE and mixture.any():
                 out[1, -RATE:] += next(levels)
             return out
@@ -196,9 +203,12 @@ def test_singing_is_compared_by_paired_clips(tmp_path: Path) -> None:
     sung = [Clip(c.name, c.mixture, c.stems) for c in plain[1:]]
 
     class Worse(Oracle):
-        def separate(self, mixture: np.ndarray) -> np.ndarray:
+        error = 0.01
+
+        def separate(self, mixture: ArrayLike) -> Samples:
             stems = super().separate(mixture)
-            return stems + self.error * np.random.default_rng(0).standard_normal(stems.shape)
+            noise = np.random.default_rng(0).standard_normal(stems.shape)
+            return (stems + self.error * noise).astype(np.float32)
 
     oracle = Worse(plain)
 
@@ -206,7 +216,6 @@ def test_singing_is_compared_by_paired_clips(tmp_path: Path) -> None:
         oracle.error = 0.02
         yield from sung
 
-    oracle.error = 0.01
     figures = compare_singing(oracle, iter(plain), then_worse(), 5)
     assert figures["clips"] == 2
     assert figures["difference"]["mean"] == pytest.approx(-20 * np.log10(2), abs=0.01)
@@ -287,7 +296,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        self.sources += [values["src"]] if values.get("src") else []
+        if source := values.get("src"):
+            self.sources.append(source)
         self.links += tag == "link" or "href" in values
         if tag not in ("meta", "img"):
             self.open.append(tag)
@@ -457,10 +467,10 @@ def test_errors_are_one_line(
 ) -> None:
     words = [str(folder) if word == "SET" else word for word in words]
     try:
-        given = main(["evaluate", "rtmtass-small", *words])
+        exit_code: str | int | None = main(["evaluate", "rtmtass-small", *words])
     except SystemExit as stop:
-        given = stop.code
-    assert given == code
+        exit_code = stop.code
+    assert exit_code == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rtmtass: ")
     assert output in line

@@ -351,16 +351,26 @@ class Writer:
         self.blocks.append(block.copy())
         self.frames += len(block)
 
+    def finalise(self):
+        pass
+
+    def publish(self):
+        pass
+
+    def abandon(self):
+        pass
+
 
 def test_writer_thread_keeps_order_and_raises_errors():
     sink = StemWriters(("speech", "music"), {})
-    sink.writers = {"music": Writer()}
+    writer = Writer()
+    sink.writers = {"music": writer}
     thread = WriterThread(sink)
     for i in range(50):
         thread.write(np.full((2, 3, 1), i, np.float32))
     thread.close()
     thread.close()
-    assert [b[0, 0] for b in sink.writers["music"].blocks] == list(range(50))
+    assert [b[0, 0] for b in writer.blocks] == list(range(50))
     sink.writers = {"music": Writer(error_at=2)}
     thread = WriterThread(sink)
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,21 @@ def drain(source, size=1000):
     return np.concatenate(parts) if parts else np.zeros((0, source.channels), np.float32)
 
 
-def choose(**options):
-    defaults = {"suffix": ".flac", "subtype": "PCM_16", "sample_rate": 44100, "channels": 2}
+def choose(**options: Any) -> Encoding:
+    defaults: dict[str, Any] = {
+        "suffix": ".flac",
+        "subtype": "PCM_16",
+        "sample_rate": 44100,
+        "channels": 2,
+    }
     return choose_encoding(**(defaults | options))
+
+
+class Pipe(io.BytesIO):
+    """Keeps its bytes when it is closed."""
+
+    def close(self):
+        pass
 
 
 class Trickle(io.RawIOBase):
@@ -321,8 +334,7 @@ def test_unsupported_encodings_are_rejected(options, error, message):
 @pytest.mark.parametrize("encoding", ["f32", "s16"])
 @pytest.mark.parametrize("frames", [None, 500])
 def test_wav_stream_round_trip(encoding, frames):
-    x, pipe = noise(500, 2), io.BytesIO()
-    pipe.close = lambda: None
+    x, pipe = noise(500, 2), Pipe()
     sink = StreamSink(pipe, 22050, 2, encoding, is_raw=False, frames=frames)
     sink.write(x[:3])
     sink.write(x[3:])

@@ -126,7 +126,7 @@ def test_all_runtimes_have_the_same_level(name: str, size: int) -> None:
     config = CONFIGS[name]
     frames = 3 * config.level_window // 2 + 400
     power = varied_powers(frames)
-    expected = by_torch(config, power.astype(np.float64), [frames])  # type: ignore[arg-type]
+    expected = by_torch(config, power.astype(np.float64), [frames])
     for run in (by_torch, by_compiled, by_onnx):
         ours = run(config, power, sizes_of(frames, size))
         np.testing.assert_allclose(ours, expected, rtol=2e-5, err_msg=run.__name__)
@@ -147,7 +147,7 @@ def test_a_level_has_the_same_bits_in_any_chunk_or_batch(name: str) -> None:
 def test_largest_returns_the_value_of_that_rank() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.random(125) ** 8, np.zeros(125), np.full(125, 7.0), rng.random(125) * 1e-42]
-    rows += [np.where(rng.random(125) < 0.1, rng.random(125), 0), [*[0.0] * 124, 3e38]]
+    rows += [np.where(rng.random(125) < 0.1, rng.random(125), 0), np.array([*[0.0] * 124, 3e38])]
     for row in np.array(rows, np.float32):
         for rank in (1, 2, 22, 62, 125):
             assert largest(row, rank) == np.sort(row)[-rank]

@@ -50,7 +50,7 @@ def test_the_callback_matches_ring_read_and_write(channels):
     rng = np.random.default_rng(channels)
     rings = [device_ring(1000, channels) for _ in range(2)]
     twins = [Ring(1000, channels) for _ in range(2)]
-    device = Device(DeviceCallback(*rings, fade=100), channels, channels)
+    device = Device(DeviceCallback(rings[0], rings[1], fade=100), channels, channels)
     for turn in range(300):
         n, capture = int(rng.integers(1, 400)), noise(400, channels, turn)
         twins[1].write(capture[:n]), rings[1].write(capture[:n])

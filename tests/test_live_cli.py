@@ -64,9 +64,12 @@ def run(*words, code=0):
 
 
 def start(*words):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        [*COMMAND, *words], text=True, env={**ENVIRONMENT, **os.environ}, **pipes
+        [*COMMAND, *words],
+        text=True,
+        env={**ENVIRONMENT, **os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -146,7 +149,7 @@ def test_meters_hold_peaks():
 ])  # fmt: skip
 def test_invalid_options_are_refused_in_one_line(capsys, words, code, line):
     try:
-        exit_code = main(["live", *words])
+        exit_code: str | int | None = main(["live", *words])
     except SystemExit as stop:
         exit_code = stop.code
     assert exit_code == code

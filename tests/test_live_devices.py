@@ -101,9 +101,9 @@ def test_monitors_are_recognised_by_name():
 
 def test_a_device_is_found_again_by_name():
     twins = [device(2, "USB Audio"), device(4, "USB Audio"), device(6, "USB Audio", host="JACK")]
-    assert find_again(twins[1], "input", twins).index == 4
+    assert find_again(twins[1], "input", twins) == twins[1]
     moved = [device(0, "HDA"), device(1, "USB Audio"), device(3, "USB Audio", inputs=0)]
-    assert find_again(twins[1], "input", moved).index == 1
+    assert find_again(twins[1], "input", moved) == moved[1]
     assert find_again(twins[2], "input", moved) is None
 
 

@@ -55,8 +55,13 @@ def live(*words):
     environment = {
         **os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, *map(str, words)], text=True, env=environment, **pipes)
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 class Receiver:
@@ -112,6 +117,7 @@ def wait_for_line(process):
 def test_endpoints_are_parsed_and_opened(tmp_path):
     port = free_port()
     source = parse_source(f"udp:127.0.0.1:{port}").open(StreamFormat(48000, 2))
+    assert isinstance(source, UdpSource)
     assert (source.port, source.sample_rate, source.channels) == (port, 48000, 2)
     sink = parse_sink(f"udp:localhost:{port}").open(FORMAT)
     sink.write(np.ones((1, 4, 2), np.float32))
@@ -219,7 +225,7 @@ def test_udp_to_a_device(card):
     wait_for_line(process)
     sender.start()
     loudspeaker = jack_rig.Loudspeaker(card, np.zeros((0, 0), np.float32), 2)
-    recording, _ = loudspeaker.heard()
+    recording, _ = loudspeaker.recorded()
     lines = finish(process)
     stop.set()
     sender.join(TIMEOUT_S)

@@ -21,7 +21,7 @@ from rtmtass.io.pipes import StreamSource
 from rtmtass.io.udp import UdpSink, UdpSource
 from rtmtass.io.wav_header import WavHeader
 from rtmtass.live.engine import LEVEL_INTERVAL_S, Engine
-from rtmtass.live.mixer import Mixer
+from rtmtass.live.mixer import Levels, Mixer
 from rtmtass.live.sources import PacedSource
 from rtmtass.live.stats import DeviceStats
 
@@ -33,8 +33,8 @@ class Splitter(FakeSeparator):
 
     def __init__(self, channels=1, weights=(0.5, 0.3, 0.2)):
         super().__init__(channels, weights, delay=256)
-        self.gates = {}
-        self.error_at = None
+        self.gates: dict[int, threading.Event] = {}
+        self.error_at: int | None = None
         self.hops = 0
 
     def process_into(self, block, out, highband_weights):
@@ -211,11 +211,16 @@ def test_stop_fades_out_and_can_be_repeated():
             out[:] = 0.5
             return len(out)
 
-    sink = ArraySink()
-    engine = Engine(Splitter(), Endless(np.zeros(1, np.float32), RATE), sink)
     has_output = threading.Event()
-    write = sink.write
-    sink.write = lambda block: (write(block), has_output.set() if block.any() else None)
+
+    class SignallingSink(ArraySink):
+        def write(self, stems):
+            super().write(stems)
+            if stems.any():
+                has_output.set()
+
+    sink = SignallingSink()
+    engine = Engine(Splitter(), Endless(np.zeros(1, np.float32), RATE), sink)
     engine.start()
     assert has_output.wait(30)
     engine.stop()
@@ -229,8 +234,14 @@ def test_stop_fades_out_and_can_be_repeated():
 
 def test_the_watch_thread_does_not_spin_while_stopping():
     """At real-time priority a busy loop would starve the threads that are to end."""
-    gate, reached, calls = threading.Event(), threading.Event(), []
-    source = RealtimeArray(sound(40 * HOP), reads={20: lambda: (reached.set(), gate.wait(30))})
+    gate, reached = threading.Event(), threading.Event()
+    calls: list[Levels] = []
+
+    def hold():
+        reached.set()
+        gate.wait(30)
+
+    source = RealtimeArray(sound(40 * HOP), reads={20: hold})
     engine = Engine(Splitter(), source, ArraySink(), on_levels=calls.append)
     engine.start()
     assert reached.wait(30)
@@ -268,10 +279,15 @@ class NullIO:
 
 def test_processing_a_hop_allocates_no_arrays():
     """Views are allocated, arrays aren't: the peak stays below the size of a hop's stems."""
-    traced = []
+    traced: list[int] = []
+
+    def mark():
+        traced.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.reset_peak()
+
     null = NullIO(400, {
         300: tracemalloc.start,
-        290: lambda: (traced.append(tracemalloc.get_traced_memory()[0]), tracemalloc.reset_peak()),
+        290: mark,
         10: lambda: traced.extend(tracemalloc.get_traced_memory()),
     })  # fmt: skip
     try:
@@ -314,7 +330,7 @@ def test_the_bypass_is_aligned_with_the_mix():
 
 
 @pytest.mark.parametrize("culprit", ["separator", "source", "sink", "recorder"])
-def test_stop_raises_the_error_of_the_engines_thread(culprit):
+def test_stop_raises_the_error_of_the_engines_thread(culprit, monkeypatch):
     separator, sink, source = Splitter(), ArraySink(), RealtimeArray(sound(40 * HOP))
     options = {}
 
@@ -326,7 +342,7 @@ def test_stop_raises_the_error_of_the_engines_thread(culprit):
     elif culprit == "source":
         source.reads[5] = fail
     elif culprit == "sink":
-        sink.write = fail
+        monkeypatch.setattr(sink, "write", fail)
     else:
         options["recorder"] = type("R", (), {"add_mixture": fail, "close": lambda _: None})()
     engine = Engine(separator, source, sink, **options)
@@ -342,7 +358,8 @@ def test_callbacks_get_levels_and_events():
     x, separator = sound(100 * HOP), Splitter()
     gate, has_event = threading.Event(), threading.Event()
     separator.gates[20] = gate
-    levels, events = [], []
+    levels: list[Levels] = []
+    events: list[str] = []
     source = RealtimeArray(x, late={20}, reads={21: gate.set, 60: lambda: has_event.wait(30)})
 
     def on_levels(level):

@@ -23,6 +23,7 @@ from rtmtass.live.engine import Engine
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.recorder import TakeRecorder
 from rtmtass.live.sources import PacedSource
+from rtmtass.types import Floats
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -75,7 +76,7 @@ class Session:
         self.devices = DeviceIO(
             request or StreamRequest(), self.separator, n_rows=n_rows, on_message=on_message
         )
-        self.captured = []
+        self.captured: list[Floats] = []
         read = self.devices.connection.capture.read
 
         def tapped(out):
@@ -83,7 +84,7 @@ class Session:
             self.captured.append(out[:n].copy())
             return n
 
-        self.devices.connection.capture.read = tapped
+        self.devices.connection.capture.read = tapped  # type: ignore[method-assign]
         self.mixer = mixer or Mixer(self.separator.stems, 16000, gains_db=GAINS)
         self.engine = Engine(
             self.separator, self.devices, self.devices, mixer=self.mixer, recorder=recorder,
@@ -127,7 +128,7 @@ def test_the_loudspeaker_plays_the_separators_output(server):
     x = sound(int(16000 * seconds) // server.period * server.period, 16000)
     with Session(StreamRequest(block=server.period)) as session:
         speaker = jack_rig.Loudspeaker(server, x, seconds)
-        recording, xruns = speaker.heard()
+        recording, xruns = speaker.recorded()
         stats = session.engine.stats()
     captured, start = session.locate(x)
     latency = session.devices.connection.fill + session.separator.delay
@@ -150,7 +151,7 @@ def test_a_stereo_device_at_48_khz(server):
     x[:, 1] *= -0.5  # the first channel is chosen: the second must not be used
     with Session() as session:
         assert session.devices.connection.config.rates == (48000, 48000)
-        recording, xruns = jack_rig.Loudspeaker(server, x, 4, n_speakers=2).heard()
+        recording, xruns = jack_rig.Loudspeaker(server, x, 4, n_speakers=2).recorded()
         stats = session.engine.stats()
     captured, start = session.locate(x[:, :1])
     down = Converter(48000, 16000, 1, len(captured))
@@ -188,7 +189,7 @@ def test_gains_change_while_playing_without_a_click(server):
             time.sleep(0.2)
             for stem in rtmtass.STEMS:
                 session.mixer.set_gain(stem, -40.0 if turn % 2 else 0.0)
-        recording, xruns = speaker.heard()
+        recording, xruns = speaker.recorded()
     inner = recording[2000:-2000, 0]
     levels = np.abs(inner[: len(inner) // 400 * 400].reshape(-1, 400)).max(axis=1)
     assert levels.max() > 0.35
@@ -227,7 +228,7 @@ def test_on_a_slow_computer_the_input_is_output_at_the_same_latency(server):
         time.sleep(2)
         during = session.engine.stats()
         separator.is_slow = False
-        recording, _ = speaker.heard()
+        recording, _ = speaker.recorded()
         stats = session.engine.stats()
     # All stems at 0 dB sum to the input: it must be output throughout, on time and without clicks.
     latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
@@ -245,7 +246,8 @@ def test_on_a_slow_computer_the_input_is_output_at_the_same_latency(server):
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_to_a_restarted_server(server):
-    messages, x = [], sound(16000 * 3, 16000)
+    messages: list[str] = []
+    x = sound(16000 * 3, 16000)
     with Session(messages=messages) as session:
         for _ in range(2):
             time.sleep(0.5)
@@ -256,7 +258,7 @@ def test_reconnection_to_a_restarted_server(server):
         speaker = jack_rig.Loudspeaker(server, x, 3)
         speaker.wait_until_playing()
         before = session.engine.stats()
-        recording, xruns = speaker.heard()
+        recording, xruns = speaker.recorded()
         stats = session.engine.stats()
     latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
     sums = np.correlate(recording[:, 0], x[8000:16000, 0], "valid")
@@ -281,7 +283,7 @@ def test_a_paced_array_to_an_output_device(server):
         server.start()
         wait_for(lambda: engine.stats().state == "running")
         nothing = np.zeros((0, 0), np.float32)
-        recording, xruns = jack_rig.Loudspeaker(server, nothing, 3).heard()
+        recording, xruns = jack_rig.Loudspeaker(server, nothing, 3).recorded()
         stats = engine.stats()
     # All stems at 0 dB sum to the input.
     piece = recording[24000:28000, 0]
@@ -294,7 +296,8 @@ def test_a_paced_array_to_an_output_device(server):
 
 @jack_rig.on_a_steady_machine
 def test_an_input_device_to_an_array(server):
-    separator, sink, messages = rtmtass.load(block=HOP), ArraySink(), []
+    separator, sink = rtmtass.load(block=HOP), ArraySink()
+    messages: list[str] = []
     request = StreamRequest(has_output=False)
     device = DeviceIO(request, separator, on_message=messages.append)
     x = sound(16000 * 3, 16000)
@@ -304,7 +307,7 @@ def test_an_input_device_to_an_array(server):
         wait_for(lambda: engine.stats().state == "reconnecting")
         server.start()
         wait_for(lambda: engine.stats().state == "running")
-        jack_rig.Loudspeaker(server, x, 3, n_speakers=0).heard()
+        jack_rig.Loudspeaker(server, x, 3, n_speakers=0).recorded()
         stats = engine.stats()
     captured = sink.samples()[0, :, 0]
     piece = x[16000:20000, 0]
@@ -316,21 +319,21 @@ def test_an_input_device_to_an_array(server):
 
 @jack_rig.on_a_steady_machine
 def test_a_stopped_server_is_waited_for(server):
-    messages = []
+    messages: list[str] = []
     with Session(messages=messages) as session:
         time.sleep(0.5)
         os.kill(server.process.pid, signal.SIGSTOP)
         wait_for(lambda: session.engine.stats().state == "waiting")
         os.kill(server.process.pid, signal.SIGCONT)
         wait_for(lambda: session.engine.stats().state == "running")
-        recording, _ = jack_rig.Loudspeaker(server, sound(16000 * 2, 16000), 2).heard()
+        recording, _ = jack_rig.Loudspeaker(server, sound(16000 * 2, 16000), 2).recorded()
     assert messages[:2] == ["system has fallen silent; waiting for it", "system is back"]
     assert np.abs(recording[16000:]).max() > 0.05
 
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_to_a_server_that_stopped_and_died(server):
-    messages = []
+    messages: list[str] = []
     with Session(messages=messages) as session:
         time.sleep(0.5)
         os.kill(server.process.pid, signal.SIGSTOP)
@@ -339,7 +342,7 @@ def test_reconnection_to_a_server_that_stopped_and_died(server):
         wait_for(lambda: session.engine.stats().state == "reconnecting")
         server.start()
         wait_for(lambda: session.engine.stats().state == "running")
-        recording, _ = jack_rig.Loudspeaker(server, sound(16000 * 2, 16000), 2).heard()
+        recording, _ = jack_rig.Loudspeaker(server, sound(16000 * 2, 16000), 2).recorded()
     assert messages[-2:] == ["system is gone; trying to open it again", "system is back"]
     assert np.abs(recording[16000:]).max() > 0.05
 
@@ -358,7 +361,7 @@ def test_reconnection_at_another_rate(server, tmp_path):
         wait_for(lambda: session.engine.stats().state == "running")
         assert session.devices.connection.config.rates == (48000, 48000)
         x = sound(48000 * 3, 48000)
-        recording, _ = jack_rig.Loudspeaker(server, x, 3).heard()
+        recording, _ = jack_rig.Loudspeaker(server, x, 3).recorded()
         stats = session.engine.stats()
     assert stats.device.reopened == 1
     assert np.abs(recording[48000:]).max() > 0.05
@@ -375,7 +378,7 @@ def test_reconnection_at_another_rate(server, tmp_path):
 
 @jack_rig.on_a_steady_machine
 def test_reconnection_is_retried_until_the_rate_is_supported(server):
-    messages = []
+    messages: list[str] = []
     with Session(StreamRequest(input="system", sample_rate=16000), messages=messages) as session:
         time.sleep(0.3)
         for rate in (48000, 16000):
@@ -423,7 +426,7 @@ def test_one_device_per_stem(server):
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )
     with session:
-        recording, xruns = jack_rig.Loudspeaker(server, x, seconds, n_speakers=3).heard()
+        recording, xruns = jack_rig.Loudspeaker(server, x, seconds, n_speakers=3).recorded()
         stats = session.engine.stats()
     for weight, track in zip(separator.weights, recording.T, strict=True):
         piece = x[20000:24000, 0]
@@ -451,7 +454,7 @@ def test_stems_side_by_side_on_one_device_and_averaged_inputs(server):
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )
     with session:
-        recording, xruns = jack_rig.Loudspeaker(server, x, 3, n_speakers=3).heard()
+        recording, xruns = jack_rig.Loudspeaker(server, x, 3, n_speakers=3).recorded()
     latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
     for weight, track in zip(separator.weights, recording.T, strict=True):
         np.testing.assert_allclose(
@@ -467,7 +470,7 @@ def test_two_clocks_keep_their_latency(server, monkeypatch):
     seconds = 6
     x = sound(16000 * seconds, 16000)
     with Session(mixer=Mixer(rtmtass.STEMS, 16000)) as session:
-        recording, xruns = jack_rig.Loudspeaker(server, x, seconds).heard()
+        recording, xruns = jack_rig.Loudspeaker(server, x, seconds).recorded()
         stats = session.engine.stats()
 
     def lag(start):

@@ -158,6 +158,7 @@ def test_a_crash_loses_at_most_a_second(tmp_path):
     script = CRASH.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if int(line) >= 200:
                 break

@@ -104,7 +104,8 @@ def test_stems_sum_to_the_mixture(name: str) -> None:
 def test_two_streams_share_one_network() -> None:
     net = seasoned(CONFIGS["recurrent"]).double()
     a, b = spec(net.config, 40, seed=3), spec(net.config, 40, seed=4)
-    states, outs = [net.init_state(1), net.init_state(1)], ([], [])
+    states = [net.init_state(1), net.init_state(1)]
+    outs: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
     for t in range(40):
         for i, x in enumerate((a, b)):
             y, states[i] = net.step(x[:, t : t + 1], states[i])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from multiprocessing.shared_memory import SharedMemory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_two_processes_move_every_sample(with_fence, monkeypatch):
 
 
 def test_the_fence_is_in_the_machine_code():
-    compiled = ring_module._compiled_fence()
+    compiled: Any = ring_module._compiled_fence()
     assert "fence seq_cst" in next(iter(compiled.inspect_llvm().values()))
 
 
@@ -112,7 +113,7 @@ class RingAgainstDeque(RuleBasedStateMachine):
         self.ring = Ring(7, 2)
         # Near 2**32: the counters must not wrap.
         self.ring._written[0] = self.ring._read[0] = 2**32 - 5
-        self.model = deque()
+        self.model: deque[tuple[float, ...]] = deque()
         self.sent = self.lost = self.missing = 0
 
     @rule(n=st.integers(0, 10))
@@ -157,14 +158,15 @@ TestRingAgainstDeque.settings = settings(
 @given(capacity=st.integers(1, 20), lengths=st.lists(st.integers(0, 25), max_size=20))
 def test_samples_are_read_in_the_order_written(capacity, lengths):
     ring = Ring(capacity)
-    sent, got = [], []
+    sent: list[float] = []
+    received: list[float] = []
     for start, n in enumerate(lengths):
         block = ramp(100 * start, n)
         sent.extend(block[: ring.write(block), 0])
         out = np.zeros((ring.available, 1), np.float32)
         assert ring.read(out) == len(out)
-        got.extend(out[:, 0])
-    assert got == sent
+        received.extend(out[:, 0])
+    assert received == sent
 
 
 def test_full_and_empty():

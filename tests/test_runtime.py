@@ -97,7 +97,7 @@ def test_an_instruction_needs_every_field_by_its_name() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'slope'"):
         make.emit(Gate(**fields, slope=1))  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="positional"):
-        make.emit(Gate(*fields.values()))  # type: ignore[misc]
+        make.emit(Gate(*fields.values()))  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"emit takes an instruction of program\.KINDS, not list"):
         make.emit([2, *fields.values()])  # type: ignore[arg-type]
 

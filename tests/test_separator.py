@@ -16,6 +16,7 @@ import rtmtass
 from rtmtass import Separator
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import BlockSizeError, InputError, ModelError, UsageError
+from rtmtass.runtime.compiled.runtime import CompiledStream
 
 Floats = NDArray[np.float32]
 
@@ -131,7 +132,8 @@ def test_opposite_channels_still_sum_to_the_input() -> None:
 
 def test_two_streams_of_one_network_are_independent(separator: Separator) -> None:
     a, b = sound(20_000, seed=1), sound(20_000, seed=2)
-    one, two, outs = separator.fork(), separator.fork(), ([], [])
+    one, two = separator.fork(), separator.fork()
+    outs: tuple[list[Floats], list[Floats]] = ([], [])
     for at in range(0, 20_000, 500):
         outs[0].append(one.process(a[at : at + 500]))
         outs[1].append(two.process(b[at : at + 500]))
@@ -170,12 +172,13 @@ def test_no_denormals_after_sound_fades(precision: str) -> None:
     for at in range(0, 32_000, 256):
         stream.process(fading[at : at + 256])
     stream.process(np.zeros(16_000 * 4 // 256 * 256, np.float32))
-    inner = stream._stream  # the arenas are where denormals would live
-    arenas = [inner._state, inner._memory]
-    if precision != "int8":  # its work space also holds bytes, which are no floats
+    inner = stream._stream
+    assert isinstance(inner, CompiledStream)
+    arenas = [inner._state, inner._stft_state]
+    if precision != "int8":  # with int8 the work space also holds bytes
         arenas.append(inner._work)
     for arena in arenas:
-        small = np.abs(arena[(arena != 0)])
+        small = np.abs(arena[arena != 0])
         assert (small < np.finfo(np.float32).tiny).sum() == 0
 
 

@@ -105,8 +105,9 @@ def test_steps_in_place_equal_steps_by_value() -> None:
         net = seasoned(config)
         value = TorchRuntime(config, arrays(net)).network(2)
         place = in_place(config, run_and_record, 2)
-        x = np.random.default_rng(0).standard_normal((2, 60, 2 * config.stft.n_bins))
-        at, x = 0, x.astype(np.float32)
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((2, 60, 2 * config.stft.n_bins)).astype(np.float32)
+        at = 0
         for frames in (8, 1, 1, 3, 8, 1, 30, 8):
             if at == 13:
                 value.reset(1)

@@ -251,7 +251,7 @@ def test_sub_bands_can_be_added_to_weights_without_them(corpus: Path, tmp_path: 
     more = config(corpus, tmp_path / "b", net={**NET, "subband_bins": 8}, start_from=str(first))
     trainer = Trainer(more, lambda _: None)
     assert not trainer.resume()
-    before = open_model(first)
+    before = open_model(str(first))
     x = torch.randn(1, 20, 2, 257)
     old = MtassNet(before.config)
     old.load_state_dict({k: torch.from_numpy(v) for k, v in before.weights.items()})

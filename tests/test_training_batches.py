@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 from corpora import TONES_HZ, hiss, level_db, make_corpus, share_at, tone, tones, write_index
+from device_corpora import PLAIN, changed
 
 from rtmtass.config import STEMS
 from rtmtass.errors import DataError
-from rtmtass.training.data import synthesis
+from rtmtass.training.data import noises, synthesis
 from rtmtass.training.data.batches import MixtureStream, Recipe
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
@@ -22,14 +24,7 @@ from rtmtass.training.data.loader import batches
 from rtmtass.training.data.mixing import PEAK
 from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
 from rtmtass.training.data.synthesis import BankPlan, prepare_banks
-from rtmtass.types import SAMPLE_RATE, Samples
-
-PLAIN = Recipe(**{f.name: 0.0 for f in fields(Recipe) if f.type == "float"})
-"""A recipe without augmentation: only levels are set."""
-
-
-def changed(**changes: object) -> Recipe:
-    return Recipe(**{**{f.name: getattr(PLAIN, f.name) for f in fields(Recipe)}, **changes})  # type: ignore[arg-type]
+from rtmtass.types import SAMPLE_RATE, Doubles, Samples
 
 
 def test_every_field_of_the_recipe_is_documented() -> None:
@@ -63,7 +58,7 @@ def bank(corpus: Corpus, name: str, n: int, hz: float = 3000.0, split: str = "tr
             return np.eye(1, 1700, dtype=np.float32)[0]
         return tone(hz + number, 2.0).astype(np.float32)
 
-    items = [PendingRecording(name, f"{k}", f"{k}", lambda k=k: load(k)) for k in range(n)]
+    items = [PendingRecording(name, f"{k}", f"{k}", partial(load, k)) for k in range(n)]
     store(corpus.cache / f"{name}-{split}", items, "made by hand")
 
 
@@ -167,7 +162,7 @@ def test_levels_and_snrs_are_as_wide_as_the_recipe_says(corpus: Corpus) -> None:
     assert np.mean(snrs) == pytest.approx(0.0, abs=0.6)
 
 
-def pops(corpus: Corpus, **changes: object) -> tuple[Samples, Samples]:
+def pops(corpus: Corpus, **changes: object) -> tuple[Doubles, Doubles]:
     """Return the same examples without and with pops, at the same level."""
     recipe = changed(level_db=(-70.0, -60.0), **changes)  # quiet enough not to reach the peak limit
     calm, popping = (
@@ -452,18 +447,22 @@ def test_generated_noise_uses_every_kind(
     corpus: Corpus, short_items: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds: list[str] = []
-    for name, make in synthesis.noises.MAKERS.items():
-        monkeypatch.setitem(
-            synthesis.noises.MAKERS,
-            name,
-            lambda n, r, k=name, m=make: (kinds.append(k), m(n, r))[1],
-        )
+
+    def recorded(kind: str, make: noises.Maker) -> noises.Maker:
+        def make_and_record(n: int, rng: np.random.Generator) -> Samples:
+            kinds.append(kind)
+            return make(n, rng)
+
+        return make_and_record
+
+    for name, make in noises.MAKERS.items():
+        monkeypatch.setitem(noises.MAKERS, name, recorded(name, make))
     sampler = Sampler(corpus.recordings("speech", "train"))
     for seed in range(60):
         sound = synthesis.make_noise(sampler, np.random.default_rng(seed))
         assert sound.shape == (24000,)
         assert np.isfinite(sound).all()
-    assert set(kinds) == set(synthesis.noises.MAKERS)
+    assert set(kinds) == set(noises.MAKERS)
     assert 50 < len(kinds) < 78  # of 60 × 1.3 draws, a sixth is babble
 
 

@@ -7,6 +7,7 @@ import gzip
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_a_later_build_adds_new_and_changed_files(folders: Path, tmp_path: Path)
     assert "silent.wav" not in problems(corpus)
 
 
-def made_rows(n_groups: int, per_group: int, **changes: str) -> list[IndexRow]:
+def made_rows(n_groups: int, per_group: int, **changes: Any) -> list[IndexRow]:
     return [
         replace(IndexRow("speech", "s", f"g{g}", "", f"{g}-{k}.flac", 1.0), **changes)
         for g in range(n_groups)

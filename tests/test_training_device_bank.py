@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from corpora import hiss, level_db, share_at, tone, voice
+from corpora import hiss, level_db, pending, share_at, tone, voice
 from torch import Tensor
 
 from rtmtass.errors import DataError
@@ -16,7 +16,7 @@ from rtmtass.training.data.device.bank import BYTES_PER_HOUR, DeviceBank, hours_
 from rtmtass.training.data.device.rng import Draws
 from rtmtass.training.data.device.tracks import crops, effects, gain_to_snr, voices
 from rtmtass.training.data.mixing import music_track
-from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
+from rtmtass.training.data.recordings import Recordings, Sampler, store
 from rtmtass.types import SAMPLE_RATE
 
 CPU = torch.device("cpu")
@@ -34,14 +34,14 @@ def random() -> Draws:
     return draws
 
 
-def stored(path: Path, sounds: dict[str, Sequence[Sound]]) -> Recordings:
+def stored(path: Path, sounds: Mapping[str, Sequence[Sound]]) -> Recordings:
     """Store groups of recordings, all of one source."""
-    pending = [
-        PendingRecording("s", group, f"{group}{k}", lambda x=x: np.asarray(x, np.float32))
+    items = [
+        pending(f"{group}{k}", sound, group=group)
         for group, takes in sounds.items()
-        for k, x in enumerate(takes)
+        for k, sound in enumerate(takes)
     ]
-    store(path, pending, "stamp")
+    store(path, items, "stamp")
     return Recordings(path)
 
 

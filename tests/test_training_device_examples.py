@@ -37,6 +37,7 @@ def test_a_batch_is_a_function_of_seed_and_step(rich: Corpus) -> None:
     assert len(examples) == sum(bool(stems.any()) for batch in forward for stems in batch)
     assert not torch.equal(device(rich, seed=8).batch(0), forward[0])
     listed = list(islice(batches(device(rich), 1, 2), 2))
+    assert isinstance(listed[1], torch.Tensor)
     assert torch.equal(listed[1], forward[3])
     assert device(rich).seconds == 0.5
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from corpora import TONES_HZ, hiss, make_corpus, share_at, tone, tones, write_index
+from corpora import TONES_HZ, hiss, make_corpus, pending, share_at, tone, tones, write_index
 from device_corpora import CALM, USUAL, Sound, changed, made
 
 from rtmtass.config import STEMS
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.examples import ExampleMaker
 from rtmtass.training.data.recipe import PEAK, Recipe
-from rtmtass.training.data.recordings import PendingRecording, store
+from rtmtass.training.data.recordings import store
 from rtmtass.types import SAMPLE_RATE
 
 # --- the recipe --------------------------------------------------------------------------------
@@ -25,11 +26,11 @@ def test_stems_are_absent_as_often_as_the_recipe_says(pitched: Corpus) -> None:
     stems = made(pitched, replace(USUAL, pop=0.0), 1000, seconds=0.1)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
-    highband_weights = np.bincount(n_present, minlength=4) / len(stems)
+    fractions = np.bincount(n_present, minlength=4) / len(stems)
     # Within three standard deviations.
-    assert highband_weights[0] == pytest.approx(0.03, abs=0.017)
-    assert highband_weights[1] == pytest.approx(0.12, abs=0.031)
-    assert highband_weights[2] == pytest.approx(0.20, abs=0.038)
+    assert fractions[0] == pytest.approx(0.03, abs=0.017)
+    assert fractions[1] == pytest.approx(0.12, abs=0.031)
+    assert fractions[2] == pytest.approx(0.20, abs=0.038)
     absent = (np.abs(stems).max(axis=2) == 0).mean(axis=0)
     np.testing.assert_allclose(absent, 0.03 + 0.12 * 2 / 3 + 0.20 / 3, atol=0.037)
 
@@ -95,19 +96,18 @@ def test_singing_is_recorded_or_synthetic_with_the_given_probability(tmp_path: P
     write_index(folder, rows)
     corpus = Corpus(folder, tmp_path / "cache")
 
-    def highband_weights(**changes: float) -> tuple[float, float]:
+    def fractions_with_singing(**changes: float) -> tuple[float, float]:
         music = made(corpus, changed(**changes), 400)[:, 1]
         detected = [[share_at(x, 3050.0, 60.0), share_at(x, 2360.0, 530.0)] for x in music]
         synthetic, recorded = (np.array(detected) > 0.4).mean(axis=0)
         return float(synthetic), float(recorded)
 
-    assert highband_weights(singing=0.5, recorded_singing=0.1) == (
-        0.0,
-        pytest.approx(0.5, abs=0.08),
-    )
-    items = [PendingRecording("x", "x", "x", lambda: tone(3050.0, 2.0).astype(np.float32))]
+    synthetic, recorded = fractions_with_singing(singing=0.5, recorded_singing=0.1)
+    assert synthetic == 0.0
+    assert recorded == pytest.approx(0.5, abs=0.08)
+    items = [pending("x", tone(3050.0, 2.0), source="x")]
     store(corpus.cache / "singing-train", items, "made by hand")
-    synthetic, recorded = highband_weights(singing=0.6, recorded_singing=0.4)
+    synthetic, recorded = fractions_with_singing(singing=0.6, recorded_singing=0.4)
     assert synthetic == pytest.approx(0.36, abs=0.075)
     assert recorded == pytest.approx(0.24, abs=0.07)
     alone = made(corpus, changed(singing=1.0, a_cappella=0.3), 400)[:, 1]
@@ -128,7 +128,7 @@ def test_noise_of_one_kind_is_enough(tmp_path: Path, kind: str) -> None:
 
 def test_all_augmentations_together_give_valid_samples(rich: Corpus) -> None:
     for share in (1.0, 0.5):
-        values = {f.name: share for f in fields(Recipe) if f.type == "float"}
+        values: dict[str, Any] = {f.name: share for f in fields(Recipe) if f.type == "float"}
         recipe = Recipe(**{**values, **CALM, "snr_spread_db": 7.0, "widest_snr_db": 20.0})
         stems = made(rich, recipe, 100)
         assert np.isfinite(stems).all()
@@ -155,12 +155,8 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("layered")
     corpus = Corpus(make_corpus(folder / "corpus", make), folder / "cache")
     for name in ("generated", "singing", "revoiced"):
-        sound = tone(PITCHES_HZ[name][0], 2.0).astype(np.float32)
-        store(
-            corpus.cache / f"{name}-train",
-            [PendingRecording(name, "a", "a", lambda x=sound: x)],
-            "m",
-        )
+        sound = tone(PITCHES_HZ[name][0], 2.0)
+        store(corpus.cache / f"{name}-train", [pending("a", sound, source=name)], "m")
     return corpus
 
 
@@ -168,8 +164,8 @@ def layers_db(stems: Sound, *pitches_hz: float) -> Sound:
     """Return the power of each pitch in stems (n, N), dB relative to the total, (pitches, n)."""
     power = np.abs(np.fft.rfft(stems)) ** 2  # no window, which would weight the middle
     hz = np.fft.rfftfreq(stems.shape[1], 1 / SAMPLE_RATE)
-    highband_weights = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
-    return 10 * np.log10(np.array(highband_weights) / power.sum(axis=1) + 1e-12)
+    powers = [power[:, np.abs(hz - pitch) < 40].sum(axis=1) for pitch in pitches_hz]
+    return 10 * np.log10(np.array(powers) / power.sum(axis=1) + 1e-12)
 
 
 def check_uniform(values: Sound, low: float, high: float, slack: float = 0.3) -> None:
@@ -221,10 +217,8 @@ def test_noise_is_long_or_short_or_both_or_generated(layered: Corpus) -> None:
     assert is_both.mean() == pytest.approx(0.2, abs=0.04)
     for recorded in (~is_generated, is_both):
         kinds = [has_long & ~has_short, has_long & has_short, has_short & ~has_long]
-        highband_weights = [kind[recorded].mean() for kind in kinds]
-        assert highband_weights == pytest.approx(
-            [0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5
-        )
+        fractions = [kind[recorded].mean() for kind in kinds]
+        assert fractions == pytest.approx([0.55, 0.3, 0.15], abs=4 * 0.5 / recorded.sum() ** 0.5)
     check_uniform((generated - long)[is_both & ~has_short], -10.0, 10.0)
     check_uniform((short - long)[~is_generated & has_short & has_long], 0.0, 15.0, slack=0.5)
 

@@ -112,9 +112,9 @@ def test_clipping_and_companding_equal_the_hosts() -> None:
     clipped = device.soft_clip(rows(loud, soft, silent), torch.tensor([12.0, 0.0, 5.0])).numpy()
     companded = device.compand(rows(loud, soft, silent)).numpy()
     for k, (sound, drive_db) in enumerate([(loud, 12.0), (soft, 0.0)]):
-        sound = sound.astype(np.float32)
-        assert error_db(clipped[k], augment.soft_clip(sound, drive_db)) < -100
-        assert error_db(companded[k], augment.compand(sound)) < -100
+        single = sound.astype(np.float32)
+        assert error_db(clipped[k], augment.soft_clip(single, drive_db)) < -100
+        assert error_db(companded[k], augment.compand(single)) < -100
     assert not clipped[2].any()
     assert not companded[2].any()
 

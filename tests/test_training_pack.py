@@ -7,10 +7,12 @@ import hashlib
 import subprocess
 import sys
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: object) -> list[Path]:
+def packed(corpus: Path, out: Path, most_bytes: int = MOST, **options: Any) -> list[Path]:
     result = pack(corpus, out, most_bytes=most_bytes, workers=1, **options)
     assert not result.unreadable
     return result.shards
@@ -62,7 +64,7 @@ def fill_bank(cache: Path, name: str, count: int) -> Recordings:
         return (loud * rng.standard_normal(3200 + 100 * number)).astype(np.float32)
 
     result = [
-        PendingRecording(name, f"{name}-{number}", f"{number}", lambda number=number: sound(number))
+        PendingRecording(name, f"{name}-{number}", f"{number}", partial(sound, number))
         for number in range(count)
     ]
     store(cache / f"{name}-train", result, "a stamp")
@@ -240,7 +242,7 @@ def test_a_subset_of_shards_keeps_the_dev_split_and_the_balance(
     all_rows = read_index(tmp_path / "whole" / "index.csv")
     assert rows == [row for row in all_rows if row in rows]  # in the order of the corpus
     assert sum(row.split == "dev" for row in rows) == 3
-    seconds = Counter({"speech": 0.0, "noise": 0.0})
+    seconds: defaultdict[str, float] = defaultdict(float)
     for row in rows:
         if row.split == "train":
             seconds[row.role] += row.seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpora import COLUMNS, hiss, make_corpus, share_at, tone, tones, write_index
+from corpora import COLUMNS, hiss, make_corpus, pending, share_at, tone, tones, write_index
 
 from rtmtass.errors import DataError, InputError
 from rtmtass.io.decode import FLAC, decode, encode
@@ -24,10 +24,6 @@ from rtmtass.training.data.recordings import (
 from rtmtass.types import Samples
 
 
-def found(name: str, samples: np.ndarray, source: str = "s", group: str = "") -> PendingRecording:
-    return PendingRecording(source, group or name, name, lambda: samples.astype(np.float32))
-
-
 def stored(folder: Path, items: list[PendingRecording], stamp: str = "1") -> Path:
     path = folder / "speech-train"
     store(path, items, stamp)
@@ -36,7 +32,7 @@ def stored(folder: Path, items: list[PendingRecording], stamp: str = "1") -> Pat
 
 def test_stored_recordings_keep_their_level(tmp_path: Path) -> None:
     sounds = {"loud": hiss(0.5, 1, 0.2), "faint": hiss(0.3, 2, 1e-3)}
-    recordings = Recordings(stored(tmp_path, [found(k, v) for k, v in sounds.items()]))
+    recordings = Recordings(stored(tmp_path, [pending(k, v) for k, v in sounds.items()]))
     for index, sound in enumerate(sounds.values()):
         whole = recordings.whole(index)
         # Half a 16-bit step relative to the recording's peak, not to full scale.
@@ -47,7 +43,7 @@ def test_stored_recordings_keep_their_level(tmp_path: Path) -> None:
 
 
 def test_a_crop_ends_where_its_recording_ends(tmp_path: Path) -> None:
-    items = [found("a", tone(500, 0.5)), found("b", hiss(0.5))]
+    items = [pending("a", tone(500, 0.5)), pending("b", hiss(0.5))]
     recordings = Recordings(stored(tmp_path, items))
     whole = recordings.crop(0, 0, 8000)
     np.testing.assert_array_equal(recordings.crop(0, 7000, 5000), whole[7000:])
@@ -78,8 +74,8 @@ def test_interrupted_storing_resumes(tmp_path: Path) -> None:
     # Killed between writing samples and table, and in the middle of a line.
     with open(f"{half}.i16", "ab") as file:
         file.write(b"half a recording")
-    with open(f"{half}.jsonl", "a") as file:
-        file.write('{"source": "s", "gro')
+    with open(f"{half}.jsonl", "a") as table:
+        table.write('{"source": "s", "gro')
     assert len(Recordings(half)) == 2
     store(half, items, "1")
     assert loads == ["a", "b", "c", "d"]
@@ -88,8 +84,8 @@ def test_interrupted_storing_resumes(tmp_path: Path) -> None:
 
 
 def test_another_stamp_rewrites_the_file(tmp_path: Path) -> None:
-    path = stored(tmp_path, [found("a", tone(500, 1.0)), found("b", tone(700, 1.0))])
-    stored(tmp_path, [found("a", tone(900, 0.5))], "2")
+    path = stored(tmp_path, [pending("a", tone(500, 1.0)), pending("b", tone(700, 1.0))])
+    stored(tmp_path, [pending("a", tone(900, 0.5))], "2")
     recordings = Recordings(path)
     assert [row.path for row in recordings.rows] == ["a"]
     assert share_at(recordings.whole(0), 900) > 0.99
@@ -105,8 +101,8 @@ def test_unreadable_recordings_are_stored_empty_and_not_retried(tmp_path: Path) 
 
     items = [
         PendingRecording("s", "x", "x", load),
-        found("a", hiss(0.3)),
-        found("silent", np.zeros(9000)),
+        pending("a", hiss(0.3)),
+        pending("silent", np.zeros(9000)),
     ]
     for _ in range(2):
         path = stored(tmp_path, items)
@@ -115,7 +111,7 @@ def test_unreadable_recordings_are_stored_empty_and_not_retried(tmp_path: Path) 
 
 
 def test_no_usable_recordings_are_an_error(tmp_path: Path) -> None:
-    path = stored(tmp_path, [found("silent", np.zeros(9000)), found("short", hiss(0.05))])
+    path = stored(tmp_path, [pending("silent", np.zeros(9000)), pending("short", hiss(0.05))])
     assert not has_recordings(path)
     with pytest.raises(DataError, match=r"no recordings in .*speech-train\.jsonl"):
         Recordings(path)
@@ -125,19 +121,19 @@ def test_muffled_recordings_can_be_left_out(tmp_path: Path) -> None:
     dull = tone(500, 1.0) + hiss(1.0, 3, 1e-5)
     assert is_muffled(dull.astype(np.float32))
     assert not is_muffled(hiss(1.0).astype(np.float32))
-    path = stored(tmp_path, [found("dull", dull), found("bright", hiss(1.0))])
+    path = stored(tmp_path, [pending("dull", dull), pending("bright", hiss(1.0))])
     assert [r.path for r in Recordings(path).rows] == ["dull", "bright"]
     assert [r.path for r in Recordings(path, keep_muffled=False).rows] == ["bright"]
 
 
 def test_only_muffled_recordings_are_an_error(tmp_path: Path) -> None:
-    path = stored(tmp_path, [found("dull", tone(500, 1.0))])
+    path = stored(tmp_path, [pending("dull", tone(500, 1.0))])
     with pytest.raises(DataError, match="muffled, with nothing above 4 kHz; add some"):
         Recordings(path, keep_muffled=False)
 
 
 def test_the_fingerprint_changes_with_the_recordings(tmp_path: Path) -> None:
-    items = [found(name, hiss(0.3)) for name in "abc"]
+    items = [pending(name, hiss(0.3)) for name in "abc"]
     path = stored(tmp_path, items)
     one, two = (Recordings(path, first=n).fingerprint for n in (2, 3))
     assert one != two
@@ -147,8 +143,8 @@ def test_the_fingerprint_changes_with_the_recordings(tmp_path: Path) -> None:
 def test_large_sources_and_groups_have_reduced_weight(tmp_path: Path) -> None:
     """Group weights are the roots of their lengths; source weights, sums to the power 0.7."""
     seconds = {("big", "g1"): 4.0, ("big", "g2"): 1.0, ("big", "g3"): 1.0, ("small", "g1"): 0.25}
-    items = [found(f"{s}{g}", hiss(t, 1), s, g) for (s, g), t in seconds.items()]
-    items.append(found("more", hiss(0.75, 1), "small", "g1"))
+    items = [pending(f"{s}{g}", hiss(t, 1), s, g) for (s, g), t in seconds.items()]
+    items.append(pending("more", hiss(0.75, 1), "small", "g1"))
     sampler = Sampler(Recordings(stored(tmp_path, items)))
     rng = np.random.default_rng(0)
     drawn = np.bincount([sampler.draw(rng) for _ in range(20000)], minlength=5) / 20000
@@ -159,7 +155,7 @@ def test_large_sources_and_groups_have_reduced_weight(tmp_path: Path) -> None:
 
 
 def test_a_sampler_can_be_restricted_to_some_recordings(tmp_path: Path) -> None:
-    path = stored(tmp_path, [found(name, hiss(0.3)) for name in "abcd"])
+    path = stored(tmp_path, [pending(name, hiss(0.3)) for name in "abcd"])
     sampler = Sampler(Recordings(path), [1, 3])
     rng = np.random.default_rng(0)
     assert {sampler.draw(rng) for _ in range(200)} == {1, 3}

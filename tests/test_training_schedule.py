@@ -22,7 +22,7 @@ from rtmtass.training.schedule import Branch, Span, schedule_of
 from rtmtass.training.train import TrainConfig, Trainer, train
 from rtmtass.weights import describe
 
-TRUNK = {"schedule": "wsd", "decay": 0.0}
+TRUNK: dict[str, Any] = {"schedule": "wsd", "decay": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_branch_decays_from_the_trunks_rate() -> None:
 
 
 def state(runs: str | Path) -> dict[str, Any]:
-    return torch.load(Path(runs) / "last.pt", weights_only=True)  # type: ignore[no-any-return]
+    return torch.load(Path(runs) / "last.pt", weights_only=True)
 
 
 def leaves(values: Any) -> list[Tensor]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import hiss, level_db, share_at, tone
+from corpora import hiss, level_db, pending, share_at, tone
 from scipy import signal
 
 from rtmtass.training.data import augment, codecs, noises, synthesis
-from rtmtass.training.data.recordings import PendingRecording, Recordings, Sampler, store
+from rtmtass.training.data.recordings import Recordings, Sampler, store
 from rtmtass.types import Samples
 
 
@@ -81,20 +81,14 @@ def test_hum_is_at_50_or_60_hz() -> None:
 
 
 def test_babble_is_many_speakers(tmp_path: Path) -> None:
-    places = [300.0 + 180 * k for k in range(30)]
-    store(
-        tmp_path / "s",
-        [
-            PendingRecording("s", str(k), str(k), lambda hz=hz: f32(tone(hz, 1.0)))
-            for k, hz in enumerate(places)
-        ],
-        "1",
-    )
+    pitches_hz = [300.0 + 180 * k for k in range(30)]
+    items = [pending(str(k), tone(hz, 1.0)) for k, hz in enumerate(pitches_hz)]
+    store(tmp_path / "s", items, "1")
     sampler = Sampler(Recordings(tmp_path / "s"))
     for seed in range(6):
         sound = noises.babble(sampler, 32000, rng(seed))
         assert level_db(sound) == pytest.approx(0.0, abs=0.01)
-        loud = sum(share_at(sound, hz) > 0.01 for hz in places)
+        loud = sum(share_at(sound, hz) > 0.01 for hz in pitches_hz)
         assert 4 <= loud <= 12
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,10 @@ def test_packs_equal_the_corpus_up_to_opus(
         for index in range(len(was_bank)):
             was_sound, now_sound = was_bank.whole(index), now_bank.whole(index)
             if name == "rooms":  # stored samples are identical; only the scale is rounded
-                crops = [b.crop(index, 0, len(was_sound)) for b in (was_bank, now_bank)]
-                np.testing.assert_array_equal(*crops)
+                was_crop, now_crop = (
+                    bank.crop(index, 0, len(was_sound)) for bank in (was_bank, now_bank)
+                )
+                np.testing.assert_array_equal(was_crop, now_crop)
                 np.testing.assert_allclose(now_sound, was_sound, rtol=2e-4)
             level = float(np.std(was_sound))
             assert float(np.std(now_sound)) == pytest.approx(level, rel=0.3)
@@ -87,11 +90,11 @@ def test_worker_processes_make_batches_from_packs(
     made: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     corpus = corpus_of_packs(made[2], tmp_path, workers=1)
-    kept = {"seconds": 0.5, "batch": 2, "seed": 3}
-    with MixtureStream(corpus, "train", workers=0, **kept) as stream:
+    options: dict[str, Any] = {"seconds": 0.5, "batch": 2, "seed": 3}
+    with MixtureStream(corpus, "train", workers=0, **options) as stream:
         assert stream.bank_sizes["rooms"] == 3  # one of the four is silent
         here = stream.batch(5)
-    with MixtureStream(corpus, "train", workers=1, **kept) as stream:
+    with MixtureStream(corpus, "train", workers=1, **options) as stream:
         np.testing.assert_array_equal(stream.batch(5), here)
 
 

@@ -171,7 +171,7 @@ def stream(block_ms: int, has_display: bool, seconds: float, path: Path) -> dict
         live = start_live(command, has_display, stack)
         speaker = Loudspeaker(server, played[:, None], seconds)
         stack.callback(speaker.close)
-        recorded, xruns = speaker.heard()
+        recorded, xruns = speaker.recorded()
         if live.wait(60):
             raise RuntimeError(f"rtmtass live exited with status {live.returncode}")
     measured = json.loads(path.read_text())
