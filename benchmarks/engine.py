@@ -126,7 +126,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     start = result["start_to_first_sound_s"]
     return [
         Table(
-            f"{result['rounds']} turns of {result['seconds']:g} s each, with the block length;"
+            f"{result['rounds']} turns of {result['seconds']:g} s each; ms: block length;"
             " load: another program keeps the first core and the memory busy",
             columns,
             rows,
