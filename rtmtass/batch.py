@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from rtmtass.config import ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime
-from rtmtass.separator import compile_hint, open_runtime
+from rtmtass.separator import open_runtime
 from rtmtass.types import Samples
 from rtmtass.weights import DEFAULT, open_model
 
@@ -121,6 +121,8 @@ def load_batch(
         ModelError, UsageError, MissingPartError: as in `separator.load`.
     """
     opened = open_model(model)
+    from rtmtass.jit.compiler import compile_hint
+
     with compile_hint(on_compile):
         batch = StreamBatch(
             opened.config, open_runtime(opened, runtime, device, precision), streams

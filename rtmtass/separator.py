@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +17,6 @@ from rtmtass.weights import DEFAULT, Model, open_model
 
 RUNTIMES = {"numba": PRECISIONS, "torch": TORCH_PRECISIONS}
 """The precisions of each runtime, by its name."""
-COMPILE_HINT_S = 1.5
-"""Longest start with cached machine code, in seconds; a longer one is compiling."""
 
 
 class Separator:
@@ -292,24 +288,14 @@ def load(
         MissingPartError: torch was requested and isn't installed.
     """
     opened = open_model(model)
+    from rtmtass.jit.compiler import compile_hint
+
     with compile_hint(on_compile):
         loaded = open_runtime(opened, runtime, device, precision)
         separator = Separator(opened.config, loaded, block=block, channels=channels, passes=passes)
         separator.process(np.zeros((separator.hop, channels), np.float32))
         separator.reset()
     return separator
-
-
-@contextmanager
-def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
-    """Call `on_compile` if the `with` block takes longer than a start with a warm cache."""
-    hint = threading.Timer(COMPILE_HINT_S, on_compile or (lambda: None))
-    hint.daemon = True
-    hint.start()
-    try:
-        yield
-    finally:
-        hint.cancel()
 
 
 def open_runtime(opened: Model, runtime: str, device: str, precision: str = "auto") -> BatchRuntime:

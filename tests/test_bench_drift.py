@@ -42,7 +42,9 @@ def test_drift_is_measured_on_the_same_clips(db_per_hop: float) -> None:
     stream = DegradingStream(truth, db_per_hop)
     ticks: list[int] = []
     sounds = iter([np.zeros(100 * 256, np.float32)] * 5)
-    first, last = drift.measure_ends(cast(Separator, stream), clips, sounds, 305 * 256, ticks.append)
+    first, last = drift.measure_ends(
+        cast(Separator, stream), clips, sounds, 305 * 256, ticks.append
+    )
     assert ticks[-1] == 305 * 256
     assert stream.hops == 2 * 61 + 305
     expected_db = -db_per_hop * (305 + 61)
@@ -54,7 +56,9 @@ def test_drift_is_measured_on_the_same_clips(db_per_hop: float) -> None:
 
 
 def test_minute_consists_of_whole_clips() -> None:
-    clips = [Clip(str(k), np.ones(1000, np.float32), np.ones((3, 1000), np.float32)) for k in range(9)]
+    clips = [
+        Clip(str(k), np.ones(1000, np.float32), np.ones((3, 1000), np.float32)) for k in range(9)
+    ]
     chosen = drift.one_minute(clips, 1000, 3.0)
     assert [len(clip.mixture) % 256 for clip in chosen] == [0] * 3
     assert chosen[0].stems.shape == (3, 1024)

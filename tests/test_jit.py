@@ -107,3 +107,22 @@ def test_kernels_run_without_a_writable_folder(install: Install) -> None:
     for _ in range(2):
         assert result(install.run(CALL, home=install.package))[1] == 0
     assert not list(install.package.rglob("__pycache__"))
+
+
+HINT = """
+import time
+from rtmtass.jit import compiler
+compiler._HINT_S = 0
+calls = []
+with compiler.compile_hint(lambda: calls.append(1)):
+    exec({call!r})
+    time.sleep(0.1)
+print("RESULT", len(calls))
+"""
+
+
+def test_the_compile_hint_appears_only_when_something_compiles(tmp_path: Path) -> None:
+    install = Install(tmp_path)
+    script = HINT.format(call=CALL.replace("RESULT", "INNER"))
+    counts = [install.run(script).stdout.split("RESULT ")[1].strip() for _ in range(2)]
+    assert counts == ["1", "0"]

@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numba
 import numpy as np
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.core.compiler import Compiler, Flags
 from numba.extending import intrinsic
 from numba.np import arrayobj
@@ -28,6 +30,7 @@ from rtmtass.jit.cpu import int8_isa
 Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., object])
 
+_HINT_S = 0.5
 _PACKAGE = Path(__file__).resolve().parent.parent
 STRICT = frozenset({"contract", "nsz"})
 """Allows fused multiply-adds and ignores the sign of zero; NaN and Inf keep their meaning."""
@@ -130,6 +133,38 @@ def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) ->
     finally:
         numba.config.CACHE_DIR = before
     return cast(F, compiled)
+
+
+class _FirstCompilation(event.Listener):
+    """Starts a timer when numba first compiles; a function found in its cache isn't compiled."""
+
+    def __init__(self, timer: threading.Timer) -> None:
+        self._timer = timer
+        self._has_started = False
+
+    def on_start(self, event: Any) -> None:
+        """Start the timer, once."""
+        if not self._has_started:
+            self._has_started = True
+            self._timer.start()
+
+    def on_end(self, event: Any) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
+    """Call `on_compile` if the `with` block is still running `_HINT_S` after it began to compile.
+
+    A start from cached machine code never calls it, however slow the computer.
+    """
+    timer = threading.Timer(_HINT_S, on_compile or (lambda: None))
+    timer.daemon = True
+    with event.install_listener("numba:compile", _FirstCompilation(timer)):
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class _NoaliasCompiler(Compiler):
