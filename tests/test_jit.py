@@ -121,8 +121,7 @@ print("RESULT", len(calls))
 """
 
 
-def test_the_compile_hint_appears_only_when_something_compiles(tmp_path: Path) -> None:
-    install = Install(tmp_path)
+def test_the_compile_hint_appears_only_when_something_compiles(install: Install) -> None:
     script = HINT.format(call=CALL.replace("RESULT", "INNER"))
     counts = [install.run(script).stdout.split("RESULT ")[1].strip() for _ in range(2)]
     assert counts == ["1", "0"]
