@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import soundfile
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.arrays import ArraySource
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
-from rtmtass.io.files import FileSink, FileSource, read_file
+from rtmtass.io.files import FileSink, FileSource, check_finite, read_file
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source
 from rtmtass.io.wav_header import WavHeader, read_header, stream_header
 
@@ -99,7 +101,7 @@ def test_nan_and_inf_are_rejected_with_their_position(tmp_path, value, name):
 
 
 def test_large_finite_samples_are_accepted(tmp_path):
-    x = np.full((4, 1), 3e38, np.float32)
+    x = np.full((4, 1), 9e8, np.float32)
     soundfile.write(tmp_path / "a.wav", x, 16000, "FLOAT")
     np.testing.assert_array_equal(drain(FileSource(tmp_path / "a.wav")), x)
 
@@ -287,6 +289,7 @@ def test_permission_errors_are_reported(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InputError, match=r"a.wav can't be read: permission denied; chmod u\+r it"):
         FileSource(tmp_path / "a.wav")
     with pytest.raises(
@@ -410,3 +413,137 @@ def test_header_modules_run_without_soundfile():
         "sys.exit('soundfile' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "bits"),
+    [
+        ("wav", "PCM_U8", 8),
+        ("wav", "PCM_16", 16),
+        ("wav", "PCM_24", 24),
+        ("wav", "PCM_32", 32),
+        ("flac", "PCM_S8", 8),
+        ("flac", "PCM_16", 16),
+        ("flac", "PCM_24", 24),
+    ],
+)
+def test_integers_are_rounded_so_that_stems_sum_to_their_mixture(tmp_path, name, subtype, bits):
+    stems = (np.random.default_rng(0).standard_normal((3, 20000, 1)) * 0.05).astype(np.float32)
+    read = []
+    for k, stem in enumerate(stems):
+        sink = FileSink(
+            tmp_path / f"{k}.{name}", 16000, 1, Encoding(name, name.upper(), subtype), frames=20000
+        )
+        sink.write(stem)
+        sink.publish()
+        read.append(soundfile.read(tmp_path / f"{k}.{name}", always_2d=True)[0])
+    steps = (np.array(read) - stems) * 2.0 ** (bits - 1)
+    assert np.abs(steps).max() <= 0.5
+    assert abs(steps.mean()) < 0.02
+    assert np.abs(steps.sum(axis=0)).max() <= 1.5
+
+
+def flac_without_length(path: Path, frames: int) -> Path:
+    samples = 0.1 * np.sin(np.arange(frames) / 9)
+    soundfile.write(path, samples, 44100, "PCM_16")
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO's total samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("tail", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize("frames", [4096, 55125])
+def test_a_flac_without_a_length_is_read_to_its_end(tmp_path, frames, tail):
+    path = flac_without_length(tmp_path / "a.flac", frames)
+    path.write_bytes(path.read_bytes() + tail)
+    source = FileSource(path)
+    assert source.frames is None
+    source.close()
+    assert read_file(path)[0].shape == (frames, 1)
+
+
+def test_a_damaged_flac_without_a_length_is_refused(tmp_path):
+    path = flac_without_length(tmp_path / "a.flac", 200_000)
+    data = bytearray(path.read_bytes())
+    third = len(data) // 3
+    data[third : third + third // 2] = bytes(third // 2)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("bits", "width", "align"),
+    [(16, 2, 0), (16, 2, 32), (8, 1, 16), (24, 3, 48), (24, 4, 8), (20, 4, 8), (12, 2, 4)],
+)
+@pytest.mark.parametrize("is_file", [True, False])
+def test_the_container_width_is_that_of_the_samples(tmp_path, bits, width, align, is_file):
+    """Stereo: a block alignment of 0 or in bits is ignored, padded samples are read as such."""
+    steps = np.random.default_rng(0).integers(-100, 100, (500, 2))
+    if width == 1:
+        data = (steps + 128).astype(np.uint8).tobytes()
+    else:
+        shifted = (steps << (8 * width - 8)).astype("<i4")
+        data = shifted.view(np.uint8).reshape(500, 2, 4)[:, :, :width].tobytes()
+    fmt = struct.pack("<HHIIHH", 1, 2, 16000, 16000 * align, align, bits)
+    chunks = b"WAVE" + struct.pack("<4sI", b"fmt ", 16) + fmt
+    chunks += struct.pack("<4sI", b"data", len(data)) + data
+    path = tmp_path / "a.wav"
+    path.write_bytes(struct.pack("<4sI", b"RIFF", len(chunks)) + chunks)
+    source = open_source(path) if is_file else StreamSource(path.open("rb", buffering=0), "stdin")
+    assert source.frames == 500
+    block = np.zeros((500, 2), np.float32)
+    assert source.read(block) == 500
+    source.close()
+    np.testing.assert_allclose(block, steps / 128, atol=1e-6)
+
+
+def test_a_non_blocking_stream_is_waited_for():
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    samples = np.arange(64000, dtype=np.float32)[:, None] / 1e6
+
+    def write():
+        for part in np.array_split(samples, 10):
+            time.sleep(0.01)
+            os.write(writer, part.tobytes())
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    source = StreamSource(
+        os.fdopen(reader, "rb", buffering=0), "stdin", WavHeader(16000, 1, "f32", None, 0, 4)
+    )
+    blocks = []
+    block = np.zeros((5000, 1), np.float32)
+    while count := source.read(block):
+        blocks.append(block[:count].copy())
+    thread.join()
+    source.close()
+    assert np.array_equal(np.concatenate(blocks), samples)
+
+
+def test_a_second_run_on_the_same_output_is_refused_and_damages_nothing(tmp_path):
+    first = FileSink(tmp_path / "a.wav", 16000, 1, FLOAT_WAV)
+    first.write(noise(1000))
+    with pytest.raises(OutputError, match=r"a\.wav is being written by another run; wait for it"):
+        FileSink(tmp_path / "a.wav", 16000, 1, FLOAT_WAV)
+    first.write(noise(1000))
+    first.publish()
+    assert soundfile.info(tmp_path / "a.wav").frames == 2000
+    again = FileSink(tmp_path / "a.wav", 16000, 1, FLOAT_WAV)
+    again.abandon()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("value", [1e10, -1e19, 3e38])
+def test_absurd_samples_are_refused_as_nan_is(value):
+    block = np.zeros((100, 2), np.float32)
+    block[40, 1] = value
+    with pytest.raises(
+        InputError, match=r"x contains a sample of .*\(full scale is 1\) at 0.003 s"
+    ):
+        check_finite(block, 0, 16000, "x")
+    check_finite(np.full((10, 2), 1e9, np.float32), 0, 16000, "x")

@@ -57,18 +57,22 @@ def run_info(arguments: argparse.Namespace) -> int:
     target = next(iter(job.targets.values()))
     encoding = choose_file_encoding(source, path, target, separator.channels, options)
     seconds = (source.frames or 0) / source.sample_rate
+    needed_s = seconds * _measure_rtf(source, separator)
     rows = [
         ("recording", str(path)),
         ("format", f"{path.suffix.lstrip('.')} {source.subtype}"),
         ("sample rate", f"{source.sample_rate} Hz"),
         ("channels", str(source.channels)),
-        ("length", f"{_duration(seconds)} ({source.frames} frames)"),
+        (
+            "length",
+            f"{_duration(seconds)} ({source.frames} frames)" if source.frames else "unknown",
+        ),
         *((tag, text) for tag, text in source.tags.items()),
         ("outputs", "  ".join(str(p) for p in job.targets.values())),
         ("written as", f"{encoding.format} {encoding.subtype}, {separator.channels} channel(s)"),
         ("separated at", _describe_rate(source.sample_rate, model.sample_rate)),
         ("channel mode", _CHANNELS[arguments.channels] if source.channels > 1 else "mono"),
-        ("time needed", f"about {_duration(seconds * _measure_rtf(source, separator))}"),
+        ("time needed", f"about {_duration(needed_s)}" if source.frames else "unknown"),
     ]
     source.close()
     print_table(("", ""), rows)

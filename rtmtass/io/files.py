@@ -10,6 +10,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
@@ -18,11 +19,16 @@ from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
+LARGEST = 1e9
+"""Samples beyond this, 180 dB over full scale, are taken for damage, as NaN is."""
 COPIED_TAGS = (
     "title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license",
 )  # fmt: skip
 """Tags copied from input to output; not `software`, which names the encoder."""
 
+_UNKNOWN_FRAMES = 2**48
+"""libsndfile returns a huge length, 2**63 - 1 with rounding, where a FLAC header has none."""
+_PCM_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _MP3_SLACK = 4 * 1152  # frames an MP3's length tag may be off by: encoder delay and padding
 
 
@@ -40,7 +46,7 @@ def check_rate(sample_rate: int, name: str) -> None:
 
 
 def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) -> None:
-    """Check that a block is finite.
+    """Check that a block is finite, and small enough for its power to be.
 
     Args:
         block: (n, channels).
@@ -49,17 +55,18 @@ def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) 
         name: of the stream, for the error.
 
     Raises:
-        InputError: a sample is NaN or Inf; the message gives the position of the first.
+        InputError: a sample is NaN, Inf or beyond `LARGEST`; the message gives the position
+            of the first.
     """
-    # A sum takes one pass without a temporary. It also overflows on large finite samples,
-    # so a sum that isn't finite is followed by the exact test.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.sum(block)):
-            return
-    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if not block.size or (block.max() <= LARGEST and block.min() >= -LARGEST):
+        return  # false for NaN
+    bad = np.flatnonzero(~(np.abs(block) <= LARGEST).all(axis=1))
     if bad.size:
         frame = first_frame + int(bad[0])
-        kind = "NaN" if np.isnan(block[bad[0]]).any() else "Inf"
+        samples = block[bad[0]]
+        kind = "NaN" if np.isnan(samples).any() else "Inf"
+        if np.isfinite(samples).all():
+            kind = f"a sample of {samples[np.argmax(np.abs(samples))]:.3g} (full scale is 1)"
         raise InputError(
             f"{name} contains {kind} at {frame / sample_rate:.3f} s (frame {frame}); export it"
             " again, or convert it to integers: ffmpeg -i … -c:a pcm_s24le repaired.wav"
@@ -77,7 +84,7 @@ class FileSource:
         name: the path, for errors.
         sample_rate: in Hz.
         channels: number of channels.
-        frames: length according to the header.
+        frames: length according to the header; None if it doesn't say.
         container, subtype: soundfile's names for the file's format.
         tags: those of `COPIED_TAGS` that are present.
 
@@ -100,7 +107,13 @@ class FileSource:
             ) from error
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
-        self.frames = int(self._file.frames)
+        frames = int(self._file.frames)
+        self.frames = frames if frames < _UNKNOWN_FRAMES else None
+        self._bytes: BinaryIO | None = None
+        if self.frames is None:  # the position in the bytes will tell the end from damage
+            self._file.close()
+            self._bytes = path.open("rb")
+            self._file = soundfile.SoundFile(self._bytes)
         self.container = str(self._file.format)
         self.subtype = str(self._file.subtype)
         tags = self._file.copy_metadata()
@@ -119,28 +132,41 @@ class FileSource:
         Raises:
             InputError: a sample is NaN or Inf, or the file is truncated.
         """
+        out[:] = np.nan  # so that what was decoded before an error can be told from the rest
         try:
             count = len(self._file.read(len(out), dtype="float32", always_2d=True, out=out))
         except soundfile.SoundFileError as error:
-            if not self._allow_truncated:
-                decoded_s = self._position / self.sample_rate
+            count = int(np.argmax(np.append(np.isnan(out).all(axis=1), True)))
+            if not self._allow_truncated and not self._has_read_all():
                 raise InputError(
-                    f"{self.name} is damaged or cut short after {decoded_s:.2f} s of"
-                    f" {self.frames / self.sample_rate:.2f} s; fetch it again, or separate what"
-                    " is there with --allow-truncated"
+                    f"{self.name} is damaged or cut short after {self._seconds(count)};"
+                    " fetch it again, or separate what is there with --allow-truncated"
                 ) from error
-            count = 0
-        slack = _MP3_SLACK if self.container == "MP3" else 0
-        missing = self.frames - self._position - count
-        if count < len(out) and missing > slack and not self._allow_truncated:
-            self._raise_truncated(self.frames, self._position + count, self.sample_rate)
+        if self.frames is not None:
+            slack = _MP3_SLACK if self.container == "MP3" else 0
+            missing = self.frames - self._position - count
+            if count < len(out) and missing > slack and not self._allow_truncated:
+                self._raise_truncated(self.frames, self._position + count, self.sample_rate)
         check_finite(out[:count], self._position, self.sample_rate, self.name)
         self._position += count
         return count
 
+    def _has_read_all(self) -> bool:
+        """Whether a file of unknown length was read to its last byte."""
+        return self._bytes is not None and not self._bytes.read(1)
+
+    def _seconds(self, count: int) -> str:
+        """Return how much has been decoded, `count` frames of it by the last read."""
+        decoded = f"{(self._position + count) / self.sample_rate:.2f} s"
+        if self.frames is None:
+            return decoded
+        return f"{decoded} of {self.frames / self.sample_rate:.2f} s"
+
     def close(self) -> None:
         """See `Source`."""
         self._file.close()
+        if self._bytes is not None:
+            self._bytes.close()
 
     def _check_before_opening(self, path: Path) -> None:
         """Raise for a missing, empty or truncated file; libsndfile ignores a truncated WAV."""
@@ -177,11 +203,34 @@ def read_file(path: Path) -> tuple[Samples, int]:
     Raises:
         InputError: see `FileSource`.
     """
-    source = FileSource(path)
-    samples = np.zeros((source.frames, source.channels), np.float32)
-    count = source.read(samples)
-    source.close()
-    return samples[:count], source.sample_rate
+    blocks = []
+    count = 1
+    with contextlib.closing(FileSource(path)) as source:
+        while count:
+            block = np.empty((source.frames or 1 << 20, source.channels), np.float32)
+            count = source.read(block)
+            blocks.append(block[:count])
+    return np.concatenate(blocks) if len(blocks) > 2 else blocks[0], source.sample_rate
+
+
+def _rounded(block: Samples, subtype: str) -> Samples | NDArray[np.int32]:
+    """Return a block as libsndfile is to write it: rounded to the nearest step if it is PCM.
+
+    libsndfile floors floats if it clips them, which lowers the mean by half a step.
+
+    Args:
+        block: float32, full scale is 1.0.
+        subtype: of the file.
+
+    Returns:
+        The steps in the upper bits of int32, as libsndfile takes them; other subtypes unchanged.
+    """
+    bits = _PCM_BITS.get(subtype)
+    if bits is None:
+        return block
+    limit = 2.0 ** (bits - 1)
+    steps = np.clip(np.rint(block * np.float64(limit)), -limit, limit - 1)
+    return steps.astype(np.int32) << (32 - bits)
 
 
 class FileSink:
@@ -255,7 +304,7 @@ class FileSink:
         if self.encoding.clips:
             self.clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         try:
-            self._file.write(block)
+            self._file.write(_rounded(block, self.encoding.subtype))
         except (soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts full writes
             raise self._failure(error) from error
         if self._bytes.error:

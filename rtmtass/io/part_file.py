@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, which doesn't let a second run rename an open file
+    fcntl = None  # type: ignore[assignment]
 
 from rtmtass.io.wav_header import as_plain_wav, read_header
 
@@ -18,15 +25,18 @@ class PartFile:
     libsndfile drops some write errors, and all of those on close, and no exception can
     propagate through its C code. The first error is therefore kept in `error`.
 
+    It is locked: a second run on the same output gets an error, and damages nothing.
+
     Attributes:
         error: the first write error, or None.
 
     Raises:
+        BlockingIOError: another run is writing the file.
         OSError: the file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)  # a buffer would defer errors
+        self._file = _open_locked(path)
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -74,6 +84,28 @@ class PartFile:
         self._file.write(as_plain_wav(start, n_bytes))
 
 
+def _open_locked(path: Path) -> BinaryIO:
+    """Open a file for writing and lock it; only then empty it, as it may be another run's."""
+    while True:
+        # Unbuffered: a buffer would defer errors.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            opened = os.fstat(file.fileno())
+            # The other run may have renamed it to its final name before it released the lock.
+            if fcntl is None or os.path.samestat(opened, os.stat(path)):
+                if stat.S_ISREG(opened.st_mode):
+                    file.truncate(0)
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 def why_unreadable(path: Path, error: OSError) -> str:
     """Return the message for a file that can't be opened: the reason, and what to do."""
     if error.errno == errno.ENOENT:
@@ -88,6 +120,8 @@ def why_unreadable(path: Path, error: OSError) -> str:
 def why_unwritable(path: Path, error: OSError) -> str:
     """Return the message for a file that can't be written: the reason, and what to do."""
     elsewhere = "name another folder with -o"
+    if isinstance(error, BlockingIOError):
+        return f"{path} is being written by another run; wait for it, or {elsewhere}"
     if error.errno == errno.ENOSPC:
         return f"{path} can't be written: the disk is full; free some space or {elsewhere}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

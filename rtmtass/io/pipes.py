@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -22,11 +23,14 @@ SUBTYPES = {
 """soundfile's subtype for each sample encoding."""
 
 
+_POLL_S = 0.002
+
+
 class ByteStream(Protocol):
     """An unbuffered byte stream."""
 
     def read(self, size: int, /) -> bytes | None:
-        """Return the available bytes, up to `size`; b"" at the end."""
+        """Return the available bytes, up to `size`; b"" at the end; None if none are there yet."""
 
     def write(self, data: memoryview, /) -> int | None:
         """Write part of `data`; return the number of bytes written."""
@@ -100,7 +104,7 @@ class StreamSource:
             self._drain()
             return 0
         while len(self._unread) < self._frame_bytes:
-            data = self._stream.read(n * self._frame_bytes - len(self._unread))
+            data = self._receive(n * self._frame_bytes - len(self._unread))
             if not data:
                 self._check_end()
                 return 0
@@ -119,9 +123,15 @@ class StreamSource:
         """See `Source`."""
         self._stream.close()
 
+    def _receive(self, n_bytes: int) -> bytes:
+        """Return the available bytes, up to `n_bytes`, after waiting for one; b"" at the end."""
+        while (data := self._stream.read(n_bytes)) is None:  # non-blocking, and nothing there
+            time.sleep(_POLL_S)
+        return data
+
     def _read_exactly(self, n_bytes: int) -> bytes:
         data = b""
-        while len(data) < n_bytes and (more := self._stream.read(n_bytes - len(data))):
+        while len(data) < n_bytes and (more := self._receive(n_bytes - len(data))):
             data += more
         if n_bytes and not data and not self._has_begun:
             self._check_end()
@@ -144,7 +154,7 @@ class StreamSource:
 
     def _drain(self) -> None:
         """Read chunks after the samples, such as tags, so that the writer gets no SIGPIPE."""
-        while self._stream.read(65536):
+        while self._receive(65536):
             pass
 
 
@@ -216,17 +226,17 @@ class StreamSink:
 
 
 def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | StreamSource:
-    """Open a sound file; also a WAV whose header lacks the length.
+    """Open a sound file; also a WAV without a length, or with padded samples.
 
     Raises:
         InputError: see `FileSource`.
     """
-    header = _unfinished_header(path)
+    header = _header_of_special_wav(path)
     if header is None:
         return FileSource(path, allow_truncated=allow_truncated)
     stream = path.open("rb", buffering=0)
     stream.seek(header.data_offset)
-    source = StreamSource(stream, str(path), header)
+    source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
     source.is_raw = False
     return source
 
@@ -275,16 +285,21 @@ def _raw(buffered: object) -> ByteStream:
     return raw
 
 
-def _unfinished_header(path: Path) -> WavHeader | None:
-    """Return the header of a WAV without a length, with its frames counted; None for others."""
+def _header_of_special_wav(path: Path) -> WavHeader | None:
+    """Return the header of a WAV that libsndfile can't read or misreads; None for others.
+
+    That is one with padded samples, or without a length; the frames are counted then.
+    """
     try:
         with path.open("rb") as file:
             if file.read(4) not in (b"RIFF", b"RF64"):
                 return None
             file.seek(0)
             header = read_header(file.read, str(path))
-            if header.frames is not None or header.encoding is None:
+            if header.encoding is None or (header.frames is not None and not header.is_padded):
                 return None
+            if header.frames is not None:
+                return header
             tail = file.read(8)
             n_bytes = os.fstat(file.fileno()).st_size - header.data_offset
     except OSError:

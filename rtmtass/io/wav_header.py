@@ -45,7 +45,8 @@ class WavHeader:
         encoding: one of `ENCODINGS`; None for a compressed one, which only soundfile reads.
         frames: length; None where the writer didn't know it (0, or a placeholder size).
         data_offset: position of the first sample, in bytes.
-        block_align: bytes per frame.
+        block_align: bytes per frame, all channels.
+        is_padded: samples have more bytes than they need; libsndfile misreads those.
     """
 
     sample_rate: int
@@ -54,6 +55,7 @@ class WavHeader:
     frames: int | None
     data_offset: int
     block_align: int
+    is_padded: bool = False
 
 
 def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
@@ -93,9 +95,11 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
             fmt = body
     if len(fmt) < 16:
         raise InputError(f"{name} is a WAV without a format chunk; export or fetch it again")
-    tag, channels, sample_rate, _, align, bits = struct.unpack_from("<HHIIHH", fmt)
+    tag, channels, sample_rate, byte_rate, align, bits = struct.unpack_from("<HHIIHH", fmt)
     if tag == _EXTENSIBLE and len(fmt) >= 26:
         tag = struct.unpack_from("<H", fmt, 24)[0]
+    width = _container_width(tag, bits, align, channels, byte_rate == sample_rate * align)
+    align = width * channels
     n_bytes = long_size if magic == b"RF64" and size == UNKNOWN else size
     # In a pipe ffmpeg writes 0xFFFFFFFF, sox and arecord 0x7FFFFFxx or 0x80000000, others 0.
     is_placeholder = 0x7FFFF000 <= size <= 0x80000100 or size >= 0xFFFFF000
@@ -103,11 +107,30 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
     return WavHeader(
         sample_rate=sample_rate,
         channels=channels,
-        encoding=_BY_FORMAT.get((tag, bits)),
+        encoding=_BY_FORMAT.get((tag, 8 * width)),
         frames=n_bytes // align if is_known and align else None,
         data_offset=offset,
         block_align=align,
+        is_padded=width > (bits + 7) // 8,
     )
+
+
+def _container_width(tag: int, bits: int, align: int, channels: int, is_consistent: bool) -> int:
+    """Return the bytes per sample, which may exceed its bits: 24 bits left-justified in 4 bytes.
+
+    The block alignment says so, unless it is implausible: some writers leave it 0 or give
+    it in bits.
+
+    Args:
+        tag: of the format.
+        bits: per sample.
+        align: block alignment, in bytes.
+        channels: number of channels.
+        is_consistent: whether the header's bytes per second agree with `align`.
+    """
+    narrowest = (bits + 7) // 8
+    width = align // channels if channels and align % channels == 0 else 0
+    return width if tag == _PCM and is_consistent and narrowest <= width <= 4 else narrowest
 
 
 def stream_header(
