@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_invalid_stft_sizes_are_rejected(changes: dict[str, int]) -> None:
 @pytest.mark.parametrize("kind", [StftConfig, NetConfig, ModelConfig])
 def test_every_field_is_documented(kind: type) -> None:
     for field in dataclasses.fields(kind):
-        assert f"\n        {field.name}: " in str(kind.__doc__), field.name
+        assert f"\n    {field.name}: " in str(inspect.getdoc(kind)), field.name
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_unknown_names_list_the_valid_ones() -> None:
 
 
 def test_torch_and_numba_agree() -> None:
+    pytest.importorskip("torch")
     x = sound(30_000)
     numba, torch = (
         rtmtass.load(runtime=runtime, precision="f32").separate(x) for runtime in ("numba", "torch")
