@@ -15,11 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
+from rtmtass.types import Floats
 
-Floats = NDArray[np.float32]
 Pair = tuple[Floats, Floats]
 
 _GRAIN = np.float32(2.0**-33)

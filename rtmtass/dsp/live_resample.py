@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import kernel
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 _CROSSINGS = 24
 """Zero crossings of the sinc on either side: 1.5 ms at 16 kHz."""

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import BlockSizeError, UsageError
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 _LINE = 64
 """Bytes of a cache line; each counter has its own, to avoid false sharing."""

@@ -15,6 +15,7 @@ from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
 from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
+from rtmtass.types import Floats
 
 __all__ = [
     "SAMPLE_FLOOR",
@@ -28,7 +29,6 @@ __all__ = [
     "work_size",
 ]
 
-Floats = NDArray[np.float32]
 
 SAMPLE_FLOOR = np.float32(1e-12)
 """Smaller input samples (-240 dB of full scale) become zero: they could turn into denormals."""

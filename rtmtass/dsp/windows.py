@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import StftConfig
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 
 def windows(config: StftConfig) -> tuple[Floats, Floats]:

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numba
-import numpy as np
 from numba import njit, types
 from numba.core import cgutils, event
 from numba.core.compiler import Compiler, Flags
 from numba.extending import intrinsic
 from numba.np import arrayobj
-from numpy.typing import NDArray
 
 from rtmtass.jit.cpu import int8_isa
+from rtmtass.types import Floats
 
-Floats = NDArray[np.float32]
 F = TypeVar("F", bound=Callable[..., object])
 
 _HINT_S = 0.5

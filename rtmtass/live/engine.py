@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
@@ -27,8 +26,6 @@ from rtmtass.live.protocols import RealtimeEndpoint, Recorder
 from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
-
-Floats = NDArray[np.float32]
 
 LEVEL_INTERVAL_S = 0.05
 _STOP_TIMEOUT_S = 3.0

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import UsageError
 from rtmtass.jit.compiler import kernel
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
+from rtmtass.types import Doubles, Floats
 
 RAMP_MS = 40.0
 """Length of a gain ramp: slow enough that the ramp itself is inaudible."""

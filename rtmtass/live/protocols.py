@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rtmtass.live.stats import DeviceStats, RecordingStats
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 
 @runtime_checkable

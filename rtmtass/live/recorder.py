@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
@@ -20,8 +19,7 @@ from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.wav_header import stream_header
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.stats import RecordingStats
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 MIXTURE = "mixture"
 _BUFFER_S = 20.0

@@ -6,13 +6,11 @@ import math
 import time
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.io.protocols import Source
 from rtmtass.live.stats import DeviceStats
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 
 class ConvertedSource:

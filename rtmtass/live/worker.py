@@ -8,12 +8,10 @@ import time
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.live.os_priority import WORKER_PRIORITY, Grant, request_priority
 from rtmtass.live.stats import StepClock
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 N_SLOTS = 4
 """Number of slots, and so the most hops in flight."""

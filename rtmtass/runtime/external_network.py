@@ -9,15 +9,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.protocols import CHUNK
 from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 
 class Network(Protocol):

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import ModelError
 from rtmtass.net.constants import NORM_EPSILON
+from rtmtass.types import Floats
 
-Floats = NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
 

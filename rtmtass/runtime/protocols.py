@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 CHUNK = 32
 """Hops that share a pass over the weights when latency doesn't matter, as for files."""

@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.dsp.fft import fft_tables, work_size
 from rtmtass.dsp.stft import analyse_hop, synthesise_hop, windows
 from rtmtass.jit.compiler import LOOSE, kernel
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 TOP_BAND_HZ = (6000.0, 7300.0)
 """The highest band that resampling leaves intact; its masks are used for all above it."""

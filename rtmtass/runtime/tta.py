@@ -6,7 +6,8 @@ import numpy as np
 
 from rtmtass.config import PASSES, ModelConfig
 from rtmtass.errors import UsageError
-from rtmtass.runtime.protocols import CHUNK, Floats, Runtime
+from rtmtass.runtime.protocols import CHUNK, Runtime
+from rtmtass.types import Floats
 
 
 def extra_delay(passes: int, hop: int) -> int:

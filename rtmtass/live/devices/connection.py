@@ -6,7 +6,6 @@ import math
 import time
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.devices.callback import DeviceCallback, device_ring
@@ -15,8 +14,7 @@ from rtmtass.live.devices.portaudio import quiet_libraries
 from rtmtass.live.devices.portaudio_stream import DeviceStream
 from rtmtass.live.devices.stream_config import StreamConfig, fills
 from rtmtass.live.worker import LiveSeparator
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 MARGIN_S = (0.0015, 0.004)
 """Margin between the deadline of a write and the callback that needs it, at least and at most:

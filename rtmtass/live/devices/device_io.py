@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rtmtass.errors import RtmtassError
 from rtmtass.live.devices.connection import Connection
 from rtmtass.live.devices.listing import Device, find_again, list_devices
@@ -18,8 +15,7 @@ from rtmtass.live.devices.stream_config import StreamRequest, more_configs, stre
 from rtmtass.live.process_clock import passed_s, process_start_s
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.worker import LiveSeparator
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 _POLL_S = 0.0005
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import DeviceError
 from rtmtass.live.devices.device_io import DeviceIO
@@ -14,8 +13,7 @@ from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.engine import Engine
 from rtmtass.live.stats import DeviceStats
 from rtmtass.live.worker import LiveSeparator
-
-Floats = NDArray[np.float32]
+from rtmtass.types import Floats
 
 CHIRP_S = 0.25
 LEVEL = 0.3

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
@@ -27,9 +26,7 @@ from rtmtass.runtime.compiled.program import (
 )
 from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.runtime.folding import Layer
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from rtmtass.types import Bytes, Floats
 
 
 @dataclass

@@ -7,7 +7,6 @@ read once for all of them. The arithmetic of a frame is the same either way.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.runtime.compiled.matmul import multiply
@@ -36,9 +35,7 @@ from rtmtass.runtime.compiled.program import (
 )
 from rtmtass.runtime.compiled.simd import sigmoid, tanh
 from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, mixture_consistency
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 _ZERO = np.float32(0.0)
 

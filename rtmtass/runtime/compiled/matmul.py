@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numba import types
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from rtmtass.config import PRECISIONS
 from rtmtass.jit.compiler import LOOSE, kernel
@@ -23,9 +21,7 @@ from rtmtass.runtime.compiled.microkernels import (
     f32_microkernel,
 )
 from rtmtass.runtime.compiled.simd import LANES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from rtmtass.types import Bytes, Floats
 
 
 @dataclass(frozen=True)

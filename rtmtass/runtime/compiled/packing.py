@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from rtmtass.runtime.compiled.int8 import GROUP
 from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.simd import LANES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from rtmtass.types import Bytes, Floats
 
 
 def pack(weight: Floats, pack_panel: Callable[[Floats], Bytes]) -> Bytes:

@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 
 class Register(NamedTuple):

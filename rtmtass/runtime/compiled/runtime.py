@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.jit.compiler import LOOSE, kernel
@@ -15,9 +14,7 @@ from rtmtass.runtime.compiled.program import Program
 from rtmtass.runtime.folding import Weights
 from rtmtass.runtime.protocols import CHUNK
 from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 
 @kernel(fastmath=LOOSE)

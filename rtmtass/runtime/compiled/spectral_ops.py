@@ -7,7 +7,6 @@ network's own, rtmtass.net.layers and rtmtass.net.mtass.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import LEVEL_HEADROOM, TARGETS
 from rtmtass.jit.compiler import LOOSE, kernel
@@ -21,9 +20,7 @@ from rtmtass.net.constants import (
 )
 from rtmtass.runtime.compiled.program import COMPRESS, ESTIMATE, LEVEL, MIXTURE_CONSISTENCY
 from rtmtass.runtime.compiled.simd import float_of_bits, fma, sigmoid, tanh
-
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
+from rtmtass.types import Floats, Longs
 
 MAGNITUDE = TARGETS.index("magnitude_mask")
 MAPPING = TARGETS.index("spectral_mapping")

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.runtime.folding import Weights
 from rtmtass.runtime.protocols import CHUNK, Runtime
+from rtmtass.types import Floats
 from rtmtass.weights import open_model
-
-Floats = NDArray[np.float32]
 
 FRAMES = ("any", "1")
 """Frames a call: any number up to `nodes.MAX_FRAMES`, or one."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import MissingPartError
 from rtmtass.runtime.folding import Layer
+from rtmtass.types import Floats
 
 try:
     import onnx
@@ -18,7 +18,6 @@ except ImportError:
         "an ONNX export needs onnx and onnxruntime: pip install 'rtmtass[export]'"
     ) from None
 
-Floats = NDArray[np.float32]
 
 OPSET = 17
 """Version of the operators; every onnxruntime since 1.12 (2022) supports it."""

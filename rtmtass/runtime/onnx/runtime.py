@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtmtass.errors import MissingPartError, ModelError
 from rtmtass.runtime.external_network import SpectralStream
 from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
 from rtmtass.runtime.onnx.nodes import MAX_FRAMES, NEXT, STATE
+from rtmtass.types import Floats
 from rtmtass.weights import config_of
 
 try:
@@ -22,8 +22,6 @@ except ImportError:
     raise MissingPartError(
         "running an exported graph needs onnxruntime: pip install 'rtmtass[export]'"
     ) from None
-
-Floats = NDArray[np.float32]
 
 
 class OnnxStep:

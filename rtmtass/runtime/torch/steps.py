@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rtmtass.net.layers import Affine
 from rtmtass.net.mtass import MtassNet
 from rtmtass.runtime.folding import Weights, fold
+from rtmtass.types import Floats
 
-Floats = NDArray[np.float32]
 Body = Callable[[], None]
 Capture = Callable[[Body], Body]
 
