@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
 from rtmtass.live.devices.listing import Device, Kind, find_device, have_one_clock, takes_rate
+from rtmtass.live.full_band import HopSchedule
 from rtmtass.live.worker import LiveSeparator
 
 BUDGET_S = 0.008
@@ -27,7 +28,8 @@ class StreamRequest:
             `output` is then that of the first.
         input_channels: channels to use, from 1; empty: the first, or the first two if the
             separator has two channels.
-        sample_rate: of the devices, in Hz; None: the model's if they support it.
+        sample_rate: of the devices, in Hz; None: their own, or the model's if that is higher
+            and they support it.
         block: samples per callback.
         extra_buffer_ms: playback buffer beyond the minimum.
         has_input, has_output: whether to open a device on this side; False where the engine
@@ -202,7 +204,8 @@ def _rate(request: StreamRequest, device: Device | None, kind: Kind, model: int)
         return model
     if request.sample_rate:
         return request.sample_rate
-    return model if takes_rate(device, kind, model) else device.sample_rate
+    is_lower = device.sample_rate < model
+    return model if is_lower and takes_rate(device, kind, model) else device.sample_rate
 
 
 def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:
@@ -213,7 +216,7 @@ def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:
 
 
 def smallest_fill(
-    block: int, hop: int, capture: Converter | None, playback: Converter | None
+    block: int, schedule: HopSchedule, capture: Converter | None, playback: Converter | None
 ) -> int:
     """Return the smallest initial fill of a duplex stream's playback ring without underruns.
 
@@ -222,14 +225,14 @@ def smallest_fill(
 
     Args:
         block: samples per callback.
-        hop: of the separator, at its rate.
+        schedule: of the engine.
         capture, playback: converters before and after it, None where rates are equal.
     """
     behind = 0
     for call in range(1 + 4 * 44100 // block):
         captured = call * block
         received = capture.ready_after(captured) - 1 if capture else captured
-        separated = max(0, received) // hop * hop
+        separated = schedule.completed(max(0, received))
         written = playback.ready_after(separated) - 1 if playback and separated else separated
         behind = max(behind, (call + 1) * block - max(0, written))
     return behind
@@ -237,7 +240,7 @@ def smallest_fill(
 
 def fills(
     config: StreamConfig,
-    separator: LiveSeparator,
+    schedule: HopSchedule,
     extra_buffer_ms: float | None,
     capture: Converter | None,
     playback: Converter | None,
@@ -256,8 +259,8 @@ def fills(
             if extra_buffer_ms is None
             else extra_buffer_ms / 1000
         )
-        least = smallest_fill(out_block, separator.hop, capture, playback)
+        least = smallest_fill(out_block, schedule, capture, playback)
         return least + round(extra_s * out_rate), 0
     target = out_block + round((JITTER_S + (extra_buffer_ms or 0.0) / 1000) * out_rate)
-    longest_s = max(config.blocks[0] / config.rates[0], separator.hop / separator.sample_rate)
+    longest_s = max(config.blocks[0] / config.rates[0], schedule.hop / schedule.model_rate)
     return target + round(longest_s * out_rate), target
