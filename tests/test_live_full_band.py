@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import soundfile
 from fakes import FakeSeparator
 from test_live_engine import RealtimeArray, Splitter, run
 
@@ -15,6 +16,7 @@ from rtmtass.fullband import FullBandSeparator
 from rtmtass.io.arrays import ArraySource
 from rtmtass.live.full_band import HopSchedule
 from rtmtass.live.mixer import Mixer
+from rtmtass.live.recorder import TakeRecorder
 
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000]
 
@@ -83,6 +85,25 @@ def test_the_stems_are_those_of_the_full_band_separator(rate):
     stems = np.concatenate((other.process(x), other.flush()), axis=1)
     difference = live[:, engine.delay :] - stems[:, other.delay :]
     assert level_db(difference) < level_db(x) - 60
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_a_take_holds_the_mixers_stems_at_the_streams_rate(tmp_path, rate):
+    x, separator = noise(rate, 2), Splitter(2, weights=None)
+    schedule = HopSchedule(separator, rate)
+    recorder = TakeRecorder(tmp_path, separator.stems, schedule, 2)
+    recorder.start()
+    mixer = Mixer(separator.stems, rate, 2, is_split=True)
+    out, engine = run(separator, ArraySource(x, rate), mixer=mixer, recorder=recorder)
+    (take,) = tmp_path.glob("take-*")
+    mixture, read_rate = soundfile.read(take / "mixture.wav", dtype="float32", always_2d=True)
+    assert read_rate == rate
+    n = out.shape[1]
+    assert n <= len(mixture) < n + schedule.longest
+    assert level_db(mixture[engine.delay : n] - x) < -120
+    for stem, expected in zip(separator.stems, out, strict=True):
+        recorded = soundfile.read(take / f"{stem}.wav", dtype="float32")[0]
+        np.testing.assert_allclose(recorded[:n], expected, atol=1e-6)
 
 
 def test_a_late_hop_at_48_khz_outputs_the_input_at_full_band():
