@@ -99,6 +99,4 @@ def _patched(data: bytes, first: int, position: int, patch: bytes) -> bytes:
     begin, end = max(first, position), min(first + len(data), position + len(patch))
     if begin >= end:
         return data
-    return (
-        data[: begin - first] + patch[begin - position : end - position] + data[end - first :]
-    )
+    return data[: begin - first] + patch[begin - position : end - position] + data[end - first :]

@@ -8,10 +8,10 @@ the file in which they don't.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +41,20 @@ class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Part:
     """One of the streams that a file consists of.
 
     Attributes:
-        open: opens it.
+        ranges: (first byte, end) of it in the file; None for the whole file as it is.
+        patches, claimed_size: see `ByteRanges`.
         drop: samples to leave out at the beginning.
         frames: length after these; None to read to the end.
     """
 
-    open: Callable[[], ForwardFile]
+    ranges: Sequence[tuple[int, int]] | None = None
+    patches: Sequence[tuple[int, bytes]] = ()
+    claimed_size: int | None = None
     drop: int = 0
     frames: int | None = None
 
@@ -92,7 +95,7 @@ class Decoder:
         self.frames: int | None = frames if frames < UNKNOWN_FRAMES else None
         self.promised = self.frames
         self.is_cut = self.is_damaged = False
-        self._parts = [Part(lambda: self._file, frames=self.frames)]
+        self._parts = [Part(frames=self.frames)]
         self._index = 0
         try:
             if self.container == "MP3":
@@ -101,7 +104,7 @@ class Decoder:
                 self._follow_ogg()
             elif self.container == "FLAC":
                 self._follow_flac()
-            self._open_part()
+            self._start(self._parts[0])
         except BaseException:
             self.close()
             raise
@@ -114,7 +117,7 @@ class Decoder:
                 return count
             self._index += 1
             if self._index < len(self._parts):
-                self._open_part()
+                self._start(self._parts[self._index])
         return 0
 
     def close(self) -> None:
@@ -147,22 +150,26 @@ class Decoder:
             self.is_damaged = self._bytes is None or self._bytes.unread > 0
             return int(np.argmax(np.append(np.isnan(out).all(axis=1), True)))
 
-    def _open_part(self) -> None:
-        part = self._parts[self._index]
-        self._file = part.open()
+    def _start(self, part: Part) -> None:
+        """Begin to read a part."""
         self._drop, self._left = part.drop, part.frames
+        if part.ranges is not None:
+            self.close()
+            self._bytes, self._file = self._open(part)
 
-    def _view(
-        self,
-        ranges: Sequence[tuple[int, int]],
-        patches: Sequence[tuple[int, bytes]] = (),
-        claimed_size: int | None = None,
-    ) -> ForwardFile:
-        """Open some bytes of the file in place of all of it."""
-        self.close()
-        file = self._path.open("rb")
-        self._bytes = ByteRanges(file, ranges, claimed_size=claimed_size, patches=patches)
-        return ForwardFile(self._bytes)
+    def _open(self, part: Part) -> tuple[ByteRanges, ForwardFile]:
+        """Open some bytes of the file as a file of their own."""
+        view = ByteRanges(
+            self._path.open("rb"),
+            part.ranges or (),
+            claimed_size=part.claimed_size,
+            patches=part.patches,
+        )
+        try:
+            return view, ForwardFile(view)
+        except BaseException:
+            view.close()
+            raise
 
     def _follow_mpeg(self) -> None:
         with self._path.open("rb") as file:
@@ -170,21 +177,22 @@ class Decoder:
             size = file.seek(0, os.SEEK_END)
         if found is None:  # a free bit rate: only the decoder finds its frames
             self.frames = self.promised = None
-            self._parts = [Part(partial(self._view, [(0, size)], claimed_size=_ENDLESS))]
+            self._parts = [Part([(0, size)], claimed_size=_ENDLESS)]
             return
         self.promised = found.promised
         if self.frames == found.frames and len(found.ranges) == 1:
             return
         self.frames = found.frames
-        view = partial(self._view, found.ranges, found.patches, _ENDLESS)
-        self._parts = [Part(view, found.delay, found.frames)]
+        self._parts = [
+            Part(found.ranges, found.patches, _ENDLESS, found.delay, found.frames),
+        ]
 
     def _follow_ogg(self) -> None:
         with self._path.open("rb") as file:
             found = follow_pages(file)
         self.is_cut = found.is_cut
         if len(found.ranges) > 1:
-            self._join([Part(partial(self._view, [link])) for link in found.ranges])
+            self._join([Part([link]) for link in found.ranges])
 
     def _follow_flac(self) -> None:
         with self._path.open("rb") as file:
@@ -194,7 +202,7 @@ class Decoder:
         parts = []
         for stream in streams:
             patches = [] if stream.is_confirmed else [stream.patch]
-            parts.append(Part(partial(self._view, [(stream.first, stream.end)], patches)))
+            parts.append(Part([(stream.first, stream.end)], patches))
         self._join(parts)
         totals = [stream.total for stream in streams]
         self.promised = sum(totals) if all(totals) else None
@@ -205,17 +213,17 @@ class Decoder:
         lengths: list[int | None] = []
         for part in parts:
             try:
-                file = part.open()
+                view, file = self._open(part)
             except soundfile.SoundFileError as error:
                 raise InputError(
                     f"{self._path} consists of {len(parts)} streams, and number"
                     f" {len(lengths) + 1} can't be decoded; separate them one by one"
                 ) from error
-            with file:
+            with contextlib.closing(view), file:
                 self._check_match(file, len(lengths) + 1)
                 frames = int(file.frames)
             lengths.append(frames if frames < UNKNOWN_FRAMES else None)
-            self._parts.append(Part(part.open, frames=lengths[-1]))
+            self._parts.append(dataclasses.replace(part, frames=lengths[-1]))
         known = [frames for frames in lengths if frames is not None]
         self.frames = self.promised = sum(known) if len(known) == len(lengths) else None
 

@@ -1,4 +1,4 @@
-"""Counts the frames of an MPEG audio file (MP3, MP2), whose header may hold no length or a wrong one.
+"""Counts the frames of an MPEG audio file, whose header may hold no length or a wrong one.
 
 libsndfile takes the length from the file's Xing header, or estimates it from the size and
 the first bit rates, and ends there: of joined files and of those with a variable bit rate
