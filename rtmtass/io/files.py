@@ -130,7 +130,7 @@ class FileSource:
             InputError: a sample is NaN or Inf, or the file is truncated or has no samples.
         """
         count = self._decoder.read(out)
-        if self._decoder.is_damaged and not self._allow_truncated:
+        if self._decoder.is_damaged and not self._allow_truncated and not self._is_whole(count):
             raise InputError(
                 f"{self.name} is damaged or cut short after {self._seconds(count)};"
                 " fetch it again, or separate what is there with --allow-truncated"
@@ -160,9 +160,14 @@ class FileSource:
 
     def _check_length(self, expected: int, present: int) -> None:
         """Raise if `present` frames are fewer than the header promises."""
-        slack = _MP3_SLACK if self.container == "MP3" else 0
+        slack = _MP3_SLACK if self.subtype.startswith("MPEG") else 0
         if expected - present > slack:
             self._raise_truncated(expected, present, self.sample_rate)
+
+    def _is_whole(self, count: int) -> bool:
+        """Whether all that the header promises is decoded, `count` frames of it by the last read."""
+        promised = self._decoder.promised
+        return promised is not None and self._position + count >= promised
 
     def _seconds(self, count: int) -> str:
         """Return how much has been decoded, `count` frames of it by the last read."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import soundfile
 
 from rtmtass.errors import InputError
 from rtmtass.io.byte_ranges import ByteRanges
+from rtmtass.io.containers import read_container
 from rtmtass.io.flac_length import find_streams
 from rtmtass.io.mpeg_frames import follow_frames
 from rtmtass.io.ogg_links import follow_pages
@@ -85,7 +87,15 @@ class Decoder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bytes: ByteRanges | None = None
-        self._file = ForwardFile(str(path))
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            container = read_container(file, str(path))
+        whole = Part()
+        if container is not None and container.patches:
+            whole = Part([(0, size)], container.patches)
+            self._bytes, self._file = self._open(whole)
+        else:
+            self._file = ForwardFile(str(path))
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.container = str(self._file.format)
@@ -94,11 +104,14 @@ class Decoder:
         frames = int(self._file.frames)
         self.frames: int | None = frames if frames < UNKNOWN_FRAMES else None
         self.promised = self.frames
+        if container is not None and container.promised is not None and self.frames:
+            lost = max(0, container.promised - container.present) / max(1, container.present)
+            self.promised = self.frames + math.ceil(self.frames * lost)
         self.is_cut = self.is_damaged = False
-        self._parts = [Part(frames=self.frames)]
+        self._parts = [dataclasses.replace(whole, frames=self.frames)]
         self._index = 0
         try:
-            if self.container == "MP3":
+            if self.subtype.startswith("MPEG"):  # also within a WAV
                 self._follow_mpeg()
             elif self.container == "OGG":
                 self._follow_ogg()
