@@ -20,6 +20,8 @@ from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
+MAX_SAMPLES_PER_S = 64 * 192_000
+"""Of all channels together: a second of them and of their stems has to fit into memory."""
 LARGEST = 1e9
 """Samples beyond this, 180 dB over full scale, are taken for damage, as NaN is."""
 COPIED_TAGS = (
@@ -41,6 +43,21 @@ def check_rate(sample_rate: int, name: str) -> None:
         raise InputError(
             f"{name} has a sample rate of {sample_rate} Hz; rtmtass supports {MIN_RATE_HZ}"
             f" to {MAX_RATE_HZ} Hz: check the header, or give the true one with --rate"
+        )
+
+
+def check_format(sample_rate: int, channels: int, name: str) -> None:
+    """Check that a sample rate is supported, and a number of channels at this rate.
+
+    Raises:
+        InputError: see `check_rate`, or more than `MAX_SAMPLES_PER_S`.
+    """
+    check_rate(sample_rate, name)
+    if sample_rate * channels > MAX_SAMPLES_PER_S:
+        raise InputError(
+            f"{name} has {channels} channels at {sample_rate} Hz; rtmtass supports"
+            f" {MAX_SAMPLES_PER_S // sample_rate} at this rate: check the header, or split the"
+            " channels into several files"
         )
 
 
@@ -113,7 +130,7 @@ class FileSource:
         self.subtype = self._decoder.subtype
         self.tags = {k: str(v) for k, v in self._decoder.tags.items() if k in COPIED_TAGS and v}
         try:
-            check_rate(self.sample_rate, self.name)
+            check_format(self.sample_rate, self.channels, self.name)
             if self.frames == 0:
                 self._raise_empty()
             promised = self._decoder.promised
@@ -165,7 +182,7 @@ class FileSource:
             self._raise_truncated(expected, present, self.sample_rate)
 
     def _is_whole(self, count: int) -> bool:
-        """Whether all that the header promises is decoded, `count` frames of it by the last read."""
+        """Whether all promised frames are decoded, `count` of them by the last read."""
         promised = self._decoder.promised
         return promised is not None and self._position + count >= promised
 
@@ -186,7 +203,9 @@ class FileSource:
                 n_bytes = os.fstat(file.fileno()).st_size
                 is_wav = file.read(4) in (b"RIFF", b"RF64")
                 file.seek(0)
-                header = read_header(file.read, self.name) if is_wav else None
+                header = None
+                if is_wav:
+                    header = read_header(file.read, self.name, lambda n: file.seek(n, os.SEEK_CUR))
         except OSError as error:
             raise InputError(why_unreadable(path, error)) from error
         if n_bytes == 0:

@@ -96,6 +96,9 @@ class Decoder:
             self._bytes, self._file = self._open(whole)
         else:
             self._file = ForwardFile(str(path))
+        if self._file.format == "RAW":  # libsndfile goes by a name such as .au or .gsm
+            self._file.close()
+            raise soundfile.SoundFileError("no header")
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
         self.container = str(self._file.format)
