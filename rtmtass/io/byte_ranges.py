@@ -17,6 +17,7 @@ class ByteRanges:
         ranges: (first byte, end) of each, in the order of reading.
         claimed_size: size in bytes to report instead of the true one. A decoder that
             estimates a length from it and stops there reads to the real end.
+        tail: the last bytes of a file of the claimed size, 128 at most.
         patches: bytes to return instead of the file's, by their position among the ranges.
     """
 
@@ -26,6 +27,7 @@ class ByteRanges:
         ranges: Sequence[tuple[int, int]],
         *,
         claimed_size: int | None = None,
+        tail: bytes = b"",
         patches: Sequence[tuple[int, bytes]] = (),
     ) -> None:
         self._file = file
@@ -34,6 +36,7 @@ class ByteRanges:
         self._starts = list(itertools.accumulate(lengths, initial=0))
         self._true_size = self._starts[-1]
         self._size = max(self._true_size, claimed_size or 0)
+        self._tail = tail.rjust(128, b"\0")
         self._patches = list(patches)
         self._position = 0
 
@@ -70,8 +73,9 @@ class ByteRanges:
         for position, patch in self._patches:
             data = _patched(data, first, position, patch)
         if not data and self._size - 128 <= self._position < self._size:
-            # Where the claimed end is, a decoder looks for an ID3v1 tag: there is none.
-            data = bytes(min(n_bytes, self._size - self._position))
+            # Where the claimed end is, a decoder looks for an ID3v1 tag.
+            offset = 128 - (self._size - self._position)
+            data = self._tail[offset : offset + n_bytes]
             self._position += len(data)
         return data
 

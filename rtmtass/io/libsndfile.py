@@ -1,18 +1,10 @@
-"""Decodes sound files by libsndfile to their real end, which isn't always where it takes it to be.
-
-libsndfile ends an MP3 after the samples that its Xing header promises or that its size
-lets expect, an Ogg file after the first of several links, and a FLAC where its header says.
-Here the frames or pages are followed first; where they disagree, libsndfile gets a view of
-the file in which they don't.
-"""
+"""Decodes sound files by libsndfile, to their real end; see `layout`."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +12,11 @@ import soundfile
 
 from rtmtass.errors import InputError
 from rtmtass.io.byte_ranges import ByteRanges
-from rtmtass.io.containers import read_container
-from rtmtass.io.flac_length import find_streams
-from rtmtass.io.mpeg_frames import follow_frames
-from rtmtass.io.ogg_links import follow_pages
+from rtmtass.io.layout import Part, find_layout, find_mpeg_layout
 from rtmtass.types import Samples
 
 UNKNOWN_FRAMES = 2**48
 """libsndfile returns a huge length, 2**63 - 1 with rounding, where a FLAC header has none."""
-_ENDLESS = 1 << 44  # bytes; claimed for an MP3, so that its size doesn't end it
 
 
 class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -41,24 +29,6 @@ class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
     def seekable(self) -> bool:
         """Return False."""
         return False
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One of the streams that a file consists of.
-
-    Attributes:
-        ranges: (first byte, end) of it in the file; None for the whole file as it is.
-        patches, claimed_size: see `ByteRanges`.
-        drop: samples to leave out at the beginning.
-        frames: length after these; None to read to the end.
-    """
-
-    ranges: Sequence[tuple[int, int]] | None = None
-    patches: Sequence[tuple[int, bytes]] = ()
-    claimed_size: int | None = None
-    drop: int = 0
-    frames: int | None = None
 
 
 class Decoder:
@@ -86,40 +56,27 @@ class Decoder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._bytes: ByteRanges | None = None
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            container = read_container(file, str(path))
-        whole = Part()
-        if container is not None and container.patches:
-            whole = Part([(0, size)], container.patches)
-            self._bytes, self._file = self._open(whole)
-        else:
-            self._file = ForwardFile(str(path))
-        if self._file.format == "RAW":  # libsndfile goes by a name such as .au or .gsm
-            self._file.close()
-            raise soundfile.SoundFileError("no header")
-        self.sample_rate = int(self._file.samplerate)
-        self.channels = int(self._file.channels)
-        self.container = str(self._file.format)
-        self.subtype = str(self._file.subtype)
-        self.tags: dict[str, str] = dict(self._file.copy_metadata())
-        frames = int(self._file.frames)
-        self.frames: int | None = frames if frames < UNKNOWN_FRAMES else None
-        self.promised = self.frames
-        if container is not None and container.promised is not None and self.frames:
-            lost = max(0, container.promised - container.present) / max(1, container.present)
-            self.promised = self.frames + math.ceil(self.frames * lost)
-        self.is_cut = self.is_damaged = False
-        self._parts = [dataclasses.replace(whole, frames=self.frames)]
-        self._index = 0
+        layout = find_layout(path)
+        self._bytes, self._file = self._open(layout.parts[0])
         try:
-            if self.subtype.startswith("MPEG"):  # also within a WAV
-                self._follow_mpeg()
-            elif self.container == "OGG":
-                self._follow_ogg()
-            elif self.container == "FLAC":
-                self._follow_flac()
+            if self._file.format == "RAW":  # libsndfile goes by a name such as .au or .gsm
+                raise soundfile.SoundFileError("no header")
+            if self._file.subtype.startswith("MPEG") and layout.parts[0].ranges is None:
+                with path.open("rb") as file:
+                    layout = find_mpeg_layout(file, str(path))
+            self.sample_rate = int(self._file.samplerate)
+            self.channels = int(self._file.channels)
+            self.container = str(self._file.format)
+            self.subtype = str(self._file.subtype)
+            self.tags: dict[str, str] = dict(self._file.copy_metadata())
+            self.is_cut, self.is_damaged = layout.is_cut, False
+            self._parts = self._measured(layout.parts)
+            lengths = [part.frames for part in self._parts]
+            self.frames = None if None in lengths else sum(n or 0 for n in lengths)
+            self.promised = layout.promised or self.frames
+            if layout.lost and self.frames:
+                self.promised = self.frames + math.ceil(self.frames * layout.lost)
+            self._index = 0
             self._start(self._parts[0])
         except BaseException:
             self.close()
@@ -173,13 +130,16 @@ class Decoder:
             self.close()
             self._bytes, self._file = self._open(part)
 
-    def _open(self, part: Part) -> tuple[ByteRanges, ForwardFile]:
-        """Open some bytes of the file as a file of their own."""
+    def _open(self, part: Part) -> tuple[ByteRanges | None, ForwardFile]:
+        """Open a part; some bytes of the file are opened as a file of their own."""
+        if part.ranges is None:
+            return None, ForwardFile(str(self._path))
         view = ByteRanges(
             self._path.open("rb"),
-            part.ranges or (),
+            part.ranges,
             claimed_size=part.claimed_size,
             patches=part.patches,
+            tail=part.tail,
         )
         try:
             return view, ForwardFile(view)
@@ -187,67 +147,37 @@ class Decoder:
             view.close()
             raise
 
-    def _follow_mpeg(self) -> None:
-        with self._path.open("rb") as file:
-            found = follow_frames(file, str(self._path))
-            size = file.seek(0, os.SEEK_END)
-        if found is None:  # a free bit rate: only the decoder finds its frames
-            self.frames = self.promised = None
-            self._parts = [Part([(0, size)], claimed_size=_ENDLESS)]
-            return
-        self.promised = found.promised
-        if self.frames == found.frames and len(found.ranges) == 1:
-            return
-        self.frames = found.frames
-        self._parts = [
-            Part(found.ranges, found.patches, _ENDLESS, found.delay, found.frames),
-        ]
+    def _measured(self, parts: list[Part]) -> list[Part]:
+        """Return the parts with their lengths, once each is known to match the first.
 
-    def _follow_ogg(self) -> None:
-        with self._path.open("rb") as file:
-            found = follow_pages(file)
-        self.is_cut = found.is_cut
-        if len(found.ranges) > 1:
-            self._join([Part([link]) for link in found.ranges])
-
-    def _follow_flac(self) -> None:
-        with self._path.open("rb") as file:
-            streams = find_streams(file)
-        if not streams or (len(streams) == 1 and streams[0].is_confirmed):
-            return
-        parts = []
-        for stream in streams:
-            patches = [] if stream.is_confirmed else [stream.patch]
-            parts.append(Part([(stream.first, stream.end)], patches))
-        self._join(parts)
-        totals = [stream.total for stream in streams]
-        self.promised = sum(totals) if all(totals) else None
-
-    def _join(self, parts: list[Part]) -> None:
-        """Read `parts` one after another, once each is known to match the first."""
-        self._parts = []
-        lengths: list[int | None] = []
-        for part in parts:
+        Raises:
+            InputError: one can't be decoded, or has another sample rate or number of channels.
+        """
+        if len(parts) == 1:
+            return [self._with_length(parts[0], self._file)]
+        measured = []
+        for number, part in enumerate(parts, 1):
             try:
                 view, file = self._open(part)
             except soundfile.SoundFileError as error:
                 raise InputError(
-                    f"{self._path} consists of {len(parts)} streams, and number"
-                    f" {len(lengths) + 1} can't be decoded; separate them one by one"
+                    f"{self._path} consists of {len(parts)} streams, and number {number} can't be"
+                    " decoded; separate them one by one"
                 ) from error
+            assert view is not None, "several parts are ranges"
             with contextlib.closing(view), file:
-                self._check_match(file, len(lengths) + 1)
-                frames = int(file.frames)
-            lengths.append(frames if frames < UNKNOWN_FRAMES else None)
-            self._parts.append(dataclasses.replace(part, frames=lengths[-1]))
-        known = [frames for frames in lengths if frames is not None]
-        self.frames = self.promised = sum(known) if len(known) == len(lengths) else None
+                if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
+                    raise InputError(
+                        f"{self._path} consists of streams that don't match: the first has"
+                        f" {self.sample_rate} Hz and {self.channels} channel(s), number {number}"
+                        f" {file.samplerate} Hz and {file.channels}; separate them one by one"
+                    )
+                measured.append(self._with_length(part, file))
+        return measured
 
-    def _check_match(self, file: ForwardFile, number: int) -> None:
-        """Check the sample rate and channels of stream `number`."""
-        if (file.samplerate, file.channels) != (self.sample_rate, self.channels):
-            raise InputError(
-                f"{self._path} consists of streams that don't match: the first has"
-                f" {self.sample_rate} Hz and {self.channels} channel(s), number {number}"
-                f" {file.samplerate} Hz and {file.channels}; separate them one by one"
-            )
+    def _with_length(self, part: Part, file: ForwardFile) -> Part:
+        """Return a part with libsndfile's length, unless it is known better, or unknown."""
+        frames = int(file.frames)
+        if part.claimed_size is not None or frames >= UNKNOWN_FRAMES:
+            return part
+        return dataclasses.replace(part, frames=frames)

@@ -128,6 +128,11 @@ def parse_frame_header(data: bytes) -> FrameHeader | None:
     return FrameHeader(version, layer, sample_rate, channels, n_bytes, samples)
 
 
+def begins_with_frames(file: BinaryIO) -> bool:
+    """Whether a file begins with MPEG audio, behind its tags."""
+    return _is_run(file, _skip_tags(file, 0), file.seek(0, os.SEEK_END))
+
+
 def follow_frames(file: BinaryIO, name: str) -> MpegAudio | None:
     """Follow the frames of a file to its end.
 
