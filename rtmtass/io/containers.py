@@ -95,6 +95,8 @@ def _sound_chunk(
 def _read_w64(file: BinaryIO, n_bytes: int) -> Container | None:
     position, patches = 40, []
     for _ in range(_MAX_CHUNKS):
+        if position > n_bytes:
+            return None
         file.seek(position)
         header = file.read(24 + 26)
         if len(header) < 24 or header[4:16] != _W64_SUFFIX:

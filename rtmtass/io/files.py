@@ -172,7 +172,8 @@ class FileSource:
         if self._decoder.is_cut and not self._allow_truncated:
             raise InputError(
                 f"{self.name} is cut short: it ends within a page, after"
-                f" {self._position / self.sample_rate:.2f} s; fetch it again, or separate what is there with --allow-truncated"
+                f" {self._position / self.sample_rate:.2f} s; fetch it again, or separate what is"
+                " there with --allow-truncated"
             )
 
     def _check_length(self, expected: int, present: int) -> None:

@@ -266,8 +266,12 @@ def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | St
     if header is None:
         return FileSource(path, allow_truncated=allow_truncated)
     stream = path.open("rb", buffering=0)
-    stream.seek(header.data_offset)
-    source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    try:
+        stream.seek(header.data_offset)
+        source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    except BaseException:
+        stream.close()
+        raise
     source.is_raw = False
     return source
 
@@ -345,5 +349,7 @@ def _has_wrapped(file: BinaryIO, header: WavHeader, n_bytes: int) -> bool:
     """Whether the samples go on behind the data chunk: its size has wrapped past 4 GiB."""
     size = header.data_bytes or 0
     end = header.data_offset + size + size % 2
+    if end >= n_bytes:
+        return False
     file.seek(end)
     return n_bytes - end >= _WRAPPED or is_sound(file.read(8), n_bytes - end - 8)
