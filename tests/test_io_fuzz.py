@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,16 @@ def check_reopens(folder: Path, suffix: str, source: FileSource | StreamSource, 
     sink.write(x)
     sink.publish()
     assert read_all(FileSource(sink.target))[0] == len(x)
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """No header makes the process ask for gigabytes."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert growth < (500 << 20 if sys.platform == "darwin" else 500 << 10)  # bytes, or KiB
 
 
 @pytest.mark.parametrize("kind", KINDS)
