@@ -4,89 +4,64 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
-from rtmtass.io.part_file import why_unwritable
-from rtmtass.io.wav_header import stream_header
+from rtmtass.live.growing_wav import GrowingWav, Syncer
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.stats import RecordingStats
 from rtmtass.types import Floats
 
-MIXTURE = "mixture"
+MIXTURE, MIX = "mixture", "mix"
+"""Names of the input's file and of the mix's."""
 _BUFFER_S = 20.0
 _POLL_S = 0.05
+_UPDATE_S = 0.2
+"""Interval between updates of the headers: a kill loses at most this and two polls."""
 _SYNC_S = 0.4
-"""Interval between syncs: a crash loses at most this and a poll."""
+"""Interval between syncs, if the disk keeps up: what a power cut loses."""
+_LAST_SYNC_S = 0.3
+"""How long `close` waits for the last sync; the system finishes it in any case."""
+_TOO_SLOW = "the disk is too slow: recording stopped, the audio continues"
 _LATE_HOPS = 250
 """Hops to wait for late stems at the end of a take."""
 
 
-class GrowingWav:
-    """A float32 WAV file whose header is valid after every `sync`.
+@dataclass(frozen=True)
+class Take:
+    """A finished recording: its folder, its length, and the names of its files without ".wav"."""
 
-    Raises:
-        OSError: any method, such as on a full disk.
-    """
-
-    def __init__(self, path: Path, sample_rate: int, channels: int) -> None:
-        self._shape = sample_rate, channels
-        self.frames = 0
-        self._file = path.open("xb", buffering=0)
-        self._header_size = self._file.write(self._header())
-
-    def _header(self) -> bytes:
-        return stream_header(*self._shape, "f32", self.frames)
-
-    def append(self, block: Floats) -> None:
-        """Append (n, channels)."""
-        rest = memoryview(block.astype("<f4", copy=False).tobytes())
-        while rest:
-            rest = rest[self._file.write(rest) or 0 :]
-        self.frames += len(block)
-
-    def sync(self) -> None:
-        """Update the header's length and fsync."""
-        os.fsync(self._file.fileno())
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.seek(0, os.SEEK_END)
-        os.fsync(self._file.fileno())
-
-    def cut(self, frames: int) -> None:
-        """Truncate to `frames`; works on a full disk."""
-        self.frames = min(frames, self.frames)
-        end = self._header_size + 4 * self._shape[1] * self.frames
-        self._file.truncate(end)
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.seek(0, os.SEEK_END)
-
-    def close(self) -> None:
-        """Close; may be called twice."""
-        self._file.close()
+    folder: Path
+    seconds: float
+    tracks: tuple[str, ...]
 
 
 class TakeRecorder:
-    """Records takes: folders with a file per stem and one of the mixture.
+    """Records takes: folders with a file per stem, one of the mixture, and one of the mix.
 
-    `add_mixture` and `add_stems` are called from the engine's thread and only copy; a thread
-    of this object writes to the disk. `start` and `stop` may be called from any thread.
+    `add_mixture`, `add_stems` and `add_mix` are called from the engine's thread and only copy;
+    a thread of this object writes to the disk. `start` and `stop` may be called from any thread.
 
     Args:
         folder: parent of the takes' folders; created when needed.
         stems: names.
         sample_rate: in Hz.
-        channels: of each stem and of the mixture.
+        channels: of each stem, of the mixture and of the mix.
+        has_mix: record the mix too; `add_mix` is then called with every hop.
         is_realtime: request `os_priority.OTHER_PRIORITY` for the writing thread.
+
+    Attributes:
+        takes: the finished takes, in order.
+        failure: why a recording was ended early, the first time; else empty.
     """
 
     def __init__(
@@ -96,6 +71,7 @@ class TakeRecorder:
         sample_rate: int,
         channels: int = 1,
         *,
+        has_mix: bool = False,
         is_realtime: bool = False,
     ) -> None:
         self.folder, self.stems = folder, tuple(stems)
@@ -103,6 +79,7 @@ class TakeRecorder:
         capacity = round(_BUFFER_S * sample_rate)
         self._mixture = Ring(capacity, channels)
         self._stems = Ring(capacity, len(self.stems) * channels)
+        self._mix = Ring(capacity, channels) if has_mix else None
         self._is_realtime = is_realtime
         self._is_requested = False
         self._first: int | None = None  # first hop of this take; set by the engine's thread
@@ -110,6 +87,9 @@ class TakeRecorder:
         self._next_stem = 0
         self._interleaved = np.zeros((0, self._stems.channels), np.float32)
         self._files: list[GrowingWav] = []
+        self._syncer = Syncer()
+        self.takes: list[Take] = []
+        self.failure = ""
         self._take: Path | None = None
         self._message = ""
         self._has_failed = False
@@ -145,12 +125,24 @@ class TakeRecorder:
             self._end = number
         if self._end is None:
             if self._mixture.free < len(mixture):
-                self._fail("the disk is too slow: recording stopped, the audio continues")
+                self._fail(_TOO_SLOW)
                 self._end = number
                 return
             self._mixture.write(mixture)
         elif number > self._end + _LATE_HOPS:
             self._pad(self._end, mixture.shape[0])
+
+    def add_mix(self, number: int, mix: Floats) -> None:
+        """See protocols.Recorder; of the same hop as the last `add_mixture`, and after it."""
+        if self._mix is None or self._first is None or number < self._first:
+            return
+        if self._end is not None and number >= self._end:
+            return
+        if self._mix.free < mix.shape[1]:
+            self._fail(_TOO_SLOW)
+            self._end = number
+            return
+        self._mix.write(mix[0] if len(mix) == 1 else mix.sum(axis=0))
 
     def add_stems(self, number: int, stems: Floats) -> None:
         """See protocols.Recorder."""
@@ -185,90 +177,123 @@ class TakeRecorder:
     def _run(self) -> None:
         if self._is_realtime:
             request_priority(OTHER_PRIORITY)
-        synced_s = time.monotonic()
+        updated_s = synced_s = time.monotonic()
         while True:
             is_last = self._is_closing
             try:
                 self._drain()
-                if self._files and time.monotonic() - synced_s > _SYNC_S:
-                    synced_s = time.monotonic()
+                now_s = time.monotonic()
+                if self._files and now_s - updated_s > _UPDATE_S:
+                    updated_s = now_s
+                    # One after the other, with nothing between: a kill finds equal lengths.
                     for file in self._files:
-                        file.sync()
+                        file.update_header()
+                if self._files and now_s - synced_s > _SYNC_S and self._syncer.is_idle:
+                    synced_s = now_s
+                    self._syncer.request(self._files)
+                if self._syncer.error and not self._has_failed:
+                    raise self._syncer.error
             except OSError as error:
                 self._abort(error)
             if self._first is not None and (is_last or self._is_complete()):
                 self._finish()
             if is_last:
+                self._syncer.close(_LAST_SYNC_S)
                 return
             time.sleep(_POLL_S)
 
+    def _available(self) -> int:
+        """Return the samples that all rings hold."""
+        rings = (self._mixture, self._stems, *([self._mix] if self._mix else []))
+        return min(ring.available for ring in rings)
+
     def _drain(self) -> None:
-        n = min(self._mixture.available, self._stems.available)
+        n = self._available()
         if not n:
             return
-        mixture = np.empty((n, self.channels), np.float32)
         stems = np.empty((n, self._stems.channels), np.float32)
-        self._mixture.read(mixture)
         self._stems.read(stems)
+        tracks = list(np.split(stems, len(self.stems), axis=1))
+        for ring in (self._mixture, self._mix):
+            if ring:
+                tracks.append(np.empty((n, self.channels), np.float32))
+                ring.read(tracks[-1])
         if self._has_failed:
             return
         if not self._files:
             self._open()
-        for index, file in enumerate(self._files[:-1]):
-            file.append(stems[:, index * self.channels : (index + 1) * self.channels])
-        self._files[-1].append(mixture)
+        for file, track in zip(self._files, tracks, strict=True):
+            file.append(track)
+
+    @property
+    def _tracks(self) -> tuple[str, ...]:
+        return (*self.stems, MIXTURE, *((MIX,) if self._mix else ()))
 
     def _open(self) -> None:
-        name = time.strftime("take-%Y%m%d-%H%M%S")
-        take, count = self.folder / name, 1
-        while take.exists():
-            count += 1
-            take = self.folder / f"{name}-{count}"
-        take.mkdir(parents=True)
-        self._take = take
-        self._files = [
-            GrowingWav(take / f"{name}.wav", self.sample_rate, self.channels)
-            for name in (*self.stems, MIXTURE)
-        ]
+        """Create a take's folder, under a name that no other has, and its files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name, count = time.strftime("take-%Y%m%d-%H%M%S"), 1
+        take = self.folder / name
+        while True:
+            try:
+                take.mkdir()
+                break
+            except FileExistsError:
+                count += 1
+                take = self.folder / f"{name}-{count}"
+        files: list[GrowingWav] = []
+        try:
+            for track in self._tracks:
+                files.append(GrowingWav(take / f"{track}.wav", self.sample_rate, self.channels))
+        except OSError:
+            for file in files:
+                file.close()
+            shutil.rmtree(take, ignore_errors=True)
+            raise
+        self._take, self._files = take, files
 
     def _is_complete(self) -> bool:
         if self._end is None or self._first is None:
             return False
-        return self._has_failed or (
-            self._next_stem >= self._end and not min(self._mixture.available, self._stems.available)
-        )
+        return self._has_failed or (self._next_stem >= self._end and not self._available())
 
     def _finish(self) -> None:
-        """Close the files of a take, cut to equal length."""
+        """Close the files of a take, cut to equal length; remove a take of no length."""
         frames = min((file.frames for file in self._files), default=0)
         for file in self._files:
             with contextlib.suppress(OSError):
                 file.cut(frames)
-                file.sync()
+        if frames:
+            self._syncer.request(self._files)
+        for file in self._files:
             file.close()
-        self._files = []
-        self._mixture.clear()
-        self._stems.clear()
+        if self._take and frames:
+            self.takes.append(Take(self._take, frames / self.sample_rate, self._tracks))
+        elif self._take and self._files:
+            shutil.rmtree(self._take, ignore_errors=True)
+            self._take = None
+        self._files, self._syncer.error = [], None
+        for ring in (self._mixture, self._stems, self._mix):
+            if ring:
+                ring.clear()
         self._first = None
 
     def _abort(self, error: OSError) -> None:
         """Stop recording after a write error; keep what was written."""
-        target = self._take or self.folder
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            why = "the disk is full"
-        else:
-            why = why_unwritable(target, error)
-        self._fail(f"{why}: recording stopped, the audio continues")
+        self._fail(
+            f"{_reason(self._take or self.folder, error)}: recording stopped, the audio continues"
+        )
 
     def _fail(self, message: str) -> None:
         self._message, self._has_failed, self._is_requested = message, True, False
+        self.failure = self.failure or message
 
     # --- any thread
 
     def stats(self) -> RecordingStats:
         """See protocols.Recorder."""
         frames = min((file.frames for file in list(self._files)), default=0)
-        bytes_per_s = 4 * self.sample_rate * self.channels * (len(self.stems) + 1)
+        bytes_per_s = 4 * self.sample_rate * self.channels * len(self._tracks)
         folder = self.folder
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
@@ -298,8 +323,23 @@ def check_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".rtmtass-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # O_EXCL, under a name of its own or none
+            pass
     except OSError as error:
-        raise OutputError(why_unwritable(folder, error)) from error
+        raise OutputError(
+            f"{folder} can't be written: {_reason(folder, error)}; name another folder with"
+            " --record DIR"
+        ) from error
+
+
+def _reason(path: Path, error: OSError) -> str:
+    """Return why a folder can't be written to, or the take in it no further."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    if error.errno == errno.EFBIG:
+        return "the file has reached the largest size that the disk or ulimit allows"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "permission denied"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        return f"{path.parent} is not a folder, or {path.name} is a file"
+    return error.strerror or str(error)
