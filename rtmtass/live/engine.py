@@ -19,17 +19,21 @@ import numpy as np
 
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
+from rtmtass.live.meters import StreamMeters
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
 from rtmtass.live.overload import OverloadPolicy
-from rtmtass.live.protocols import RealtimeEndpoint, Recorder
+from rtmtass.live.protocols import MixRecorder, RealtimeEndpoint, Recorder
 from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
 
 LEVEL_INTERVAL_S = 0.05
-_STOP_TIMEOUT_S = 3.0
-_LATE = "stems were late: the input is output for a moment"
+_STOP_TIMEOUT_S, _CLOSE_TIMEOUT_S = 0.6, 3.0
+_LATE = {
+    "dry": "stems were late: the input is output for a moment",
+    "silence": "stems were late: nothing is output for a moment",
+}
 
 
 class Engine:
@@ -45,10 +49,11 @@ class Engine:
         sink: any Sink; gets (1, n, C) of mix, or (S, n, C) if the mixer is split. Devices that
             share a clock are source and sink in one object, see DeviceIO.
         mixer: default: all gains 0 dB.
-        recorder: gets stems and mixture.
+        recorder: gets stems and mixture; a `MixRecorder` also the mix.
         on_levels: called about 20 times a second with `Levels`, from a thread of its own.
         on_event: called from that thread with a line about each event.
         is_realtime: request real-time priority.
+        is_monitored: False outputs silence; the recorder and the meters get the mix all the same.
 
     Raises:
         UsageError: source and separator differ in channels.
@@ -65,6 +70,7 @@ class Engine:
         on_levels: Callable[[Levels], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         is_realtime: bool = False,
+        is_monitored: bool = True,
     ) -> None:
         if source.channels != separator.channels and separator.channels != 1:
             raise UsageError(
@@ -80,6 +86,9 @@ class Engine:
         self.delay, self.sample_rate = separator.delay, separator.sample_rate
         self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, separator.channels)
         self._source, self._sink, self._recorder = source, sink, recorder
+        self._mix_recorder = recorder if isinstance(recorder, MixRecorder) else None
+        self._is_monitored = is_monitored
+        self._meters = StreamMeters(separator.stems, separator.sample_rate)
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
         self._algorithm_ms = 1000 * separator.algorithmic_latency / separator.sample_rate
@@ -103,6 +112,7 @@ class Engine:
         self._history = np.zeros((self.delay + self._hop, n_channels), np.float32)
         self._no_stems = np.zeros((n_stems, self._hop, n_channels), np.float32)
         self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
+        self._silence = np.zeros_like(self._out)
 
     def __enter__(self) -> Engine:
         """Start."""
@@ -143,7 +153,7 @@ class Engine:
                 self._source.close()
                 if isinstance(self._sink, RealtimeEndpoint):
                     self._sink.close()
-                self._thread.join(_STOP_TIMEOUT_S)
+                self._thread.join(_CLOSE_TIMEOUT_S)
         if self._watcher.is_alive():
             self._watcher.join()
         if self._error:
@@ -179,11 +189,16 @@ class Engine:
             skipped=self._overload.skipped,
             steps=steps,
             cpu_share=cpu_share,
-            levels=self.mixer.levels(),
+            levels=self._levels(),
+            run_levels=self._meters.run_levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
             advice=self._overload.advice(steps),
         )
+
+    def _levels(self) -> Levels:
+        meters = self._meters
+        return replace(self.mixer.levels(), separated=meters.separated(), clipped=meters.clipped())
 
     def _run(self) -> None:
         try:
@@ -249,7 +264,10 @@ class Engine:
         slot = self._separate()
         stems = self._no_stems if slot is None else slot.stems
         self.mixer.process(stems, mixture, self._out, has_stems=slot is not None)
-        self._sink.write(self._out[:, :n_out])
+        self._meters.update(stems, mixture, self._out)
+        if self._mix_recorder:
+            self._mix_recorder.add_mix(self._number, self._out)
+        self._sink.write((self._out if self._is_monitored else self._silence)[:, :n_out])
         self._number += 1
 
     def _zero_nonfinite(self) -> None:
@@ -277,7 +295,7 @@ class Engine:
         if slot is None and not uses_input:
             if is_submitted:
                 overload.add_miss(number)
-            self._events.append(_LATE)
+            self._events.append(_LATE[self.mixer.when_late])
         overload.update(was_late=slot is None and (not is_submitted or not uses_input))
         return None if uses_input else slot
 
@@ -326,4 +344,4 @@ class Engine:
             while self._on_event and self._events:
                 self._on_event(self._events.popleft())
             if self._on_levels:
-                self._on_levels(self.mixer.levels())
+                self._on_levels(self._levels())

@@ -31,11 +31,16 @@ class Recorder(Protocol):
     def add_stems(self, number: int, stems: Floats) -> None:
         """Add hop `number` of the stems, (S, H, C); numbers rise and may have gaps."""
 
-    def add_mix(self, number: int, mix: Floats) -> None:
-        """Add hop `number` of the output, (R, H, C): the mix, or stems that add up to it."""
-
     def stats(self) -> RecordingStats:
         """Return the state of the recording."""
 
     def close(self) -> None:
         """Finish the files."""
+
+
+@runtime_checkable
+class MixRecorder(Recorder, Protocol):
+    """A recorder that also records the mix."""
+
+    def add_mix(self, number: int, mix: Floats) -> None:
+        """Add hop `number` of the output, (R, H, C): the mix, or stems that add up to it."""

@@ -133,7 +133,7 @@ class TakeRecorder:
             self._pad(self._end, mixture.shape[0])
 
     def add_mix(self, number: int, mix: Floats) -> None:
-        """See protocols.Recorder; of the same hop as the last `add_mixture`, and after it."""
+        """See protocols.MixRecorder; of the same hop as the last `add_mixture`, and after it."""
         if self._mix is None or self._first is None or number < self._first:
             return
         if self._end is not None and number >= self._end:
@@ -243,8 +243,9 @@ class TakeRecorder:
                 take = self.folder / f"{name}-{count}"
         files: list[GrowingWav] = []
         try:
-            for track in self._tracks:
-                files.append(GrowingWav(take / f"{track}.wav", self.sample_rate, self.channels))
+            for track in self._tracks:  # one by one: an error closes those opened so far
+                file = GrowingWav(take / f"{track}.wav", self.sample_rate, self.channels)
+                files.append(file)
         except OSError:
             for file in files:
                 file.close()
