@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from rtmtass.cli.live_display import PeakHold, meter, parse_keys
+from rtmtass.cli.live_display import parse_keys
 from rtmtass.cli.main import main
 from rtmtass.live.controls import Controls
 from rtmtass.live.mixer import Mixer
@@ -99,15 +99,6 @@ def test_keys_change_the_mix():
     assert mixer.settings.gains_db == dict.fromkeys(STEMS, 0.0)
     assert controls.state().soloed == ("music",)
     assert controls.has_quit
-
-
-def test_meters_hold_peaks():
-    holds = PeakHold()
-    assert holds.update("a", -6.0, 1.0) == -6.0
-    assert holds.update("a", -30.0, 2.0) == -6.0
-    assert holds.update("a", -30.0, 3.0) == -30.0
-    assert meter(-30.0, -60.0, 20, "green").plain == "█" * 10 + "·" * 10
-    assert meter(-60.0, -3.0, 20, "green").plain.index("▌") == 19
 
 
 # --- the command line
