@@ -163,17 +163,24 @@ def test_the_start_of_the_process_is_known():
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
-        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        lines, events = [], []
+        while len(lines) < 2:
+            line = json.loads(process.stdout.readline())
+            (events if "event" in line else lines).append(line)
         process.send_signal(stop)
-        _, stderr = process.communicate(timeout=30)
+        rest, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
     assert stderr == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
     assert lines[1]["device"]["latency"]["measured_ms"] is None
-    requests = [line.partition(":")[0] for line in lines[0]["messages"]]
+    requests = {event["event"].partition(":")[0]: event for event in events}
     assert {"garbage collection", "locked memory", "real-time priority"} <= set(requests)
+    assert requests["locked memory"]["at"] == "00:00"
+    summary = json.loads(rest.splitlines()[-1])["summary"]
+    assert summary["takes"] == []
+    assert summary["seconds"] >= lines[1]["seconds"]
     assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
 
 

@@ -94,6 +94,7 @@ class Engine:
         self._algorithm_ms = 1000 * separator.algorithmic_latency / separator.sample_rate
         self._allocate(separator)
         self._number = self._discontinuities = 0
+        self._is_fading = False
         self._overload = OverloadPolicy(-(-self.delay // self._hop))
         self._state = "new"
         self._is_stopping = threading.Event()
@@ -224,6 +225,7 @@ class Engine:
             self._process_hop(self._hop)
             if self._is_stopping.is_set():
                 self.mixer.fade_out()
+                self._is_fading = True  # what fades out isn't recorded
                 n_fade_hops -= 1
                 if not n_fade_hops:
                     return
@@ -259,13 +261,13 @@ class Engine:
             history[:-hop] = 0
             self._overload.add_discontinuity(self._number)
         mixture = history[:hop]  # aligned with the stems: `delay` samples late
-        if self._recorder:
+        if self._recorder and not self._is_fading:
             self._recorder.add_mixture(self._number, mixture)
         slot = self._separate()
         stems = self._no_stems if slot is None else slot.stems
         self.mixer.process(stems, mixture, self._out, has_stems=slot is not None)
         self._meters.update(stems, mixture, self._out)
-        if self._mix_recorder:
+        if self._mix_recorder and not self._is_fading:
             self._mix_recorder.add_mix(self._number, self._out)
         self._sink.write((self._out if self._is_monitored else self._silence)[:, :n_out])
         self._number += 1
