@@ -317,6 +317,7 @@ def test_the_display_shows_the_state_and_reads_keys(card, tmp_path, monkeypatch)
     terminal.send("r")
     terminal.wait_for(r"REC +0:00:01 in ")
     terminal.send("q")
+    terminal.wait_for(r"ended after 00:[\s\S]*take +\S*take-")
     assert terminal.close() == 0
     (take,) = tmp_path.glob("take-*")
     lengths = {soundfile.info(p).frames for p in take.glob("*.wav")}

@@ -247,6 +247,19 @@ def test_a_recording_beyond_the_limit_of_wav_is_rf64(tmp_path, frames, kind):
     np.testing.assert_array_equal(out[:filled], x)
 
 
+@pytest.mark.parametrize(("n_hops", "kind"), [(15, "WAV"), (16, "RF64")])
+def test_a_take_beyond_the_limit_says_so(tmp_path, n_hops, kind):
+    recorder = TakeRecorder(tmp_path, STEMS, RATE, has_mix=True, wav_limit=16 * 4 * HOP)
+    recorder.start()
+    record(recorder, range(n_hops))
+    recorder.close()
+    (take,) = recorder.takes
+    assert take.is_rf64 == (kind == "RF64")
+    infos = [soundfile.info(path) for path in take.folder.iterdir()]
+    assert {(info.format, info.frames) for info in infos} == {(kind, n_hops * HOP)}
+    assert set(take_of(tmp_path)) == set(take.tracks)
+
+
 def test_a_cut_turns_rf64_back_into_wav(tmp_path):
     file = GrowingWav(tmp_path / "a.wav", RATE, 1, limit=1000)
     file.append(np.ones((500, 1), np.float32))

@@ -69,6 +69,8 @@ def test_a_summary_has_all_facts(tmp_path):
         "--gain speech=0,noise=-inf",
     ):
         assert fact in text
+    long = Take(tmp_path, 20000.0, ("speech",), is_rf64=True)
+    assert "of speech, as RF64: over 4 GB" in "\n".join(Summary(STATS, [long], {}).lines())
     values = Summary(STATS, [take], {"speech": 0.0}).to_dict()
     assert json.loads(json.dumps(values))["takes"][0]["seconds"] == 61.5
 

@@ -109,7 +109,7 @@ class Summary:
             f"levels   {self._levels()}",
         ]
         for take in self.takes:
-            tracks = ", ".join(take.tracks)
+            tracks = ", ".join(take.tracks) + (", as RF64: over 4 GB" if take.is_rf64 else "")
             lines += [
                 f"take     {take.folder}: {minutes(take.seconds)} of {tracks}",
                 f"         to remix it: {self.command(take)}",

@@ -103,7 +103,7 @@ class Watch:
         if stats.advice and not self._advice:
             self._events.add(stats.advice)
         self._advice = stats.advice
-        failure = self._recorder.stats().message
+        failure = stats.recording.message
         if failure and failure != self._failure:
             self._events.add(failure)
         self._failure = failure

@@ -30,6 +30,10 @@ class GrowingWav:
         channels: 1 or more.
         limit: size in bytes from which the file is an RF64.
 
+    Attributes:
+        frames: samples per channel so far.
+        is_rf64: whether the header last made is one of RF64.
+
     Raises:
         OSError: any method, such as on a full disk.
     """
@@ -57,7 +61,7 @@ class GrowingWav:
         )  # fmt: skip
         n_before = 12 + 36 + len(fmt) + 12 + 8
         total = n_before + n_bytes - 8
-        is_long = n_before + n_bytes > self._limit
+        is_long = self.is_rf64 = n_before + n_bytes > self._limit
         if is_long:
             long_sizes = struct.pack("<4sIQQQI", b"ds64", 28, total, n_bytes, self.frames, 0)
         else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
+from rtmtass.io.part_file import WAV_LIMIT
 from rtmtass.live.growing_wav import GrowingWav, Syncer
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.stats import RecordingStats
@@ -38,11 +39,19 @@ _LATE_HOPS = 250
 
 @dataclass(frozen=True)
 class Take:
-    """A finished recording: its folder, its length, and the names of its files without ".wav"."""
+    """A finished recording.
+
+    Attributes:
+        folder: of its files.
+        seconds: length of each of them.
+        tracks: their names without ".wav".
+        is_rf64: they are RF64, as a WAV can't be that long.
+    """
 
     folder: Path
     seconds: float
     tracks: tuple[str, ...]
+    is_rf64: bool = False
 
 
 class TakeRecorder:
@@ -58,6 +67,7 @@ class TakeRecorder:
         channels: of each stem, of the mixture and of the mix.
         has_mix: record the mix too; `add_mix` is then called with every hop.
         is_realtime: request `os_priority.OTHER_PRIORITY` for the writing thread.
+        wav_limit: size in bytes from which a file is an RF64.
 
     Attributes:
         takes: the finished takes, in order.
@@ -73,9 +83,11 @@ class TakeRecorder:
         *,
         has_mix: bool = False,
         is_realtime: bool = False,
+        wav_limit: int = WAV_LIMIT,
     ) -> None:
         self.folder, self.stems = folder, tuple(stems)
         self.sample_rate, self.channels = sample_rate, channels
+        self._wav_limit = wav_limit
         capacity = round(_BUFFER_S * sample_rate)
         self._mixture = Ring(capacity, channels)
         self._stems = Ring(capacity, len(self.stems) * channels)
@@ -244,8 +256,8 @@ class TakeRecorder:
         files: list[GrowingWav] = []
         try:
             for track in self._tracks:  # one by one: an error closes those opened so far
-                file = GrowingWav(take / f"{track}.wav", self.sample_rate, self.channels)
-                files.append(file)
+                shape = self.sample_rate, self.channels
+                files.append(GrowingWav(take / f"{track}.wav", *shape, limit=self._wav_limit))
         except OSError:
             for file in files:
                 file.close()
@@ -269,7 +281,9 @@ class TakeRecorder:
         for file in self._files:
             file.close()
         if self._take and frames:
-            self.takes.append(Take(self._take, frames / self.sample_rate, self._tracks))
+            is_rf64 = any(file.is_rf64 for file in self._files)
+            seconds = frames / self.sample_rate
+            self.takes.append(Take(self._take, seconds, self._tracks, is_rf64))
         elif self._take and self._files:
             shutil.rmtree(self._take, ignore_errors=True)
             self._take = None
