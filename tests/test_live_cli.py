@@ -163,7 +163,8 @@ def test_the_start_of_the_process_is_known():
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     with start("live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000") as process:
-        lines, events = [], []
+        lines: list[dict] = []
+        events: list[dict] = []
         while len(lines) < 2:
             line = json.loads(process.stdout.readline())
             (events if "event" in line else lines).append(line)

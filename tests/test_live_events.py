@@ -74,9 +74,12 @@ def test_the_latest_come_last(clock):
 
 def test_events_are_added_from_many_threads():
     log = EventLog()
-    threads = [
-        threading.Thread(target=lambda: [log.add("late") for _ in range(100)]) for _ in range(8)
-    ]
+
+    def add():
+        for _ in range(100):
+            log.add("late")
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -72,8 +72,8 @@ def read(path):
 
 def test_a_stream_ends_with_a_summary_and_a_command_that_works(folder):
     words = ("--plain", "--duration", "3", "--record", "my takes", "--record-mix")
-    words += ("--extra-buffer", "250")  # so that a busy computer doesn't matter
-    stdout, stderr = finish(start(*words))
+    # The buffer so that a busy computer doesn't matter.
+    stdout, stderr = finish(start(*words, "--extra-buffer", "250"))
     assert stderr == ""
     lines = stdout.splitlines()
     assert lines[0] == "file:talk.wav → udp:127.0.0.1:9, 32.0 ms; Ctrl-C ends"
@@ -125,13 +125,13 @@ def test_gains_are_saved_in_the_end_and_used_by_name(folder, capsys):
     (folder / "config" / "rtmtass" / "gains" / "bad.json").write_text("{")
     assert main(["live", "--list-gains"]) == 0
     assert "bad.json doesn't hold gains" in capsys.readouterr().out
-    for words, code, line in (
+    for wrong, code, line in (
         (["--gains", "bad"], 1, "bad.json doesn't hold gains: it isn't JSON"),
         (["--gains", "night"], 2, "no gains are saved as 'night'; known are voice, no-music"),
         (["--save-gains", "../x"], 2, "gains can't be saved as '../x'"),
         (["--save-gains", "voice"], 2, "voice is built in"),
     ):
-        assert main(["live", "--source", "file:talk.wav", *words]) == code
+        assert main(["live", "--source", "file:talk.wav", *wrong]) == code
         assert line in capsys.readouterr().err
 
 
