@@ -1,4 +1,4 @@
-"""Events: their time, told once, counted; added from any thread."""
+"""Events: their time, printed once, counted; added from any thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from rtmtass.live.events import RETOLD_S, EventLog, minutes
+from rtmtass.live.events import REPRINTED_S, EventLog, minutes
 
 
 class Clock:
@@ -22,44 +22,44 @@ def clock():
     return Clock()
 
 
-def told(log, **options):
-    return [str(event) for event in log.untold(**options)]
+def printed(log, **options):
+    return [str(event) for event in log.unprinted(**options)]
 
 
-def test_an_event_is_told_once_with_its_time(clock):
+def test_an_event_is_printed_once_with_its_time(clock):
     log = EventLog(clock)
     log.add("loaded")
     clock.now_s += 7
     log.begin()
     clock.now_s += 75.9
     log.add("the card is back")
-    assert told(log) == ["00:00 loaded", "01:15 the card is back"]
-    assert told(log) == []
-    assert told(log, is_last=True) == []
+    assert printed(log) == ["00:00 loaded", "01:15 the card is back"]
+    assert printed(log) == []
+    assert printed(log, is_last=True) == []
 
 
-def test_an_event_that_recurs_is_counted_and_told_again_after_a_minute(clock):
+def test_an_event_that_recurs_is_counted_and_printed_again_after_a_minute(clock):
     log = EventLog(clock)
     log.add("stems were late")
-    assert told(log) == ["00:00 stems were late"]
+    assert printed(log) == ["00:00 stems were late"]
     for _ in range(39):
         clock.now_s += 1
         log.add("stems were late")
-        assert told(log) == []
+        assert printed(log) == []
     assert [str(event) for event in log.latest(3)] == ["00:39 stems were late (40 times)"]
-    clock.now_s += RETOLD_S - 39
-    assert told(log) == ["00:39 stems were late (40 times)"]
-    assert told(log) == []
+    clock.now_s += REPRINTED_S - 39
+    assert printed(log) == ["00:39 stems were late (40 times)"]
+    assert printed(log) == []
     log.add("stems were late")
-    assert told(log) == []
-    assert told(log, is_last=True) == ["01:00 stems were late (41 times)"]
+    assert printed(log) == []
+    assert printed(log, is_last=True) == ["01:00 stems were late (41 times)"]
 
 
 def test_events_that_differ_in_numbers_are_one_kind(clock):
     log = EventLog(clock)
     log.add("suspended for 2.1 s")
     log.add("suspended for 31 s")
-    assert told(log) == ["00:00 suspended for 31 s (2 times)"]
+    assert printed(log) == ["00:00 suspended for 31 s (2 times)"]
 
 
 def test_the_latest_come_last(clock):
@@ -84,7 +84,7 @@ def test_events_are_added_from_many_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    (event,) = log.untold()
+    (event,) = log.unprinted()
     assert event.count == 800
 
 

@@ -208,9 +208,9 @@ def test_the_mix_is_recorded_beside_the_stems(tmp_path, channels):
         take["mixture"], np.concatenate([hop(n, channels)[0] for n in range(5, 70)])
     )
     np.testing.assert_array_equal(take["mix"], 0.5 * take["mixture"])
-    (told,) = recorder.takes
-    assert told.tracks == (*STEMS, "mixture", "mix")
-    assert told.seconds == 65 * HOP / RATE
+    (finished,) = recorder.takes
+    assert finished.tracks == (*STEMS, "mixture", "mix")
+    assert finished.seconds == 65 * HOP / RATE
 
 
 def test_split_outputs_are_added_up_to_the_mix(tmp_path):

@@ -80,7 +80,7 @@ def test_a_stream_ends_with_a_summary_and_a_command_that_works(folder):
     seconds = [line for line in lines[1:] if "  running " in line]
     assert len(seconds) <= 3  # one a second, events included
     assert all(re.match(r"\d\d:\d\d  running \d s  dB: in -", line) for line in seconds)
-    assert stdout.count("locked memory") == 1  # told once
+    assert stdout.count("locked memory") == 1  # printed once
     assert "| 00:00 locked memory: " in stdout
     assert all(line.isprintable() for line in lines)
     first = next(i for i, line in enumerate(lines) if line.startswith("ended after 00:0"))

@@ -261,7 +261,7 @@ def _run(
         recorder.start()
     events.begin()
     engine.start()
-    # Of several threads' requests for one thing, a refusal is the one to tell.
+    # Of several threads' requests for one thing, a refusal is the one to report.
     by_name = {g.name: g for g in sorted([*grants, *engine.grants], key=lambda g: not g.is_granted)}
     for grant in by_name.values():
         events.add(f"{grant.name}: {grant.detail}")

@@ -33,7 +33,7 @@ class Session:
         return audible_gains(settings.gains_db, settings.muted, settings.soloed)
 
     def summarise(self, model: str | None) -> None:
-        """Tell how the stream went, if there was one."""
+        """Print how the stream went, if there was one."""
         if self.engine and self.recorder and self.watch:
             self.watch.summarise(
                 Summary(self.engine.stats(), self.recorder.takes, self.gains_db(), model)

@@ -24,7 +24,7 @@ def printable(text: str, encoding: str | None = None) -> str:
 
 
 def plain_line(stats: Stats, events: Sequence[Event] = ()) -> str:
-    """Return the engine's state in one line, and the events to tell.
+    """Return the engine's state in one line, and the events to print.
 
     Levels are RMS in dBFS; of a stem before its gain, and after it where it differs.
     """
@@ -32,14 +32,14 @@ def plain_line(stats: Stats, events: Sequence[Event] = ()) -> str:
     recording = f"  rec {stats.recording.seconds:.0f} s" if stats.recording.is_running else ""
     measured_ms = device.latency.measured_ms
     measured = "" if measured_ms is None else f" (measured {measured_ms:.1f})"
-    told = "".join(f"  | {event}" for event in events)
+    printed = "".join(f"  | {event}" for event in events)
     return (
         f"{stats.state} {stats.seconds:.0f} s  dB: {_levels(stats)}"
         f"  step {steps.p50_ms:.2f}/{steps.p99_ms:.2f}/{steps.max_ms:.2f} of"
         f" {steps.deadline_ms:.0f} ms  late {stats.deadline_misses + stats.skipped}"
         f"  lost {device.overruns}+{device.underruns}  xruns {device.xruns}"
         f"  drift {device.drift_ppm:+.0f} ppm  latency {device.latency.total_ms:.1f} ms{measured}"
-        f"  cpu {100 * stats.cpu_share:.0f} %{recording}{told}"
+        f"  cpu {100 * stats.cpu_share:.0f} %{recording}{printed}"
     )
 
 

@@ -60,7 +60,7 @@ class Watch:
 
     Args:
         engine, recorder, controls: of the stream.
-        events: to tell.
+        events: to print.
         printer: for lines, and for the summary.
         display: instead of lines as long as it is alive; None prints lines.
     """
@@ -94,7 +94,7 @@ class Watch:
                 if display and display.is_alive:
                     display.update(stats, [str(event) for event in self._events.latest(_N_SHOWN)])
                 else:
-                    self._tell(stats, self._events.untold())
+                    self._print(stats, self._events.unprinted())
                     every_s = _LINE_S
             time.sleep(_LOOK_S)
 
@@ -111,7 +111,7 @@ class Watch:
             self._events.add(f"recorded {minutes(take.seconds)} in {take.folder}")
             self._n_takes += 1
 
-    def _tell(self, stats: Stats, events: Sequence[Event]) -> None:
+    def _print(self, stats: Stats, events: Sequence[Event]) -> None:
         if not self._printer.is_json:
             self._printer.text(f"{minutes(stats.seconds)}  {plain_line(stats, events)}")
             return
@@ -120,10 +120,10 @@ class Watch:
             self._printer.json(event_object(event))
 
     def summarise(self, summary: Summary) -> None:
-        """Tell the events that are left and the summary."""
+        """Print the events that are left and the summary."""
         self._n_takes = len(summary.takes)  # the summary names them
         self._add_events(summary.stats)
-        events = self._events.untold(is_last=True)
+        events = self._events.unprinted(is_last=True)
         if self._printer.is_json:
             for event in events:
                 self._printer.json(event_object(event))

@@ -1,4 +1,4 @@
-"""The events of a stream: each with its time, told once, counted if it recurs."""
+"""The events of a stream: each with its time, printed once, counted if it recurs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-RETOLD_S = 60.0
-"""An event that recurs is told again after this time, with its count."""
+REPRINTED_S = 60.0
+"""An event that recurs is printed again after this time, with its count."""
 _MOST_KINDS = 200
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
@@ -39,8 +39,8 @@ class _Kind:
     """Events whose texts differ in numbers only, as the latest of them."""
 
     event: Event
-    n_told: int = 0
-    told_s: float = -math.inf
+    n_printed: int = 0
+    printed_s: float = -math.inf
 
 
 class EventLog:
@@ -64,18 +64,18 @@ class EventLog:
         """Add an event that happens now."""
         self._added.append((self._clock(), text))
 
-    def untold(self, *, is_last: bool = False) -> list[Event]:
-        """Return the events to tell now, which then count as told.
+    def unprinted(self, *, is_last: bool = False) -> list[Event]:
+        """Return the events to print now, which then count as printed.
 
         Args:
-            is_last: also return those that have recurred since they were told.
+            is_last: also return those that have recurred since they were printed.
         """
         self._collect()
         now_s, found = self._clock(), []
         for kind in self._kinds.values():
-            has_waited = is_last or now_s - kind.told_s >= RETOLD_S
-            if kind.event.count > kind.n_told and (has_waited or not kind.n_told):
-                kind.n_told, kind.told_s = kind.event.count, now_s
+            has_waited = is_last or now_s - kind.printed_s >= REPRINTED_S
+            if kind.event.count > kind.n_printed and (has_waited or not kind.n_printed):
+                kind.n_printed, kind.printed_s = kind.event.count, now_s
                 found.append(kind.event)
         return sorted(found, key=lambda event: event.at_s)
 

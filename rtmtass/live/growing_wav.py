@@ -110,7 +110,7 @@ class Syncer:
     """Writes files through to the disk in a thread of its own: an fsync can take seconds.
 
     Attributes:
-        error: the first error of an fsync, or None; it tells of writes that were lost.
+        error: the first error of an fsync, or None; writes were lost then.
     """
 
     def __init__(self) -> None:
