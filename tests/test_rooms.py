@@ -30,7 +30,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
     "soundfile": {"io/files", "io/libsndfile", "training/data/codecs"},
-    "rich": {"cli/console", "cli/live_display"},
+    "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {"jit", "dsp", "runtime/compiled", "live/devices/callback"},
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback"},
