@@ -92,6 +92,11 @@ def test_an_mp3_has_the_length_of_what_was_encoded(tmp_path, rate, frames, chann
     np.testing.assert_allclose(samples, whole, atol=1e-5)
 
 
+def test_the_first_block_of_an_mp3_is_full(tmp_path):
+    with contextlib.closing(open_source(written(tmp_path, mp3(), "a.mp3"))) as source:
+        assert source.read(np.zeros((500, 1), np.float32)) == 500
+
+
 @pytest.mark.parametrize("size", [100, 1000, 4096])
 def test_an_mp3_read_in_blocks_has_no_clicks(tmp_path, size):
     path = written(tmp_path, mp3(frames=20000, rate=8000), "a.mp3")
