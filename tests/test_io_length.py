@@ -92,6 +92,11 @@ def test_an_mp3_has_the_length_of_what_was_encoded(tmp_path, rate, frames, chann
     np.testing.assert_allclose(samples, whole, atol=1e-5)
 
 
+def test_the_first_block_of_an_mp3_is_full(tmp_path):
+    with contextlib.closing(open_source(written(tmp_path, mp3(), "a.mp3"))) as source:
+        assert source.read(np.zeros((500, 1), np.float32)) == 500
+
+
 @pytest.mark.parametrize("size", [100, 1000, 4096])
 def test_an_mp3_read_in_blocks_has_no_clicks(tmp_path, size):
     path = written(tmp_path, mp3(frames=20000, rate=8000), "a.mp3")
@@ -223,7 +228,7 @@ def test_joined_flacs_are_read_to_the_end_of_the_last(tmp_path, is_known):
 
 
 @pytest.mark.parametrize(
-    ("name", "container"), [("a.aiff", "AIFF"), ("a.au", "AU"), ("a.w64", "W64")]
+    ("name", "container"), [("a.aiff", "AIFF"), ("a.au", "AU"), ("a.w64", "W64"), ("a.sph", "NIST")]
 )
 def test_a_file_cut_short_is_refused_with_its_length(tmp_path, name, container):
     data = encoded(container, "PCM_16", 20000)
@@ -386,6 +391,25 @@ def test_a_large_chunk_before_the_samples_is_passed_over(tmp_path):
     path.unlink()
     front = chunk(b"JUNK", bytes(30_000_000))
     np.testing.assert_array_equal(piped(wav(4000, x.tobytes(), front=front), 1 << 16) * 32768, x)
+
+
+def test_a_wav_beyond_4_gib_is_read_to_its_end(tmp_path):
+    """Written by a program that knows no 64-bit sizes; silence is no padding here."""
+    path = written(tmp_path, wav(1000, bytes(1000)), "a.wav")
+    with path.open("r+b") as file:
+        file.truncate(44 + 1000 + 2**32)  # sparse
+    with contextlib.closing(open_source(path)) as source:
+        assert source.frames == (1000 + 2**32) // 4
+    path.unlink()
+
+
+def test_a_bw64_is_read(tmp_path):
+    """The successor of RF64, which libsndfile 1.2.2 doesn't read."""
+    x = steps(3000)
+    sizes = chunk(b"ds64", struct.pack("<QQQI", 12080, 12000, 3000, 0))
+    data = b"BW64" + wav(0xFFFFFFFF, x.tobytes() + INFO, front=sizes)[4:]
+    np.testing.assert_array_equal(read(written(tmp_path, data, "a.wav"))[1] * 32768, x)
+    np.testing.assert_array_equal(piped(data, 4096) * 32768, x)
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 15])

@@ -104,12 +104,12 @@ class Decoder:
         """Read from the current part; 0 at its end."""
         if self._left is not None:
             out = out[: self._left]
-        count = self._decode(out) if len(out) else 0
-        while self._drop and count:
-            dropped = min(self._drop, count)
+        while self._drop:  # apart, so that the first block is as long as the others
+            dropped = self._decode(np.empty((min(self._drop, 4096), self.channels), np.float32))
+            if not dropped:
+                return 0
             self._drop -= dropped
-            out[: count - dropped] = out[dropped:count]
-            count = count - dropped or self._decode(out)
+        count = self._decode(out) if len(out) else 0
         if self._left is not None:
             self._left -= count
         return count
