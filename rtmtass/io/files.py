@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
 from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
+from rtmtass.io.tags.model import Metadata
+from rtmtass.io.tags.writer import container_for, with_metadata
 from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
@@ -245,7 +247,8 @@ class FileSink:
         channels: of the blocks.
         encoding: of the file.
         frames: expected length; None if unknown.
-        tags: written if the format supports them.
+        tags: text fields, by soundfile's names; short for `metadata` of nothing else.
+        metadata: written as far as the format can hold it.
 
     Attributes:
         part: the temporary path.
@@ -265,23 +268,26 @@ class FileSink:
         *,
         frames: int | None = None,
         tags: Mapping[str, str] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         self.target = target
         self.part = target.with_name(target.name + ".part")
         self.encoding = encoding
         self.frames = 0
         self.clipped = 0
-        container = encoding.container
-        if container == "WAV" and (frames is None or frames * channels * 8 > WAV_LIMIT):
+        metadata = metadata or Metadata.from_fields(tags or {})
+        container = container_for(encoding, metadata)
+        if container in ("WAV", "WAVEX") and (frames is None or frames * channels * 8 > WAV_LIMIT):
             container = "RF64"  # `finalise` turns it into a plain WAV if it fits one
         self._is_rf64 = container == "RF64"
         try:
             self._bytes = PartFile(self.part)
         except OSError as error:
             raise OutputError(why_unwritable(target, error)) from error
+        self._tagged = with_metadata(self._bytes, container, channels, metadata)
         try:
             self._file = soundfile.SoundFile(
-                cast(BinaryIO, self._bytes),
+                cast(BinaryIO, self._tagged),
                 "w",
                 sample_rate,
                 channels,
@@ -292,11 +298,6 @@ class FileSink:
             self._bytes.close()
             self.part.unlink(missing_ok=True)
             raise self._failure(error) from error
-        for tag, text in (tags or {}).items():
-            try:
-                setattr(self._file, tag, text)
-            except soundfile.SoundFileError:
-                continue  # the format doesn't support this tag
         self._is_open = True
 
     def write(self, block: Samples) -> None:
@@ -320,6 +321,8 @@ class FileSink:
             self._file.close()
             if self._is_rf64 and not self._bytes.error:
                 self._bytes.make_plain_wav()
+            if not self._bytes.error:
+                self._tagged.finish()
         except (soundfile.SoundFileError, OSError) as error:
             raise self._failure(error) from error
         finally:

@@ -17,6 +17,8 @@ from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
+from rtmtass.io.tags.model import Metadata
+from rtmtass.io.tags.reader import read_metadata
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
@@ -205,6 +207,10 @@ def _open_writers(
     options: SeparateOptions,
 ) -> dict[str, BlockWriter]:
     writers: dict[str, BlockWriter] = {}
+    metadata = Metadata() if path == STREAM else read_metadata(path)
+    if metadata == Metadata():
+        metadata = Metadata.from_fields(source.tags)
+    metadata = metadata.for_channels(source.channels, channels)
     try:
         for name, target in targets.items():
             if target == STREAM:
@@ -218,7 +224,7 @@ def _open_writers(
                 channels,
                 encoding,
                 frames=source.frames,
-                tags=source.tags,
+                metadata=metadata,
             )
     except BaseException:
         for writer in writers.values():
