@@ -17,6 +17,7 @@ from rtmtass.io.encodings import Encoding
 from rtmtass.io.files import FileSink
 from rtmtass.io.tags import id3, ogg, riff, vorbis
 from rtmtass.io.tags.model import Id3Tag, Metadata, Picture
+from rtmtass.io.tags.positions import excerpt
 from rtmtass.io.tags.reader import read_metadata
 from rtmtass.offline.plan import SeparateOptions, plan
 from rtmtass.offline.separate import NullProgress, separate_file
@@ -326,7 +327,7 @@ def test_positions_follow_an_excerpt():
     )  # fmt: skip
     comments = (("CHAPTER001", "00:00:00.050"), ("CHAPTER001NAME", "a"), ("TITLE", "t"),
                 ("CHAPTER002", "00:00:00.300"), ("CHAPTER002NAME", "b"))  # fmt: skip
-    moved = Metadata(comments, chunks=chunks).excerpt(100, 500, 1000)
+    moved = excerpt(Metadata(comments, chunks=chunks), 100, 500, 1000)
     found = dict(moved.chunks[:3])
     assert struct.unpack_from("<Q", found[b"bext"], 338)[0] == 2**32 + 90
     assert found[b"iXML"] == ixml(2**32 + 90)
@@ -345,7 +346,7 @@ def test_chapters_follow_an_excerpt():
     contents = b"toc\0\3\3a\0b\0c\0more"
     tag = Id3Tag(4, (("CTOC", contents), chapter(b"a", 0, 100), chapter(b"b", 100, 400),
                      chapter(b"c", 400, 900)))  # fmt: skip
-    moved = Metadata(id3=tag).excerpt(200, 400, 1000).id3
+    moved = excerpt(Metadata(id3=tag), 200, 400, 1000).id3
     assert moved is not None
     unknown = struct.pack(">2I", 0xFFFFFFFF, 0xFFFFFFFF)
     assert moved.frames == (
@@ -358,7 +359,7 @@ def test_chapters_follow_an_excerpt():
 def test_chapters_that_are_none_are_no_error():
     frames = (("CHAP", b"a"), ("CTOC", b""), ("CTOC", b"a\0\1"))
     bad = Metadata((("CHAPTER001", "soon"), ("CHAPTER002", "::")), id3=Id3Tag(4, frames))
-    assert bad.excerpt(100, 100, RATE).comments == ()
+    assert excerpt(bad, 100, 100, RATE).comments == ()
 
 
 @pytest.mark.parametrize("suffix", ENCODINGS)
@@ -372,7 +373,7 @@ def test_damaged_metadata_is_left_out_and_never_an_error(tmp_path, suffix):
         at = rng.integers(0, len(mutated), 4)
         mutated[at] = rng.integers(0, 256, 4)
         path.write_bytes(mutated.tobytes())
-        found = read_metadata(path).excerpt(10, 100, RATE)
+        found = excerpt(read_metadata(path), 10, 100, RATE)
         assert isinstance(vorbis.pack_comments(found.comments, found.pictures), bytes)
         assert isinstance(riff.pack_wav(found), bytes)
         assert isinstance(id3.pack(id3.from_metadata(found)), bytes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,6 +53,18 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds; give more than 0")
     return value
+
+
+def moment(text: str) -> float:
+    """Parse a time within a recording: seconds, m:ss or h:mm:ss, with decimals."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    parts = [float(part or 0) for part in match.groups()] if match else []
+    is_clock = ":" in text
+    if not parts or (is_clock and parts[2] >= 60) or (text.count(":") == 2 and parts[1] >= 60):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time; write seconds, or as in 2:30 or 1:02:30.5"
+        )
+    return 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
 def milliseconds(text: str) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
-from rtmtass.io.encodings import Encoding
+from rtmtass.io.encodings import Encoding, compression_level
 from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
 from rtmtass.io.tags.model import Metadata
 from rtmtass.io.tags.writer import container_for, with_metadata
@@ -235,6 +236,14 @@ def _rounded(block: Samples, subtype: str) -> Samples | NDArray[np.int32]:
     return steps.astype(np.int32) << (32 - bits)
 
 
+def _constant_bitrate(bitrate: int | None, sample_rate: int) -> dict[str, Any]:
+    """Return soundfile's arguments for an MP3 of a bit rate in kbit/s; none for None."""
+    if bitrate is None:
+        return {}
+    level = compression_level(bitrate, sample_rate)
+    return {"bitrate_mode": "CONSTANT", "compression_level": level}
+
+
 class FileSink:
     """One output file, written as `NAME.part` and renamed when it is complete.
 
@@ -247,7 +256,7 @@ class FileSink:
         channels: of the blocks.
         encoding: of the file.
         frames: expected length; None if unknown.
-        tags: text fields, by soundfile's names; short for `metadata` of nothing else.
+        tags: text fields, by soundfile's names; beside `metadata`, only "software" is written.
         metadata: written as far as the format can hold it.
 
     Attributes:
@@ -275,7 +284,8 @@ class FileSink:
         self.encoding = encoding
         self.frames = 0
         self.clipped = 0
-        metadata = metadata or Metadata.from_fields(tags or {})
+        fields = Metadata.from_fields(tags or {})
+        metadata = replace(metadata, software=fields.software) if metadata else fields
         container = container_for(encoding, metadata)
         if container in ("WAV", "WAVEX") and (frames is None or frames * channels * 8 > WAV_LIMIT):
             container = "RF64"  # `finalise` turns it into a plain WAV if it fits one
@@ -293,6 +303,7 @@ class FileSink:
                 channels,
                 encoding.subtype,
                 format=container,
+                **_constant_bitrate(encoding.bitrate, sample_rate),
             )
         except soundfile.SoundFileError as error:
             self._bytes.close()

@@ -11,7 +11,10 @@ from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
 from rtmtass.io.pipes import RawFormat
-from rtmtass.offline.writers import MIX
+from rtmtass.offline.excerpt import TimeRange
+from rtmtass.offline.limiter import Limiting
+from rtmtass.offline.naming import NameTemplate
+from rtmtass.offline.writers import MIX, REST
 
 SUFFIXES = frozenset(
     f".{word}"
@@ -39,6 +42,10 @@ class SeparateOptions:
         channels: one of `CHANNEL_MODES`.
         raw: format of stdin's samples; None for a WAV.
         allow_truncated: accept inputs that are shorter than their header says.
+        naming: of the outputs.
+        part: to separate; None for all.
+        limit: keep the remix's true peaks below full scale.
+        bitrate: of MP3 outputs, in kbit/s; None for libsndfile's default.
     """
 
     stems: tuple[str, ...] = STEMS
@@ -51,6 +58,10 @@ class SeparateOptions:
     channels: str = "linked"
     raw: RawFormat | None = None
     allow_truncated: bool = False
+    naming: NameTemplate = field(default_factory=NameTemplate)
+    part: TimeRange | None = None
+    limit: bool = False
+    bitrate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ class Result:
         frames: length.
         elapsed_s: processing time in seconds.
         clipped: samples beyond full scale, by output.
+        start: first frame of the recording in the outputs.
+        limiting: of the remix; None without `limit`.
         error: the message, if it failed.
     """
 
@@ -85,12 +98,19 @@ class Result:
     frames: int = 0
     elapsed_s: float = 0.0
     clipped: Mapping[str, int] = field(default_factory=dict)
+    start: int = 0
+    limiting: Limiting | None = None
     error: str = ""
 
     @property
     def duration_s(self) -> float:
         """Length of the recording in seconds."""
         return self.frames / self.sample_rate if self.sample_rate else 0.0
+
+    @property
+    def end_s(self) -> float:
+        """End of the outputs in seconds of the recording."""
+        return (self.start + self.frames) / self.sample_rate if self.sample_rate else 0.0
 
     @property
     def rtf(self) -> float:
@@ -112,7 +132,10 @@ class Result:
                 "elapsed_s": round(self.elapsed_s, 3),
                 "rtf": round(self.rtf, 5),
                 "clipped": dict(self.clipped),
+                "start_s": round(self.start / self.sample_rate, 6),
             }
+            if self.limiting:
+                plain["limiter"] = self.limiting.to_dict()
         return plain
 
 
@@ -134,6 +157,8 @@ def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = 
     recordings = list(dict.fromkeys(pair for path in inputs for pair in _expand(path, recursive)))
     several = len(recordings) > 1
     jobs = [Job(path, _targets(path, root, options, several)) for path, root in recordings]
+    if not options.naming.is_default:
+        jobs = _without_outputs(jobs, inputs)
     sources = {job.path.resolve(): job.path for job in jobs}
     inputs_by_output: dict[Path, Path] = {}
     for job in jobs:
@@ -167,7 +192,13 @@ def _expand(path: Path, recursive: bool) -> list[tuple[Path, Path]]:
 
 
 def _is_output(path: Path) -> bool:
-    return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, MIX)]
+    return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, REST, MIX)]
+
+
+def _without_outputs(jobs: list[Job], inputs: Sequence[Path]) -> list[Job]:
+    """Return the jobs but those whose recordings, found in folders, are outputs of others."""
+    outputs = {target.resolve() for job in jobs for target in job.targets.values()}
+    return [job for job in jobs if job.path in inputs or job.path.resolve() not in outputs]
 
 
 def _targets(path: Path, root: Path, options: SeparateOptions, several: bool) -> dict[str, Path]:
@@ -177,11 +208,12 @@ def _targets(path: Path, root: Path, options: SeparateOptions, several: bool) ->
         folder = options.folder / path.parent.relative_to(root)
     input_format = path.suffix.lstrip(".").lower()
     suffix = options.format or (input_format if input_format in FORMATS else "wav")
-    targets = {stem: folder / f"{name}.{stem}.{suffix}" for stem in options.stems}
+    fill = options.naming.fill
+    targets = {stem: folder / f"{fill(name, stem)}.{suffix}" for stem in options.stems}
     if options.folder == STREAM:
         targets = dict.fromkeys(options.stems, STREAM)
     if options.mix is not None and several:
-        targets[MIX] = options.mix / f"{name}.{MIX}.{suffix}"
+        targets[MIX] = options.mix / f"{fill(name, MIX)}.{suffix}"
     elif options.mix is not None:
         targets[MIX] = options.mix
     return targets

@@ -18,9 +18,12 @@ from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.io.tags.model import Metadata
+from rtmtass.io.tags.positions import excerpt as move_positions
 from rtmtass.io.tags.reader import read_metadata
+from rtmtass.offline.excerpt import Excerpt, ExcerptSink, ExcerptSource
+from rtmtass.offline.limiter import Limiter
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
-from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
+from rtmtass.offline.writers import MIX, BlockWriter, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
 
 BLOCK_S = 1.0
@@ -127,15 +130,25 @@ def separate_source(
         load(), source.sample_rate, source.channels, options.channels, low_latency=is_streaming
     )
     started = time.perf_counter()  # the RTF doesn't include opening the model
-    sink = StemWriters(separator.stems, options.gains_db)
+    limiter = None
+    if options.limit and MIX in targets:
+        limiter = Limiter(source.sample_rate, separator.channels)
+    excerpt = None
+    if options.part:
+        known = source.frames
+        rate = source.sample_rate
+        excerpt = Excerpt(options.part, source.name, rate, known, separator.delay)
+    sink = StemWriters(separator.stems, options.gains_db, limiter)
     thread: WriterThread | None = None
     try:
         with defer_signals():
-            sink.writers = _open_writers(source, path, separator.channels, targets, options)
+            channels = separator.channels
+            sink.writers = _open_writers(source, path, channels, targets, options, excerpt)
             if STREAM not in targets.values():  # a queue would add latency to a pipe
                 thread = WriterThread(sink)
-        progress.started(path, source.frames, source.sample_rate)
-        frames = run(source, separator, thread or sink, progress.advanced)
+        to_read = excerpt.to_read if excerpt else source.frames
+        progress.started(path, to_read, source.sample_rate)
+        frames = _run_part(source, excerpt, separator, thread or sink, progress.advanced)
         if thread:
             thread.close()
         with defer_signals():
@@ -159,7 +172,24 @@ def separate_source(
         frames,
         time.perf_counter() - started,
         {name: writer.clipped for name, writer in sink.writers.items() if writer.clipped},
+        excerpt.start if excerpt else 0,
+        limiter.limiting if limiter else None,
     )
+
+
+def _run_part(
+    source: Source,
+    excerpt: Excerpt | None,
+    separator: FullBandSeparator,
+    sink: Sink,
+    advanced: Callable[[int], None],
+) -> int:
+    """Run on all of the source or an excerpt; return the length of the outputs in frames."""
+    if excerpt is None:
+        return run(source, separator, sink, advanced)
+    part = ExcerptSink(sink, excerpt)
+    run(ExcerptSource(source, excerpt), separator, part, advanced)
+    return part.frames
 
 
 def run(
@@ -205,16 +235,20 @@ def _open_writers(
     channels: int,
     targets: Mapping[str, Path],
     options: SeparateOptions,
+    excerpt: Excerpt | None,
 ) -> dict[str, BlockWriter]:
     writers: dict[str, BlockWriter] = {}
-    metadata = Metadata() if path == STREAM else read_metadata(path)
-    if metadata == Metadata():
-        metadata = Metadata.from_fields(source.tags)
-    metadata = metadata.for_channels(source.channels, channels)
+    metadata = _metadata_of(source, path, channels, excerpt)
+    frames = excerpt.frames if excerpt else source.frames
+    if options.bitrate and not any(is_mp3(target) for target in targets.values()):
+        raise UsageError(
+            f"--bitrate is of MP3, and no output of {path} is one; add --format mp3,"
+            " or leave out --bitrate"
+        )
     try:
         for name, target in targets.items():
             if target == STREAM:
-                writers[name] = _open_stdout(source, channels, options)
+                writers[name] = _open_stdout(source, channels, options, frames)
                 continue
             encoding = choose_file_encoding(source, path, target, channels, options)
             _make_folder(target.parent)
@@ -223,7 +257,7 @@ def _open_writers(
                 source.sample_rate,
                 channels,
                 encoding,
-                frames=source.frames,
+                frames=frames,
                 metadata=metadata,
             )
     except BaseException:
@@ -231,6 +265,24 @@ def _open_writers(
             writer.abandon()
         raise
     return writers
+
+
+def _metadata_of(
+    source: FileSource | StreamSource, path: Path, channels: int, excerpt: Excerpt | None
+) -> Metadata:
+    """Return what an output of `channels` gets of the input's metadata; a pipe has none."""
+    metadata = Metadata() if path == STREAM else read_metadata(path)
+    if metadata == Metadata():  # a format that only the decoder knows
+        metadata = Metadata.from_fields(source.tags)
+    metadata = metadata.for_channels(source.channels, channels)
+    if excerpt is None:
+        return metadata
+    return move_positions(metadata, excerpt.start, excerpt.frames, source.sample_rate)
+
+
+def is_mp3(target: Path) -> bool:
+    """Whether an output is an MP3, by its name."""
+    return target.suffix.lower() == ".mp3"
 
 
 def choose_file_encoding(
@@ -249,11 +301,12 @@ def choose_file_encoding(
         channels=channels,
         requested_format=target_format if target_format in FORMATS else options.format,
         requested_subtype=options.subtype,
+        bitrate=options.bitrate,
     )
 
 
 def _open_stdout(
-    source: FileSource | StreamSource, channels: int, options: SeparateOptions
+    source: FileSource | StreamSource, channels: int, options: SeparateOptions, frames: int | None
 ) -> StreamSink:
     """Open stdout in the input's format: raw for raw, else WAV; 16 bits for 16 bits or less."""
     if options.format not in (None, "wav"):
@@ -269,7 +322,7 @@ def _open_stdout(
         channels,
         encoding,
         is_raw=is_raw,
-        frames=source.frames if not options.allow_truncated else None,
+        frames=frames if not options.allow_truncated else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,14 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import OutputError
+from rtmtass.offline.limiter import Limiter
 from rtmtass.types import Samples
 
 MIX = "mix"
 """Name of the remix, beside the names of the stems."""
+REST = "rest"
+"""Name of the sum of all stems but speech."""
+SPEECH = "speech"
 
 _QUEUED_BLOCKS = 4
 
@@ -58,13 +63,21 @@ class StemWriters:
     Args:
         stems: names of the stems, in the separator's order.
         gains_db: of each stem in the remix; 0 dB if missing.
+        limiter: of the remix; None to let it clip.
 
     Attributes:
-        writers: by stem, or by `MIX`; stems without a writer are dropped.
+        writers: by stem, or by `REST` or `MIX`; stems without a writer are dropped.
+        limiter: of the remix.
     """
 
-    def __init__(self, stems: Sequence[str], gains_db: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        stems: Sequence[str],
+        gains_db: Mapping[str, float],
+        limiter: Limiter | None = None,
+    ) -> None:
         self.writers: dict[str, BlockWriter] = {}
+        self.limiter = limiter
         self._stems = tuple(stems)
         gains = [linear_gain(gains_db.get(stem, 0.0)) for stem in stems]
         self._gains = np.array(gains, np.float32)
@@ -77,7 +90,10 @@ class StemWriters:
         """
         for name, writer in self.writers.items():
             if name == MIX:
-                writer.write(np.einsum("s,snc->nc", self._gains, stems))
+                mix = np.einsum("s,snc->nc", self._gains, stems)
+                self._write_some(writer, self.limiter.process(mix) if self.limiter else mix)
+            elif name == REST:
+                writer.write(sum_of_rest(self._stems, stems))
             else:
                 writer.write(stems[self._stems.index(name)])
 
@@ -87,6 +103,7 @@ class StemWriters:
         Raises:
             OutputError: an output can't be finalised, in which case none is renamed.
         """
+        self._flush()
         for writer in self.writers.values():
             writer.finalise()
         for writer in self.writers.values():
@@ -100,6 +117,8 @@ class StemWriters:
     def leave_parts(self) -> list[Path]:
         """Finalise all outputs under their temporary names; return those that have samples."""
         parts = []
+        with contextlib.suppress(OutputError):
+            self._flush()
         for writer in self.writers.values():
             try:
                 writer.finalise()
@@ -111,6 +130,22 @@ class StemWriters:
             elif writer.part and writer.part.exists():
                 parts.append(writer.part)
         return parts
+
+    def _flush(self) -> None:
+        """Write what the limiter holds."""
+        if self.limiter and MIX in self.writers:
+            self._write_some(self.writers[MIX], self.limiter.flush())
+
+    @staticmethod
+    def _write_some(writer: BlockWriter, block: Samples) -> None:
+        if len(block):
+            writer.write(block)
+
+
+def sum_of_rest(names: Sequence[str], stems: Samples) -> Samples:
+    """Return (n, channels): the sum of all stems but speech, of (S, n, channels)."""
+    rest: Samples = stems[[name != SPEECH for name in names]].sum(axis=0)
+    return rest
 
 
 class WriterThread:

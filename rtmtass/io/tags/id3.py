@@ -103,13 +103,15 @@ def to_metadata(tag: Id3Tag) -> Metadata:
 
 def from_metadata(metadata: Metadata) -> Id3Tag:
     """Return the tag of an MP3 or WAV: the input's own, or one of its fields and pictures."""
+    software = [("TSSE", b"\0" + metadata.software.encode("latin-1", "replace"))]
+    software *= bool(metadata.software)
     if metadata.id3 is not None:
-        return metadata.id3
+        return Id3Tag(metadata.id3.version, (*software, *metadata.id3.frames))
     by_name: dict[str, list[str]] = {}
     for name, text in metadata.comments:
         known = _SYNONYMS.get(name.upper(), name.upper())
         by_name.setdefault(known if known in _KNOWN else name, []).append(text)
-    frames = [*_number_frames(by_name)]
+    frames = [*software, *_number_frames(by_name)]
     for name, texts in by_name.items():
         text = "\0".join(texts)
         frame = _FRAME_OF.get(name)

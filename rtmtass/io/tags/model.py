@@ -60,6 +60,7 @@ class Metadata:
         pictures: covers and others.
         chunks: (identifier, body) of a WAV, such as b"bext"; text fields are in b"LIST".
         id3: of an MP3, or of a WAV's id3 chunk.
+        software: that wrote the file; never copied from an input.
         speakers: bits of the speaker positions in the order of channels, WAV's
             dwChannelMask; 0 if the file says that there are none, None if it doesn't say.
     """
@@ -69,11 +70,14 @@ class Metadata:
     chunks: tuple[tuple[bytes, bytes], ...] = ()
     id3: Id3Tag | None = None
     speakers: int | None = None
+    software: str = ""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> Metadata:
         """Return text fields, by soundfile's names, as metadata."""
-        return cls(comments=tuple((name.upper(), text) for name, text in fields.items() if text))
+        comments = [(name.upper(), text) for name, text in fields.items() if text]
+        kept = tuple(field for field in comments if field[0] != "SOFTWARE")
+        return cls(comments=kept, software=fields.get("software", ""))
 
     def for_channels(self, channels_in: int, channels: int) -> Metadata:
         """Return it for an output of `channels`; speakers apply to as many channels only."""
@@ -81,25 +85,6 @@ class Metadata:
             return self
         kept = tuple((name, body) for name, body in self.chunks if name not in (b"chna", b"axml"))
         return dataclasses.replace(self, speakers=None, chunks=kept)
-
-    def excerpt(self, start: int, frames: int | None, sample_rate: int) -> Metadata:
-        """Return it for a part of the recording: positions in time are moved with the samples.
-
-        Markers and chapters outside the part are dropped.
-
-        Args:
-            start: first frame of the part.
-            frames: length of the part; None if unknown.
-            sample_rate: in Hz.
-        """
-        from rtmtass.io.tags import positions  # which builds on this module
-
-        return dataclasses.replace(
-            self,
-            comments=positions.move_comments(self.comments, start, frames, sample_rate),
-            chunks=positions.move_chunks(self.chunks, start, frames),
-            id3=self.id3 and positions.move_chapters(self.id3, start, frames, sample_rate),
-        )
 
 
 def is_kept(name: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from rtmtass.io.tags.model import MAX_BYTES, Metadata
-from rtmtass.io.tags.vorbis import pack_comments, parse_comments
+from rtmtass.io.tags.vorbis import all_fields, pack_comments, parse_comments
 
 _HEADER = struct.Struct("<4sBBQIIIB")
 _CONTINUED = 1
@@ -114,7 +114,7 @@ class OggComments:
 
     def __init__(self, file: Bytes, metadata: Metadata) -> None:
         self._file = file
-        self._comments = pack_comments(metadata.comments, metadata.pictures)
+        self._comments = pack_comments(all_fields(metadata), metadata.pictures)
         self._unpaged = bytearray()
         self._headers: list[Page] = []
         self._added = 0

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rtmtass.io.tags.model import Id3Tag
+from rtmtass.io.tags.model import Id3Tag, Metadata
 from rtmtass.io.tags.riff import list_entries, pack_chunk
 
 _TIME_REFERENCE = 338  # bytes from the start of a bext chunk, 8 of them
@@ -21,7 +21,26 @@ _AT_POSITIONS = (b"plst", b"acid")
 """Chunks about the whole recording's timing, which no part has."""
 
 
-def move_chunks(
+def excerpt(metadata: Metadata, start: int, frames: int | None, sample_rate: int) -> Metadata:
+    """Return the metadata of a part of a recording: positions are moved with the samples.
+
+    Markers and chapters outside the part are dropped.
+
+    Args:
+        metadata: of the whole recording.
+        start: first frame of the part.
+        frames: length of the part; None if unknown.
+        sample_rate: in Hz.
+    """
+    return replace(
+        metadata,
+        comments=_move_comments(metadata.comments, start, frames, sample_rate),
+        chunks=_move_chunks(metadata.chunks, start, frames),
+        id3=metadata.id3 and _move_chapters(metadata.id3, start, frames, sample_rate),
+    )
+
+
+def _move_chunks(
     chunks: Sequence[tuple[bytes, bytes]], start: int, frames: int | None
 ) -> tuple[tuple[bytes, bytes], ...]:
     """Return a WAV's chunks for a part from `start`, of `frames` or to the end."""
@@ -87,7 +106,7 @@ def _move_ixml(body: bytes, high: bytes, low: bytes, start: int) -> bytes:
     return body
 
 
-def move_comments(
+def _move_comments(
     comments: Sequence[tuple[str, str]], start: int, frames: int | None, sample_rate: int
 ) -> tuple[tuple[str, str], ...]:
     """Return Vorbis comments with chapters (CHAPTER001=00:01:00.000) and bext's time moved."""
@@ -99,7 +118,7 @@ def move_comments(
             text = str(int(text) + start)
         elif chapter and not chapter[2]:
             seconds = _parse_time(text) - start / sample_rate  # NaN for what is no time
-            if not 0 <= seconds or (frames is not None and seconds >= frames / sample_rate):
+            if not seconds >= 0 or (frames is not None and seconds >= frames / sample_rate):
                 continue
             inside.add(chapter[1])
             text = _format_time(seconds)
@@ -123,7 +142,7 @@ def _format_time(seconds: float) -> str:
     return f"{ms // 3600000:02}:{ms // 60000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 
 
-def move_chapters(tag: Id3Tag, start: int, frames: int | None, sample_rate: int) -> Id3Tag:
+def _move_chapters(tag: Id3Tag, start: int, frames: int | None, sample_rate: int) -> Id3Tag:
     """Return an ID3 tag with its chapters moved, and cut at the ends of the part."""
     first_ms = round(1000 * start / sample_rate)
     end_ms = None if frames is None else round(1000 * frames / sample_rate)

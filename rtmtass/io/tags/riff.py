@@ -44,7 +44,7 @@ def read_wav(file: BinaryIO) -> Metadata:
             speakers = struct.unpack_from("<I", body, 20)[0] if is_extensible else None
         elif name.lower() == b"id3 ":
             tag = id3.parse(body)
-        elif body[:4] == b"INFO" and name == b"LIST":
+        elif _is_info(name, body):
             kept = b"".join(pack_chunk(*entry) for entry in _entries(body) if entry[0] != b"ISFT")
             chunks += [(name, b"INFO" + kept)] if kept else []
         else:
@@ -58,7 +58,7 @@ def read_wav(file: BinaryIO) -> Metadata:
 def _texts(chunks: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
     """Yield the fields of INFO and bext."""
     for name, body in chunks:
-        if name == b"LIST" and body[:4] == b"INFO":
+        if _is_info(name, body):
             pairs = [(INFO.get(field), decode_text(data)) for field, data in _entries(body)]
             yield from dict.fromkeys((field, text) for field, text in pairs if field and text)
         elif name == b"bext" and len(body) >= 602:
@@ -99,22 +99,35 @@ def read_caf(file: BinaryIO) -> Metadata:
 
 def pack_wav(metadata: Metadata) -> bytes:
     """Return the chunks of a WAV's metadata, to go before its samples."""
-    chunks = list(metadata.chunks)
+    info = b"".join(body[4:] for name, body in metadata.chunks if _is_info(name, body))
+    if not info:
+        info = _pack_info(metadata)
+    if metadata.software:
+        info += pack_chunk(b"ISFT", metadata.software.encode() + b"\0")
+    chunks = [(b"LIST", b"INFO" + info)] if info else []
+    chunks += [chunk for chunk in metadata.chunks if not _is_info(*chunk)]
     names = [name.upper() for name, _ in metadata.comments]
-    if not any(name == b"LIST" and body[:4] == b"INFO" for name, body in chunks):
-        fields: dict[bytes, list[str]] = {}
-        total = dict(metadata.comments).get("TRACKTOTAL")
-        for name, (_, text) in zip(names, metadata.comments, strict=True):
-            if name == "TRACKNUMBER" and total and "/" not in text:
-                text = f"{text}/{total}"
-            if name in _INFO_OF:
-                fields.setdefault(_INFO_OF[name], []).append(text)
-        entries = [pack_chunk(k, "; ".join(v).encode() + b"\0") for k, v in fields.items()]
-        chunks += [(b"LIST", b"INFO" + b"".join(entries))] if entries else []
     is_more = len(set(names)) < len(names) or not set(names) <= set(_INFO_OF)
     if metadata.id3 or metadata.pictures or (is_more and not metadata.chunks):
         chunks.append((b"id3 ", id3.pack(id3.from_metadata(metadata))))
     return b"".join(pack_chunk(name, body) for name, body in chunks)
+
+
+def _is_info(name: bytes, body: bytes) -> bool:
+    return name == b"LIST" and body[:4] == b"INFO"
+
+
+def _pack_info(metadata: Metadata) -> bytes:
+    """Return the entries of INFO for an input that isn't a WAV, in UTF-8."""
+    fields: dict[bytes, list[str]] = {}
+    total = dict(metadata.comments).get("TRACKTOTAL")
+    for name, text in metadata.comments:
+        if name.upper() == "TRACKNUMBER" and total and "/" not in text:
+            text = f"{text}/{total}"
+        if name.upper() in _INFO_OF:
+            fields.setdefault(_INFO_OF[name.upper()], []).append(text)
+    entries = [pack_chunk(k, "; ".join(v).encode() + b"\0") for k, v in fields.items()]
+    return b"".join(entries)
 
 
 def pack_chunk(name: bytes, body: bytes) -> bytes:

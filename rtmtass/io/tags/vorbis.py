@@ -54,6 +54,11 @@ def pack_comments(comments: Sequence[tuple[str, str]], pictures: Sequence[Pictur
     return head + b"".join(struct.pack("<I", len(field)) + field for field in packed)
 
 
+def all_fields(metadata: Metadata) -> list[tuple[str, str]]:
+    """Return the fields of a file, among them that of the software."""
+    return [("ENCODER", metadata.software)] * bool(metadata.software) + [*metadata.comments]
+
+
 def field_name(name: str) -> str:
     """Return a name within the characters that Vorbis comments allow: ASCII but "=" and "~"."""
     return "".join(c if " " <= c <= "}" and c != "=" else "_" for c in name)
@@ -110,7 +115,7 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def pack_flac(metadata: Metadata, channels: int) -> bytes:
     """Return the blocks of a FLAC's metadata, none of which is marked as the last."""
-    comments = list(metadata.comments)
+    comments = all_fields(metadata)
     default = _DEFAULT_SPEAKERS[channels - 1] if channels <= len(_DEFAULT_SPEAKERS) else 0
     if metadata.speakers is not None and channels > 2 and metadata.speakers != default:
         comments.append((_MASK_FIELD, f"0x{metadata.speakers:04X}"))

@@ -35,10 +35,10 @@ def with_metadata(
     if container in _FORMAT_CHUNK:
         return InsertedInWav(file, container, riff.pack_wav(metadata), metadata.speakers)
     if container == "FLAC":
-        has_any = metadata.comments or metadata.pictures or metadata.speakers is not None
+        has_any = metadata != Metadata()
         blocks = vorbis.pack_flac(metadata, channels) if has_any else b""
         return InsertedInFlac(file, vorbis.STREAMINFO_END, blocks)
-    if container == "OGG" and (metadata.comments or metadata.pictures):
+    if container == "OGG" and (metadata.comments or metadata.pictures or metadata.software):
         return OggComments(file, metadata)
     tag = id3.from_metadata(metadata) if container == "MP3" else None
     return Inserted(file, 0, id3.pack(tag) if tag and tag.frames else b"")
