@@ -67,6 +67,14 @@ def moment(text: str) -> float:
     return 3600 * parts[0] + 60 * parts[1] + parts[2]
 
 
+def run_in(text: str) -> float:
+    """Parse a duration in seconds, 0 to infinity."""
+    value = _number(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in s; give 0 or more, or inf")
+    return value
+
+
 def milliseconds(text: str) -> float:
     """Parse a time in ms, 0 or more."""
     value = _number(text)

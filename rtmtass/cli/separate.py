@@ -19,6 +19,7 @@ from rtmtass.cli.arguments import (
     gains,
     model_name,
     moment,
+    run_in,
     words,
 )
 from rtmtass.errors import InputError, UsageError
@@ -74,8 +75,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--name", metavar="TEMPLATE", help="names of the stems, without suffix: {name}, {stem} and"
         " / for folders (default: {name}.{stem})")  # fmt: skip
     add("--from", dest="start", type=moment, metavar="TIME", help="start there: seconds, m:ss or"
-        " h:mm:ss; up to 30 s before it are separated too, as a run-in")  # fmt: skip
+        " h:mm:ss")  # fmt: skip
     add("--to", dest="end", type=moment, metavar="TIME", help="end there")
+    add("--run-in", type=run_in, default=30.0, metavar="S", help="seconds before --from to separate"
+        " too, for the model to settle; inf: all, which gives exactly that slice of the whole"
+        " (default: 30)")  # fmt: skip
     add("--format", choices=FORMATS, help="default: the input's, or wav")
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
@@ -166,7 +170,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     stems = () if stems == ("none",) else tuple(dict.fromkeys(stems))
     gains_db = _with_rest(arguments.gain or {})
     for name in (*stems, *gains_db):
-        if name not in STEMS:
+        if name not in (*STEMS, REST):
             raise InputError(f"unknown stem {name!r}; choose from {', '.join(STEMS)}")
     if arguments.two:
         if arguments.stems:
@@ -227,7 +231,7 @@ def _part(arguments: argparse.Namespace) -> TimeRange | None:
 
     if arguments.start is None and arguments.end is None:
         return None
-    part = TimeRange(arguments.start or 0.0, arguments.end)
+    part = TimeRange(arguments.start or 0.0, arguments.end, arguments.run_in)
     if part.end_s is not None and part.end_s <= part.start_s:
         raise UsageError(
             f"--to {part.end_s:g} s isn't after --from {part.start_s:g} s; give a later time"
@@ -279,7 +283,8 @@ def _report_limits(results: list[Result], options: SeparateOptions) -> None:
         limiting = result.limiting
         if limiting and limiting.times:
             print(
-                f"rtmtass: {result.path}: the remix was limited {limiting.times} times, by up to"
+                f"rtmtass: {result.path}: the remix was limited"
+                f" {'once' if limiting.times == 1 else f'{limiting.times} times'}, by up to"
                 f" {limiting.deepest_db:.1f} dB and for {limiting.seconds:.1f} s in all",
                 file=sys.stderr,
             )

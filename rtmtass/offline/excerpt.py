@@ -10,29 +10,33 @@ from rtmtass.errors import InputError
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.types import Samples
 
-RUN_IN_S = 30
-"""Seconds before a part that are separated too, and not written.
-
-The model's state then holds what it would hold after the whole recording before.
-"""
+RUN_IN_S = 30.0
+"""Seconds before a part that are separated too, and not written, for the model's state."""
 _GRID_S = 2  # whole hops of the model and whole periods of the resamplers, at any sample rate
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A part of a recording in seconds; `end_s` is None for the recording's end."""
+    """A part of a recording.
+
+    Attributes:
+        start_s, end_s: in seconds; an end of None is the recording's.
+        run_in_s: what is separated before it, in seconds, or from the beginning if there is
+            less. Then the part equals that slice of the whole separation; otherwise it is
+            close to it, as the model remembers a little for longer.
+    """
 
     start_s: float = 0.0
     end_s: float | None = None
+    run_in_s: float = RUN_IN_S
 
 
 class Excerpt:
     """A part of one recording, in frames.
 
-    Reading starts up to `RUN_IN_S` before the part, at a time that is a multiple of 2 s, so
-    that hops and resampled samples fall where they would in the whole recording. It ends
-    `delay` after the part, on which its last samples depend. So a part that starts within the
-    first 30 s equals that slice of the whole separation, and a later one all but does.
+    Separation starts with the run-in, at a time that is a multiple of 2 s, so that hops and
+    resampled samples fall where they would in the whole recording. It ends `delay` after the
+    part, on which its last samples depend.
 
     Args:
         part: in seconds.
@@ -62,7 +66,7 @@ class Excerpt:
             end = min(end, length)
             self.check_start(length)
         grid = _GRID_S * sample_rate
-        self.first = max(0, self.start - RUN_IN_S * sample_rate) // grid * grid
+        self.first = int(max(0.0, self.start - part.run_in_s * sample_rate) // grid) * grid
         self.frames = None if end is None else end - self.start
         last = None if end is None else end + delay
         if last is not None and length is not None:

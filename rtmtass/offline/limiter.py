@@ -13,12 +13,24 @@ from rtmtass.types import Samples
 CEILING_DB = -1.0
 """Highest true peak of a limited remix, in dBTP; lossy encoders need the room above."""
 
-_MARGIN_DB = 0.1  # for meters whose interpolation filter differs from ours
+_MARGIN_DB = 0.5  # for meters with yet other filters, which matters on white noise only
 _LOOKAHEAD_S = 0.005
 _RELEASE_S = 0.1
-_REACH = 16  # samples before and behind a peak between samples that decide on its height
+_REACH = 32  # samples before and behind a peak between samples that decide on its height
 _OVERSAMPLING = 4
 _SMALLEST = 1e-3  # an attenuation below it, 0.009 dB, is over
+
+_BS1770 = np.array(
+    [
+        [0.001708984375, 0.010986328125, -0.0196533203125, 0.033203125, -0.0594482421875,
+         0.1373291015625, 0.97216796875, -0.102294921875, 0.047607421875, -0.026611328125,
+         0.014892578125, -0.00830078125],
+        [-0.0291748046875, 0.029296875, -0.0517578125, 0.089111328125, -0.16650390625,
+         0.465087890625, 0.77978515625, -0.2003173828125, 0.1015625, -0.0582275390625,
+         0.0330810546875, -0.0189208984375],
+    ]
+)  # fmt: skip
+"""Phases 0 and 1 of the filter in annex 2; phases 3 and 2 are these, reversed."""
 
 Gains = NDArray[np.float64]
 
@@ -69,7 +81,7 @@ class Limiter:
         self._ceiling = 10.0 ** ((CEILING_DB - _MARGIN_DB) / 20.0)
         self._half = max(1, round(_LOOKAHEAD_S * sample_rate / 2))
         self._lookahead = 2 * self._half
-        self._taps = _interpolator()
+        self._taps = _interpolators()
         self._gain_of_taps = float(np.abs(self._taps).sum(axis=0).max())
         self._unmeasured = np.zeros((_REACH, channels), np.float32)
         # Silence before the first sample, so that the gain can fall in time for that one too.
@@ -77,13 +89,13 @@ class Limiter:
         self._needed = np.zeros(self._lookahead)
         self._to_drop = self._lookahead
         self._held = np.zeros(self._lookahead)
-        self._times, self._deepest, self._frames = 0, 0.0, 0
+        self._times, self._deepest, self._frames, self._received = 0, 0.0, 0, 0
 
     @property
     def limiting(self) -> Limiting:
         """What was done so far."""
         depth_db = 20.0 * float(np.log10(1.0 / (1.0 - self._deepest)))
-        return Limiting(self._times, depth_db, self._frames / self._rate)
+        return Limiting(self._times, depth_db, min(self._frames, self._received) / self._rate)
 
     def process(self, block: Samples) -> Samples:
         """Limit the next block.
@@ -94,6 +106,10 @@ class Limiter:
         Returns:
             (m, channels): the samples that are ready, some 5 ms late.
         """
+        self._received += len(block)
+        return self._advance(block)
+
+    def _advance(self, block: Samples) -> Samples:
         self._delayed = np.concatenate((self._delayed, block))
         self._unmeasured = np.concatenate((self._unmeasured, block))
         if len(self._unmeasured) > 2 * _REACH:
@@ -116,7 +132,7 @@ class Limiter:
         """Return the samples that are still inside; the second time none."""
         n, channels = self._delayed.shape
         n = max(0, n - self._to_drop)
-        rest = self.process(np.zeros((_REACH + self._lookahead, channels), np.float32))[:n]
+        rest = self._advance(np.zeros((_REACH + self._lookahead, channels), np.float32))[:n]
         self._delayed = self._delayed[:0]
         return rest
 
@@ -148,14 +164,27 @@ class Limiter:
         return gains
 
 
-def _interpolator() -> Samples:
-    """Return (2 * _REACH, 3): filters for the points 1/4, 2/4 and 3/4 between two samples."""
-    positions = np.arange(1, _OVERSAMPLING) / _OVERSAMPLING
+def _interpolators() -> Samples:
+    """Return (2 * _REACH, 11): filters for points between two samples, as meters have them.
+
+    Meters agree on most signals; close to half the sample rate, their filters differ by up to
+    1 dB. So there are three kinds: full band, with a roll-off, and that of BS.1770.
+    """
+    quarters = np.arange(_OVERSAMPLING) / _OVERSAMPLING
+    kinds = [_windowed_sinc(quarters[1:], 1.0), _windowed_sinc(quarters, 0.95)]
+    standard = np.zeros((2 * _REACH, _OVERSAMPLING))
+    standard[_REACH - 6 : _REACH + 6] = np.array([*_BS1770, *_BS1770[::-1, ::-1]]).T
+    taps: Samples = np.concatenate([*kinds, standard], axis=1).astype(np.float32)
+    return taps
+
+
+def _windowed_sinc(positions: Gains, cutoff: float) -> Gains:
+    """Return (2 * _REACH, len(positions)); the cutoff is a fraction of half the sample rate."""
     distances = np.arange(1 - _REACH, _REACH + 1)[:, None] - positions
-    window = np.i0(8.0 * np.sqrt(1.0 - (distances / _REACH) ** 2)) / np.i0(8.0)
-    taps = np.sinc(distances) * window
-    normalised: Samples = (taps / taps.sum(axis=0)).astype(np.float32)
-    return normalised
+    window = np.i0(3.0 * np.sqrt(1.0 - (distances / _REACH) ** 2))
+    taps: Gains = np.sinc(cutoff * distances) * window
+    taps /= taps.sum(axis=0)
+    return taps
 
 
 def _running_max(x: Gains, width: int) -> Gains:
