@@ -133,6 +133,7 @@ class Result:
                 "rtf": round(self.rtf, 5),
                 "clipped": dict(self.clipped),
                 "start_s": round(self.start / self.sample_rate, 6),
+                "end_s": round(self.end_s, 6),
             }
             if self.limiting:
                 plain["limiter"] = self.limiting.to_dict()

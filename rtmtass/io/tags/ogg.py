@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from rtmtass.io.tags.model import MAX_BYTES, Metadata
-from rtmtass.io.tags.vorbis import all_fields, pack_comments, parse_comments
+from rtmtass.io.tags.vorbis import COMMENT, all_fields, pack_comments, parse_comments
 
 _HEADER = struct.Struct("<4sBBQIIIB")
 _CONTINUED = 1
@@ -60,11 +60,13 @@ def parse_page(data: bytes | bytearray) -> Page | None:
 
 
 def read_ogg(file: BinaryIO) -> Metadata:
-    """Read the comments of an Ogg Vorbis or Opus stream from its first byte."""
+    """Read the comments of Ogg Vorbis, Opus or FLAC from the file's first byte."""
     packet = b"".join(_second_packet(file))
     for magic in _MAGIC:
         if packet.startswith(magic):
             return parse_comments(packet[len(magic) :])
+    if packet and packet[0] & 0x7F == COMMENT:  # FLAC in Ogg: the packet is a FLAC's block
+        return parse_comments(packet[4:])
     return Metadata()
 
 
