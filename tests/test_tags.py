@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import subprocess
+import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fakes import FakeSeparator
 from rtmtass.io.encodings import Encoding
 from rtmtass.io.files import FileSink
 from rtmtass.io.tags import id3, ogg, riff, vorbis
-from rtmtass.io.tags.model import Id3Tag, Metadata, Picture
+from rtmtass.io.tags.model import MAX_BYTES, MAX_FIELDS, MAX_TOTAL, Id3Tag, Metadata, Picture
 from rtmtass.io.tags.positions import excerpt
 from rtmtass.io.tags.reader import read_metadata
 from rtmtass.offline.plan import SeparateOptions, plan
@@ -117,7 +118,7 @@ def ixml(time):
     )
 
 
-@pytest.mark.parametrize("speakers", [0x33, 0x107, 0xF, 0])
+@pytest.mark.parametrize("speakers", [0x33, 0x107, 0xF, 0, 0x603])
 def test_speaker_positions_are_those_of_the_input(tmp_path, speakers):
     path = separate(wav(tmp_path / "a.wav", speakers=speakers, channels=4))
     fmt = chunks_of(path)[b"fmt "]
@@ -142,7 +143,7 @@ def test_a_wav_of_unknown_length_keeps_its_speaker_positions(tmp_path):
 
 def test_a_surround_flac_becomes_a_wav_with_its_speakers(tmp_path):
     soundfile.write(tmp_path / "a.flac", noise(9600, 6), RATE)
-    assert read_metadata(separate(tmp_path / "a.flac", format="wav")).speakers == 0x3F
+    assert read_metadata(separate(tmp_path / "a.flac", format="wav")).speakers == 0x60F
 
 
 @pytest.mark.parametrize("is_behind", [False, True])
@@ -283,6 +284,13 @@ def test_several_fields_of_one_name_stay_several(tmp_path):
         assert read_metadata(path).comments == metadata.comments
 
 
+def test_other_programs_names_of_fields_are_understood(tmp_path):
+    fields = (("album_artist", "AA"), ("Track", "3"), ("disc", "2"), ("DESCRIPTION", "d"))
+    path = tagged(tmp_path / "a.mp3", Metadata(fields))
+    expected = {"TRACKNUMBER": "3", "DISCNUMBER": "2", "ALBUMARTIST": "AA", "COMMENT": "d"}
+    assert dict(read_metadata(path).comments) == expected
+
+
 def test_aiff_and_caf_fields_are_read(tmp_path):
     with soundfile.SoundFile(tmp_path / "a.aiff", "w", RATE, 1) as file:
         file.title = "Käse"
@@ -377,3 +385,21 @@ def test_damaged_metadata_is_left_out_and_never_an_error(tmp_path, suffix):
         assert isinstance(vorbis.pack_comments(found.comments, found.pictures), bytes)
         assert isinstance(riff.pack_wav(found), bytes)
         assert isinstance(id3.pack(id3.from_metadata(found)), bytes)
+
+
+def test_hostile_metadata_is_read_in_bounded_memory(tmp_path):
+    packed = zlib.compress(bytes(MAX_BYTES))
+    bomb = b"GEOB" + struct.pack(">IH", len(packed) + 4, 0x80) + bytes(4) + packed
+    many = frame(b"TIT2", b"\3t") * (MAX_FIELDS + 5)
+    for tag in (id3_tag(3, bomb * 100), id3_tag(4, many)):
+        found = id3.parse(tag)
+        assert found is not None
+        assert sum(len(body) for _, body in found.frames) <= MAX_TOTAL
+        assert 0 < len(found.frames) <= MAX_FIELDS
+    fields = vorbis.pack_comments([("A", "b")] * (MAX_FIELDS + 5))
+    assert len(vorbis.parse_comments(fields).comments) == MAX_FIELDS
+    path = wav(tmp_path / "a.wav", *[chunk(b"DISP", b"")] * (MAX_FIELDS + 5), frames=10)
+    assert len(read_metadata(path).chunks) < MAX_FIELDS
+    huge = b"bext" + struct.pack("<I", 2**32 - 1)
+    path.write_bytes(b"RIFF\0\0\0\0WAVE" + huge)
+    assert read_metadata(path) == Metadata()

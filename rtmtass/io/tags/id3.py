@@ -9,8 +9,18 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from rtmtass.io.tags.model import MAX_BYTES, Id3Tag, Metadata, Picture, decode_text, is_kept
+from rtmtass.io.tags.model import (
+    MAX_BYTES,
+    MAX_FIELDS,
+    MAX_TOTAL,
+    Id3Tag,
+    Metadata,
+    Picture,
+    decode_text,
+    is_kept,
+)
 
 _TEXT_FRAMES = {
     "TIT2": "TITLE", "TPE1": "ARTIST", "TALB": "ALBUM", "TPE2": "ALBUMARTIST", "TDRC": "DATE",
@@ -61,8 +71,14 @@ def parse(data: bytes) -> Id3Tag | None:
     if flags & 0x40 and version > 2 and len(body) >= 4:  # an extended header
         body = body[_syncsafe(body) if version == 4 else 4 + int.from_bytes(body[:4], "big") :]
     frames = _frames_v22(body) if version == 2 else _frames(body, version)
-    kept = tuple((name, b) for name, b in frames if name not in _DROPPED and _is_kept(name, b))
-    return Id3Tag(max(version, 3), kept)
+    kept, total = [], 0
+    for name, frame in islice(frames, MAX_FIELDS):
+        total += len(frame)  # of compressed frames too, of which a small file can hold much
+        if total > MAX_TOTAL:
+            break
+        if name not in _DROPPED and _is_kept(name, frame):
+            kept.append((name, frame))
+    return Id3Tag(max(version, 3), tuple(kept))
 
 
 def tag_size(head: bytes) -> int:
@@ -72,10 +88,11 @@ def tag_size(head: bytes) -> int:
 
 def pack(tag: Id3Tag) -> bytes:
     """Return a tag as bytes."""
-    body = b""
+    parts = []
     for name, frame in tag.frames:
         size = len(frame).to_bytes(4, "big") if tag.version == 3 else _to_syncsafe(len(frame))
-        body += name.encode("latin-1") + size + b"\0\0" + frame
+        parts.append(name.encode("latin-1") + size + b"\0\0" + frame)
+    body = b"".join(parts)
     return b"ID3" + bytes([tag.version, 0, 0]) + _to_syncsafe(len(body)) + body
 
 
@@ -108,9 +125,8 @@ def from_metadata(metadata: Metadata) -> Id3Tag:
     if metadata.id3 is not None:
         return Id3Tag(metadata.id3.version, (*software, *metadata.id3.frames))
     by_name: dict[str, list[str]] = {}
-    for name, text in metadata.comments:
-        known = _SYNONYMS.get(name.upper(), name.upper())
-        by_name.setdefault(known if known in _KNOWN else name, []).append(text)
+    for name, text in with_usual_names(metadata.comments):
+        by_name.setdefault(name, []).append(text)
     frames = [*software, *_number_frames(by_name)]
     for name, texts in by_name.items():
         text = "\0".join(texts)
@@ -126,6 +142,18 @@ def from_metadata(metadata: Metadata) -> Id3Tag:
             frames.append(("TXXX", b"\3" + f"{name}\0{text}".encode()))
     frames += [("APIC", _pack_picture(picture)) for picture in metadata.pictures]
     return Id3Tag(4, tuple(frames))
+
+
+def with_usual_names(comments: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return Vorbis comments with the names of this module where they mean the same."""
+    has_comment = any(name.upper() == "COMMENT" for name, _ in comments)
+    usual = []
+    for name, text in comments:
+        known = _SYNONYMS.get(name.upper(), name.upper())
+        if known == "DESCRIPTION" and not has_comment:
+            known = "COMMENT"
+        usual.append((known if known in _KNOWN else name, text))
+    return usual
 
 
 def parse_v1(tail: bytes) -> Metadata:

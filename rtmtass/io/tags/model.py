@@ -11,6 +11,8 @@ MAX_BYTES = (1 << 24) - 1
 """Size of the largest chunk, picture or tag that is read; a FLAC block can't be larger."""
 MAX_TOTAL = 4 * MAX_BYTES
 """Size of all that is read of one file."""
+MAX_FIELDS = 10_000
+"""Fields, frames or chunks that are read of one file."""
 
 CHANGED_BY_SEPARATION = ("REPLAYGAIN_", "R128_", "ITUNNORM", "ITUNSMPB", "ENCODER")
 """Starts of names of fields that describe the encoder or the level of the input's samples."""

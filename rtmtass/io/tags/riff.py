@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from rtmtass.io.tags import id3
-from rtmtass.io.tags.model import MAX_BYTES, MAX_TOTAL, Metadata, decode_text, reset_loudness
+from rtmtass.io.tags.model import (
+    MAX_BYTES,
+    MAX_FIELDS,
+    MAX_TOTAL,
+    Metadata,
+    decode_text,
+    reset_loudness,
+)
 
 COPIED = frozenset(
     (b"bext", b"iXML", b"axml", b"chna", b"cue ", b"plst", b"smpl", b"inst", b"acid", b"cart",
@@ -50,7 +57,7 @@ def read_wav(file: BinaryIO) -> Metadata:
         else:
             chunks.append((name, reset_loudness(body) if name == b"bext" else body))
     shared = id3.to_metadata(tag) if tag else Metadata()
-    names = {name for name, _ in shared.comments}
+    names = {name.upper() for name, _ in shared.comments}
     texts = [field for field in _texts(chunks) if field[0] not in names]
     return Metadata((*shared.comments, *texts), shared.pictures, tuple(chunks), tag, speakers)
 
@@ -77,14 +84,17 @@ def read_aiff(file: BinaryIO) -> Metadata:
         elif decode_text(body):
             comments.append((_AIFF_TEXTS[name], decode_text(body)))
     shared = id3.to_metadata(tag) if tag else Metadata()
-    names = {name for name, _ in shared.comments}
+    names = {name.upper() for name, _ in shared.comments}
     texts = [field for field in comments if field[0] not in names]
     return Metadata((*shared.comments, *texts), shared.pictures, id3=tag)
 
 
 def read_caf(file: BinaryIO) -> Metadata:
     """Read a CAF's text fields; its first 8 bytes have been read."""
-    while len(head := file.read(12)) == 12:
+    for _ in range(MAX_FIELDS):
+        head = file.read(12)
+        if len(head) < 12:
+            break
         size = struct.unpack(">q", head[4:])[0]
         if head[:4] == b"info":
             parts = file.read(min(max(size, 0), MAX_BYTES))[4:].split(b"\0")
@@ -120,9 +130,10 @@ def _is_info(name: bytes, body: bytes) -> bool:
 def _pack_info(metadata: Metadata) -> bytes:
     """Return the entries of INFO for an input that isn't a WAV, in UTF-8."""
     fields: dict[bytes, list[str]] = {}
-    total = dict(metadata.comments).get("TRACKTOTAL")
-    for name, text in metadata.comments:
-        if name.upper() == "TRACKNUMBER" and total and "/" not in text:
+    comments = id3.with_usual_names(metadata.comments)
+    total = dict(comments).get("TRACKTOTAL")
+    for name, text in comments:
+        if name == "TRACKNUMBER" and total and "/" not in text:
             text = f"{text}/{total}"
         if name.upper() in _INFO_OF:
             fields.setdefault(_INFO_OF[name.upper()], []).append(text)
@@ -142,7 +153,9 @@ def list_entries(body: bytes) -> list[tuple[bytes, bytes]]:
 
 def _entries(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 4
-    while at + 8 <= len(body):
+    for _ in range(MAX_FIELDS):
+        if at + 8 > len(body):
+            return
         name, size = struct.unpack_from("<4sI", body, at)
         yield name, body[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
@@ -151,7 +164,10 @@ def _entries(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _chunks(file: BinaryIO, order: str, wanted: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the wanted chunks of bounded size; nothing is read of the others."""
     long_size, total = 0, 0
-    while total < MAX_TOTAL and len(head := file.read(8)) == 8:
+    for _ in range(MAX_FIELDS):
+        head = file.read(8)
+        if len(head) < 8 or total > MAX_TOTAL:
+            return
         name, size = struct.unpack(f"{order}4sI", head)
         if name == b"ds64":
             start = file.read(size)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from rtmtass.io.tags.model import MAX_BYTES, MAX_TOTAL, Metadata, Picture, is_kept
+from rtmtass.io.tags.model import MAX_BYTES, MAX_FIELDS, MAX_TOTAL, Metadata, Picture, is_kept
 
 PADDING, COMMENT, PICTURE = 1, 4, 6
 """Types of FLAC's metadata blocks."""
@@ -19,8 +19,8 @@ STREAMINFO_END = 42
 """Position after a FLAC's first block, where others may be inserted."""
 _PICTURE_FIELD = "METADATA_BLOCK_PICTURE"
 _MASK_FIELD = "WAVEFORMATEXTENSIBLE_CHANNEL_MASK"
-_DEFAULT_SPEAKERS = (4, 3, 7, 0x33, 0x37, 0x3F, 0x70F, 0x63F)
-"""Of FLACs of 1 to 8 channels."""
+_DEFAULT_SPEAKERS = (4, 3, 7, 0x33, 0x607, 0x60F, 0x70F, 0x63F)
+"""Of FLACs of 1 to 8 channels, as flac and ffmpeg have them; the RFC leaves "back or side" open."""
 _VENDOR = b"rtmtass"
 
 
@@ -30,7 +30,7 @@ def parse_comments(packet: bytes) -> Metadata:
     (count,) = struct.unpack_from("<I", packet, at)
     at += 4
     comments, pictures, speakers = [], [], None
-    for _ in range(count):
+    for _ in range(min(count, MAX_FIELDS)):
         if at + 4 > len(packet):
             break
         (size,) = struct.unpack_from("<I", packet, at)
