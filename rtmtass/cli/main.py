@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
+import difflib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 from rtmtass.cli import bench, data, demo, devices, evaluate, export, info, live, separate, train
+from rtmtass.cli.loading import end_after_signal
+from rtmtass.cli.streams import discard_stdout, flush_stdout, prepare_streams
 from rtmtass.errors import RtmtassError
+from rtmtass.io.part_file import quoted
 from rtmtass.signals import catch_stops, exit_code
 
 COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, export)
@@ -17,10 +20,39 @@ COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, e
 
 
 class _Parser(argparse.ArgumentParser):
-    """Prints usage errors in one line, like all other errors."""
+    """Prints usage errors in one line, like all other errors, with the nearest known word."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"rtmtass: {message}; see {self.prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._chosen(getattr(found, "command", None))
+            known = [word for action in parser._actions for word in action.option_strings]
+            near = _nearest(unknown[0].partition("=")[0], known)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            known = list(map(str, action.choices or ()))
+            error.message += _nearest(str(value), known)
+            raise
+
+    def _chosen(self, command: str | None) -> argparse.ArgumentParser:
+        """Return the parser of a subcommand, or this one."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and command in action.choices:
+                return cast(argparse.ArgumentParser, action.choices[command])
+        return self
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,28 +73,36 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 input or environment error, 2 usage error, 130 or 143 signals."""
-    arguments = build_parser().parse_args(argv)
+    prepare_streams()
     try:
         with catch_stops():
+            arguments = _parse(argv)
             code: int = arguments.run(arguments)
-            sys.stdout.flush()
+            flush_stdout()
             return code
     except RtmtassError as error:
         print(f"rtmtass: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader closed the pipe. Python flushes stdout once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe
+        discard_stdout()
         return 0
     except KeyboardInterrupt as stop:
         cause = getattr(stop, "cause", stop)
         print(f"rtmtass: {_stop_message(stop)}", file=sys.stderr)
-        return exit_code(cause)
+        return end_after_signal(exit_code(cause))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return cast(argparse.Namespace, build_parser().parse_args(argv))
+    except SystemExit:
+        flush_stdout()  # of --help
+        raise
 
 
 def _stop_message(stop: KeyboardInterrupt) -> str:
     """Return what is left after a signal, which `offline.separate.Interrupted` carries."""
-    parts = [str(part) for part in getattr(stop, "parts", ())]
+    parts = [quoted(part) for part in getattr(stop, "parts", ())]
     finished = getattr(stop, "finished", 0)
     clauses = ["stopped"]
     if finished:

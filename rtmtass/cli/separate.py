@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,8 @@ from rtmtass.cli.arguments import (
     model_name,
     words,
 )
+from rtmtass.cli.loading import run_interruptibly
+from rtmtass.cli.streams import print_json
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
@@ -72,8 +73,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where to write the remix: a file, for several inputs a"
-        " folder, or -")  # fmt: skip
+    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--recursive", action="store_true", help="also search subfolders")
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"
@@ -96,11 +96,16 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
-    from rtmtass.offline.plan import plan
+    from rtmtass.offline.plan import plan, unread_files, why_unread
     from rtmtass.offline.separate import Interrupted, separate_files
 
+    _name_streams(arguments)
     options = _options(arguments)
-    jobs = plan([Path(name) for name in arguments.inputs], options, recursive=arguments.recursive)
+    inputs = [Path(name) for name in arguments.inputs]
+    jobs = plan(inputs, options, recursive=arguments.recursive)
+    unread = unread_files(inputs, recursive=arguments.recursive)
+    if unread and not arguments.quiet:
+        print(f"rtmtass: {why_unread(unread)}", file=sys.stderr)
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
@@ -110,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             for result in separate_files(jobs, options, load, progress):
                 results.append(result)
                 if arguments.json:
-                    print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+                    print_json(result.to_dict())
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
@@ -133,12 +138,23 @@ def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
             on_compile=None if arguments.quiet else print_compiling,
         )
 
-    return load
+    return functools.partial(run_interruptibly, load)
 
 
 def print_compiling() -> None:
     """Print why a first run takes long."""
     print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
+
+
+def _name_streams(arguments: argparse.Namespace) -> None:
+    """Replace other names of stdin and stdout, as /dev/stdout, by -."""
+    from rtmtass.io.special_files import is_stdin, is_stdout
+
+    arguments.inputs = ["-" if is_stdin(Path(name)) else name for name in arguments.inputs]
+    for option in ("output", "mix"):
+        name = getattr(arguments, option)
+        if name is not None and is_stdout(Path(name)):
+            setattr(arguments, option, "-")
 
 
 def _options(arguments: argparse.Namespace) -> SeparateOptions:
@@ -162,6 +178,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
         channels=arguments.channels,
         raw=_raw_format(arguments),
         allow_truncated=arguments.allow_truncated,
+        model=_describe_model(arguments),
     )
     if (arguments.gain is None) != (arguments.mix is None):
         raise UsageError(
@@ -177,6 +194,15 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     if "-" in arguments.inputs and stems and options.folder is None:
         raise UsageError("stdin has no folder; add -o FOLDER, or --stems speech -o -")
     return options
+
+
+def _describe_model(arguments: argparse.Namespace) -> str:
+    """Return what decides the stems: the weights, and how they are run."""
+    from rtmtass.weights import describe, find
+
+    name = model_name(arguments)
+    weights = describe(find(name))[1].get("sha256", name)
+    return f"{weights} {arguments.precision} {arguments.passes} {arguments.runtime}"
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
@@ -223,4 +249,6 @@ def _report(results: list[Result], *, is_quiet: bool) -> int:
             print(f"  {result.error}", file=sys.stderr)
     elif failures:
         print(f"rtmtass: {failures[0].error}", file=sys.stderr)
+    for result in failures:
+        print(result.traceback, file=sys.stderr, end="")
     return 1 if failures else 0

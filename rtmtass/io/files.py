@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
-from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
+from rtmtass.io.part_file import (
+    WAV_LIMIT,
+    PartFile,
+    check_replaceable,
+    part_path,
+    quoted,
+    why_unreadable,
+    why_unwritable,
+)
 from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
@@ -99,11 +107,11 @@ class FileSource:
         self._position = 0
         self._check_before_opening(path)
         try:
-            self._file = soundfile.SoundFile(str(path))
+            self._file = soundfile.SoundFile(_library_path(path))
         except soundfile.SoundFileError as error:
             raise InputError(
                 f"{path} is not audio that libsndfile can read; convert it first:"
-                f" ffmpeg -i {path.name} {path.stem}.wav"
+                f" ffmpeg -i {quoted(path)} {quoted(_converted(path))}"
             ) from error
         self.sample_rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
@@ -194,6 +202,17 @@ class FileSource:
         )
 
 
+def _library_path(path: Path) -> str | bytes:
+    """Return a path for libsndfile; soundfile alone refuses names that aren't UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
+def _converted(path: Path) -> Path:
+    """Return a free name for the WAV made of a recording, beside it."""
+    wav = path.with_suffix(".wav")
+    return wav if wav != path and not wav.exists() else path.with_name(path.stem + "-converted.wav")
+
+
 def read_file(path: Path) -> tuple[Samples, int]:
     """Read a whole file into memory.
 
@@ -267,7 +286,7 @@ class FileSink:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self.target = target
-        self.part = target.with_name(target.name + ".part")
+        self.part = part_path(target)
         self.encoding = encoding
         self.frames = 0
         self.clipped = 0
@@ -276,6 +295,7 @@ class FileSink:
             container = "RF64"  # `finalise` turns it into a plain WAV if it fits one
         self._is_rf64 = container == "RF64"
         try:
+            check_replaceable(target)
             self._bytes = PartFile(self.part)
         except OSError as error:
             raise OutputError(why_unwritable(target, error)) from error
@@ -290,7 +310,7 @@ class FileSink:
             )
         except soundfile.SoundFileError as error:
             self._bytes.close()
-            self.part.unlink(missing_ok=True)
+            self._bytes.remove()
             raise self._failure(error) from error
         for tag, text in (tags or {}).items():
             try:
@@ -318,9 +338,9 @@ class FileSink:
         self._is_open = False
         try:
             self._file.close()
-            if self._is_rf64 and not self._bytes.error:
+            if self._is_rf64:
                 self._bytes.make_plain_wav()
-        except (soundfile.SoundFileError, OSError) as error:
+        except (soundfile.SoundFileError, InputError) as error:
             raise self._failure(error) from error
         finally:
             self._bytes.close()
@@ -331,7 +351,7 @@ class FileSink:
         """Finalise the file and rename it to its final name."""
         self.finalise()
         try:
-            self.part.replace(self.target)
+            self._bytes.publish(self.target)
         except OSError as error:
             raise OutputError(why_unwritable(self.target, error)) from error
 
@@ -339,8 +359,7 @@ class FileSink:
         """Close and remove the .part file; never raises."""
         with contextlib.suppress(OutputError):
             self.finalise()
-        with contextlib.suppress(OSError):
-            self.part.unlink(missing_ok=True)
+        self._bytes.remove()
 
     def _failure(self, error: BaseException) -> OutputError:
         cause = self._bytes.error or error
