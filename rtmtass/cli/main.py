@@ -12,7 +12,7 @@ from rtmtass.cli import bench, data, demo, devices, evaluate, export, info, live
 from rtmtass.cli.loading import end_after_signal
 from rtmtass.cli.streams import discard_stdout, flush_stdout, prepare_streams
 from rtmtass.errors import RtmtassError
-from rtmtass.io.part_file import quoted
+from rtmtass.io.paths import quoted
 from rtmtass.signals import catch_stops, exit_code
 
 COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, export)
@@ -26,6 +26,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"rtmtass: {message}; see {self.prog} --help\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all arguments; unknown ones are reported by the command that was given them."""
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser = self._chosen(getattr(found, "command", None))
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
-        return cast(argparse.Namespace, build_parser().parse_args(argv))
+        return build_parser().parse_args(argv)
     except SystemExit:
         flush_stdout()  # of --help
         raise

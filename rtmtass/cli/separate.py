@@ -73,7 +73,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -")  # fmt: skip
+    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -"
+        )  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--recursive", action="store_true", help="also search subfolders")
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"

@@ -18,7 +18,8 @@ _LOOKALIKES = str.maketrans(
         "→": "->", "←": "<-", "↑": "^", "↓": "v", "…": "...", "–": "-", "—": "-", "−": "-",
         "×": "x", "·": "*", "•": "*", "≤": "<=", "≥": ">=", "≈": "~", "±": "+-", "∞": "inf",
         "µ": "u", "°": " deg", "█": "#", "▌": "|", "│": "|", "─": "-", "━": "-", "✓": "ok",
-        "├": "+", "└": "`", "▏": "|", "■": "#", "●": "*", "²": "2", "³": "3", "’": "'", "‘": "'", "“": '"', "”": '"',
+        "├": "+", "└": "`", "▏": "|", "■": "#", "●": "*", "²": "2", "³": "3",
+        "’": "'", "‘": "'", "“": '"', "”": '"',
     }
 )  # fmt: skip
 """Text for symbols in our output that an encoding may lack; other characters are escaped."""
@@ -37,7 +38,8 @@ def prepare_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+            file = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, file)
     codecs.register_error(_ERRORS, _lookalike)
     if _has_descriptor(sys.stderr, 2):
         sys.stderr = _unbreakable(sys.stderr)

@@ -19,10 +19,10 @@ from rtmtass.io.part_file import (
     PartFile,
     check_replaceable,
     part_path,
-    quoted,
     why_unreadable,
     why_unwritable,
 )
+from rtmtass.io.paths import quoted
 from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
@@ -354,6 +354,11 @@ class FileSink:
             self._bytes.publish(self.target)
         except OSError as error:
             raise OutputError(why_unwritable(self.target, error)) from error
+
+    def leave(self) -> None:
+        """Finalise the file and leave it under its .part name, for other runs to replace."""
+        self.finalise()
+        self._bytes.release()
 
     def abandon(self) -> None:
         """Close and remove the .part file; never raises."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import shlex
 import stat
 from io import FileIO
 from pathlib import Path
@@ -16,12 +14,11 @@ try:
 except ImportError:  # Windows, which doesn't let a second run rename or remove an open file
     fcntl = None  # type: ignore[assignment]
 
+from rtmtass.io.paths import fit_name, quoted
 from rtmtass.io.wav_header import as_plain_wav, read_header
 
 WAV_LIMIT = 4_000_000_000
 """Size in bytes above which a WAV must be RF64; a little under the 2**32 of its size field."""
-NAME_BYTES = 255
-"""Length limit of a file name in bytes, on all usual file systems."""
 
 _PART = ".part"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -105,20 +102,21 @@ class PartFile:
         """
         check_replaceable(target)
         os.replace(self._path, target)
-        self._release()
+        self.release()
 
     def remove(self) -> None:
         """Remove the closed file unless it has its final name; never raises."""
         if self._has_part_name:
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        self._release()
+        self.release()
 
-    def _release(self) -> None:
-        """Let other runs use the temporary name."""
+    def release(self) -> None:
+        """Unlock the closed file, under whatever name it has; may be called twice."""
         self._has_part_name = False
         if self._lock is not None:
-            self._lock.close()
+            with contextlib.suppress(OSError):
+                self._lock.close()
 
     def make_plain_wav(self) -> None:
         """Turn a finished RF64 into a plain WAV, which more programs read, if it is short enough.
@@ -133,28 +131,13 @@ class PartFile:
         self.seek(0)
         start = self.read(offset)
         self.seek(0)
-        self.write(as_plain_wav(start, n_bytes))
+        if not self.error:
+            self.write(as_plain_wav(start, n_bytes))
 
 
 def part_path(target: Path) -> Path:
     """Return the temporary path of an output: `NAME.part`, shortened if that is too long."""
     return target.with_name(fit_name(target.name, _PART))
-
-
-def fit_name(name: str, suffix: str) -> str:
-    """Return `name` + `suffix`; a name that is too long loses its end for a hash of itself.
-
-    The result is at most `NAME_BYTES` long, and the same for the same name.
-    """
-    room = NAME_BYTES - len(os.fsencode(suffix))
-    data = os.fsencode(name)
-    if len(data) <= room:
-        return name + suffix
-    mark = "~" + hashlib.sha256(data).hexdigest()[:8]
-    start = data[: room - len(mark)]
-    while start and 0x80 <= data[len(start)] < 0xC0:  # within a character of UTF-8
-        start = start[:-1]
-    return os.fsdecode(start) + mark + suffix
 
 
 def check_replaceable(path: Path) -> None:
@@ -256,16 +239,3 @@ def why_unwritable(path: Path, error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"{path} can't be written: {path.parent} is not a folder; {elsewhere}"
     return f"{path} can't be written: {error.strerror}; {elsewhere}"
-
-
-def quoted(path: Path | str) -> str:
-    """Return a path as a shell takes it, also if it isn't UTF-8."""
-    text = str(path)
-    if text.startswith("-") and text != "-":
-        text = f"./{text}"  # no option
-    if text.isprintable():
-        return shlex.quote(text)
-    escaped = "".join(
-        chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(text)
-    )
-    return f"$'{escaped}'"

@@ -11,7 +11,7 @@ from typing import Any
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
-from rtmtass.io.part_file import fit_name, quoted
+from rtmtass.io.paths import fit_name, quoted
 from rtmtass.io.pipes import RawFormat
 from rtmtass.io.special_files import has_no_folder, is_special
 from rtmtass.offline.names import Base, distinct
@@ -26,36 +26,11 @@ SUFFIXES = frozenset(
 
 UNREAD_SUFFIXES = frozenset(
     f".{word}"
-    for word in [
-        "m4a",
-        "m4b",
-        "mp4",
-        "m4v",
-        "aac",
-        "ac3",
-        "eac3",
-        "mka",
-        "mkv",
-        "webm",
-        "mov",
-        "avi",
-        "wma",
-        "wmv",
-        "asf",
-        "3gp",
-        "amr",
-        "ape",
-        "wv",
-        "mpg",
-        "mpeg",
-        "ts",
-        "mts",
-        "flv",
-        "dts",
-        "tta",
-        "spx",
-        "ra",
-    ]
+    for words in (
+        "m4a m4b mp4 m4v aac ac3 eac3 mka mkv webm mov avi wma wmv asf 3gp amr ape wv",
+        "mpg mpeg ts mts flv dts tta spx ra",
+    )
+    for word in words.split()
 )
 """File types with sound that libsndfile can't read."""
 

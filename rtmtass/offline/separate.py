@@ -95,8 +95,10 @@ def separate_files(
             if len(jobs) == 1:
                 raise
             result = Result(job.path, "failed", error=f"{job.path}: {error}")
+        except (RtmtassError, BrokenPipeError):
+            raise  # of the model, or of stdout
         except Exception as error:
-            if opening.has_failed or isinstance(error, RtmtassError):
+            if opening.has_failed:
                 raise
             result = _unexpected(job.path, error)
         progress.finished(result)

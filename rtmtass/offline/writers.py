@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import OutputError
+from rtmtass.io.files import FileSink
 from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
 
@@ -113,7 +114,8 @@ class StemWriters:
                 continue
             if not writer.frames:
                 writer.abandon()
-            elif writer.part and writer.part.exists():
+            elif isinstance(writer, FileSink) and writer.part.exists():
+                writer.leave()
                 parts.append(writer.part)
         return parts
 
