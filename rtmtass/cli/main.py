@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn, cast
 
-from rtmtass.cli import bench, data, demo, devices, evaluate, export, info, live, separate, train
-from rtmtass.cli.loading import end_after_signal
-from rtmtass.cli.streams import discard_stdout, flush_stdout, prepare_streams
 from rtmtass.errors import RtmtassError
-from rtmtass.io.paths import quoted
 from rtmtass.signals import catch_stops, exit_code
 
-COMMANDS = (separate, live, devices, info, demo, bench, data, train, evaluate, export)
+COMMANDS = (
+    "separate", "live", "devices", "info", "demo", "bench", "data", "train", "evaluate", "export",
+)  # fmt: skip
 """Modules whose `register` adds subcommands; their heavy imports are inside `run`."""
 
 
@@ -52,6 +50,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -68,15 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", dest="command", required=True
     )
     for command in COMMANDS:
-        command.register(commands)
+        import_module(f"rtmtass.cli.{command}").register(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 input or environment error, 2 usage error, 130 or 143 signals."""
-    prepare_streams()
     try:
-        with catch_stops():
+        with catch_stops():  # from the first imports on
+            from rtmtass.cli.streams import flush_stdout, prepare_streams
+
+            prepare_streams()
             arguments = _parse(argv)
             code: int = arguments.run(arguments)
             flush_stdout()
@@ -85,9 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rtmtass: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader closed the pipe
+        from rtmtass.cli.streams import discard_stdout
+
         discard_stdout()
         return 0
     except KeyboardInterrupt as stop:
+        from rtmtass.cli.loading import end_after_signal
+
         cause = getattr(stop, "cause", stop)
         print(f"rtmtass: {_stop_message(stop)}", file=sys.stderr)
         return end_after_signal(exit_code(cause))
@@ -97,12 +103,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
         return build_parser().parse_args(argv)
     except SystemExit:
+        from rtmtass.cli.streams import flush_stdout
+
         flush_stdout()  # of --help
         raise
 
 
 def _stop_message(stop: KeyboardInterrupt) -> str:
     """Return what is left after a signal, which `offline.separate.Interrupted` carries."""
+    from rtmtass.io.paths import quoted
+
     parts = [quoted(part) for part in getattr(stop, "parts", ())]
     finished = getattr(stop, "finished", 0)
     clauses = ["stopped"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -148,7 +148,7 @@ def separate_file(
     missing = outputs_to_write(job, options)
     if not missing:
         return Result(job.path, "skipped", job.targets)
-    with closing(_open(job.path, options)) as source:
+    with contextlib.closing(_open(job.path, options)) as source:
         return separate_source(source, job.path, missing, options, load, progress)
 
 
@@ -180,11 +180,13 @@ def separate_source(
         with defer_signals():
             sink.close()
     except KeyboardInterrupt as stop:
-        with defer_signals():
+        parts: list[Path] = []
+        with contextlib.suppress(KeyboardInterrupt), defer_signals():  # a second one adds nothing
             sink.stopped.set()
             if thread:
                 thread.stop()
-            raise Interrupted(sink.leave_parts(), stop) from stop
+            parts = sink.leave_parts()
+        raise Interrupted(parts, stop) from stop
     except BaseException:
         with defer_signals():  # a file closed while the thread writes crashes the process
             sink.stopped.set()
