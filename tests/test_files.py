@@ -371,9 +371,10 @@ class Stopping(NullProgress):
     """Interrupts after a number of blocks."""
 
     def __init__(self, blocks, stop):
-        self._blocks, self._stop = blocks, stop
+        self._blocks, self._stop, self.frames = blocks, stop, 0
 
     def advanced(self, frames):
+        self.frames += frames
         self._blocks -= 1
         if not self._blocks:
             raise self._stop
@@ -384,11 +385,12 @@ def test_interrupt_keeps_valid_part_files(tmp_path, suffix):
     record(tmp_path / f"a.{suffix}", 16000 * 5)
     options = SeparateOptions()
     (job,) = plan([tmp_path / f"a.{suffix}"], options)
+    stopping = Stopping(3, KeyboardInterrupt())
     with pytest.raises(Interrupted) as interrupted:
-        separate_file(job, options, FakeSeparator, Stopping(3, KeyboardInterrupt()))
+        separate_file(job, options, FakeSeparator, stopping)
     assert [p.name for p in interrupted.value.parts] == [f"a.{s}.{suffix}.part" for s in STEMS]
     for part in interrupted.value.parts:
-        assert soundfile.info(part).frames == 3 * 16000 - 511
+        assert soundfile.info(part).frames == stopping.frames - 511
     assert exit_code(interrupted.value.cause) == 130
     # The next run starts from the beginning and leaves no part files.
     assert separate_file(job, options, FakeSeparator, NullProgress()).status == "done"
@@ -550,7 +552,7 @@ def test_an_output_without_a_mark_must_not_be_older_than_its_input(tmp_path):
     [
         (
             ZeroDivisionError("by zero"),
-            r"b.wav failed by a bug in rtmtass \(ZeroDivisionError: by z",
+            r"b.wav failed by a bug in rtmtass \(ZeroDivisionError: by",
         ),
         (MemoryError(), "b.wav needs more memory than there is"),
         (UsageError("no such subtype"), "b.wav: no such subtype"),
@@ -645,7 +647,7 @@ def test_every_operation_that_fails_is_told_and_damages_nothing(
     failed, seen = ["none yet"], set()
     at = 0
     while failed:
-        failed = []
+        failed, told = [], ""
         target.write_text("finished before")
         fail(lambda n, name, path, at=at, failed=failed: n == at and not failed.append(name), code)
         try:
@@ -656,7 +658,9 @@ def test_every_operation_that_fails_is_told_and_damages_nothing(
             finally:
                 sink.abandon()
         except OutputError as error:
-            assert str(target) in str(error)
+            told = str(error)
+        if told:
+            assert told.startswith(str(target))
             assert target.read_text() == "finished before"
         else:
             np.testing.assert_allclose(read(target), x, atol=2**-15)

@@ -13,6 +13,7 @@ import soundfile
 from rtmtass.errors import InputError
 from rtmtass.io.byte_ranges import ByteRanges
 from rtmtass.io.layout import Part, find_layout, find_mpeg_layout
+from rtmtass.io.paths import library_path
 from rtmtass.types import Samples
 
 UNKNOWN_FRAMES = 2**48
@@ -133,7 +134,7 @@ class Decoder:
     def _open(self, part: Part) -> tuple[ByteRanges | None, ForwardFile]:
         """Open a part; some bytes of the file are opened as a file of their own."""
         if part.ranges is None:
-            return None, ForwardFile(str(self._path))
+            return None, ForwardFile(library_path(self._path))
         view = ByteRanges(
             self._path.open("rb"),
             part.ranges,

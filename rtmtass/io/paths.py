@@ -38,3 +38,8 @@ def quoted(path: Path | str) -> str:
         chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(text)
     )
     return f"$'{escaped}'"
+
+
+def library_path(path: Path) -> str | bytes:
+    """Return a path for libsndfile; soundfile alone refuses names that aren't UTF-8."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
