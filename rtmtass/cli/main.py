@@ -76,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 input or environment error, 2 usage error, 130 or 143 signals."""
     try:
         with catch_stops():  # from the first imports on
-            from rtmtass.cli.streams import flush_stdout, prepare_streams
+            from rtmtass.cli.streams import prepare_streams
 
             prepare_streams()
             arguments = _parse(argv)
             code: int = arguments.run(arguments)
-            flush_stdout()
+            sys.stdout.flush()
             return code
     except RtmtassError as error:
         print(f"rtmtass: {error}", file=sys.stderr)
@@ -103,9 +103,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
         return build_parser().parse_args(argv)
     except SystemExit:
-        from rtmtass.cli.streams import flush_stdout
-
-        flush_stdout()  # of --help
+        sys.stdout.flush()  # of --help
         raise
 
 

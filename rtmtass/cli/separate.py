@@ -21,7 +21,7 @@ from rtmtass.cli.arguments import (
 )
 from rtmtass.cli.loading import run_interruptibly
 from rtmtass.cli.streams import print_json
-from rtmtass.errors import InputError, UsageError
+from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
@@ -110,17 +110,24 @@ def run(arguments: argparse.Namespace) -> int:
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
+    untold: list[OutputError] = []
     load = loader(arguments)
     with _progress(arguments, len(jobs)) as progress:
         try:
             for result in separate_files(jobs, options, load, progress):
                 results.append(result)
                 if arguments.json:
-                    print_json(result.to_dict())
+                    try:
+                        print_json(result.to_dict())
+                    except OutputError as error:  # the recordings are separated nevertheless
+                        untold.append(error)
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
-    return _report(results, is_quiet=arguments.quiet)
+    code = _report(results, is_quiet=arguments.quiet)
+    if untold:
+        raise untold[0]
+    return code
 
 
 def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:

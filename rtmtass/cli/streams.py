@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from rtmtass.errors import OutputError
@@ -41,22 +39,13 @@ def prepare_streams() -> None:
             file = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, file)
     codecs.register_error(_ERRORS, _lookalike)
-    if _has_descriptor(sys.stderr, 2):
-        sys.stderr = _unbreakable(sys.stderr)
+    if _has_descriptor(sys.stdout, 1):
+        sys.stdout = _over(_Stdout(1, "wb", closefd=False), sys.stdout)
+    if _has_descriptor(sys.stderr, 2):  # a copy, so that 2 can be redirected for noisy libraries
+        sys.stderr = _over(_Stderr(os.dup(2), "wb"), sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
-
-
-def flush_stdout() -> None:
-    """Flush stdout.
-
-    Raises:
-        BrokenPipeError: its reader has gone.
-        OutputError: it can't be written, as a file on a full disk.
-    """
-    with _told():
-        sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:
@@ -74,8 +63,7 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value)
     try:
-        with _told():
-            print(text, flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         discard_stdout()
 
@@ -85,20 +73,6 @@ def discard_stdout() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn write errors of stdout into `OutputError`, but for a closed pipe."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        discard_stdout()
-        raise OutputError(
-            f"stdout can't be written: {error.strerror}; redirect it to another disk"
-        ) from error
 
 
 def _lookalike(error: UnicodeError) -> tuple[str, int]:
@@ -123,8 +97,29 @@ def _has_descriptor(stream: object, number: int) -> bool:
         return False
 
 
-class _Unbreakable(io.FileIO):
-    """A descriptor whose write errors are dropped: nobody can be told of them."""
+class _Stdout(io.FileIO):
+    """Stdout, whose write errors are the user's to mend, but for a closed pipe."""
+
+    def write(self, data: Any, /) -> int:
+        """Write part of `data`.
+
+        Raises:
+            BrokenPipeError: the reader has gone.
+            OutputError: as of a full disk; what is printed later goes nowhere.
+        """
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            discard_stdout()
+            raise OutputError(
+                f"stdout can't be written: {error.strerror}; redirect it to another disk"
+            ) from error
+
+
+class _Stderr(io.FileIO):
+    """Stderr, whose write errors are dropped: nobody can be told of them."""
 
     def write(self, data: Any, /) -> int:
         """Write part of `data`; after an error, nowhere."""
@@ -134,10 +129,12 @@ class _Unbreakable(io.FileIO):
             return len(data)
 
 
-def _unbreakable(stream: Any) -> io.TextIOWrapper:
-    """Return a text stream like `stream`, which stays usable while descriptor 2 is redirected."""
+def _over(raw: io.FileIO, stream: Any) -> io.TextIOWrapper:
+    """Return a text stream over `raw` that is like `stream`."""
     stream.flush()
-    raw = _Unbreakable(os.dup(2), "wb")
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), stream.encoding, _ERRORS, line_buffering=True, write_through=True
+        io.BufferedWriter(raw),
+        stream.encoding,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
     )
