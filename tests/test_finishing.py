@@ -17,6 +17,7 @@ from fakes import FakeSeparator
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
 from rtmtass.io.encodings import mp3_bitrates
+from rtmtass.io.tags.id3 import tag_size
 from rtmtass.offline.excerpt import TimeRange
 from rtmtass.offline.limiter import CEILING_DB, Limiter
 from rtmtass.offline.naming import NameTemplate
@@ -341,7 +342,7 @@ def bit_rates(data, rate):
     """Return the bit rates of an MP3's frames in kbit/s, without the first, which describes it."""
     version1 = rate >= 32000
     table = (0, *mp3_bitrates(48000)) if version1 else (0, *mp3_bitrates(16000))
-    at, found = 0, []
+    at, found = 10 + tag_size(data) if data.startswith(b"ID3") else 0, []
     while at + 4 <= len(data) and data[at] == 0xFF:
         bitrate, padding = table[data[at + 2] >> 4], data[at + 2] >> 1 & 1
         found.append(bitrate)

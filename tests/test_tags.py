@@ -172,7 +172,9 @@ def test_fields_of_a_broadcast_wav_are_named_in_a_flac(tmp_path):
 def test_info_of_any_encoding_is_kept_as_it_was_and_read_right(tmp_path):
     entries = b"INFO" + chunk(b"INAM", "Café über".encode("cp1252") + b"\0")
     source = wav(tmp_path / "a.wav", chunk(b"LIST", entries + chunk(b"ISFT", b"Recorder\0")))
-    assert chunks_of(separate(source))[b"LISTINFO"] == entries
+    found = chunks_of(separate(source))[b"LISTINFO"]
+    assert found.startswith(entries)
+    assert b"Recorder" not in found
     for suffix in ("flac", "mp3", "ogg"):
         path = separate(source, format=suffix)
         assert dict(read_metadata(path).comments) == {"TITLE": "Café über"}
@@ -238,7 +240,9 @@ def id3_tag(version, body, flags=0):
 def test_a_track_number_of_any_form_leaves_other_fields_alone(tmp_path, track):
     tag = frame(b"TRCK", b"\3" + track.encode()) + frame(b"TIT2", b"\3" + "Käse 日本".encode())
     path = separate(mp3_with(tmp_path / "a.mp3", id3_tag(4, tag + bytes(200))))
-    assert path.read_bytes().startswith(id3_tag(4, tag))
+    head, size = path.read_bytes()[:10], id3.tag_size(path.read_bytes())
+    assert head[:6] == b"ID3\4\0\0"
+    assert path.read_bytes()[: 10 + size].endswith(tag)
 
 
 def test_id3_of_every_version_is_read(tmp_path):

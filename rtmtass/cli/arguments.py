@@ -9,6 +9,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rtmtass.config import PASSES, PRECISIONS, TORCH_PRECISIONS
@@ -139,15 +140,18 @@ def _number(text: str) -> float:
 
 def add_model(add: Callable[..., object]) -> None:
     """Add `--model` with a parser's `add_argument`; read it with `model_name`."""
-    add("--model", metavar="NAME", help="a name of rtmtass models, or a folder"
-        " (default: the small released model)")  # fmt: skip
+    add("--model", metavar="NAME", help="a name of rtmtass models, a folder, or that of a training"
+        " run, whose best model it is (default: the small released model)")  # fmt: skip
 
 
 def model_name(arguments: argparse.Namespace) -> str:
     """Return the model of `--model`, or the default one."""
     from rtmtass.weights import DEFAULT  # imports numpy, which --help doesn't need
 
-    return arguments.model or DEFAULT
+    name: str = arguments.model or DEFAULT
+    best = Path(name) / "best"
+    is_run = (best / "config.json").is_file() and not (Path(name) / "config.json").is_file()
+    return str(best) if is_run else name
 
 
 def add_precision(add: Callable[..., object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +21,9 @@ from rtmtass.cli.arguments import (
     run_in,
     words,
 )
-from rtmtass.errors import InputError, UsageError
+from rtmtass.cli.loading import run_interruptibly
+from rtmtass.cli.streams import print_json
+from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where to write the remix: a file, for several inputs a"
-        " folder, or -")  # fmt: skip
+    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -"
+        )  # fmt: skip
     add("--limit", action="store_true", help="keep the remix's true peaks below -1 dBTP with a"
         " limiter, instead of clipping it")  # fmt: skip
     add("--bitrate", type=count, metavar="KBITS", help="constant bit rate of MP3 outputs, such as"
@@ -112,27 +113,39 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
-    from rtmtass.offline.plan import plan
+    from rtmtass.offline.plan import plan, unread_files, why_unread
     from rtmtass.offline.separate import Interrupted, separate_files
 
+    _name_streams(arguments)
     options = _options(arguments)
-    jobs = plan([Path(name) for name in arguments.inputs], options, recursive=arguments.recursive)
+    inputs = [Path(name) for name in arguments.inputs]
+    jobs = plan(inputs, options, recursive=arguments.recursive)
+    unread = unread_files(inputs, recursive=arguments.recursive)
+    if unread and not arguments.quiet:
+        print(f"rtmtass: {why_unread(unread)}", file=sys.stderr)
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
+    untold: list[OutputError] = []
     load = loader(arguments)
     with _progress(arguments, len(jobs)) as progress:
         try:
             for result in separate_files(jobs, options, load, progress):
                 results.append(result)
                 if arguments.json:
-                    print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+                    try:
+                        print_json(result.to_dict())
+                    except OutputError as error:  # the recordings are separated nevertheless
+                        untold.append(error)
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
     if not arguments.quiet:
         _report_limits(results, options)
-    return _report(results, is_quiet=arguments.quiet)
+    code = _report(results, is_quiet=arguments.quiet)
+    if untold:
+        raise untold[0]
+    return code
 
 
 def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
@@ -151,12 +164,23 @@ def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
             on_compile=None if arguments.quiet else print_compiling,
         )
 
-    return load
+    return functools.partial(run_interruptibly, load)
 
 
 def print_compiling() -> None:
     """Print why a first run takes long."""
     print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
+
+
+def _name_streams(arguments: argparse.Namespace) -> None:
+    """Replace other names of stdin and stdout, as /dev/stdout, by -."""
+    from rtmtass.io.special_files import is_stdin, is_stdout
+
+    arguments.inputs = ["-" if is_stdin(Path(name)) else name for name in arguments.inputs]
+    for option in ("output", "mix"):
+        name = getattr(arguments, option)
+        if name is not None and is_stdout(Path(name)):
+            setattr(arguments, option, "-")
 
 
 def _options(arguments: argparse.Namespace) -> SeparateOptions:
@@ -191,6 +215,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
         part=_part(arguments),
         limit=arguments.limit,
         bitrate=_bitrate(arguments),
+        model=_describe_model(arguments),
     )
     if options.limit and options.mix is None:
         raise UsageError(
@@ -247,6 +272,15 @@ def _bitrate(arguments: argparse.Namespace) -> int | None:
         known = ", ".join(map(str, MP3_BITRATES))
         raise UsageError(f"MP3 has no bit rate of {bitrate} kbit/s; choose from {known}")
     return bitrate
+
+
+def _describe_model(arguments: argparse.Namespace) -> str:
+    """Return what decides the stems: the weights, and how they are run."""
+    from rtmtass.weights import describe, find
+
+    name = model_name(arguments)
+    weights = describe(find(name))[1].get("sha256", name)
+    return f"{weights} {arguments.precision} {arguments.passes} {arguments.runtime}"
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
@@ -312,6 +346,8 @@ def _report(results: list[Result], *, is_quiet: bool) -> int:
             print(f"  {result.error}", file=sys.stderr)
     elif failures:
         print(f"rtmtass: {failures[0].error}", file=sys.stderr)
+    for result in failures:
+        print(result.traceback, file=sys.stderr, end="")
     return 1 if failures else 0
 
 

@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import OutputError
+from rtmtass.io.files import FileSink
 from rtmtass.offline.limiter import Limiter
+from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
 
 MIX = "mix"
@@ -22,6 +24,7 @@ REST = "rest"
 SPEECH = "speech"
 
 _QUEUED_BLOCKS = 4
+_SIGNALS_S = 0.1  # longest time that a signal is deferred by a full queue
 
 
 class BlockWriter(Protocol):
@@ -68,6 +71,7 @@ class StemWriters:
     Attributes:
         writers: by stem, or by `REST` or `MIX`; stems without a writer are dropped.
         limiter: of the remix.
+        stopped: set to end a write that waits for the reader of a pipe.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class StemWriters:
     ) -> None:
         self.writers: dict[str, BlockWriter] = {}
         self.limiter = limiter
+        self.stopped = threading.Event()
         self._stems = tuple(stems)
         gains = [linear_gain(gains_db.get(stem, 0.0)) for stem in stems]
         self._gains = np.array(gains, np.float32)
@@ -117,7 +122,7 @@ class StemWriters:
     def leave_parts(self) -> list[Path]:
         """Finalise all outputs under their temporary names; return those that have samples."""
         parts = []
-        with contextlib.suppress(OutputError):
+        with contextlib.suppress(OutputError, BrokenPipeError):
             self._flush()
         for writer in self.writers.values():
             try:
@@ -127,7 +132,8 @@ class StemWriters:
                 continue
             if not writer.frames:
                 writer.abandon()
-            elif writer.part and writer.part.exists():
+            elif isinstance(writer, FileSink) and writer.part.exists():
+                writer.leave()
                 parts.append(writer.part)
         return parts
 
@@ -160,6 +166,8 @@ class WriterThread:
         self._sink = sink
         self._blocks: queue.Queue[Samples | None] = queue.Queue(_QUEUED_BLOCKS)
         self._error: Exception | None = None
+        # Not `Thread.join`: interrupted by a signal, it takes the thread for ended (bpo-45274).
+        self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rtmtass-writer", daemon=True)
         self._thread.start()
 
@@ -170,7 +178,7 @@ class WriterThread:
             OutputError: an earlier block couldn't be written.
         """
         self._raise_error()
-        self._blocks.put(stems)
+        self._put(stems)
 
     def close(self) -> None:
         """Wait until all blocks are written; the inner sink stays open. May be called twice.
@@ -183,17 +191,28 @@ class WriterThread:
 
     def stop(self) -> None:
         """As `close`, without raising."""
-        if self._thread.is_alive():
-            self._blocks.put(None)
-            self._thread.join()
+        if not self._has_ended.is_set():
+            self._put(None)
+            self._has_ended.wait()
+
+    def _put(self, stems: Samples | None) -> None:
+        """Queue a block; signals are raised between attempts, as within they could deadlock."""
+        is_queued = False
+        while not (is_queued or self._has_ended.is_set()):
+            with defer_signals(), contextlib.suppress(queue.Full):
+                self._blocks.put(stems, timeout=_SIGNALS_S)
+                is_queued = True
 
     def _run(self) -> None:
-        while (stems := self._blocks.get()) is not None:
-            if self._error is None:
-                try:
-                    self._sink.write(stems)
-                except Exception as error:  # raised by the next `write` or `close`
-                    self._error = error
+        try:
+            while (stems := self._blocks.get()) is not None:
+                if self._error is None:
+                    try:
+                        self._sink.write(stems)
+                    except Exception as error:  # raised by the next `write` or `close`
+                        self._error = error
+        finally:
+            self._has_ended.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -136,6 +136,8 @@ class InsertedInWav(Inserted):
     def finish(self) -> None:
         """See `Inserted`: sets the size of the whole, and the speakers."""
         n_bytes = self._file.seek(0, os.SEEK_END)
+        if n_bytes < self._end:  # the file can't be read, or is nothing yet
+            return
         self._file.seek(0)
         if self._file.read(4) == b"RF64":
             self._overwrite(20, struct.pack("<Q", n_bytes - 8))
