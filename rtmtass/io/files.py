@@ -24,7 +24,7 @@ from rtmtass.io.part_file import (
     why_unreadable,
     why_unwritable,
 )
-from rtmtass.io.paths import quoted
+from rtmtass.io.paths import converted, quoted
 from rtmtass.io.tags.model import Metadata
 from rtmtass.io.tags.writer import container_for, with_metadata
 from rtmtass.io.wav_header import read_header
@@ -96,8 +96,17 @@ def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) 
             kind = f"a sample of {samples[np.argmax(np.abs(samples))]:.3g} (full scale is 1)"
         raise InputError(
             f"{name} contains {kind} at {frame / sample_rate:.3f} s (frame {frame}); export it"
-            " again, or convert it to integers: ffmpeg -i … -c:a pcm_s24le repaired.wav"
+            f" again, or convert it to integers: {_to_integers(name)}"
         )
+
+
+def _to_integers(name: str) -> str:
+    """Return the command that makes integers of a file, or of what a program writes to stdin."""
+    if name == "stdin":
+        return "ffmpeg -i IN -c:a pcm_s24le -f wav - | rtmtass separate - -o OUT"
+    path = Path(name)
+    repaired = path.with_name(f"{path.stem}-repaired.wav")
+    return f"ffmpeg -i {quoted(path)} -c:a pcm_s24le {quoted(repaired)}"
 
 
 class FileSource:
@@ -130,7 +139,7 @@ class FileSource:
         except soundfile.SoundFileError as error:
             raise InputError(
                 f"{path} is not audio that libsndfile can read; convert it first:"
-                f" ffmpeg -i {quoted(path)} {quoted(_converted(path))}"
+                f" ffmpeg -i {quoted(path)} {quoted(converted(path))}"
             ) from error
         except OSError as error:
             raise InputError(why_unreadable(path, error)) from error
@@ -183,7 +192,8 @@ class FileSource:
         if self._decoder.is_cut and not self._allow_truncated:
             raise InputError(
                 f"{self.name} is cut short: it ends within a page, after"
-                f" {self._position / self.sample_rate:.2f} s; fetch it again, or separate what is there with --allow-truncated"
+                f" {self._position / self.sample_rate:.2f} s; fetch it again, or separate what is"
+                " there with --allow-truncated"
             )
 
     def _check_length(self, expected: int, present: int) -> None:
@@ -233,12 +243,6 @@ class FileSource:
             f" ({expected} frames), it holds {present / sample_rate:.2f} s ({present}); fetch it"
             " again, or separate what is there with --allow-truncated"
         )
-
-
-def _converted(path: Path) -> Path:
-    """Return a free name for the WAV made of a recording, beside it."""
-    wav = path.with_suffix(".wav")
-    return wav if wav != path and not wav.exists() else path.with_name(path.stem + "-converted.wav")
 
 
 def read_file(path: Path) -> tuple[Samples, int]:

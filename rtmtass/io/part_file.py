@@ -223,9 +223,15 @@ def why_unreadable(path: Path, error: OSError) -> str:
     return f"{path} can't be read: {error.strerror}; check the disk, or copy it elsewhere"
 
 
-def why_unwritable(path: Path, error: OSError) -> str:
-    """Return the message for a file that can't be written: the reason, and what to do."""
-    elsewhere = "name another folder with -o"
+def why_unwritable(path: Path, error: OSError, option: str = "-o") -> str:
+    """Return the message for a file that can't be written: the reason, and what to do.
+
+    Args:
+        path: of the file.
+        error: of the attempt.
+        option: of the command line that names another folder.
+    """
+    elsewhere = f"name another folder with {option}"
     if isinstance(error, NotReplaceableError):
         return f"{path} can't be written: {error.strerror}; or {elsewhere}"
     if isinstance(error, BlockingIOError):

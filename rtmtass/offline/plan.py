@@ -11,7 +11,7 @@ from typing import Any
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
-from rtmtass.io.paths import fit_name, quoted
+from rtmtass.io.paths import converted, fit_name, quoted
 from rtmtass.io.pipes import RawFormat
 from rtmtass.io.special_files import has_no_folder, is_special
 from rtmtass.offline.excerpt import TimeRange
@@ -242,7 +242,7 @@ def why_unread(files: Sequence[Path]) -> str:
     first = files[0]
     return (
         f"{len(files)} file{'s' * (len(files) > 1)} skipped: {named}{more}; install ffmpeg and"
-        f" convert them: ffmpeg -i {quoted(first)} {quoted(first.with_suffix('.wav'))}"
+        f" convert them: ffmpeg -i {quoted(first)} {quoted(converted(first))}"
     )
 
 
