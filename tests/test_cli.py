@@ -111,6 +111,7 @@ def bad_files(folder):
     x = noise(16000)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("not sound at all, but text\n" * 50)
+    (folder / "notes").touch()
     soundfile.write(folder / "zero.wav", x[:0], 16000)
     soundfile.write(folder / "cut.wav", x, 16000, "PCM_16")
     os.truncate(folder / "cut.wav", 16044)
@@ -134,9 +135,9 @@ def bad_files(folder):
     (["folder"], "folder is a folder without recordings; to search the folders in it too, add"),
     (["talk.flac", "--stems", "vocals"], "unknown stem 'vocals'; choose from speech, music,"),
     (["talk.flac", "--gain", "x=1", "--mix", "m.wav"], "unknown stem 'x'; choose from speech,"),
-    (["talk.flac", "-o", "talk.flac"], "talk.flac can't be written: File exists"),
     (["talk.flac", "-o", "/sys/rtmtass"], "/sys/rtmtass can't be written: permission denied;"),
     (["talk.flac", "--gain", "noise=-6", "--mix", "talk.flac"], "talk.flac is an input too; name"),
+    (["talk.flac", "-o", "notes"], "notes can't be written: File exists; name another folder"),
     (["talk.flac", "--format", "opus"], "opus doesn't support 44100 Hz; add --format flac, or wav"),
     (["-", "--rate", "100", "-o", "out"], "stdin has a sample rate of 100 Hz; rtmtass supports"),
     (["-", "-o", "out"], "stdin holds no samples; check that the program"),
@@ -167,6 +168,11 @@ def test_input_errors_are_one_line_and_exit_1(talk, words, line):
     (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--json"], "stdout is used for"),
     (["separate", "talk.flac", "--stems", "speech", "-o", "-", "--format", "mp3"],
      "stdout carries WAV or raw samples, not mp3; add -o FOLDER"),
+    (["separate", "talk.flac", "-o", "talk.flac"], "-o names the folder of the stems, and talk.fl"),
+    (["separate", "talk.flac", "-o", "new.M4A"], "-o names the folder of the stems, and new.M4A l"),
+    *((["separate", "talk.flac", "--gain", "speech=0", "--mix", f"remix.{suffix}"],
+       f"--mix remix.{suffix} can't be written as .{suffix}; name a file that ends in .wav, .flac,")
+      for suffix in ("m4a", "aac", "aiff", "xyz", "M4A")),
 ])  # fmt: skip
 def test_usage_errors_are_one_line_and_exit_2(talk, words, line):
     done = run(talk, *words, code=2)
@@ -178,12 +184,16 @@ def test_usage_errors_are_one_line_and_exit_2(talk, words, line):
 def test_an_unreadable_file(talk):
     (talk / "talk.flac").chmod(0)
     output = run(talk, "separate", "talk.flac", code=1).stderr.decode()
-    assert output.startswith("rtmtass: talk.flac can't be read: permission denied; chmod u+r it")
+    assert output.startswith("rtmtass: talk.flac can't be read: permission denied; chmod u+r talk")
 
 
 def test_a_full_disk(talk):
-    (talk / "talk.noise.flac.part").symlink_to("/dev/full")
-    output = run(talk, "separate", "talk.flac", code=1).stderr.decode()
+    code = (
+        "import fake_rtmtass, failing_file\n"
+        "failing_file.fail(lambda n, name, path: name == 'write' and 'noise' in path)\n"
+        "raise SystemExit(fake_rtmtass.main(['separate', 'talk.flac']))"
+    )
+    output = run(talk, command=[sys.executable, "-c", code], code=1).stderr.decode()
     assert output.startswith("rtmtass: talk.noise.flac can't be written: the disk is full; free")
     assert listing(talk) == ["talk.flac"]
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from failing_file import fail
 from fakes import FakeSeparator
 
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, ModelError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
-from rtmtass.offline.plan import Job, SeparateOptions, plan
+from rtmtass.io import part_file
+from rtmtass.io.encodings import Encoding
+from rtmtass.io.files import FileSink
+from rtmtass.io.paths import fit_name
+from rtmtass.offline.plan import Job, SeparateOptions, plan, unread_files
 from rtmtass.offline.separate import Interrupted, NullProgress, separate_file, separate_files
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
 from rtmtass.signals import Terminated, catch_stops, defer_signals, exit_code
@@ -193,12 +200,92 @@ def test_output_over_an_input_is_rejected(tmp_path):
         plan([path], SeparateOptions())
 
 
-def test_two_inputs_with_one_output_are_rejected(tmp_path):
+def stems_of(jobs):
+    return {str(job.path.name): job.targets["speech"].name for job in jobs}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_inputs_of_one_name_have_distinct_outputs_in_any_order(tmp_path, order):
+    names = ["talk.aiff", "talk.wav", "talk.WAV", "other.wav"]
+    inputs = [tmp_path / name for name in names][::order]
+    assert stems_of(plan(inputs, SeparateOptions())) == {
+        "talk.aiff": "talk.aiff.speech.wav",
+        "talk.wav": "talk.speech.wav",
+        "talk.WAV": "talk.WAV.speech.wav",
+        "other.wav": "other.speech.wav",
+    }
+    both = [tmp_path / "talk.flac", tmp_path / "talk.mp3"][::order]
+    assert stems_of(plan(both, SeparateOptions(format="ogg"))) == {
+        "talk.flac": "talk.flac.speech.ogg",
+        "talk.mp3": "talk.mp3.speech.ogg",
+    }
+    assert stems_of(plan(both, SeparateOptions()))["talk.mp3"] == "talk.speech.mp3"
+
+
+def test_inputs_of_one_name_from_two_folders_are_kept_apart(tmp_path):
+    inputs = [tmp_path / "monday" / "talk.wav", tmp_path / "sunday" / "talk.wav"]
+    options = SeparateOptions(folder=Path("out"), gains_db={"music": -3}, mix=Path("mixes"))
+    jobs = plan(inputs, options)
+    assert [str(job.targets["noise"]) for job in jobs] == [
+        "out/monday/talk.noise.wav",
+        "out/sunday/talk.noise.wav",
+    ]
+    assert [str(job.targets[MIX]) for job in jobs] == [
+        "mixes/monday/talk.mix.wav",
+        "mixes/sunday/talk.mix.wav",
+    ]
+
+
+@pytest.mark.parametrize("first", ["a.wav", "a.aiff.wav", "a.aiff"])
+def test_made_up_names_are_distinct_too(tmp_path, first):
+    names = ["a.wav", "a.aiff.wav", "a.aiff"]
+    inputs = [tmp_path / name for name in sorted(names, key=lambda name: name != first)]
+    outputs = stems_of(plan(inputs, SeparateOptions()))
+    assert len(set(outputs.values())) == 3
+    assert outputs == stems_of(plan(inputs[::-1], SeparateOptions()))
+
+
+def test_a_remix_in_the_place_of_a_stem_is_refused(tmp_path):
     record(tmp_path / "a.wav")
-    record(tmp_path / "a.flac")
-    with pytest.raises(UsageError, match=r"would both write .*a\.speech\.wav"):
-        plan([tmp_path / "a.wav", tmp_path / "a.flac"], SeparateOptions(format="wav"))
-    assert len(plan([tmp_path / "a.wav", tmp_path / "a.flac"], SeparateOptions())) == 2
+    options = SeparateOptions(gains_db={"music": -3}, mix=tmp_path / "b" / ".." / "a.speech.wav")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UsageError, match=r"written twice, as speech of .* and as mix of"):
+        plan([tmp_path / "a.wav"], options)
+
+
+def test_the_folder_of_remixes_may_be_named_for_one_recording(tmp_path):
+    record(tmp_path / "a.wav")
+    (tmp_path / "v1.2").mkdir()
+    for folder in ("new", "v1.2"):
+        options = SeparateOptions(gains_db={"music": -3}, mix=tmp_path / folder)
+        (job,) = plan([tmp_path / "a.wav"], options)
+        assert job.targets[MIX] == tmp_path / folder / "a.mix.wav"
+
+
+def test_one_file_cannot_hold_the_remixes_of_two_recordings(tmp_path):
+    options = SeparateOptions(gains_db={"music": -3}, mix=Path("remix.wav"))
+    with pytest.raises(UsageError, match=r"is one file, and there are 2 .* --mix remixes"):
+        plan([tmp_path / "a.wav", tmp_path / "b.wav"], options)
+
+
+def test_planning_looks_at_each_file_a_few_times_only(tmp_path, monkeypatch):
+    for k in range(40):
+        (tmp_path / f"{k}.wav").touch()
+    calls = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda *a, **k: calls.append(a) or stat(*a, **k))
+    assert len(plan([tmp_path], SeparateOptions())) == 40
+    assert len(calls) < 40 * 3 * 8  # a comparison of all pairs needs 40 * 40 * 3
+
+
+def test_files_that_cannot_be_read_are_named_once(tmp_path):
+    for name in ("a.m4a", "b.mp4", "c.MKV", "d.webm", "notes.txt", "sub/e.m4a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(unread_files([tmp_path])) == 4
+    assert len(unread_files([tmp_path], recursive=True)) == 5
+    with pytest.raises(InputError, match=r"that can be read: 4 files skipped: .*; install ffmpeg"):
+        plan([tmp_path], SeparateOptions())
 
 
 def test_remixes_of_several_inputs_go_to_a_folder(tmp_path):
@@ -271,9 +358,10 @@ def test_late_input_error_leaves_no_partial_files(tmp_path):
     assert os.listdir(tmp_path) == ["a.wav"]
 
 
-def test_full_disk_leaves_no_partial_files(tmp_path):
+def test_full_disk_leaves_no_partial_files(tmp_path, monkeypatch):
     record(tmp_path / "a.wav", 160000, subtype="FLOAT")
-    (tmp_path / "a.music.wav.part").symlink_to("/dev/full")
+    monkeypatch.setattr(part_file, "FileIO", part_file.FileIO)
+    fail(lambda n, name, path: n > 20 and name == "write")
     with pytest.raises(OutputError, match="disk is full"):
         separate(tmp_path / "a.wav")
     assert os.listdir(tmp_path) == ["a.wav"]
@@ -283,9 +371,10 @@ class Stopping(NullProgress):
     """Interrupts after a number of blocks."""
 
     def __init__(self, blocks, stop):
-        self._blocks, self._stop = blocks, stop
+        self._blocks, self._stop, self.frames = blocks, stop, 0
 
     def advanced(self, frames):
+        self.frames += frames
         self._blocks -= 1
         if not self._blocks:
             raise self._stop
@@ -296,11 +385,12 @@ def test_interrupt_keeps_valid_part_files(tmp_path, suffix):
     record(tmp_path / f"a.{suffix}", 16000 * 5)
     options = SeparateOptions()
     (job,) = plan([tmp_path / f"a.{suffix}"], options)
+    stopping = Stopping(3, KeyboardInterrupt())
     with pytest.raises(Interrupted) as interrupted:
-        separate_file(job, options, FakeSeparator, Stopping(3, KeyboardInterrupt()))
+        separate_file(job, options, FakeSeparator, stopping)
     assert [p.name for p in interrupted.value.parts] == [f"a.{s}.{suffix}.part" for s in STEMS]
     for part in interrupted.value.parts:
-        assert soundfile.info(part).frames == 3 * 16000 - 511
+        assert soundfile.info(part).frames == stopping.frames - 511
     assert exit_code(interrupted.value.cause) == 130
     # The next run starts from the beginning and leaves no part files.
     assert separate_file(job, options, FakeSeparator, NullProgress()).status == "done"
@@ -401,3 +491,195 @@ def test_file_output_equals_the_streamed_output(tmp_path):
     job = Job(tmp_path / "a.wav", {"noise": tmp_path / "n.wav"})
     separate_file(job, SeparateOptions(), FakeSeparator, NullProgress())
     np.testing.assert_allclose(read(tmp_path / "n.wav"), streamed[2], atol=1e-6)
+
+
+# --- stems that belong together
+
+
+@pytest.mark.parametrize("change", [{"channels": "mono"}, {"model": "b"}, {"subtype": "PCM_24"}])
+def test_stems_of_other_settings_are_not_kept(tmp_path, change):
+    record(tmp_path / "a.wav", channels=2)
+    assert separate(tmp_path / "a.wav").status == "done"
+    assert separate(tmp_path / "a.wav").status == "skipped"
+    (tmp_path / "a.noise.wav").unlink()
+    with pytest.raises(OutputError, match=r"exists and is of other settings; add --overwrite"):
+        separate(tmp_path / "a.wav", **change)
+    assert not (tmp_path / "a.noise.wav").exists()
+    assert separate(tmp_path / "a.wav", overwrite=True, **change).status == "done"
+
+
+def test_other_gains_concern_the_remix_only(tmp_path):
+    record(tmp_path / "a.wav")
+    mixed = {"mix": tmp_path / "m.wav", "gains_db": {"music": -6}}
+    separate(tmp_path / "a.wav", **mixed)
+    assert separate(tmp_path / "a.wav").status == "skipped"
+    assert separate(tmp_path / "a.wav", **mixed).status == "skipped"
+    with pytest.raises(OutputError, match=r"m\.wav exists and is of other settings"):
+        separate(tmp_path / "a.wav", **{**mixed, "gains_db": {"music": -7}})
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus"])
+def test_stems_of_a_replaced_recording_are_not_kept(tmp_path, suffix):
+    soundfile.write(tmp_path / "older.wav", noise(4800, seed=1), 48000)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(4800, seed=2), 48000)
+    assert separate(path, format=suffix).status == "done"
+    times = path.stat().st_mtime_ns
+    os.utime(path, ns=(times + 10**9, times + 10**9))  # touched, but the same
+    assert separate(path, format=suffix).status == "skipped"
+    (tmp_path / "older.wav").replace(path)
+    with pytest.raises(OutputError, match=r"exists and is of another recording"):
+        separate(path, format=suffix)
+    with pytest.raises(OutputError, match=r"exists and is of another recording"):
+        separate(path, format=suffix, stems=("speech",))
+
+
+def test_an_output_without_a_mark_must_not_be_older_than_its_input(tmp_path):
+    record(tmp_path / "a.mp3", 16000)
+    for stem in STEMS:
+        (tmp_path / f"a.{stem}.mp3").write_bytes(b"made by an earlier version")
+    assert separate(tmp_path / "a.mp3").status == "skipped"
+    os.utime(tmp_path / "a.speech.mp3", (1e9, 1e9))
+    with pytest.raises(OutputError, match=r"a\.speech\.mp3 exists and is older than"):
+        separate(tmp_path / "a.mp3")
+
+
+# --- whatever happens in one file
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            ZeroDivisionError("by zero"),
+            r"b.wav failed by a bug in rtmtass \(ZeroDivisionError: by",
+        ),
+        (MemoryError(), "b.wav needs more memory than there is"),
+        (UsageError("no such subtype"), "b.wav: no such subtype"),
+        (OSError(5, "Input/output error"), "b.wav failed by a bug"),
+    ],
+)
+def test_no_error_of_one_file_ends_the_series(tmp_path, error, message):
+    for name in "abc":
+        record(tmp_path / f"{name}.wav")
+
+    class Broken(NullProgress):
+        def started(self, path, frames, sample_rate):
+            if path.name == "b.wav":
+                raise error
+
+    jobs = plan([tmp_path], SeparateOptions())
+    results = list(separate_files(jobs, SeparateOptions(), FakeSeparator, Broken()))
+    assert [r.status for r in results] == ["done", "failed", "done"]
+    assert re.search(message, results[1].error)
+    assert ("Traceback" in results[1].traceback) == ("bug" in results[1].error)
+    assert len(os.listdir(tmp_path)) == 9
+
+
+def test_a_folder_without_recordings_does_not_end_the_series(tmp_path):
+    record(tmp_path / "a.wav")
+    (tmp_path / "empty").mkdir()
+    jobs = plan([tmp_path / "empty", tmp_path / "a.wav"], SeparateOptions())
+    results = list(separate_files(jobs, SeparateOptions(), FakeSeparator, NullProgress()))
+    assert [r.status for r in results] == ["done", "failed"]
+
+
+LONG = ("x" * 246, "ä" * 123, "x" + "ä" * 122 + "y", b"\xe0" * 246)
+
+
+@pytest.mark.parametrize("name", [b"mod\xe0.wav", "日本 – ’.wav", "a\nb.wav", *LONG])
+def test_names_of_any_bytes_and_length(tmp_path, name):
+    """A suffix for the stem or for the unfinished file never makes a name too long."""
+    path = tmp_path / (os.fsdecode(name) + ".wav")
+    record(tmp_path / "t.wav")
+    (tmp_path / "t.wav").rename(path)
+    result = separate(path)
+    assert result.status == "done"
+    assert len(set(result.outputs.values())) == 3
+    assert all(p.suffixes[-2] == f".{stem}" for stem, p in result.outputs.items())
+    assert separate(path).status == "skipped"
+    assert len(plan([tmp_path], SeparateOptions())) == 1
+
+
+def test_long_names_that_differ_at_their_end_stay_distinct():
+    names = {fit_name("x" * 249 + end, ".speech.wav") for end in "abc"}
+    assert len(names) == 3
+    assert all(len(name) == 255 for name in names)
+
+
+def test_nothing_but_a_plain_file_is_replaced(tmp_path):
+    record(tmp_path / "a.wav")
+    (tmp_path / "precious.wav").write_text("precious")
+    (tmp_path / "a.speech.wav").symlink_to("precious.wav")
+    os.link(tmp_path / "precious.wav", tmp_path / "a.music.wav.part")
+    assert separate(tmp_path / "a.wav", overwrite=True).status == "done"
+    assert (tmp_path / "precious.wav").read_text() == "precious"
+    assert not (tmp_path / "a.speech.wav").is_symlink()
+    (tmp_path / "a.noise.wav").unlink()
+    (tmp_path / "a.noise.wav").mkdir()
+    with pytest.raises(OutputError, match=r"a\.noise\.wav can't be written: it is a folder"):
+        separate(tmp_path / "a.wav", overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_nothing_else_is_taken_for_an_unfinished_file(tmp_path, kind):
+    record(tmp_path / "a.wav")
+    (tmp_path / "precious").write_text("precious")
+    part = tmp_path / "a.music.wav.part"
+    {"link": lambda: part.symlink_to("precious"), "pipe": lambda: os.mkfifo(part),
+     "folder": part.mkdir}[kind]()  # fmt: skip
+    with pytest.raises(OutputError, match=r"a\.music\.wav\.part is not a plain file; rm "):
+        separate(tmp_path / "a.wav")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["a.music.wav.part", "a.wav", "precious"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("frames", [None, 3000])
+def test_every_operation_that_fails_is_told_and_damages_nothing(
+    tmp_path, monkeypatch, code, suffix, frames
+):
+    """Each read, write, seek and close of an output fails in turn, once."""
+    monkeypatch.setattr(part_file, "FileIO", part_file.FileIO)
+    target, x = tmp_path / f"a.{suffix}", noise(3000)
+    encoding = Encoding(suffix, suffix.upper(), "PCM_16")
+    failed, seen = ["none yet"], set()
+    at = 0
+    while failed:
+        failed, told = [], ""
+        target.write_text("finished before")
+        fail(lambda n, name, path, at=at, failed=failed: n == at and not failed.append(name), code)
+        try:
+            sink = FileSink(target, 16000, 1, encoding, frames=frames)
+            try:
+                sink.write(x)
+                sink.publish()
+            finally:
+                sink.abandon()
+        except OutputError as error:
+            told = str(error)
+        if told:
+            assert told.startswith(str(target))
+            assert target.read_text() == "finished before"
+        else:
+            np.testing.assert_allclose(read(target), x, atol=2**-15)
+        assert os.listdir(tmp_path) == [target.name]
+        seen.update(failed)
+        at += 1
+    assert seen >= {"write", "seek", "close"}
+
+
+def test_a_failed_rename_is_told(tmp_path, monkeypatch):
+    record(tmp_path / "a.wav")
+    replace = os.replace
+
+    def refuse(source, target):
+        if "music" in str(target):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError, match=r"a\.music\.wav can't be written: Input/output error"):
+        separate(tmp_path / "a.wav")
+    assert not list(tmp_path.glob("*.part"))

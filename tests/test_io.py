@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from failing_file import fail
 
 from rtmtass.errors import InputError, OutputError, UsageError
+from rtmtass.io import part_file
 from rtmtass.io.arrays import ArraySource
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
 from rtmtass.io.files import FileSink, FileSource, check_finite, read_file
@@ -257,9 +259,10 @@ def test_clipped_samples_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_full_disk_is_reported_and_leaves_no_file(tmp_path, name):
+def test_full_disk_is_reported_and_leaves_no_file(tmp_path, monkeypatch, name):
     target = tmp_path / f"a.{name}"
-    (tmp_path / f"a.{name}.part").symlink_to("/dev/full")
+    monkeypatch.setattr(part_file, "FileIO", part_file.FileIO)
+    fail(lambda n, operation, path: n > 50 and operation == "write")
 
     def fill():
         encoding = choose(sample_rate=48000, requested_format=name)
@@ -290,7 +293,7 @@ def test_permission_errors_are_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(InputError, match=r"a.wav can't be read: permission denied; chmod u\+r it"):
+    with pytest.raises(InputError, match=r"a.wav can't be read: permission denied; chmod u\+r /"):
         FileSource(tmp_path / "a.wav")
     with pytest.raises(
         OutputError, match=r"b.wav can't be written: permission denied; name another"

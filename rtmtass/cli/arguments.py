@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rtmtass.config import PASSES, PRECISIONS, TORCH_PRECISIONS
@@ -51,6 +53,26 @@ def seconds(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds; give more than 0")
+    return value
+
+
+def moment(text: str) -> float:
+    """Parse a time within a recording: seconds, m:ss or h:mm:ss, with decimals."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    parts = [float(part or 0) for part in match.groups()] if match else []
+    is_clock = ":" in text
+    if not parts or (is_clock and parts[2] >= 60) or (text.count(":") == 2 and parts[1] >= 60):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time; write seconds, or as in 2:30 or 1:02:30.5"
+        )
+    return 3600 * parts[0] + 60 * parts[1] + parts[2]
+
+
+def run_in(text: str) -> float:
+    """Parse a duration in seconds, 0 to infinity."""
+    value = _number(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in s; give 0 or more, or inf")
     return value
 
 
@@ -118,15 +140,18 @@ def _number(text: str) -> float:
 
 def add_model(add: Callable[..., object]) -> None:
     """Add `--model` with a parser's `add_argument`; read it with `model_name`."""
-    add("--model", metavar="NAME", help="a name of rtmtass models, or a folder"
-        " (default: the small released model)")  # fmt: skip
+    add("--model", metavar="NAME", help="a name of rtmtass models, a folder, or that of a training"
+        " run, whose best model it is (default: the small released model)")  # fmt: skip
 
 
 def model_name(arguments: argparse.Namespace) -> str:
     """Return the model of `--model`, or the default one."""
     from rtmtass.weights import DEFAULT  # imports numpy, which --help doesn't need
 
-    return arguments.model or DEFAULT
+    name: str = arguments.model or DEFAULT
+    best = Path(name) / "best"
+    is_run = (best / "config.json").is_file() and not (Path(name) / "config.json").is_file()
+    return str(best) if is_run else name
 
 
 def add_precision(add: Callable[..., object]) -> None:

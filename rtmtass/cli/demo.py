@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtmtass.cli.loading import run_interruptibly
 from rtmtass.errors import OutputError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     clip = Path(arguments.file) if arguments.file else demo_clip()
     folder = Path(arguments.output)
-    separator = rtmtass.load(on_compile=print_compiling)
+    separator = run_interruptibly(lambda: rtmtass.load(on_compile=print_compiling))
     targets = {stem: folder / f"{stem}.wav" for stem in separator.stems}
     options = SeparateOptions(format="wav", subtype="FLOAT", overwrite=True)
     result = separate_file(Job(clip, targets), options, lambda: separator, NullProgress())

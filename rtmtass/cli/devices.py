@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 from typing import TYPE_CHECKING
 
 from rtmtass.cli.arguments import add_model, count, milliseconds, model_name
+from rtmtass.cli.loading import run_interruptibly
+from rtmtass.cli.streams import print_json
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
@@ -60,7 +62,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
         facts = [_device_facts(device) for device in devices]
     if arguments.json:
         for fact in facts:
-            print(json.dumps(fact, ensure_ascii=False))
+            print_json(fact)
         return 0
     if not devices:
         print("no sound devices; see rtmtass doctor")
@@ -111,7 +113,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     for check in checks():
         is_fit = is_fit and (check.is_ok or not check.is_needed)
         if arguments.json:
-            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False), flush=True)
+            print_json(dataclasses.asdict(check))
             continue
         print(f"{'ok   ' if check.is_ok else 'MISS ' if check.is_needed else 'note '}"
               f" {check.name}: {check.detail}", flush=True)  # fmt: skip
@@ -130,7 +132,8 @@ def run_latency(arguments: argparse.Namespace) -> int:
     from rtmtass.weights import hop_of
 
     model = model_name(arguments)
-    separator = rtmtass.load(model, block=hop_of(model), on_compile=print_compiling)
+    load = functools.partial(rtmtass.load, model, block=hop_of(model), on_compile=print_compiling)
+    separator = run_interruptibly(load)
     request = StreamRequest(
         input=arguments.input,
         output=arguments.output,
@@ -143,7 +146,7 @@ def run_latency(arguments: argparse.Namespace) -> int:
         trip = measure(request, separator)
     scale = 1000 / trip.sample_rate
     if arguments.json:
-        print(json.dumps({**dataclasses.asdict(trip), "engine": trip.engine}))
+        print_json({**dataclasses.asdict(trip), "engine": trip.engine})
         return 0
     for label, samples in (
         ("devices and cable alone", trip.without),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtmtass.cli.arguments import add_model, model_name
+from rtmtass.cli.loading import run_interruptibly
+from rtmtass.cli.streams import print_json
+from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import CHANNEL_MODES
 
 if TYPE_CHECKING:
@@ -15,6 +22,8 @@ if TYPE_CHECKING:
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.files import FileSource
     from rtmtass.io.pipes import StreamSource
+    from rtmtass.offline.plan import Job, SeparateOptions
+    from rtmtass.separator import Separator
 
 _MEASURED_S = 3.0
 
@@ -23,13 +32,15 @@ def register(commands: Commands) -> None:
     """Add `info` and `models`."""
     info = commands.add_parser(
         "info",
-        help="describe a recording and what separate would write",
-        description="Describes a recording, what separate would write, and how long it would take.",
+        help="describe recordings and what separate would write",
+        description="Describes recordings, what separate would write, and how long it would take.",
     )
     info.set_defaults(run=run_info)
-    info.add_argument("file", metavar="FILE")
+    info.add_argument("files", nargs="+", metavar="FILE", help="recordings, or folders of them")
     info.add_argument("--channels", choices=CHANNEL_MODES, default="linked")
+    info.add_argument("--recursive", action="store_true", help="also search subfolders")
     add_model(info.add_argument)
+    info.add_argument("--json", action="store_true", help="print one JSON object per file")
     models = commands.add_parser(
         "models",
         help="list the released models",
@@ -40,43 +51,103 @@ def register(commands: Commands) -> None:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    """Run `rtmtass info`."""
-    import rtmtass
+    """Run `rtmtass info`; return 1 if a file can't be read."""
     from rtmtass.cli.console import print_table
-    from rtmtass.fullband import FullBandSeparator
-    from rtmtass.io.pipes import open_source
-    from rtmtass.offline.plan import SeparateOptions, plan
-    from rtmtass.offline.separate import choose_file_encoding
+    from rtmtass.offline.plan import SeparateOptions, plan, unread_files, why_unread
 
-    path = Path(arguments.file)
-    options = SeparateOptions(channels=arguments.channels)
-    source = open_source(path)
-    (job,) = plan([path], options)
-    model = rtmtass.load(model_name(arguments))
-    separator = FullBandSeparator(model, source.sample_rate, source.channels, arguments.channels)
-    target = next(iter(job.targets.values()))
-    encoding = choose_file_encoding(source, path, target, separator.channels, options)
-    seconds = (source.frames or 0) / source.sample_rate
-    needed_s = seconds * _measure_rtf(source, separator)
-    rows = [
-        ("recording", str(path)),
-        ("format", f"{path.suffix.lstrip('.')} {source.subtype}"),
-        ("sample rate", f"{source.sample_rate} Hz"),
-        ("channels", str(source.channels)),
-        (
-            "length",
-            f"{_duration(seconds)} ({source.frames} frames)" if source.frames else "unknown",
-        ),
-        *((tag, text) for tag, text in source.tags.items()),
-        ("outputs", "  ".join(str(p) for p in job.targets.values())),
-        ("written as", f"{encoding.format} {encoding.subtype}, {separator.channels} channel(s)"),
-        ("separated at", _describe_rate(source.sample_rate, model.sample_rate)),
-        ("channel mode", _CHANNELS[arguments.channels] if source.channels > 1 else "mono"),
-        ("time needed", f"about {_duration(needed_s)}" if source.frames else "unknown"),
+    inputs = [Path(name) for name in arguments.files]
+    options = SeparateOptions(channels=arguments.channels, stems=_stems_of(inputs))
+    jobs = plan(inputs, options, recursive=arguments.recursive)
+    unread = unread_files(inputs, recursive=arguments.recursive)
+    if unread:
+        print(f"rtmtass: {why_unread(unread)}", file=sys.stderr)
+    load = functools.cache(lambda: run_interruptibly(functools.partial(_load, arguments)))
+    n_failed = 0
+    for i, job in enumerate(jobs):
+        try:
+            facts = _facts(job, options, load)
+        except (InputError, OutputError) as error:
+            n_failed += 1
+            print(f"rtmtass: {error}", file=sys.stderr)
+            continue
+        if arguments.json:
+            print_json(facts)
+            continue
+        print("\n" * (i > n_failed), end="")
+        print_table(("", ""), _rows(facts))
+    return 1 if n_failed else 0
+
+
+def _stems_of(inputs: list[Path]) -> tuple[str, ...]:
+    """Return the stems that `separate` would write; none for a pipe, which has no folder."""
+    from rtmtass.config import STEMS
+    from rtmtass.io.special_files import has_no_folder
+
+    return () if any(has_no_folder(path) for path in inputs) else STEMS
+
+
+def _load(arguments: argparse.Namespace) -> Separator:
+    import rtmtass
+
+    return rtmtass.load(model_name(arguments))
+
+
+def _facts(job: Job, options: SeparateOptions, load: Callable[[], Separator]) -> dict[str, Any]:
+    """Return a recording's description in plain values; None is unknown.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    from rtmtass.fullband import FullBandSeparator
+    from rtmtass.offline.separate import choose_file_encoding, open_input
+
+    if job.error:
+        raise InputError(job.error)
+    with contextlib.closing(open_input(job.path)) as source:
+        model = load()
+        separator = FullBandSeparator(model, source.sample_rate, source.channels, options.channels)
+        target = next(iter(job.targets.values()), job.path)
+        encoding = choose_file_encoding(source, job.path, target, separator.channels, options)
+        seconds = None if source.frames is None else source.frames / source.sample_rate
+        return {
+            "input": str(job.path),
+            "format": job.path.suffix.lstrip(".").lower(),
+            "subtype": source.subtype,
+            "sample_rate": source.sample_rate,
+            "channels": source.channels,
+            "frames": source.frames,
+            "duration_s": seconds,
+            "tags": dict(source.tags),
+            "outputs": {name: str(path) for name, path in job.targets.items()},
+            "output_format": encoding.format,
+            "output_subtype": encoding.subtype,
+            "output_channels": separator.channels,
+            "model_sample_rate": model.sample_rate,
+            "channel_mode": options.channels if source.channels > 1 else "mono",
+            "needed_s": None if seconds is None else seconds * _measure_rtf(source, separator),
+        }
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    length = "unknown"
+    if facts["frames"] is not None:
+        length = f"{_duration(facts['duration_s'])} ({facts['frames']} frames)"
+    needed_s = facts["needed_s"]
+    mode = _CHANNELS[facts["channel_mode"]] if facts["channels"] > 1 else "mono"
+    written = f"{facts['output_format']} {facts['output_subtype']}"
+    return [
+        ("recording", facts["input"]),
+        ("format", f"{facts['format']} {facts['subtype']}"),
+        ("sample rate", f"{facts['sample_rate']} Hz"),
+        ("channels", str(facts["channels"])),
+        ("length", length),
+        *facts["tags"].items(),
+        ("outputs", "  ".join(facts["outputs"].values())),
+        ("written as", f"{written}, {facts['output_channels']} channel(s)"),
+        ("separated at", _describe_rate(facts["sample_rate"], facts["model_sample_rate"])),
+        ("channel mode", mode),
+        ("time needed", "unknown" if needed_s is None else f"about {_duration(needed_s)}"),
     ]
-    source.close()
-    print_table(("", ""), rows)
-    return 0
 
 
 _CHANNELS = {
@@ -121,7 +192,7 @@ def run_models(arguments: argparse.Namespace) -> int:
     facts = [_model_facts(folder) for folder in released()]
     if arguments.json:
         for fact in facts:
-            print(json.dumps(fact))
+            print_json(fact)
         return 0
     rows = [
         (

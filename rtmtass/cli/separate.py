@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,15 +17,20 @@ from rtmtass.cli.arguments import (
     count,
     gains,
     model_name,
+    moment,
+    run_in,
     words,
 )
-from rtmtass.errors import InputError, UsageError
+from rtmtass.cli.loading import run_interruptibly
+from rtmtass.cli.streams import print_json
+from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES, FORMATS, RAW_ENCODINGS, SUBTYPES
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
     from rtmtass.fullband import StreamSeparator
     from rtmtass.io.pipes import RawFormat
+    from rtmtass.offline.excerpt import TimeRange
     from rtmtass.offline.plan import Result, SeparateOptions
     from rtmtass.offline.separate import ProgressListener
 
@@ -68,12 +72,25 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         " stdout, for one stem")  # fmt: skip
     add("--stems", type=words, metavar="A,B", help="stems to write (default: all; none:"
         " only the remix)")  # fmt: skip
+    add("--two", action="store_true", help="two stems: speech and the rest (music and noise)")
+    add("--name", metavar="TEMPLATE", help="names of the stems, without suffix: {name}, {stem} and"
+        " / for folders (default: {name}.{stem})")  # fmt: skip
+    add("--from", dest="start", type=moment, metavar="TIME", help="start there: seconds, m:ss or"
+        " h:mm:ss")  # fmt: skip
+    add("--to", dest="end", type=moment, metavar="TIME", help="end there")
+    add("--run-in", type=run_in, default=30.0, metavar="S", help="seconds before --from to separate"
+        " too, for the model to settle; inf: all, which gives exactly that slice of the whole"
+        " (default: 30)")  # fmt: skip
     add("--format", choices=FORMATS, help="default: the input's, or wav")
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where to write the remix: a file, for several inputs a"
-        " folder, or -")  # fmt: skip
+    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -"
+        )  # fmt: skip
+    add("--limit", action="store_true", help="keep the remix's true peaks below -1 dBTP with a"
+        " limiter, instead of clipping it")  # fmt: skip
+    add("--bitrate", type=count, metavar="KBITS", help="constant bit rate of MP3 outputs, such as"
+        " 192 (default: variable)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--recursive", action="store_true", help="also search subfolders")
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"
@@ -96,25 +113,39 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
-    from rtmtass.offline.plan import plan
+    from rtmtass.offline.plan import plan, unread_files, why_unread
     from rtmtass.offline.separate import Interrupted, separate_files
 
+    _name_streams(arguments)
     options = _options(arguments)
-    jobs = plan([Path(name) for name in arguments.inputs], options, recursive=arguments.recursive)
+    inputs = [Path(name) for name in arguments.inputs]
+    jobs = plan(inputs, options, recursive=arguments.recursive)
+    unread = unread_files(inputs, recursive=arguments.recursive)
+    if unread and not arguments.quiet:
+        print(f"rtmtass: {why_unread(unread)}", file=sys.stderr)
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
+    untold: list[OutputError] = []
     load = loader(arguments)
     with _progress(arguments, len(jobs)) as progress:
         try:
             for result in separate_files(jobs, options, load, progress):
                 results.append(result)
                 if arguments.json:
-                    print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+                    try:
+                        print_json(result.to_dict())
+                    except OutputError as error:  # the recordings are separated nevertheless
+                        untold.append(error)
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
-    return _report(results, is_quiet=arguments.quiet)
+    if not arguments.quiet:
+        _report_limits(results, options)
+    code = _report(results, is_quiet=arguments.quiet)
+    if untold:
+        raise untold[0]
+    return code
 
 
 def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
@@ -133,7 +164,7 @@ def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
             on_compile=None if arguments.quiet else print_compiling,
         )
 
-    return load
+    return functools.partial(run_interruptibly, load)
 
 
 def print_compiling() -> None:
@@ -141,28 +172,55 @@ def print_compiling() -> None:
     print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)
 
 
+def _name_streams(arguments: argparse.Namespace) -> None:
+    """Replace other names of stdin and stdout, as /dev/stdout, by -."""
+    from rtmtass.io.special_files import is_stdin, is_stdout
+
+    arguments.inputs = ["-" if is_stdin(Path(name)) else name for name in arguments.inputs]
+    for option in ("output", "mix"):
+        name = getattr(arguments, option)
+        if name is not None and is_stdout(Path(name)):
+            setattr(arguments, option, "-")
+
+
 def _options(arguments: argparse.Namespace) -> SeparateOptions:
     from rtmtass.config import STEMS
+    from rtmtass.offline.naming import NameTemplate
     from rtmtass.offline.plan import STREAM, SeparateOptions
+    from rtmtass.offline.writers import REST
 
     only_mix = arguments.mix == "-" and arguments.output is None
     stems = arguments.stems or (("none",) if only_mix else STEMS)
     stems = () if stems == ("none",) else tuple(dict.fromkeys(stems))
-    for name in (*stems, *(arguments.gain or {})):
-        if name not in STEMS:
+    gains_db = _with_rest(arguments.gain or {})
+    for name in (*stems, *gains_db):
+        if name not in (*STEMS, REST):
             raise InputError(f"unknown stem {name!r}; choose from {', '.join(STEMS)}")
+    if arguments.two:
+        if arguments.stems:
+            raise UsageError("--two and --stems both choose stems; leave out one")
+        stems = ("speech", REST)
     options = SeparateOptions(
         stems=stems,
         folder=None if arguments.output is None else Path(arguments.output),
         format=arguments.format,
         subtype=arguments.subtype,
-        gains_db=arguments.gain or {},
+        gains_db=gains_db,
         mix=None if arguments.mix is None else Path(arguments.mix),
         overwrite=arguments.overwrite,
         channels=arguments.channels,
         raw=_raw_format(arguments),
         allow_truncated=arguments.allow_truncated,
+        naming=NameTemplate() if arguments.name is None else NameTemplate(arguments.name),
+        part=_part(arguments),
+        limit=arguments.limit,
+        bitrate=_bitrate(arguments),
+        model=_describe_model(arguments),
     )
+    if options.limit and options.mix is None:
+        raise UsageError(
+            "--limit is of a remix; add its gains and --mix FILE, or leave out --limit"
+        )
     if (arguments.gain is None) != (arguments.mix is None):
         raise UsageError(
             "a remix needs both: its gains, as in --gain speech=0,music=-12, and --mix FILE"
@@ -177,6 +235,52 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     if "-" in arguments.inputs and stems and options.folder is None:
         raise UsageError("stdin has no folder; add -o FOLDER, or --stems speech -o -")
     return options
+
+
+def _with_rest(gains_db: dict[str, float]) -> dict[str, float]:
+    """Return gains by stem; that of the rest is one of music and noise."""
+    from rtmtass.config import STEMS
+    from rtmtass.offline.writers import REST, SPEECH
+
+    if REST not in gains_db:
+        return gains_db
+    others = {name: gain for name, gain in gains_db.items() if name != REST}
+    rest = [stem for stem in STEMS if stem != SPEECH]
+    if not others.keys().isdisjoint(rest):
+        raise UsageError(f"{REST} is {' and '.join(rest)}; give the gain of either, not of both")
+    return others | dict.fromkeys(rest, gains_db[REST])
+
+
+def _part(arguments: argparse.Namespace) -> TimeRange | None:
+    from rtmtass.offline.excerpt import TimeRange
+
+    if arguments.start is None and arguments.end is None:
+        return None
+    part = TimeRange(arguments.start or 0.0, arguments.end, arguments.run_in)
+    if part.end_s is not None and part.end_s <= part.start_s:
+        raise UsageError(
+            f"--to {part.end_s:g} s isn't after --from {part.start_s:g} s; give a later time"
+        )
+    return part
+
+
+def _bitrate(arguments: argparse.Namespace) -> int | None:
+    from rtmtass.io.encodings import MP3_BITRATES
+
+    bitrate: int | None = arguments.bitrate
+    if bitrate is not None and bitrate not in MP3_BITRATES:
+        known = ", ".join(map(str, MP3_BITRATES))
+        raise UsageError(f"MP3 has no bit rate of {bitrate} kbit/s; choose from {known}")
+    return bitrate
+
+
+def _describe_model(arguments: argparse.Namespace) -> str:
+    """Return what decides the stems: the weights, and how they are run."""
+    from rtmtass.weights import describe, find
+
+    name = model_name(arguments)
+    weights = describe(find(name))[1].get("sha256", name)
+    return f"{weights} {arguments.precision} {arguments.passes} {arguments.runtime}"
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
@@ -207,13 +311,32 @@ def _progress(
     return Progress(n_files)
 
 
+def _report_limits(results: list[Result], options: SeparateOptions) -> None:
+    """Print what a limiter did, and where a recording ended before --to."""
+    for result in results:
+        limiting = result.limiting
+        if limiting and limiting.times:
+            print(
+                f"rtmtass: {result.path}: the remix was limited"
+                f" {'once' if limiting.times == 1 else f'{limiting.times} times'}, by up to"
+                f" {limiting.deepest_db:.1f} dB and for {limiting.seconds:.1f} s in all",
+                file=sys.stderr,
+            )
+        asked = options.part.end_s if options.part else None
+        if asked and result.status == "done" and result.end_s < asked - 0.5 / result.sample_rate:
+            print(
+                f"rtmtass: {result.path} ends at {result.end_s:.2f} s, before --to {asked:g}",
+                file=sys.stderr,
+            )
+
+
 def _report(results: list[Result], *, is_quiet: bool) -> int:
     for result in results:
         if result.clipped and not is_quiet:
             counts = ", ".join(f"{n} in {name}" for name, n in result.clipped.items())
             print(
                 f"rtmtass: {result.path}: samples above full scale were clipped ({counts});"
-                " --format wav --subtype FLOAT keeps them",
+                f" {_how_to_keep(result)}",
                 file=sys.stderr,
             )
     failures = [result for result in results if result.status == "failed"]
@@ -223,4 +346,12 @@ def _report(results: list[Result], *, is_quiet: bool) -> int:
             print(f"  {result.error}", file=sys.stderr)
     elif failures:
         print(f"rtmtass: {failures[0].error}", file=sys.stderr)
+    for result in failures:
+        print(result.traceback, file=sys.stderr, end="")
     return 1 if failures else 0
+
+
+def _how_to_keep(result: Result) -> str:
+    """Return what keeps samples above full scale."""
+    only_mix = set(result.clipped) == {"mix"}
+    return f"{'--limit or ' if only_mix else ''}--format wav --subtype FLOAT keeps them"

@@ -15,11 +15,13 @@ class Encoding:
         format: the value of `--format`, one of `FORMATS`.
         container: soundfile's format name.
         subtype: soundfile's subtype name.
+        bitrate: of an MP3, in kbit/s; None for libsndfile's default, which varies.
     """
 
     format: str
     container: str
     subtype: str
+    bitrate: int | None = None
 
     @property
     def clips(self) -> bool:
@@ -68,6 +70,11 @@ _FORMATS = {
     ),
     "opus": _Format("OGG", ("OPUS",), 255, (8000, 12000, 16000, 24000, 48000)),
 }
+_LOW = (8, 16, 24, 32, 40, 48, 56, 64)
+_MIDDLE = (*_LOW, 80, 96, 112, 128, 144, 160)
+_HIGH = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MP3_BITRATES = tuple(sorted({*_MIDDLE, *_HIGH}))
+"""In kbit/s; not all at every sample rate."""
 FORMATS = tuple(_FORMATS)
 CHANNEL_MODES = ("linked", "independent", "mono")
 RAW_ENCODINGS = ("f32", "s16")
@@ -85,6 +92,7 @@ def choose_encoding(
     channels: int,
     requested_format: str | None = None,
     requested_subtype: str | None = None,
+    bitrate: int | None = None,
 ) -> Encoding:
     """Choose the output's encoding: as requested, else as the input's, else WAV.
 
@@ -95,6 +103,7 @@ def choose_encoding(
         channels: of the output.
         requested_format: one of `FORMATS`; None for the input's.
         requested_subtype: one of `SUBTYPES`; None for the nearest to the input's.
+        bitrate: of an MP3, in kbit/s; other formats don't take it.
 
     Raises:
         UsageError: the format doesn't support the requested subtype.
@@ -117,7 +126,31 @@ def choose_encoding(
     if not rates.supports(sample_rate):
         others = "wav" if name == "flac" else "flac, or wav"
         raise OutputError(f"{name} doesn't support {sample_rate} Hz; add --format {others}")
-    return Encoding(name, limits.container, chosen)
+    if bitrate and name == "mp3":
+        check_bitrate(bitrate, sample_rate)
+    return Encoding(name, limits.container, chosen, bitrate if name == "mp3" else None)
+
+
+def mp3_bitrates(sample_rate: int) -> tuple[int, ...]:
+    """Return the bit rates of MP3 at a sample rate in Hz, in kbit/s."""
+    return _HIGH if sample_rate >= 32000 else _MIDDLE if sample_rate >= 16000 else _LOW
+
+
+def check_bitrate(bitrate: int, sample_rate: int) -> None:
+    """Raise an `OutputError` if MP3 lacks a bit rate, in kbit/s, at a sample rate, in Hz."""
+    known = mp3_bitrates(sample_rate)
+    if bitrate not in known:
+        nearest = min(known, key=lambda rate: abs(rate - bitrate))
+        raise OutputError(
+            f"mp3 at {sample_rate} Hz has no bit rate of {bitrate} kbit/s; add --bitrate {nearest}"
+            f" (known: {', '.join(map(str, known))})"
+        )
+
+
+def compression_level(bitrate: int, sample_rate: int) -> float:
+    """Return libsndfile's level, 0 to below 1, for an MP3's bit rate in kbit/s."""
+    lowest, *_, highest = mp3_bitrates(sample_rate)
+    return min(0.9999, (highest - bitrate) / (highest - lowest))
 
 
 def _nearest(limits: _Format, subtype: str) -> str:

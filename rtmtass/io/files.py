@@ -5,17 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
-from rtmtass.io.encodings import Encoding
+from rtmtass.io.encodings import Encoding, compression_level
 from rtmtass.io.libsndfile import Decoder
-from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
+from rtmtass.io.part_file import (
+    WAV_LIMIT,
+    PartFile,
+    check_replaceable,
+    part_path,
+    why_unreadable,
+    why_unwritable,
+)
+from rtmtass.io.paths import converted, quoted
+from rtmtass.io.tags.model import Metadata
+from rtmtass.io.tags.writer import container_for, with_metadata
 from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
@@ -85,8 +96,17 @@ def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) 
             kind = f"a sample of {samples[np.argmax(np.abs(samples))]:.3g} (full scale is 1)"
         raise InputError(
             f"{name} contains {kind} at {frame / sample_rate:.3f} s (frame {frame}); export it"
-            " again, or convert it to integers: ffmpeg -i … -c:a pcm_s24le repaired.wav"
+            f" again, or convert it to integers: {_to_integers(name)}"
         )
+
+
+def _to_integers(name: str) -> str:
+    """Return the command that makes integers of a file, or of what a program writes to stdin."""
+    if name == "stdin":
+        return "ffmpeg -i IN -c:a pcm_s24le -f wav - | rtmtass separate - -o OUT"
+    path = Path(name)
+    repaired = path.with_name(f"{path.stem}-repaired.wav")
+    return f"ffmpeg -i {quoted(path)} -c:a pcm_s24le {quoted(repaired)}"
 
 
 class FileSource:
@@ -119,7 +139,7 @@ class FileSource:
         except soundfile.SoundFileError as error:
             raise InputError(
                 f"{path} is not audio that libsndfile can read; convert it first:"
-                f" ffmpeg -i {path.name} {path.stem}.wav"
+                f" ffmpeg -i {quoted(path)} {quoted(converted(path))}"
             ) from error
         except OSError as error:
             raise InputError(why_unreadable(path, error)) from error
@@ -264,6 +284,14 @@ def _rounded(block: Samples, subtype: str) -> Samples | NDArray[np.int32]:
     return steps.astype(np.int32) << (32 - bits)
 
 
+def _constant_bitrate(bitrate: int | None, sample_rate: int) -> dict[str, Any]:
+    """Return soundfile's arguments for an MP3 of a bit rate in kbit/s; none for None."""
+    if bitrate is None:
+        return {}
+    level = compression_level(bitrate, sample_rate)
+    return {"bitrate_mode": "CONSTANT", "compression_level": level}
+
+
 class FileSink:
     """One output file, written as `NAME.part` and renamed when it is complete.
 
@@ -276,7 +304,8 @@ class FileSink:
         channels: of the blocks.
         encoding: of the file.
         frames: expected length; None if unknown.
-        tags: written if the format supports them.
+        tags: text fields, by soundfile's names; beside `metadata`, only "software" is written.
+        metadata: written as far as the format can hold it.
 
     Attributes:
         part: the temporary path.
@@ -296,38 +325,39 @@ class FileSink:
         *,
         frames: int | None = None,
         tags: Mapping[str, str] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         self.target = target
-        self.part = target.with_name(target.name + ".part")
+        self.part = part_path(target)
         self.encoding = encoding
         self.frames = 0
         self.clipped = 0
-        container = encoding.container
-        if container == "WAV" and (frames is None or frames * channels * 8 > WAV_LIMIT):
+        fields = Metadata.from_fields(tags or {})
+        metadata = replace(metadata, software=fields.software) if metadata else fields
+        container = container_for(encoding, metadata)
+        if container in ("WAV", "WAVEX") and (frames is None or frames * channels * 8 > WAV_LIMIT):
             container = "RF64"  # `finalise` turns it into a plain WAV if it fits one
         self._is_rf64 = container == "RF64"
         try:
+            check_replaceable(target)
             self._bytes = PartFile(self.part)
         except OSError as error:
             raise OutputError(why_unwritable(target, error)) from error
+        self._tagged = with_metadata(self._bytes, container, channels, metadata)
         try:
             self._file = soundfile.SoundFile(
-                cast(BinaryIO, self._bytes),
+                cast(BinaryIO, self._tagged),
                 "w",
                 sample_rate,
                 channels,
                 encoding.subtype,
                 format=container,
+                **_constant_bitrate(encoding.bitrate, sample_rate),
             )
         except soundfile.SoundFileError as error:
             self._bytes.close()
-            self.part.unlink(missing_ok=True)
+            self._bytes.remove()
             raise self._failure(error) from error
-        for tag, text in (tags or {}).items():
-            try:
-                setattr(self._file, tag, text)
-            except soundfile.SoundFileError:
-                continue  # the format doesn't support this tag
         self._is_open = True
 
     def write(self, block: Samples) -> None:
@@ -349,9 +379,11 @@ class FileSink:
         self._is_open = False
         try:
             self._file.close()
-            if self._is_rf64 and not self._bytes.error:
+            if self._is_rf64:
                 self._bytes.make_plain_wav()
-        except (soundfile.SoundFileError, OSError) as error:
+            if not self._bytes.error:
+                self._tagged.finish()
+        except (soundfile.SoundFileError, InputError) as error:
             raise self._failure(error) from error
         finally:
             self._bytes.close()
@@ -362,16 +394,20 @@ class FileSink:
         """Finalise the file and rename it to its final name."""
         self.finalise()
         try:
-            self.part.replace(self.target)
+            self._bytes.publish(self.target)
         except OSError as error:
             raise OutputError(why_unwritable(self.target, error)) from error
+
+    def leave(self) -> None:
+        """Finalise the file and leave it under its .part name, for other runs to replace."""
+        self.finalise()
+        self._bytes.release()
 
     def abandon(self) -> None:
         """Close and remove the .part file; never raises."""
         with contextlib.suppress(OutputError):
             self.finalise()
-        with contextlib.suppress(OSError):
-            self.part.unlink(missing_ok=True)
+        self._bytes.remove()
 
     def _failure(self, error: BaseException) -> OutputError:
         cause = self._bytes.error or error

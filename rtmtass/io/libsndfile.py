@@ -14,6 +14,7 @@ import soundfile
 from rtmtass.errors import InputError
 from rtmtass.io.byte_ranges import ByteRanges
 from rtmtass.io.layout import Part, find_layout, find_mpeg_layout
+from rtmtass.io.paths import library_path
 from rtmtass.types import Samples
 
 UNKNOWN_FRAMES = 2**48
@@ -136,8 +137,7 @@ class Decoder:
         if part.ranges is None:
             if self._path.suffix.lower() == ".raw":  # soundfile goes by the name, too
                 raise soundfile.SoundFileError("it has no header")
-            # Bytes, because a name needn't be UTF-8.
-            return None, ForwardFile(str(self._path) if os.name == "nt" else bytes(self._path))
+            return None, ForwardFile(library_path(self._path))
         view = ByteRanges(
             self._path.open("rb"),
             part.ranges,

@@ -94,7 +94,7 @@ class StreamSource:
         if header.encoding is None or not header.channels:
             raise InputError(
                 f"{name} is a compressed WAV; decode it in the pipe:"
-                " ffmpeg -i … -c:a pcm_s16le -f wav - | rtmtass separate -"
+                " ffmpeg -i IN -c:a pcm_s16le -f wav - | rtmtass separate - -o OUT"
             )
         check_format(header.sample_rate, header.channels, name)
         self.encoding = header.encoding

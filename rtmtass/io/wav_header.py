@@ -96,7 +96,7 @@ def read_header(
     if magic not in WAV_MAGIC or kind != b"WAVE":
         raise InputError(
             f"{name} has no WAV header; for raw samples add --rate (and --channels-in, --raw),"
-            f" or convert it in the pipe: ffmpeg -i … -f wav - | rtmtass separate -"
+            f" or convert it in the pipe: ffmpeg -i IN -f wav - | rtmtass separate - -o OUT"
         )
     offset, long_size, fmt = 12, 0, b""
     while True:

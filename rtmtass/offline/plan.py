@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
+from rtmtass.io.paths import converted, fit_name, quoted
 from rtmtass.io.pipes import RawFormat
-from rtmtass.offline.writers import MIX
+from rtmtass.io.special_files import has_no_folder, is_special
+from rtmtass.offline.excerpt import TimeRange
+from rtmtass.offline.limiter import Limiting
+from rtmtass.offline.names import Base, distinct
+from rtmtass.offline.naming import NameTemplate
+from rtmtass.offline.writers import MIX, REST
 
 SUFFIXES = frozenset(
     f".{word}"
@@ -19,6 +26,18 @@ SUFFIXES = frozenset(
     for word in words.split()
 )
 """File types to look for in a folder; a file that is given by name may have any suffix."""
+
+UNREAD_SUFFIXES = frozenset(
+    f".{word}"
+    for words in (
+        "m4a m4b mp4 m4v aac ac3 eac3 mka mkv webm mov avi wma wmv asf 3gp amr ape wv",
+        "mpg mpeg ts mts flv dts tta spx ra",
+    )
+    for word in words.split()
+)
+"""File types with sound that libsndfile can't read."""
+
+_NAMED = 3  # files in a message
 
 STREAM = Path("-")
 """Stdin as an input, stdout as an output."""
@@ -34,11 +53,17 @@ class SeparateOptions:
         format: one of `FORMATS`; None for the input's.
         subtype: soundfile's name; None for the nearest to the input's.
         gains_db: of each stem in the remix; 0 dB if missing.
-        mix: path of the remix, or its folder for several inputs; None for no remix.
+        mix: path of the remix, or a folder, which is one without a suffix or one that exists;
+            None for no remix.
         overwrite: replace existing outputs instead of skipping them.
         channels: one of `CHANNEL_MODES`.
         raw: format of stdin's samples; None for a WAV.
         allow_truncated: accept inputs that are shorter than their header says.
+        naming: of the outputs.
+        part: to separate; None for all.
+        limit: keep the remix's true peaks below full scale.
+        bitrate: of MP3 outputs, in kbit/s; None for libsndfile's default.
+        model: what separates, in words; outputs of another one aren't kept as finished.
     """
 
     stems: tuple[str, ...] = STEMS
@@ -51,14 +76,26 @@ class SeparateOptions:
     channels: str = "linked"
     raw: RawFormat | None = None
     allow_truncated: bool = False
+    naming: NameTemplate = field(default_factory=NameTemplate)
+    part: TimeRange | None = None
+    limit: bool = False
+    bitrate: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and its output files, by stem or `MIX`."""
+    """One recording and its output files.
+
+    Attributes:
+        path: of the recording.
+        targets: by stem or `MIX`.
+        error: why it can't be separated, or "".
+    """
 
     path: Path
     targets: Mapping[str, Path]
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +111,10 @@ class Result:
         frames: length.
         elapsed_s: processing time in seconds.
         clipped: samples beyond full scale, by output.
+        start: first frame of the recording in the outputs.
+        limiting: of the remix; None without `limit`.
         error: the message, if it failed.
+        traceback: of a bug in rtmtass that it failed by, or "".
     """
 
     path: Path
@@ -85,12 +125,20 @@ class Result:
     frames: int = 0
     elapsed_s: float = 0.0
     clipped: Mapping[str, int] = field(default_factory=dict)
+    start: int = 0
+    limiting: Limiting | None = None
     error: str = ""
+    traceback: str = ""
 
     @property
     def duration_s(self) -> float:
         """Length of the recording in seconds."""
         return self.frames / self.sample_rate if self.sample_rate else 0.0
+
+    @property
+    def end_s(self) -> float:
+        """End of the outputs in seconds of the recording."""
+        return (self.start + self.frames) / self.sample_rate if self.sample_rate else 0.0
 
     @property
     def rtf(self) -> float:
@@ -112,7 +160,11 @@ class Result:
                 "elapsed_s": round(self.elapsed_s, 3),
                 "rtf": round(self.rtf, 5),
                 "clipped": dict(self.clipped),
+                "start_s": round(self.start / self.sample_rate, 6),
+                "end_s": round(self.end_s, 6),
             }
+            if self.limiting:
+                plain["limiter"] = self.limiting.to_dict()
         return plain
 
 
@@ -127,68 +179,184 @@ def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = 
         recursive: search the folders within folders too.
 
     Raises:
-        InputError: a folder without a recording.
+        InputError: folders without a recording.
         OutputError: an output would replace an input.
-        UsageError: two inputs would write the same file.
+        UsageError: an output can't be what it is named, or has two contents.
     """
-    recordings = list(dict.fromkeys(pair for path in inputs for pair in _expand(path, recursive)))
-    several = len(recordings) > 1
-    jobs = [Job(path, _targets(path, root, options, several)) for path, root in recordings]
-    sources = {job.path.resolve(): job.path for job in jobs}
-    inputs_by_output: dict[Path, Path] = {}
-    for job in jobs:
-        for target in job.targets.values():
-            if target == STREAM:
-                continue
-            output = target.resolve()
-            if output in sources or any(_is_same_file(target, job.path) for job in jobs):
-                raise OutputError(f"{target} is an input too; name another output with -o or --mix")
-            other = inputs_by_output.setdefault(output, job.path)
-            if other != job.path:
-                raise UsageError(
-                    f"{other} and {job.path} would both write {target};"
-                    " leave out --format, or separate them into two folders"
-                )
-    return jobs
+    recordings, empty = [], []
+    for path in inputs:
+        found = _expand(path, recursive)
+        recordings += found
+        if not found:
+            empty.append(Job(path, {}, _why_empty(path, recursive)))
+    if not recordings:
+        raise InputError(empty[0].error)
+    recordings = list({os.path.abspath(path): (path, root) for path, root in recordings}.values())
+    if not options.naming.is_default:
+        recordings = _without_outputs(recordings, inputs, options)
+    _check_names(recordings, options)
+    jobs = [
+        Job(path, targets)
+        for (path, _), targets in zip(recordings, _targets(recordings, options), strict=True)
+    ]
+    _check_targets(jobs)
+    return jobs + empty
+
+
+def unread_files(inputs: Sequence[Path], *, recursive: bool = False) -> list[Path]:
+    """Return the files in folders that hold sound, but of a type that `plan` leaves out."""
+    return [
+        p
+        for path in inputs
+        if os.path.isdir(path)
+        for p in _files_in(path, recursive)
+        if p.suffix.lower() in UNREAD_SUFFIXES
+    ]
 
 
 def _expand(path: Path, recursive: bool) -> list[tuple[Path, Path]]:
     """Return (recording, root) pairs; outputs repeat the recording's folder relative to root."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [(path, path.parent)]
-    files = sorted(path.rglob("*") if recursive else path.glob("*"))
-    recordings = [
-        p for p in files if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_output(p)
-    ]
-    if not recordings:
-        hint = "" if recursive else "; to search the folders in it too, add --recursive"
-        raise InputError(f"{path} is a folder without recordings{hint}")
-    return [(p, path) for p in recordings]
+    files = _files_in(path, recursive)
+    return [(p, path) for p in files if p.suffix.lower() in SUFFIXES and not _is_output(p)]
+
+
+def _files_in(folder: Path, recursive: bool) -> list[Path]:
+    found = folder.rglob("*") if recursive else folder.glob("*")
+    return sorted(p for p in found if os.path.isfile(p))
+
+
+def _why_empty(path: Path, recursive: bool) -> str:
+    unread = unread_files([path], recursive=recursive)
+    if unread:
+        return f"{path} is a folder without recordings that can be read: {why_unread(unread)}"
+    hint = "" if recursive else "; to search the folders in it too, add --recursive"
+    return f"{path} is a folder without recordings{hint}"
+
+
+def why_unread(files: Sequence[Path]) -> str:
+    """Return which files were left out, and what makes them readable."""
+    named = ", ".join(str(path) for path in files[:_NAMED])
+    more = ", …" * (len(files) > _NAMED)
+    first = files[0]
+    return (
+        f"{len(files)} file{'s' * (len(files) > 1)} skipped: {named}{more}; install ffmpeg and"
+        f" convert them: ffmpeg -i {quoted(first)} {quoted(converted(first))}"
+    )
 
 
 def _is_output(path: Path) -> bool:
-    return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, MIX)]
+    return path.suffixes[-2:-1] in [[f".{name}"] for name in (*STEMS, REST, MIX)]
 
 
-def _targets(path: Path, root: Path, options: SeparateOptions, several: bool) -> dict[str, Path]:
-    name = "stdin" if path == STREAM else path.stem
+def _without_outputs(
+    recordings: list[tuple[Path, Path]], inputs: Sequence[Path], options: SeparateOptions
+) -> list[tuple[Path, Path]]:
+    """Return the recordings but those, found in folders, that are outputs of others."""
+    outputs = {
+        os.path.realpath(target)
+        for targets in _targets(recordings, options)
+        for target in targets.values()
+    }
+    return [
+        (path, root)
+        for path, root in recordings
+        if path in inputs or os.path.realpath(path) not in outputs
+    ]
+
+
+def _check_names(recordings: Sequence[tuple[Path, Path]], options: SeparateOptions) -> None:
+    """Raise for options that name an output of another kind than meant."""
+    folder = options.folder
+    if folder is not None and folder != STREAM and _is_sound(folder) and not folder.is_dir():
+        raise UsageError(
+            f"-o names the folder of the stems, and {folder} looks like a file; name a folder,"
+            f" as in -o {quoted(folder.with_suffix(''))}"
+        )
+    if folder is None and options.stems and any(has_no_folder(path) for path, _ in recordings):
+        raise UsageError("a pipe has no folder; add -o FOLDER, or --stems speech -o -")
+    mix = options.mix
+    if mix is None or mix == STREAM or os.path.isdir(mix):
+        return
+    if is_special(mix) or mix.suffix:
+        if not is_special(mix) and mix.suffix.lower().lstrip(".") not in FORMATS:
+            known = ", ".join(f".{name}" for name in FORMATS)
+            raise UsageError(
+                f"--mix {mix} can't be written as {mix.suffix}; name a file that ends in {known},"
+                " or a folder"
+            )
+        if len(recordings) > 1:
+            raise UsageError(
+                f"--mix {mix} is one file, and there are {len(recordings)} recordings; name a"
+                f" folder, as in --mix {quoted(mix.parent / 'remixes')}"
+            )
+
+
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES
+
+
+def _targets(
+    recordings: Sequence[tuple[Path, Path]], options: SeparateOptions
+) -> list[dict[str, Path]]:
+    """Return the outputs of each recording."""
+    bases = [_base(path, root, options) for path, root in recordings]
+    result = []
+    for base in distinct(bases):
+        result.append({stem: _target(base, stem, options) for stem in options.stems})
+        if options.folder == STREAM:
+            result[-1] = dict.fromkeys(options.stems, STREAM)
+    mix = options.mix
+    if mix is None:
+        return result
+    is_one = mix == STREAM or is_special(mix) or (bool(mix.suffix) and not os.path.isdir(mix))
+    remixes = distinct([replace(base, folder=mix) for base in bases])
+    for targets, base in zip(result, remixes, strict=True):
+        targets[MIX] = mix if is_one else _target(base, MIX, options)
+    return result
+
+
+def _base(path: Path, root: Path, options: SeparateOptions) -> Base:
     folder = path.parent
     if options.folder is not None:
         folder = options.folder / path.parent.relative_to(root)
     input_format = path.suffix.lstrip(".").lower()
     suffix = options.format or (input_format if input_format in FORMATS else "wav")
-    targets = {stem: folder / f"{name}.{stem}.{suffix}" for stem in options.stems}
-    if options.folder == STREAM:
-        targets = dict.fromkeys(options.stems, STREAM)
-    if options.mix is not None and several:
-        targets[MIX] = options.mix / f"{name}.{MIX}.{suffix}"
-    elif options.mix is not None:
-        targets[MIX] = options.mix
-    return targets
+    return Base(path, folder, "stdin" if path == STREAM else path.stem, suffix)
 
 
-def _is_same_file(target: Path, path: Path) -> bool:
+def _target(base: Base, stem: str, options: SeparateOptions) -> Path:
+    if options.naming.is_default:
+        return base.folder / fit_name(base.name, f".{stem}.{base.suffix}")
+    path = base.folder / f"{options.naming.fill(base.name, stem)}.{base.suffix}"
+    return path.with_name(fit_name(path.name.removesuffix(f".{base.suffix}"), f".{base.suffix}"))
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
+    """Raise if an output is an input, or would be written twice."""
+    inputs = {identity for job in jobs for identity in _identities(job.path)}
+    written: dict[object, tuple[Path, str]] = {}
+    for job in jobs:
+        for name, target in job.targets.items():
+            if target == STREAM or is_special(target):
+                continue
+            identities = _identities(target)
+            if not inputs.isdisjoint(identities):
+                raise OutputError(f"{target} is an input too; name another output with -o or --mix")
+            path, other = written.setdefault(identities[0], (job.path, name))
+            if (path, other) != (job.path, name):
+                raise UsageError(
+                    f"{target} would be written twice, as {other} of {path} and as {name} of"
+                    f" {job.path}; name another file with --mix, or another folder with -o"
+                )
+
+
+def _identities(path: Path) -> list[object]:
+    """Return what two paths of one file have in common: real path, and number on its device."""
+    identities: list[object] = [os.path.join(os.path.realpath(path.parent), path.name)]
     try:
-        return target.samefile(path)
-    except OSError:
-        return False
+        about = path.stat()
+    except (OSError, ValueError):
+        return identities
+    return [*identities, (about.st_dev, about.st_ino)]

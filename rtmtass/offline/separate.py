@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from rtmtass.errors import InputError, OutputError, UsageError
+from rtmtass.errors import InputError, OutputError, RtmtassError, UsageError
 from rtmtass.fullband import FullBandSeparator, StreamSeparator
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
 from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
+from rtmtass.io.special_files import SpecialSink, is_special, open_special
+from rtmtass.io.tags.model import Metadata
+from rtmtass.io.tags.positions import excerpt as move_positions
+from rtmtass.io.tags.reader import read_metadata
+from rtmtass.offline.excerpt import Excerpt, ExcerptSink, ExcerptSource
+from rtmtass.offline.limiter import Limiter
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
-from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
+from rtmtass.offline.provenance import marks, outputs_to_write
+from rtmtass.offline.writers import MIX, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
 
 BLOCK_S = 1.0
@@ -82,13 +90,53 @@ def separate_files(
         RtmtassError: an error that isn't specific to one file, such as a `ModelError`.
         Interrupted: by Ctrl-C or SIGTERM.
     """
+    opening = _Opening(load)
     for job in jobs:
         try:
-            result = separate_file(job, options, load, progress)
+            result = separate_file(job, options, opening, progress)
         except (InputError, OutputError) as error:
             result = Result(job.path, "failed", error=str(error))
+        except UsageError as error:
+            if len(jobs) == 1:
+                raise
+            result = Result(job.path, "failed", error=f"{job.path}: {error}")
+        except (RtmtassError, BrokenPipeError):
+            raise  # of the model, or of stdout
+        except Exception as error:
+            if opening.has_failed:
+                raise
+            result = _unexpected(job.path, error)
         progress.finished(result)
         yield result
+
+
+class _Opening:
+    """A `Load`, and whether it has failed, which all files have in common.
+
+    Attributes:
+        has_failed: by an exception.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.has_failed = False
+
+    def __call__(self) -> StreamSeparator:
+        """See `Load`."""
+        try:
+            return self._load()
+        except Exception:
+            self.has_failed = True
+            raise
+
+
+def _unexpected(path: Path, error: Exception) -> Result:
+    """Return the result of a file that failed by lack of memory, or by a bug in rtmtass."""
+    if isinstance(error, MemoryError):
+        return Result(path, "failed", error=f"{path} needs more memory than there is; split it")
+    lines = "".join(traceback.format_exception(error))
+    why = f"{path} failed by a bug in rtmtass ({type(error).__name__}: {error}); please report it"
+    return Result(path, "failed", error=why, traceback=lines)
 
 
 def separate_file(
@@ -100,14 +148,12 @@ def separate_file(
         RtmtassError: the job failed; its partial outputs have been removed.
         Interrupted: the open outputs have been completed under their .part names.
     """
-    missing = {
-        name: target
-        for name, target in job.targets.items()
-        if options.overwrite or target == STREAM or not target.exists()
-    }
+    if job.error:
+        raise InputError(job.error)
+    missing = outputs_to_write(job, options)
     if not missing:
         return Result(job.path, "skipped", job.targets)
-    with closing(_open(job.path, options)) as source:
+    with contextlib.closing(_open(job.path, options)) as source:
         return separate_source(source, job.path, missing, options, load, progress)
 
 
@@ -125,28 +171,42 @@ def separate_source(
         load(), source.sample_rate, source.channels, options.channels, low_latency=is_streaming
     )
     started = time.perf_counter()  # the RTF doesn't include opening the model
-    sink = StemWriters(separator.stems, options.gains_db)
+    limiter = None
+    if options.limit and MIX in targets:
+        limiter = Limiter(source.sample_rate, separator.channels)
+    excerpt = None
+    if options.part:
+        known = source.frames
+        rate = source.sample_rate
+        excerpt = Excerpt(options.part, source.name, rate, known, separator.delay)
+    sink = StemWriters(separator.stems, options.gains_db, limiter)
     thread: WriterThread | None = None
     try:
-        with defer_signals():
-            sink.writers = _open_writers(source, path, separator.channels, targets, options)
-            if STREAM not in targets.values():  # a queue would add latency to a pipe
+        _open_writers(sink, source, path, separator.channels, targets, options, excerpt)
+        if STREAM not in targets.values():  # a queue would add latency to a pipe
+            with defer_signals():
                 thread = WriterThread(sink)
-        progress.started(path, source.frames, source.sample_rate)
-        frames = run(source, separator, thread or sink, progress.advanced)
+        to_read = excerpt.to_read if excerpt else source.frames
+        progress.started(path, to_read, source.sample_rate)
+        frames = _run_part(source, excerpt, separator, thread or sink, progress.advanced)
         if thread:
             thread.close()
         with defer_signals():
             sink.close()
     except KeyboardInterrupt as stop:
-        with defer_signals():
+        parts: list[Path] = []
+        with contextlib.suppress(KeyboardInterrupt), defer_signals():  # a second one adds nothing
+            sink.stopped.set()
             if thread:
                 thread.stop()
-            raise Interrupted(sink.leave_parts(), stop) from stop
+            parts = sink.leave_parts()
+        raise Interrupted(parts, stop) from stop
     except BaseException:
-        if thread:
-            thread.stop()
-        sink.abandon()
+        with defer_signals():  # a file closed while the thread writes crashes the process
+            sink.stopped.set()
+            if thread:
+                thread.stop()
+            sink.abandon()
         raise
     return Result(
         path,
@@ -157,7 +217,24 @@ def separate_source(
         frames,
         time.perf_counter() - started,
         {name: writer.clipped for name, writer in sink.writers.items() if writer.clipped},
+        excerpt.start if excerpt else 0,
+        limiter.limiting if limiter else None,
     )
+
+
+def _run_part(
+    source: Source,
+    excerpt: Excerpt | None,
+    separator: FullBandSeparator,
+    sink: Sink,
+    advanced: Callable[[int], None],
+) -> int:
+    """Run on all of the source or an excerpt; return the length of the outputs in frames."""
+    if excerpt is None:
+        return run(source, separator, sink, advanced)
+    part = ExcerptSink(sink, excerpt)
+    run(ExcerptSource(source, excerpt), separator, part, advanced)
+    return part.frames
 
 
 def run(
@@ -194,37 +271,74 @@ def run(
 def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
     if path == STREAM:
         return open_stdin(options.raw, allow_truncated=options.allow_truncated)
-    return open_source(path, allow_truncated=options.allow_truncated)
+    return open_input(path, allow_truncated=options.allow_truncated)
+
+
+def open_input(path: Path, *, allow_truncated: bool = False) -> FileSource | StreamSource:
+    """Open a sound file, a named pipe or a device.
+
+    Raises:
+        InputError: see `FileSource` and `StreamSource`.
+    """
+    if is_special(path) and not path.is_file():
+        return open_special(path, allow_truncated=allow_truncated)
+    return open_source(path, allow_truncated=allow_truncated)
 
 
 def _open_writers(
+    sink: StemWriters,
     source: FileSource | StreamSource,
     path: Path,
     channels: int,
     targets: Mapping[str, Path],
     options: SeparateOptions,
-) -> dict[str, BlockWriter]:
-    writers: dict[str, BlockWriter] = {}
-    try:
-        for name, target in targets.items():
-            if target == STREAM:
-                writers[name] = _open_stdout(source, channels, options)
-                continue
+    excerpt: Excerpt | None,
+) -> None:
+    """Fill `sink.writers`; what is open already is in it if this raises."""
+    if options.bitrate and not any(is_mp3(target) for target in targets.values()):
+        raise UsageError(
+            f"--bitrate is of MP3, and no output of {path} is one; add --format mp3,"
+            " or leave out --bitrate"
+        )
+    marked = marks(path, targets, options)
+    metadata = _metadata_of(source, path, channels, excerpt)
+    frames = excerpt.frames if excerpt else source.frames
+    for name, target in targets.items():
+        if target == STREAM:
+            sink.writers[name] = _open_stdout(source, channels, options, frames)
+        elif is_special(target):  # waits for the reader, which a signal interrupts
+            sink.writers[name] = _open_pipe(sink, source, target, channels, options, frames)
+        else:
             encoding = choose_file_encoding(source, path, target, channels, options)
             _make_folder(target.parent)
-            writers[name] = FileSink(
-                target,
-                source.sample_rate,
-                channels,
-                encoding,
-                frames=source.frames,
-                tags=source.tags,
-            )
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
-    return writers
+            with defer_signals():
+                sink.writers[name] = FileSink(
+                    target,
+                    source.sample_rate,
+                    channels,
+                    encoding,
+                    frames=frames,
+                    tags={"software": marked[name]} if marked else {},
+                    metadata=metadata,
+                )
+
+
+def _metadata_of(
+    source: FileSource | StreamSource, path: Path, channels: int, excerpt: Excerpt | None
+) -> Metadata:
+    """Return what an output of `channels` gets of the input's metadata; a pipe has none."""
+    metadata = Metadata() if path == STREAM else read_metadata(path)
+    if metadata == Metadata():  # a format that only the decoder knows
+        metadata = Metadata.from_fields(source.tags)
+    metadata = metadata.for_channels(source.channels, channels)
+    if excerpt is None:
+        return metadata
+    return move_positions(metadata, excerpt.start, excerpt.frames, source.sample_rate)
+
+
+def is_mp3(target: Path) -> bool:
+    """Whether an output is an MP3, by its name."""
+    return target.suffix.lower() == ".mp3"
 
 
 def choose_file_encoding(
@@ -243,28 +357,52 @@ def choose_file_encoding(
         channels=channels,
         requested_format=target_format if target_format in FORMATS else options.format,
         requested_subtype=options.subtype,
+        bitrate=options.bitrate,
     )
 
 
 def _open_stdout(
-    source: FileSource | StreamSource, channels: int, options: SeparateOptions
+    source: FileSource | StreamSource, channels: int, options: SeparateOptions, frames: int | None
 ) -> StreamSink:
     """Open stdout in the input's format: raw for raw, else WAV; 16 bits for 16 bits or less."""
     if options.format not in (None, "wav"):
         raise UsageError(f"stdout carries WAV or raw samples, not {options.format}; add -o FOLDER")
     is_raw = options.raw is not None and options.format is None
-    if is_raw and options.raw:
-        encoding = options.raw.encoding
-    else:
-        encoding = "s16" if (options.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
     return StreamSink(
         stdout_stream(),
         source.sample_rate,
         channels,
-        encoding,
+        options.raw.encoding if is_raw and options.raw else _stream_encoding(source, options),
         is_raw=is_raw,
-        frames=source.frames if not options.allow_truncated else None,
+        frames=frames if not options.allow_truncated else None,
     )
+
+
+def _open_pipe(
+    sink: StemWriters,
+    source: FileSource | StreamSource,
+    target: Path,
+    channels: int,
+    options: SeparateOptions,
+    frames: int | None,
+) -> SpecialSink:
+    suffix = target.suffix.lstrip(".").lower()
+    written = options.format or (suffix if suffix in FORMATS else "wav")
+    if written != "wav":
+        raise UsageError(f"{target} is a pipe or device, which carries WAV, not {written}")
+    return SpecialSink(
+        target,
+        source.sample_rate,
+        channels,
+        _stream_encoding(source, options),
+        frames=frames if not options.allow_truncated else None,
+        stopped=sink.stopped,
+    )
+
+
+def _stream_encoding(source: FileSource | StreamSource, options: SeparateOptions) -> str:
+    """Return an encoding of `RAW_ENCODINGS`: 16 bits for 16 bits or less."""
+    return "s16" if (options.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
 
 
 def _make_folder(folder: Path) -> None:

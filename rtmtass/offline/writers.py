@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,19 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import OutputError
+from rtmtass.io.files import FileSink
+from rtmtass.offline.limiter import Limiter
+from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
 
 MIX = "mix"
 """Name of the remix, beside the names of the stems."""
+REST = "rest"
+"""Name of the sum of all stems but speech."""
+SPEECH = "speech"
 
 _QUEUED_BLOCKS = 4
+_SIGNALS_S = 0.1  # longest time that a signal is deferred by a full queue
 
 
 class BlockWriter(Protocol):
@@ -58,13 +66,23 @@ class StemWriters:
     Args:
         stems: names of the stems, in the separator's order.
         gains_db: of each stem in the remix; 0 dB if missing.
+        limiter: of the remix; None to let it clip.
 
     Attributes:
-        writers: by stem, or by `MIX`; stems without a writer are dropped.
+        writers: by stem, or by `REST` or `MIX`; stems without a writer are dropped.
+        limiter: of the remix.
+        stopped: set to end a write that waits for the reader of a pipe.
     """
 
-    def __init__(self, stems: Sequence[str], gains_db: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        stems: Sequence[str],
+        gains_db: Mapping[str, float],
+        limiter: Limiter | None = None,
+    ) -> None:
         self.writers: dict[str, BlockWriter] = {}
+        self.limiter = limiter
+        self.stopped = threading.Event()
         self._stems = tuple(stems)
         gains = [linear_gain(gains_db.get(stem, 0.0)) for stem in stems]
         self._gains = np.array(gains, np.float32)
@@ -77,7 +95,10 @@ class StemWriters:
         """
         for name, writer in self.writers.items():
             if name == MIX:
-                writer.write(np.einsum("s,snc->nc", self._gains, stems))
+                mix = np.einsum("s,snc->nc", self._gains, stems)
+                self._write_some(writer, self.limiter.process(mix) if self.limiter else mix)
+            elif name == REST:
+                writer.write(sum_of_rest(self._stems, stems))
             else:
                 writer.write(stems[self._stems.index(name)])
 
@@ -87,6 +108,7 @@ class StemWriters:
         Raises:
             OutputError: an output can't be finalised, in which case none is renamed.
         """
+        self._flush()
         for writer in self.writers.values():
             writer.finalise()
         for writer in self.writers.values():
@@ -100,6 +122,8 @@ class StemWriters:
     def leave_parts(self) -> list[Path]:
         """Finalise all outputs under their temporary names; return those that have samples."""
         parts = []
+        with contextlib.suppress(OutputError, BrokenPipeError):
+            self._flush()
         for writer in self.writers.values():
             try:
                 writer.finalise()
@@ -108,9 +132,26 @@ class StemWriters:
                 continue
             if not writer.frames:
                 writer.abandon()
-            elif writer.part and writer.part.exists():
+            elif isinstance(writer, FileSink) and writer.part.exists():
+                writer.leave()
                 parts.append(writer.part)
         return parts
+
+    def _flush(self) -> None:
+        """Write what the limiter holds."""
+        if self.limiter and MIX in self.writers:
+            self._write_some(self.writers[MIX], self.limiter.flush())
+
+    @staticmethod
+    def _write_some(writer: BlockWriter, block: Samples) -> None:
+        if len(block):
+            writer.write(block)
+
+
+def sum_of_rest(names: Sequence[str], stems: Samples) -> Samples:
+    """Return (n, channels): the sum of all stems but speech, of (S, n, channels)."""
+    rest: Samples = stems[[name != SPEECH for name in names]].sum(axis=0)
+    return rest
 
 
 class WriterThread:
@@ -125,6 +166,8 @@ class WriterThread:
         self._sink = sink
         self._blocks: queue.Queue[Samples | None] = queue.Queue(_QUEUED_BLOCKS)
         self._error: Exception | None = None
+        # Not `Thread.join`: interrupted by a signal, it takes the thread for ended (bpo-45274).
+        self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rtmtass-writer", daemon=True)
         self._thread.start()
 
@@ -135,7 +178,7 @@ class WriterThread:
             OutputError: an earlier block couldn't be written.
         """
         self._raise_error()
-        self._blocks.put(stems)
+        self._put(stems)
 
     def close(self) -> None:
         """Wait until all blocks are written; the inner sink stays open. May be called twice.
@@ -148,17 +191,28 @@ class WriterThread:
 
     def stop(self) -> None:
         """As `close`, without raising."""
-        if self._thread.is_alive():
-            self._blocks.put(None)
-            self._thread.join()
+        if not self._has_ended.is_set():
+            self._put(None)
+            self._has_ended.wait()
+
+    def _put(self, stems: Samples | None) -> None:
+        """Queue a block; signals are raised between attempts, as within they could deadlock."""
+        is_queued = False
+        while not (is_queued or self._has_ended.is_set()):
+            with defer_signals(), contextlib.suppress(queue.Full):
+                self._blocks.put(stems, timeout=_SIGNALS_S)
+                is_queued = True
 
     def _run(self) -> None:
-        while (stems := self._blocks.get()) is not None:
-            if self._error is None:
-                try:
-                    self._sink.write(stems)
-                except Exception as error:  # raised by the next `write` or `close`
-                    self._error = error
+        try:
+            while (stems := self._blocks.get()) is not None:
+                if self._error is None:
+                    try:
+                        self._sink.write(stems)
+                    except Exception as error:  # raised by the next `write` or `close`
+                        self._error = error
+        finally:
+            self._has_ended.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:
