@@ -81,6 +81,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     add("--allow-truncated", action="store_true", help="separate what is left of a truncated"
         " file")  # fmt: skip
+    add("--report", type=Path, metavar="FILE", help="also write a page of spectrograms, levels and"
+        " a player with a fader for each stem")  # fmt: skip
     add("--quiet", action="store_true", help="no progress, only errors")
     add("--json", action="store_true", help="print one JSON object per file")
 
@@ -96,6 +98,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
+    from rtmtass.cli.report import add_result, open_report
     from rtmtass.offline.plan import plan
     from rtmtass.offline.separate import Interrupted, separate_files
 
@@ -105,16 +108,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
     results: list[Result] = []
     load = loader(arguments)
+    report = open_report(arguments, jobs)
     with _progress(arguments, len(jobs)) as progress:
         try:
-            for result in separate_files(jobs, options, load, progress):
+            for result in separate_files(jobs, options, load, progress, report):
                 results.append(result)
+                if report:
+                    add_result(report, result)
                 if arguments.json:
                     print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
-    return _report(results, is_quiet=arguments.quiet)
+        finally:
+            if report:
+                report.close()
+    exit_code = _report(results, is_quiet=arguments.quiet)
+    if report:  # last, so that failures are printed even if the disk is full
+        report.save()
+    return exit_code
 
 
 def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:

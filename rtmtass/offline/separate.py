@@ -20,6 +20,7 @@ from rtmtass.io.protocols import Sink, Source
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
+from rtmtass.types import Samples
 
 BLOCK_S = 1.0
 """Seconds read, separated and written at a time."""
@@ -57,6 +58,30 @@ class ProgressListener(Protocol):
         """Called when a recording is done, skipped or failed."""
 
 
+class Tap(Protocol):
+    """Receives the stems of each recording besides its files; `SeparationReport` is one."""
+
+    def begin(self, stems: Sequence[str], sample_rate: int, channels: int) -> None:
+        """Called when a recording has been opened."""
+
+    def write(self, stems: Samples) -> None:
+        """Receive (S, n, channels), aligned with the input."""
+
+
+class _Tee:
+    """A `Sink` that passes the stems on to another and to a tap."""
+
+    def __init__(self, sink: Sink, tap: Tap) -> None:
+        self._sink, self._tap = sink, tap
+
+    def write(self, stems: Samples) -> None:
+        self._sink.write(stems)
+        self._tap.write(stems)
+
+    def close(self) -> None:
+        self._sink.close()
+
+
 class NullProgress:
     """A `ProgressListener` that does nothing."""
 
@@ -71,9 +96,15 @@ class NullProgress:
 
 
 def separate_files(
-    jobs: Sequence[Job], options: SeparateOptions, load: Load, progress: ProgressListener
+    jobs: Sequence[Job],
+    options: SeparateOptions,
+    load: Load,
+    progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Iterator[Result]:
     """Run jobs one after another; a file that fails doesn't end the series.
+
+    With a tap, a recording whose outputs all exist is separated again, for the tap alone.
 
     Yields:
         the result of each job.
@@ -84,7 +115,7 @@ def separate_files(
     """
     for job in jobs:
         try:
-            result = separate_file(job, options, load, progress)
+            result = separate_file(job, options, load, progress, tap)
         except (InputError, OutputError) as error:
             result = Result(job.path, "failed", error=str(error))
         progress.finished(result)
@@ -92,7 +123,11 @@ def separate_files(
 
 
 def separate_file(
-    job: Job, options: SeparateOptions, load: Load, progress: ProgressListener
+    job: Job,
+    options: SeparateOptions,
+    load: Load,
+    progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Result:
     """Separate one file into those of its targets that don't exist yet.
 
@@ -105,10 +140,12 @@ def separate_file(
         for name, target in job.targets.items()
         if options.overwrite or target == STREAM or not target.exists()
     }
-    if not missing:
-        return Result(job.path, "skipped", job.targets)
+    skipped = Result(job.path, "skipped", job.targets)
+    if not missing and tap is None:
+        return skipped
     with closing(_open(job.path, options)) as source:
-        return separate_source(source, job.path, missing, options, load, progress)
+        result = separate_source(source, job.path, missing, options, load, progress, tap)
+    return result if missing else skipped
 
 
 def separate_source(
@@ -118,6 +155,7 @@ def separate_source(
     options: SeparateOptions,
     load: Load,
     progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
     is_streaming = path == STREAM or STREAM in targets.values()
@@ -133,7 +171,11 @@ def separate_source(
             if STREAM not in targets.values():  # a queue would add latency to a pipe
                 thread = WriterThread(sink)
         progress.started(path, source.frames, source.sample_rate)
-        frames = run(source, separator, thread or sink, progress.advanced)
+        stems: Sink = thread or sink
+        if tap is not None:
+            tap.begin(separator.stems, source.sample_rate, separator.channels)
+            stems = _Tee(stems, tap)
+        frames = run(source, separator, stems, progress.advanced)
         if thread:
             thread.close()
         with defer_signals():
