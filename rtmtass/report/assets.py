@@ -40,7 +40,7 @@ audio { width: 100%; height: 2.2rem; margin-top: .25rem; }
   .whole { grid-column: 1 / -1; } }
 .controls, .faders { display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; align-items: center; }
 .controls input[type=range] { flex: 1 1 12rem; }
-.faders label { display: flex; gap: .4rem; align-items: center; }
+.faders span, .faders label { display: flex; gap: .4rem; align-items: center; }
 output { font-variant-numeric: tabular-nums; min-width: 4.5rem; }
 button { font: inherit; padding: .2rem .9rem; min-width: 5.5rem; }
 .levels { display: block; width: 100%; height: 8rem; background: var(--back); }
@@ -121,8 +121,13 @@ class Mixer {
     this.seekBar = this.find(".seek");
     this.seekBar.addEventListener("input", () => this.seek(Number(this.seekBar.value)));
     this.find(".play").addEventListener("click", () => this.toggle());
-    for (const input of clip.querySelectorAll(".faders input, .controls input[type=radio]"))
+    for (const input of clip.querySelectorAll(".controls input[type=radio]"))
       input.addEventListener("input", () => this.setGains());
+    for (const input of clip.querySelectorAll(".faders input"))
+      input.addEventListener("input", () => {
+        this.find("input[value=b]").checked = true;  // the faders are for the stems
+        this.setGains();
+      });
     for (const picture of clip.querySelectorAll(".picture"))
       picture.addEventListener("click", (event) =>
         this.seek(event.offsetX / picture.clientWidth * this.total));
@@ -205,7 +210,7 @@ class Mixer {
     const wasPlaying = playing === this;
     if (wasPlaying) this.pause();
     this.position = Math.max(0, Math.min(seconds, this.length));
-    if (wasPlaying) this.toggle();
+    if (wasPlaying && this.position < this.length) this.toggle();
     this.draw();
   }
 

@@ -34,9 +34,9 @@ def controls(seconds: float) -> str:
 def faders(stems: Sequence[str]) -> str:
     """Return a fader in dB and a solo box for each stem; a fader at its lower end is off."""
     parts = [
-        f'<label>{stem}<input type="range" class="fader" name="{stem}" min="-60" max="12"'
+        f'<span><label>{stem}<input type="range" class="fader" name="{stem}" min="-60" max="12"'
         ' step="1" value="0"><output>0 dB</output></label>'
-        f'<label><input type="checkbox" class="solo" value="{stem}"> solo</label>'
+        f'<label><input type="checkbox" class="solo" value="{stem}"> solo</label></span>'
         for stem in map(html.escape, stems)
     ]
     return f'<div class="faders" hidden>{"".join(parts)}</div>'
