@@ -28,7 +28,7 @@ class Excerpt:
         sample_rate: of the tracks, in Hz.
         channels: of the tracks; more than two are mixed down to one.
         names: of the tracks.
-        max_bytes: of all tracks together, about.
+        max_bytes: of all tracks together, about; at least one block is kept.
 
     Attributes:
         seconds: length so far.
@@ -44,6 +44,7 @@ class Excerpt:
         self._sample_rate, self._max_bytes = sample_rate, max_bytes
         self._n_left = round(EXCERPT_S * sample_rate)
         self._n_done = 0
+        self._size = self._largest_step = 0
         self._mixes_down = channels > 2
         self._channels = 1 if self._mixes_down else channels
         self._folder = tempfile.TemporaryDirectory(prefix="rtmtass-")
@@ -75,7 +76,10 @@ class Excerpt:
             sink.write(resampler.process(block) if resampler else block)
         self._n_done += n
         self._n_left -= n
-        if sum(sink.part.stat().st_size for sink, _ in self._tracks.values()) > self._max_bytes:
+        size = sum(sink.part.stat().st_size for sink, _ in self._tracks.values())
+        self._largest_step = max(self._largest_step, size - self._size)
+        self._size = size
+        if size + self._largest_step > self._max_bytes:
             self._n_left = 0
 
     def finish(self) -> dict[str, bytes]:
