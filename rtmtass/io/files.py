@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from rtmtass.amplitude import first_damaged
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
 from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
@@ -19,8 +20,6 @@ from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
-LARGEST = 1e9
-"""Samples beyond this, 180 dB over full scale, are taken for damage, as NaN is."""
 COPIED_TAGS = (
     "title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license",
 )  # fmt: skip
@@ -55,15 +54,13 @@ def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) 
         name: of the stream, for the error.
 
     Raises:
-        InputError: a sample is NaN, Inf or beyond `LARGEST`; the message gives the position
-            of the first.
+        InputError: a sample is NaN, Inf or beyond `amplitude.LARGEST`; the message gives the
+            position of the first.
     """
-    if not block.size or (block.max() <= LARGEST and block.min() >= -LARGEST):
-        return  # false for NaN
-    bad = np.flatnonzero(~(np.abs(block) <= LARGEST).all(axis=1))
-    if bad.size:
-        frame = first_frame + int(bad[0])
-        samples = block[bad[0]]
+    index = first_damaged(block)
+    if index is not None:
+        frame = first_frame + index
+        samples = block[index]
         kind = "NaN" if np.isnan(samples).any() else "Inf"
         if np.isfinite(samples).all():
             kind = f"a sample of {samples[np.argmax(np.abs(samples))]:.3g} (full scale is 1)"

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.fullband import FullBandSeparator, StreamSeparator
+from rtmtass.fullband import BLOCK_S, FullBandSeparator, StreamSeparator
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
 from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
@@ -21,9 +21,6 @@ from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.writers import BlockWriter, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
-
-BLOCK_S = 1.0
-"""Seconds read, separated and written at a time."""
 
 Load = Callable[[], StreamSeparator]
 """Returns the separator; opens the model on its first call."""
@@ -207,9 +204,6 @@ def run(
 ) -> int:
     """Read, separate and write block by block; the stems are aligned with the input.
 
-    The first `delay` samples of the separator's output are dropped, and the flush at the
-    end returns as many, so that the output is as long as the input.
-
     Args:
         source: to read until its end.
         separator: at its initial state.
@@ -219,18 +213,20 @@ def run(
     Returns:
         the length in frames.
     """
-    block = np.zeros((max(1, int(source.sample_rate * BLOCK_S)), source.channels), np.float32)
-    frames, to_drop = 0, separator.delay
-    while count := source.read(block):
-        stems = separator.process(block[:count])
-        dropped = min(to_drop, count)
-        to_drop -= dropped
-        if dropped < count:
-            sink.write(stems[:, dropped:])
-        frames += count
-        advanced(count)
-    sink.write(separator.flush()[:, to_drop:])
+    frames = 0
+    for stems in separator.separate_blocks(_read_blocks(source, advanced)):
+        if stems.shape[1]:
+            sink.write(stems)
+        frames += stems.shape[1]
     return frames
+
+
+def _read_blocks(source: Source, advanced: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield (n, channels) until the source ends; each is overwritten by the next."""
+    block = np.zeros((max(1, int(source.sample_rate * BLOCK_S)), source.channels), np.float32)
+    while count := source.read(block):
+        yield block[:count]
+        advanced(count)
 
 
 def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
