@@ -31,7 +31,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 """Rooms in one row that must not import each other."""
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
-    "soundfile": {"io/files", "training/data/codecs"},
+    "soundfile": {"io/files", "training/data/codecs", "examples/recording"},
     "rich": {"cli/console", "cli/live_display"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {"jit", "dsp", "runtime/compiled", "live/devices/callback"},
