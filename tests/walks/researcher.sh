@@ -63,7 +63,7 @@ if "$PYTHON" -c 'import onnx, onnxruntime' 2> /dev/null; then
 fi
 
 say 'Mistakes are answered in a line.'
-refuses 1 'none.toml' 'rtmtass train none.toml'
+refuses 2 'none.toml' 'rtmtass train none.toml'
 run 'sed "s/small\"/smal\"/" small.toml > wrong.toml'
 refuses 2 'small' 'rtmtass train wrong.toml'
 refuses 1 'rtmtass data mix' 'rtmtass evaluate RUNS/best CORPUS'

@@ -76,5 +76,5 @@ run 'rtmtass bench --seconds 3'
 say 'Mistakes are answered in a line.'
 refuses 2 'udp' 'rtmtass live --source tcp:9000 --sink udp:127.0.0.1:19001'
 refuses 1 'none.flac' 'rtmtass live --source file:none.flac --sink udp:127.0.0.1:19001'
-refuses 2 'gain' 'rtmtass live --source file:talk.flac --sink udp:127.0.0.1:19001 --gain voice=0'
+refuses 2 'speech, music, noise' 'rtmtass live --source file:talk.flac --sink udp:127.0.0.1:19001 --gain voice=0'
 reached_the_end
