@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "--corpus":
         for role, make in (("speech", voice), ("music", music), ("noise", noise)):
             for k in range(6):
-                path = Path(arguments[1], role, f"{role}{k}", "sound.wav")
-                path.parent.mkdir(parents=True)
-                soundfile.write(path, make(6.0, 16000, k), 16000)
+                folder = Path(arguments[1], role, f"{role}{k}")
+                folder.mkdir(parents=True)
+                soundfile.write(folder / "sound.wav", make(6.0, 16000, k), 16000)
         return
     path, seconds, rate, channels = [*arguments, *("4", "44100", "2")[len(arguments) - 1 :]]
     n_seconds, n_rate = float(seconds), int(rate)
