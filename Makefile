@@ -2,6 +2,7 @@
 # make test   installs everything and runs the whole test suite
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the tests that need no torch, on another Python
+# make walks  what four kinds of user do, step by step, in 10 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 SOURCES := $(shell find rtmtass models -type f -not -path '*/__pycache__/*' 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check check-core bench fix clean
+.PHONY: demo test check check-core walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
@@ -31,6 +32,10 @@ check-core:
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --editable '.[test]'
 	.venv-core/bin/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
+
+walks: .venv/dev.done
+	@for walk in podcaster streamer researcher maintainer; do \
+	  echo "== $$walk"; PYTHON=$(CURDIR)/$(BIN)/python bash tests/walks/$$walk.sh || exit 1; done
 
 bench: .venv/bench.done
 	$(BIN)/python -m benchmarks.run_all

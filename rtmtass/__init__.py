@@ -3,7 +3,9 @@
     import rtmtass
     separator = rtmtass.load()
     stems = separator.separate(mixture)      # (N,) at 16 kHz -> (3, N), aligned
+    stems = separator.separate(song, 44100)  # (N, C) -> (3, N, C), of the full band
     late = separator.process(block)          # (n,), any n -> (3, n), `delay` samples late
+    rtmtass.separate_file("talk.mp3", "out") # a recording of any length, to files
 
 Terms, as used throughout the package:
 
@@ -31,10 +33,19 @@ from rtmtass.config import STEMS
 
 if TYPE_CHECKING:
     from rtmtass.batch import StreamBatch, load_batch
+    from rtmtass.offline.from_python import separate_file
     from rtmtass.separator import Separator, load
 
 __version__ = "0.1.0"
-__all__ = ["STEMS", "Separator", "StreamBatch", "__version__", "load", "load_batch"]
+__all__ = [
+    "STEMS",
+    "Separator",
+    "StreamBatch",
+    "__version__",
+    "load",
+    "load_batch",
+    "separate_file",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -47,4 +58,8 @@ def __getattr__(name: str) -> Any:
         from rtmtass import batch
 
         return getattr(batch, name)
+    if name == "separate_file":
+        from rtmtass.offline import from_python
+
+        return from_python.separate_file
     raise AttributeError(f"module 'rtmtass' has no attribute {name!r}")

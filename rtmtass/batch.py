@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rtmtass.amplitude import LARGEST, first_damaged
 from rtmtass.config import ModelConfig
 from rtmtass.errors import BlockSizeError, InputError, UsageError
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime
@@ -56,7 +57,7 @@ class StreamBatch:
 
         Raises:
             BlockSizeError: wrong number of streams, or n is not a multiple of `hop`.
-            InputError: a sample is NaN or Inf.
+            InputError: a sample is NaN, Inf or beyond 1e9; no state is changed.
         """
         mixtures = np.ascontiguousarray(blocks, np.float32)
         if mixtures.ndim != 2 or len(mixtures) != self.streams or mixtures.shape[1] % self.hop:
@@ -64,11 +65,11 @@ class StreamBatch:
                 f"got blocks of shape {mixtures.shape}, expected ({self.streams}, n) with n"
                 f" a multiple of {self.hop}; pad or split them"
             )
-        if not np.isfinite(mixtures).all():
-            stream, sample = (int(i) for i in np.argwhere(~np.isfinite(mixtures))[0])
+        if first_damaged(mixtures) is not None:
+            stream, sample = (int(i) for i in np.argwhere(~(np.abs(mixtures) <= LARGEST))[0])
             raise InputError(
                 f"sample {sample} of stream {stream} is {mixtures[stream, sample]}, expected a"
-                " finite number; clean the input first"
+                f" finite number up to {LARGEST:g} (full scale is 1.0); clean the input first"
             )
         out = np.empty((self.streams, len(self.stems), mixtures.shape[1]), np.float32)
         self.process_into(mixtures, out)

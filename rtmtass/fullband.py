@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from rtmtass.amplitude import LARGEST, check_block
 from rtmtass.dsp.resample import LowLatencyResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES
 from rtmtass.types import Samples
+
+BLOCK_S = 1.0
+"""Seconds of a recording that are separated at a time."""
 
 
 class StreamSeparator(Protocol):
@@ -140,18 +146,20 @@ class FullBandSeparator:
 
         Raises:
             BlockSizeError: the shape isn't (n, channels_in).
+            InputError: a sample is NaN, Inf or beyond 1e9; the state is unchanged.
         """
         if block.ndim != 2 or block.shape[1] != self.channels_in:
             raise BlockSizeError(
                 f"got a block of shape {block.shape}, expected (n, {self.channels_in});"
                 " set channels to the number of columns"
             )
+        check_block(block)
         if self._mixes_down:
             block = block.mean(axis=1, dtype=np.float32, keepdims=True)
         if not self._needs_resampling:
             return self._separate(block)
         self._dry = np.concatenate((self._dry, block))
-        stems, highband_weights = self._separate_with_highband(self._down.process(block))
+        stems, highband_weights = self._separate_with_highband(_bounded(self._down.process(block)))
         self._finish(*self._drop_delay(stems, highband_weights))
         return self._take(len(block))
 
@@ -159,7 +167,7 @@ class FullBandSeparator:
         """Return the last `delay` samples, (S, delay, channels), then reset."""
         if not self._needs_resampling:
             return _stack([stream.flush() for stream in self._streams])
-        stems, highband_weights = self._separate_with_highband(self._down.flush())
+        stems, highband_weights = self._separate_with_highband(_bounded(self._down.flush()))
         self._finish(*self._drop_delay(stems, highband_weights))
         tails = [stream.flush_with_highband() for stream in self._streams]
         last = self._drop_delay(_stack([s for s, _ in tails]), _stack([w for _, w in tails]))
@@ -167,6 +175,29 @@ class FullBandSeparator:
         tail = self._take(self.delay)
         self.reset()
         return tail
+
+    def separate_blocks(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """Separate a whole recording, and remove the delay.
+
+        The first `delay` samples of the output are dropped, and the flush at the end returns
+        as many, so that all stems together are aligned with the blocks and as long.
+
+        Args:
+            blocks: (n, channels_in) float32 each, any n; the separator is at its initial state.
+
+        Yields:
+            (S, m, channels) float32; m is 0 for the first blocks, and `delay` at the end.
+
+        Raises:
+            BlockSizeError: as `process`.
+        """
+        to_drop = self.delay
+        for block in blocks:
+            stems = self.process(block)
+            dropped = min(to_drop, len(block))
+            to_drop -= dropped
+            yield stems[:, dropped:]
+        yield self.flush()[:, to_drop:]
 
     def reset(self) -> None:
         """Reset the state: the next sample is the first of a new stream."""
@@ -251,10 +282,57 @@ class FullBandSeparator:
         return taken
 
 
+def separate_array(
+    separator: StreamSeparator, mixture: ArrayLike, sample_rate: int, mode: str = "linked"
+) -> Samples:
+    """Separate an array of any sample rate, as `rtmtass separate` does a file.
+
+    Args:
+        separator: provides the network; its own stream isn't used.
+        mixture: (N,) or (N, C), any N, finite. Full scale is 1.0.
+        sample_rate: in Hz.
+        mode: one of `CHANNEL_MODES`.
+
+    Returns:
+        (S, N), or (S, N, C) for (N, C); "mono" gives (S, N, 1) for it. Aligned with the
+        mixture and of equal length.
+
+    Raises:
+        BlockSizeError: the mixture has other dimensions.
+        InputError: a sample is NaN, Inf or beyond 1e9.
+        UsageError: `sample_rate` or `mode` isn't supported.
+    """
+    from rtmtass.io.files import MAX_RATE_HZ, MIN_RATE_HZ
+
+    if not MIN_RATE_HZ <= sample_rate <= MAX_RATE_HZ or sample_rate != int(sample_rate):
+        raise UsageError(
+            f"sample_rate is {sample_rate!r}, expected a whole number of Hz from {MIN_RATE_HZ}"
+            f" to {MAX_RATE_HZ}"
+        )
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, and is refused
+        samples = np.asarray(mixture, np.float32)
+    if samples.ndim not in (1, 2) or 0 in samples.shape[1:]:
+        raise BlockSizeError(
+            f"got a mixture of shape {samples.shape}, expected (N,) or (N, channels)"
+        )
+    check_block(samples)  # of all, so that the index in the message is the mixture's
+    columns = samples[:, None] if samples.ndim == 1 else samples
+    stream = FullBandSeparator(separator, int(sample_rate), columns.shape[1], mode)
+    size = int(sample_rate * BLOCK_S)
+    blocks = (columns[at : at + size] for at in range(0, len(columns), size))
+    stems = np.concatenate(list(stream.separate_blocks(blocks)), axis=1)
+    return stems[:, :, 0] if samples.ndim == 1 else stems
+
+
 def _open_streams(separator: StreamSeparator, channels: int, mode: str) -> list[StreamSeparator]:
     if mode == "independent":
         return [separator.fork(block=1, channels=1) for _ in range(channels)]
     return [separator.fork(block=1, channels=channels)]
+
+
+def _bounded(resampled: Samples) -> Samples:
+    """Clip what a filter's overshoot made larger than any input; the residual makes up for it."""
+    return np.clip(resampled, -LARGEST, LARGEST)
 
 
 def _stack(parts: list[Samples]) -> Samples:

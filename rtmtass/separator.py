@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rtmtass.amplitude import check_block
 from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
-from rtmtass.errors import BlockSizeError, InputError, UsageError
+from rtmtass.errors import BlockSizeError, UsageError
+from rtmtass.fullband import separate_array
 from rtmtass.runtime.protocols import CHUNK, BatchRuntime, Runtime
 from rtmtass.runtime.tta import TtaStream, extra_delay
 from rtmtass.types import Samples
@@ -101,7 +103,8 @@ class Separator:
 
         Raises:
             BlockSizeError: the shape isn't the one this separator was opened for.
-            InputError: a sample is NaN or Inf.
+            InputError: a sample is NaN, Inf or beyond 1e9. The state is unchanged: the stream
+                goes on as if the block had not been given.
         """
         return self.process_with_highband(block)[0]
 
@@ -195,20 +198,30 @@ class Separator:
             passes=self.passes,
         )
 
-    def separate(self, mixture: ArrayLike) -> Samples:
+    def separate(
+        self, mixture: ArrayLike, sample_rate: int | None = None, *, channel_mode: str = "linked"
+    ) -> Samples:
         """Separate a whole recording, by `process` in a new stream, and remove the delay.
 
-        The state of this separator isn't changed.
+        The state of this separator isn't changed. With a `sample_rate` the stems are those of
+        `rtmtass separate`: of the full band, for any number of channels.
 
         Args:
             mixture: (N,), or (N, C), any N. Full scale is 1.0.
+            sample_rate: of the mixture, in Hz; None for the model's, and for as many channels
+                as this separator was opened with.
+            channel_mode: with a `sample_rate`: "linked", "independent" or "mono", see
+                `FullBandSeparator`.
 
         Returns:
-            (S, N), or (S, N, C): aligned with the mixture and of equal length.
+            (S, N), or (S, N, C): aligned with the mixture and of equal length; C is 1 for "mono".
 
         Raises:
             BlockSizeError, InputError: as `process`.
+            UsageError: the rate or the mode isn't supported.
         """
+        if sample_rate is not None:
+            return separate_array(self, mixture, sample_rate, channel_mode)
         samples = self._checked(mixture, grain=1)
         stream = self.fork(block=self.hop * CHUNK)
         delay, n = stream.delay, len(samples)
@@ -233,7 +246,8 @@ class Separator:
         Raises:
             BlockSizeError, InputError: as `process`.
         """
-        samples = np.asarray(block, np.float32)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, and is refused
+            samples = np.asarray(block, np.float32)
         if samples.ndim == 1 and self.channels == 1:
             samples = samples[:, None]
         if samples.ndim != 2 or samples.shape[1] != self.channels:
@@ -247,12 +261,7 @@ class Separator:
                 f"got a block of {len(samples)} samples, expected a multiple of {self.grain};"
                 " to process blocks of any length, open the separator with load(block=1)"
             )
-        if not np.isfinite(samples).all():
-            index = int(np.argmin(np.isfinite(samples).all(axis=1)))
-            raise InputError(
-                f"sample {index} of the block is {samples[index].tolist()}, expected finite"
-                " numbers; clean the input first"
-            )
+        check_block(samples)
         return samples
 
 

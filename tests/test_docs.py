@@ -139,7 +139,7 @@ def test_python_block_runs(code: str, tmp_path: Path) -> None:
 
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")} - {"__init__"}
-    assert names == {"numpy_array", "microphone", "udp", "batch", "onnx_stems"}
+    assert names == {"numpy_array", "recording", "microphone", "udp", "batch", "onnx_stems"}
     listing = (EXAMPLES / "__init__.py").read_text()
     for name in names:
         assert f"python -m rtmtass.examples.{name} " in listing
@@ -150,6 +150,15 @@ def test_array_example_streams_the_same_bits() -> None:
     lines = run_example("numpy_array").splitlines()
     assert [line.split()[0] for line in lines[:3]] == list(rtmtass.STEMS)
     assert lines[3] == "stream equals array: True"
+
+
+def test_recording_example_writes_what_the_array_holds(tmp_path: Path) -> None:
+    sound = 0.1 * np.random.default_rng(0).standard_normal((30_000, 2))
+    soundfile.write(tmp_path / "talk.flac", sound, 44100)
+    lines = run_example("recording", str(tmp_path / "talk.flac"), str(tmp_path / "out"))
+    assert "30000 of 30000 frames" in lines
+    assert "0.68 s at 44100 Hz, 2 channels" in lines
+    assert lines.count("equals the array: True") == 3
 
 
 def test_batch_example() -> None:

@@ -25,15 +25,10 @@ from rtmtass.errors import DataError, MissingPartError, OutputError
 from rtmtass.evaluation import html_report as report_html
 from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import Clip, evaluate, measure, read_set, set_names, with_interval
-from rtmtass.evaluation.html_report import (
-    FLOOR_DB,
-    TOP_DB,
-    choose_clips,
-    spectrogram_png,
-    write_html,
-)
+from rtmtass.evaluation.html_report import choose_clips, write_html
 from rtmtass.evaluation.leakage import cases, leakage_db, silence_dbfs
 from rtmtass.evaluation.singing import compare_singing
+from rtmtass.report.page import FLOOR_DB, TOP_DB, spectrogram_png
 from rtmtass.separator import Separator
 from rtmtass.types import Samples
 

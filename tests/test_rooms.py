@@ -13,12 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rtmtass"
 ORDER = [
     ["errors", "types"],
-    ["config", "jit", "signals"],
+    ["config", "jit", "signals", "amplitude"],
     ["io", "dsp"],
     ["net"],
     ["runtime", "weights"],
+    ["fullband"],
     ["separator", "batch"],
-    ["fullband", "spectrogram", "benchmark"],
+    ["spectrogram", "benchmark"],
+    ["report"],
     ["offline", "live", "evaluation"],
     ["training"],
     ["cli", "examples"],
@@ -29,7 +31,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 """Rooms in one row that must not import each other."""
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
-    "soundfile": {"io/files", "io/libsndfile", "training/data/codecs"},
+    "soundfile": {"io/files", "io/libsndfile", "training/data/codecs", "examples/recording"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {"jit", "dsp", "runtime/compiled", "live/devices/callback"},

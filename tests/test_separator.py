@@ -16,6 +16,7 @@ import rtmtass
 from rtmtass import Separator
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import BlockSizeError, InputError, ModelError, UsageError
+from rtmtass.fullband import FullBandSeparator
 from rtmtass.runtime.compiled.runtime import CompiledStream
 
 Floats = NDArray[np.float32]
@@ -213,13 +214,126 @@ def test_separate_accepts_any_length(separator: Separator) -> None:
     np.testing.assert_array_equal(separator.fork(block=256).separate(x), whole)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_inf_are_rejected(separator: Separator, value: float) -> None:
-    stream, x = separator.fork(), sound(100)
-    x[42] = value
-    with pytest.raises(InputError, match="sample 42"):
-        stream.process(x)
-    assert np.isfinite(stream.process(sound(1000))).all()
+DAMAGE = [np.nan, np.inf, -np.inf, 1e30, -1.1e9]
+
+
+@pytest.mark.parametrize("value", DAMAGE)
+def test_damaged_samples_are_refused_and_leave_the_state_as_it_was(
+    separator: Separator, value: float
+) -> None:
+    stream, clean = separator.fork(), separator.fork()
+    bad = sound(1000)
+    bad[42] = value
+    for seed in range(3):
+        x = sound(777, seed)
+        with pytest.raises(InputError, match=r"sample 42 of the block is .*full scale is 1.0"):
+            stream.process(bad)
+        np.testing.assert_array_equal(stream.process(x), clean.process(x))
+    np.testing.assert_array_equal(stream.flush(), clean.flush())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_zeros_in_place_of_a_refused_block_give_what_zeros_give(channels: int) -> None:
+    """As live streams do: a damaged block is treated as silence, and time goes on."""
+    opened = rtmtass.load(channels=channels)
+    stream, zeroed = opened.fork(), opened.fork()
+    shape = (512,) if channels == 1 else (512, channels)
+    for seed in range(6):
+        x = np.resize(sound(512 * channels, seed), shape)
+        if seed == 2:
+            with pytest.raises(InputError):
+                stream.process(np.full(shape, np.nan))
+            x = np.zeros(shape, np.float32)
+        np.testing.assert_array_equal(stream.process(x), zeroed.process(x))
+
+
+def test_numbers_too_large_for_float32_are_refused_without_a_warning(separator: Separator) -> None:
+    with pytest.raises(InputError, match="sample 1 of the block is inf"):
+        separator.fork().process([0.0, 1e300])
+
+
+@pytest.mark.parametrize("value", [1e3, 1e6, 1e9])
+def test_the_largest_samples_give_finite_stems_that_sum_to_them(
+    separator: Separator, value: float
+) -> None:
+    x = sound(64_000)
+    x[8000:8010] = value
+    x[9000] = -value
+    stems = separator.separate(x)
+    assert np.isfinite(stems).all()
+    assert np.abs(stems.sum(axis=0) - x).max() <= 1e-6 * value
+    # Behind the click: the sum is exact to the rounding of what is there, not of the click.
+    assert np.abs(stems.sum(axis=0) - x)[12_000:].max() < 1e-5
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("value", DAMAGE)
+def test_full_band_streams_follow_the_same_rule(
+    separator: Separator, rate: int, value: float
+) -> None:
+    stream, clean = (FullBandSeparator(separator, rate, 1) for _ in range(2))
+    bad, x = sound(1000)[:, None], sound(20_000)[:, None]
+    bad[42] = value
+    stream.process(x), clean.process(x)
+    with pytest.raises(InputError, match="sample 42 of the block"):
+        stream.process(bad)
+    np.testing.assert_array_equal(stream.process(x), clean.process(x))
+    np.testing.assert_array_equal(stream.flush(), clean.flush())
+    with pytest.raises(InputError, match="sample 42 of the block"):
+        separator.separate(bad, rate)
+
+
+def test_the_largest_samples_pass_the_resamplers(separator: Separator) -> None:
+    x = sound(44_100)
+    x[20_000:20_400] = 1e9 * np.sign(np.sin(np.arange(400)))  # overshoots when it is resampled
+    stems = separator.separate(x, 44_100)
+    assert np.isfinite(stems).all()
+    assert np.abs(stems.sum(axis=0) - x).max() < 1e-6 * 1e9
+
+
+@pytest.mark.parametrize("shape", [(3000,), (3000, 1), (3000, 2)])
+def test_a_sample_rate_makes_any_number_of_channels_full_band(
+    separator: Separator, shape: tuple[int, ...]
+) -> None:
+    x = np.resize(sound(6000), shape)
+    for rate in (8000, 16000, 48000):
+        stems = separator.separate(x, rate)
+        assert stems.shape == (3, *shape)
+        assert stems.dtype == np.float32
+        np.testing.assert_allclose(stems.sum(axis=0), x, atol=1e-5)
+
+
+def test_the_models_own_rate_gives_the_same_bits(separator: Separator) -> None:
+    x = sound(20_000)
+    np.testing.assert_array_equal(separator.separate(x, sample_rate=16000), separator.separate(x))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("rate", [16000, 22050])
+def test_short_arrays_at_any_rate(separator: Separator, n: int, rate: int) -> None:
+    assert separator.separate(sound(n), rate).shape == (3, n)
+
+
+@pytest.mark.parametrize("mode", ["independent", "mono"])
+def test_channel_modes_of_separate(separator: Separator, mode: str) -> None:
+    x = np.stack([sound(6000, 1), sound(6000, 2)], axis=1)
+    stems = separator.separate(x, 44_100, channel_mode=mode)
+    expected = x if mode == "independent" else x.mean(axis=1, keepdims=True)
+    assert stems.shape == (3, *expected.shape)
+    np.testing.assert_allclose(stems.sum(axis=0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 3999, 16000.5, float("nan"), 10**9])
+def test_unsupported_rates_are_refused(separator: Separator, rate: int) -> None:
+    with pytest.raises(UsageError, match=r"expected a whole number of Hz from 4000 to 384000"):
+        separator.separate(sound(100), rate)
+
+
+def test_other_shapes_and_modes_are_refused(separator: Separator) -> None:
+    with pytest.raises(BlockSizeError, match=r"shape \(2, 2, 2\), expected \(N,\) or"):
+        separator.separate(np.zeros((2, 2, 2)), 16000)
+    with pytest.raises(UsageError, match="unknown channel mode 'left'"):
+        separator.separate(sound(100), 16000, channel_mode="left")
 
 
 def test_unknown_names_list_the_valid_ones() -> None:

@@ -98,6 +98,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     add("--allow-truncated", action="store_true", help="separate what is left of a truncated"
         " file")  # fmt: skip
+    add("--report", type=Path, metavar="FILE", help="also write a page of spectrograms, levels and"
+        " a player with a fader for each stem")  # fmt: skip
     add("--quiet", action="store_true", help="no progress, only errors")
     add("--json", action="store_true", help="print one JSON object per file")
 
@@ -113,6 +115,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
+    from rtmtass.cli.report import add_result, open_report
     from rtmtass.offline.plan import plan, unread_files, why_unread
     from rtmtass.offline.separate import Interrupted, separate_files
 
@@ -128,10 +131,13 @@ def run(arguments: argparse.Namespace) -> int:
     results: list[Result] = []
     untold: list[OutputError] = []
     load = loader(arguments)
+    report = open_report(arguments, jobs)
     with _progress(arguments, len(jobs)) as progress:
         try:
-            for result in separate_files(jobs, options, load, progress):
+            for result in separate_files(jobs, options, load, progress, report):
                 results.append(result)
+                if report:
+                    add_result(report, result)
                 if arguments.json:
                     try:
                         print_json(result.to_dict())
@@ -140,9 +146,14 @@ def run(arguments: argparse.Namespace) -> int:
         except Interrupted as stop:
             stop.finished = sum(r.status == "done" for r in results)
             raise
+        finally:
+            if report:
+                report.close()
     if not arguments.quiet:
         _report_limits(results, options)
     code = _report(results, is_quiet=arguments.quiet)
+    if report:  # last, so that failures are printed even if the disk is full
+        report.save()
     if untold:
         raise untold[0]
     return code

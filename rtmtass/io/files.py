@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from rtmtass.amplitude import first_damaged
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding, compression_level
 from rtmtass.io.libsndfile import Decoder
@@ -33,8 +34,6 @@ from rtmtass.types import Samples
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 MAX_SAMPLES_PER_S = 64 * 192_000
 """Of all channels together: a second of them and of their stems has to fit into memory."""
-LARGEST = 1e9
-"""Samples beyond this, 180 dB over full scale, are taken for damage, as NaN is."""
 COPIED_TAGS = (
     "title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license",
 )  # fmt: skip
@@ -82,15 +81,13 @@ def check_finite(block: Samples, first_frame: int, sample_rate: int, name: str) 
         name: of the stream, for the error.
 
     Raises:
-        InputError: a sample is NaN, Inf or beyond `LARGEST`; the message gives the position
-            of the first.
+        InputError: a sample is NaN, Inf or beyond `amplitude.LARGEST`; the message gives the
+            position of the first.
     """
-    if not block.size or (block.max() <= LARGEST and block.min() >= -LARGEST):
-        return  # false for NaN
-    bad = np.flatnonzero(~(np.abs(block) <= LARGEST).all(axis=1))
-    if bad.size:
-        frame = first_frame + int(bad[0])
-        samples = block[bad[0]]
+    index = first_damaged(block)
+    if index is not None:
+        frame = first_frame + index
+        samples = block[index]
         kind = "NaN" if np.isnan(samples).any() else "Inf"
         if np.isfinite(samples).all():
             kind = f"a sample of {samples[np.argmax(np.abs(samples))]:.3g} (full scale is 1)"

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.errors import InputError, OutputError, RtmtassError, UsageError
-from rtmtass.fullband import FullBandSeparator, StreamSeparator
+from rtmtass.fullband import BLOCK_S, FullBandSeparator, StreamSeparator
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
 from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.part_file import why_unwritable
@@ -28,9 +28,7 @@ from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.provenance import marks, outputs_to_write
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
-
-BLOCK_S = 1.0
-"""Seconds read, separated and written at a time."""
+from rtmtass.types import Samples
 
 Load = Callable[[], StreamSeparator]
 """Returns the separator; opens the model on its first call."""
@@ -65,6 +63,30 @@ class ProgressListener(Protocol):
         """Called when a recording is done, skipped or failed."""
 
 
+class Tap(Protocol):
+    """Receives the stems of each recording besides its files; `SeparationReport` is one."""
+
+    def begin(self, stems: Sequence[str], sample_rate: int, channels: int) -> None:
+        """Called when a recording has been opened."""
+
+    def write(self, stems: Samples) -> None:
+        """Receive (S, n, channels), aligned with the input."""
+
+
+class _Tee:
+    """A `Sink` that passes the stems on to another and to a tap."""
+
+    def __init__(self, sink: Sink, tap: Tap) -> None:
+        self._sink, self._tap = sink, tap
+
+    def write(self, stems: Samples) -> None:
+        self._sink.write(stems)
+        self._tap.write(stems)
+
+    def close(self) -> None:
+        self._sink.close()
+
+
 class NullProgress:
     """A `ProgressListener` that does nothing."""
 
@@ -79,9 +101,15 @@ class NullProgress:
 
 
 def separate_files(
-    jobs: Sequence[Job], options: SeparateOptions, load: Load, progress: ProgressListener
+    jobs: Sequence[Job],
+    options: SeparateOptions,
+    load: Load,
+    progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Iterator[Result]:
     """Run jobs one after another; a file that fails doesn't end the series.
+
+    With a tap, a recording whose outputs all exist is separated again, for the tap alone.
 
     Yields:
         the result of each job.
@@ -93,7 +121,7 @@ def separate_files(
     opening = _Opening(load)
     for job in jobs:
         try:
-            result = separate_file(job, options, opening, progress)
+            result = separate_file(job, options, opening, progress, tap)
         except (InputError, OutputError) as error:
             result = Result(job.path, "failed", error=str(error))
         except UsageError as error:
@@ -140,7 +168,11 @@ def _unexpected(path: Path, error: Exception) -> Result:
 
 
 def separate_file(
-    job: Job, options: SeparateOptions, load: Load, progress: ProgressListener
+    job: Job,
+    options: SeparateOptions,
+    load: Load,
+    progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Result:
     """Separate one file into those of its targets that don't exist yet.
 
@@ -151,10 +183,12 @@ def separate_file(
     if job.error:
         raise InputError(job.error)
     missing = outputs_to_write(job, options)
-    if not missing:
-        return Result(job.path, "skipped", job.targets)
+    skipped = Result(job.path, "skipped", job.targets)
+    if not missing and tap is None:
+        return skipped
     with contextlib.closing(_open(job.path, options)) as source:
-        return separate_source(source, job.path, missing, options, load, progress)
+        result = separate_source(source, job.path, missing, options, load, progress, tap)
+    return result if missing else skipped
 
 
 def separate_source(
@@ -164,6 +198,7 @@ def separate_source(
     options: SeparateOptions,
     load: Load,
     progress: ProgressListener,
+    tap: Tap | None = None,
 ) -> Result:
     """Separate an open source into its targets; see `separate_file`."""
     is_streaming = path == STREAM or STREAM in targets.values()
@@ -188,7 +223,11 @@ def separate_source(
                 thread = WriterThread(sink)
         to_read = excerpt.to_read if excerpt else source.frames
         progress.started(path, to_read, source.sample_rate)
-        frames = _run_part(source, excerpt, separator, thread or sink, progress.advanced)
+        stems: Sink = thread or sink
+        if tap is not None:
+            tap.begin(separator.stems, source.sample_rate, separator.channels)
+            stems = _Tee(stems, tap)
+        frames = _run_part(source, excerpt, separator, stems, progress.advanced)
         if thread:
             thread.close()
         with defer_signals():
@@ -242,9 +281,6 @@ def run(
 ) -> int:
     """Read, separate and write block by block; the stems are aligned with the input.
 
-    The first `delay` samples of the separator's output are dropped, and the flush at the
-    end returns as many, so that the output is as long as the input.
-
     Args:
         source: to read until its end.
         separator: at its initial state.
@@ -254,18 +290,20 @@ def run(
     Returns:
         the length in frames.
     """
-    block = np.zeros((max(1, int(source.sample_rate * BLOCK_S)), source.channels), np.float32)
-    frames, to_drop = 0, separator.delay
-    while count := source.read(block):
-        stems = separator.process(block[:count])
-        dropped = min(to_drop, count)
-        to_drop -= dropped
-        if dropped < count:
-            sink.write(stems[:, dropped:])
-        frames += count
-        advanced(count)
-    sink.write(separator.flush()[:, to_drop:])
+    frames = 0
+    for stems in separator.separate_blocks(_read_blocks(source, advanced)):
+        if stems.shape[1]:
+            sink.write(stems)
+        frames += stems.shape[1]
     return frames
+
+
+def _read_blocks(source: Source, advanced: Callable[[int], None]) -> Iterator[Samples]:
+    """Yield (n, channels) until the source ends; each is overwritten by the next."""
+    block = np.zeros((max(1, int(source.sample_rate * BLOCK_S)), source.channels), np.float32)
+    while count := source.read(block):
+        yield block[:count]
+        advanced(count)
 
 
 def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
