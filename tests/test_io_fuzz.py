@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import struct
-import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 
-from rtmtass.errors import RtmtassError
-from rtmtass.io.encodings import choose_encoding
-from rtmtass.io.files import LARGEST, FileSink, FileSource
-from rtmtass.io.pipes import StreamSource, open_source
 from rtmtass.io.wav_header import stream_header
 
 FRAMES = 1500
