@@ -1,5 +1,6 @@
 # make demo   separates a bundled mixture: the core only, no torch
-# make test   installs everything and runs the whole test suite
+# make test   installs everything and runs the whole test suite: 20 minutes on one core
+# make quick  runs about a tenth of it: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the tests that need no torch, on another Python
 # make walks  what four kinds of user do, step by step, in 10 minutes; see tests/walks/
@@ -10,15 +11,20 @@ BIN := .venv/bin
 SOURCES := $(shell find rtmtass models -type f -not -path '*/__pycache__/*' 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check check-core walks bench fix clean
+.PHONY: demo test quick check check-core walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
 # Tests over a sound server run by themselves: they need their turn at the processor in time.
 test: .venv/dev.done
+	@echo "The whole suite takes about 20 minutes on one core, less on more; a tenth: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
 	$(BIN)/python -m pytest -m realtime
+
+quick: .venv/dev.done
+	@echo "About a tenth of the suite: each test once, without training and live audio"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick --numprocesses=auto --dist=loadfile
 
 check: .venv/dev.done
 	$(BIN)/ruff format --check .

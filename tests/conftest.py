@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from rtmtass.training.data.corpus import Corpus
 
 _HERE = Path(__file__).parent
+_LONG = (
+    "test_bare_machine.py",
+    "test_bench.py",
+    "test_docs.py",
+    "test_packaging.py",
+    "test_jit.py",
+)
+"""Files that install, compile or run all commands of the README; left out by --quick."""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 
 
@@ -42,6 +50,15 @@ collect_ignore = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --quick."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out training and live audio, and run each test with its first parameters only",
+    )
+
+
 def pytest_report_header() -> str:
     """Say which files aren't run here, and why."""
     if not collect_ignore:
@@ -49,11 +66,26 @@ def pytest_report_header() -> str:
     return f"torch isn't installed: {len(collect_ignore)} test files are left out"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests over a sound server, which have to be on time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests over a sound server, which have to be on time; choose those of --quick."""
     for item in items:
         if {"server", "card"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.realtime)
+    if config.getoption("--quick"):
+        kept = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the first case of each test, without those of training and of sound servers."""
+    slow = {path for path in _HERE.glob("test_*.py") if _needs_training(path)}
+    slow |= {_HERE / name for name in _LONG}
+    firsts: dict[str, pytest.Item] = {}
+    for item in items:
+        if item.path not in slow and item.get_closest_marker("realtime") is None:
+            firsts.setdefault(item.nodeid.partition("[")[0], item)
+    return list(firsts.values())
 
 
 @pytest.fixture(scope="session")

@@ -53,3 +53,21 @@ def fail(fails: Fails, code: int = errno.ENOSPC) -> None:
     """Let all files that `PartFile` opens from now on fail so."""
     Failing.fails, Failing.n_operations, Failing.code = staticmethod(fails), 0, code
     part_file.FileIO = Failing  # type: ignore[misc]
+
+
+class Once:
+    """Fails the operation of a number, and no other.
+
+    Attributes:
+        failed: its name, or "" if there were fewer operations.
+    """
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.failed = ""
+
+    def __call__(self, n: int, operation: str, path: str) -> bool:
+        """See `Fails`."""
+        if n == self._at:
+            self.failed = operation
+        return n == self._at

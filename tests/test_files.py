@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from failing_file import fail
+from failing_file import Once, fail
 from fakes import FakeSeparator
 
 from rtmtass.config import STEMS
@@ -273,7 +273,12 @@ def test_planning_looks_at_each_file_a_few_times_only(tmp_path, monkeypatch):
         (tmp_path / f"{k}.wav").touch()
     calls = []
     stat = os.stat
-    monkeypatch.setattr(os, "stat", lambda *a, **k: calls.append(a) or stat(*a, **k))
+
+    def counted(*args, **keywords):
+        calls.append(args)
+        return stat(*args, **keywords)
+
+    monkeypatch.setattr(os, "stat", counted)
     assert len(plan([tmp_path], SeparateOptions())) == 40
     assert len(calls) < 40 * 3 * 8  # a comparison of all pairs needs 40 * 40 * 3
 
@@ -644,12 +649,12 @@ def test_every_operation_that_fails_is_told_and_damages_nothing(
     monkeypatch.setattr(part_file, "FileIO", part_file.FileIO)
     target, x = tmp_path / f"a.{suffix}", noise(3000)
     encoding = Encoding(suffix, suffix.upper(), "PCM_16")
-    failed, seen = ["none yet"], set()
-    at = 0
-    while failed:
-        failed, told = [], ""
+    seen: set[str] = set()
+    at, is_over = 0, False
+    while not is_over:
+        once, told = Once(at), ""
         target.write_text("finished before")
-        fail(lambda n, name, path, at=at, failed=failed: n == at and not failed.append(name), code)
+        fail(once, code)
         try:
             sink = FileSink(target, 16000, 1, encoding, frames=frames)
             try:
@@ -665,8 +670,8 @@ def test_every_operation_that_fails_is_told_and_damages_nothing(
         else:
             np.testing.assert_allclose(read(target), x, atol=2**-15)
         assert os.listdir(tmp_path) == [target.name]
-        seen.update(failed)
-        at += 1
+        seen.add(once.failed)
+        at, is_over = at + 1, not once.failed
     assert seen >= {"write", "seek", "close"}
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from rtmtass.amplitude import LARGEST
 from rtmtass.errors import RtmtassError
 from rtmtass.io.encodings import choose_encoding
-from rtmtass.io.files import LARGEST, FileSink, FileSource
+from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.pipes import StreamSource, open_source
 from rtmtass.io.wav_header import stream_header
 

@@ -298,50 +298,51 @@ def prepare(folder):
     os.utime(folder / "older.speech.mp3", (1e9, 1e9))
 
 
-OLDER = ["older.mp3", "--stems", "speech"]
-HINTS = [
-    (["missing one.wav"], r"spelling: (ls .*)"),
-    (["my talk.wav"], r"plain file; (rm .*); or"),
-    (["not a number.wav"], r"integers: (ffmpeg .*)"),
-    (["cut off.wav"], r"there with (--allow-truncated)"),
-    (["of folders"], r"add (--recursive)"),
-    (["my talk.wav", "-o", "my stems.wav"], r"as in (-o .*)"),
-    (["my talk.wav", "--format", "opus", "-o", "o"], r"add (--format flac)"),
-    (["my talk.wav", "-o", "o", "--gain", "noise=0", "--mix", "x.m4a"], r"ends in (\.\w+)"),
-    (["my talk.wav", "cut off.wav", "--allow-truncated", "-o", "o", "--gain", "noise=0", "--mix",
-      "x.wav"], r"as in (--mix .*)"),
-    (OLDER, r"add (--overwrite) to"),
-    (OLDER, r"name another folder with (-o)"),
-    (["my talk.wav", "-o", "-"], r"choose it: (--stems .*)"),
-]  # fmt: skip
+REMIXED = "--gain noise=0 -o o --mix"
+COMMANDS = [
+    ("'missing one.wav'", r"spelling: (ls .*)"),
+    ("'my talk.wav'", r"plain file; (rm .*); or"),
+    ("'not a number.wav'", r"integers: (ffmpeg .*)"),
+]
+OPTIONS = [
+    ("'cut off.wav'", r"there with (--allow-truncated)", "'cut off.wav' {}"),
+    ("'of folders'", r"add (--recursive)", "'of folders' {}"),
+    ("'my talk.wav' -o 'my stems.wav'", r"as in (-o .*)", "'my talk.wav' {}"),
+    ("'my talk.wav' -o o --format opus", r"add (--format flac)", "'my talk.wav' -o o {}"),
+    (f"'my talk.wav' {REMIXED} x.m4a", r"ends in (\.\w+)", f"'my talk.wav' {REMIXED} x{{}}"),
+    (f"'my talk.wav' of.wav {REMIXED} x.wav", r"as in --mix (.*)", f"'my talk.wav' {REMIXED} {{}}"),
+    ("older.mp3 --stems speech", r"add (--overwrite) to", "older.mp3 --stems speech {}"),
+    ("older.mp3 --stems speech", r"folder with (-o)", "older.mp3 --stems speech {} elsewhere"),
+]
 
 
-@pytest.mark.parametrize(("words", "pattern"), HINTS)
-def test_what_an_error_says_to_type_works(tmp_path, monkeypatch, capsys, words, pattern):
+@pytest.fixture
+def failed(tmp_path, monkeypatch, capfd):
+    """Run a command line in the folder of recordings; return what its error says to type."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rtmtass, "load", lambda *_, **__: FakeSeparator())
     prepare(tmp_path)
-    assert main(["separate", *words]) in (1, 2)
-    found = re.search(pattern, capsys.readouterr().err.strip())
-    assert found
-    hint = found.group(1)
+
+    def run(line, pattern):
+        assert main(["separate", *shlex.split(line)]) in (1, 2)
+        found = re.search(pattern, capfd.readouterr().err.strip())
+        assert found
+        return found.group(1)
+
+    return run
+
+
+@pytest.mark.parametrize(("line", "pattern"), COMMANDS)
+def test_commands_in_errors_work_as_printed(failed, line, pattern):
+    hint = failed(line, pattern)
     if hint.startswith("ffmpeg") and not shutil.which("ffmpeg"):
         pytest.skip("needs ffmpeg")
-    if hint.startswith(("ls", "rm", "ffmpeg")):
-        done = subprocess.run(["bash", "-c", hint], capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        if hint.startswith("ffmpeg"):
-            assert main(["separate", shlex.split(hint)[-1]]) == 0
-        return
-    if hint.startswith("."):
-        words, hint = [*words[:-1], f"x{hint}"], ""
-    if hint == "-o":
-        hint = "-o elsewhere"
-    typed = shlex.split(hint)
-    kept = [word for word in words if word not in ("my stems.wav", "x.wav", "-")]
-    options = [word for word in kept if word not in typed[:1]]
-    is_replaced = typed[:1] == ["--format"]
-    options = [word for word in options if not (is_replaced and word == "opus")]
-    if "-o" not in [*options, *typed]:
-        typed += [] if "--overwrite" in typed else ["-o", "elsewhere"]
-    assert main(["separate", *options, *typed]) == 0
+    done = subprocess.run(["bash", "-c", hint], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if hint.startswith("ffmpeg"):
+        assert main(["separate", shlex.split(hint)[-1]]) == 0
+
+
+@pytest.mark.parametrize(("line", "pattern", "mended"), OPTIONS)
+def test_options_in_errors_work_as_printed(failed, line, pattern, mended):
+    assert main(["separate", *shlex.split(mended.format(failed(line, pattern)))]) == 0
