@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rtmtass"
 ORDER = [
     ["errors", "types"],
+    ["limits"],
     ["config", "jit", "signals"],
     ["io", "dsp"],
     ["net"],

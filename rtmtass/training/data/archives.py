@@ -266,13 +266,13 @@ class _Header(tarfile.TarInfo):
     """A tar header whose extensions, which tarfile reads into memory, are small."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         """Read a header block.
 
         Raises:
             DataError: the extension is larger than any name.
         """
-        header = cast(_Header, super().frombuf(buf, encoding, errors))
+        header = super().frombuf(buf, encoding, errors)
         if header.type in _EXTENSIONS and not 0 <= header.size <= _MOST_NAME:
             raise DataError(f"is damaged: a header of {header.size} bytes")
         return header

@@ -155,7 +155,8 @@ def _index_row(line: Line, path: Path) -> IndexRow:
         if not 0 <= seconds < float("inf"):
             raise ValueError
     except ValueError:
+        given = line.values.get("seconds")
         raise DataError(
-            f"{path}: {text['path']} has seconds {line.values.get('seconds')!r}; change it to a number"
+            f"{path}: {text['path']} has seconds {given!r}; change it to a number"
         ) from None
     return IndexRow(seconds=seconds, **text)
