@@ -198,9 +198,7 @@ class NetConfig:
             ("compensation_target", self.compensation_target, (*TARGETS, "none")),
         ):
             if value not in allowed:
-                raise ModelError(
-                    f"{name} must be one of {', '.join(allowed)}, not {shown(value)}"
-                )
+                raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {shown(value)}")
         if not 0 <= self.level_pop_s < LEVEL_WINDOW_S / 2:
             raise ModelError(
                 f"level_pop_s must be at least 0 s and less than {LEVEL_WINDOW_S / 2:g} s,"

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "rtmtass"
 ORDER = [
     ["errors", "types"],
     ["limits"],
+    ["safetensors"],
     ["config", "jit", "signals"],
     ["io", "dsp"],
     ["net"],

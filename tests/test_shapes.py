@@ -50,7 +50,10 @@ def test_the_list_equals_every_preset(preset: str) -> None:
     ("changes", "message"),
     [
         ({"channels": 8192, "hidden": 8192}, r"more than 250 million parameters"),
-        ({"dilations": (65536,) * 200, "hidden": 64}, r"a stream .* would take \d+ MB, at most 256"),
+        (
+            {"dilations": (65536,) * 200, "hidden": 64},
+            r"a stream .* would take \d+ MB, at most 256",
+        ),
         ({"subband_bins": 1, "subband_overlap": 1024, "subband_channels": 8192}, "more than|MB"),
     ],
 )
