@@ -17,7 +17,6 @@ from rtmtass.errors import ModelError, OutputError
 from rtmtass.net.mtass import MtassNet
 from rtmtass.weights import Model, as_safetensors, open_model, save_model
 
-
 CONFIG = tiny(subband_bins=5, subband_overlap=2, subband_context=3, subband_channels=12)
 WEIGHTS = arrays(seasoned(CONFIG))
 GRU = "trunk.blocks.2.gru.bias_hh_l0"
