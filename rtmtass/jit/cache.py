@@ -191,15 +191,18 @@ def kept_in(store: Store) -> Iterator[None]:
             self._cache_file = _Files(store, name, self._impl.filename_base, stamp)
 
     before = numba.config.CACHE_DIR, getattr(numba.config, "CACHE_LOCATOR_CLASSES", None)
-    classes = dispatcher.FunctionCache, ccallback.FunctionCache
+    modules: tuple[Any, Any] = (dispatcher, ccallback)
+    original = modules[0].FunctionCache
     # Numba takes all of these from its modules, and when it decorates.
     folders = [*([store.writable] if store.writable else []), *store.readable]
     numba.config.CACHE_DIR = str(folders[0]) if folders else "/"
     numba.config.CACHE_LOCATOR_CLASSES = ""
-    dispatcher.FunctionCache = ccallback.FunctionCache = StoreCache
+    for module in modules:
+        module.FunctionCache = StoreCache
     try:
         yield
     finally:
         numba.config.CACHE_DIR = before[0]
         numba.config.CACHE_LOCATOR_CLASSES = before[1] or ""
-        dispatcher.FunctionCache, ccallback.FunctionCache = classes
+        for module in modules:
+            module.FunctionCache = original

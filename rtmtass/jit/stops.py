@@ -53,6 +53,8 @@ class _Guard:
 
     def start_watch(self) -> None:
         """Watch for signals while something compiles, if they end this process anyway."""
+        if os.name == "nt":  # where Python can't write signals to a pipe
+            return
         is_ours = signal.getsignal(signal.SIGINT) is signals.on_signal and not self._is_default
         if self._watch is None and is_ours and signals.deferral_depth() == 1:
             self._watch = _Watch()
@@ -100,7 +102,7 @@ def _end_process(number: int) -> None:
         os._exit(128 + number)
 
 
-class _Listener(event.Listener):
+class _Listener(event.Listener):  # type: ignore[misc]
     """Calls the guard at numba's events, in the main thread alone: signals arrive there."""
 
     def __init__(self, guard: _Guard, compiles: bool) -> None:
