@@ -27,7 +27,7 @@ from numba.np import arrayobj
 from rtmtass.jit.cache import LOG, Store, kept_in
 from rtmtass.jit.cpu import int8_isa
 from rtmtass.jit.stops import install
-from rtmtass.jit.trust import trusted_users, why_unsafe
+from rtmtass.jit.trust import Unsafe, trusted_users, why_unsafe
 from rtmtass.types import Floats
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -72,12 +72,12 @@ def _is_writable(folder: Path) -> bool:
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
-def _refuse(folder: Path, why: str, advice: str) -> None:
-    """Say that a folder isn't used; its worker processes needn't repeat it."""
+def _refuse(folder: Path, unsafe: Unsafe, rest: str) -> None:
+    """Say that a folder isn't used; worker processes needn't repeat it."""
     if multiprocessing.parent_process() is None:
         LOG.warning(
-            "rtmtass: machine code isn't run from or kept in %s, because %s; %s",
-            folder, why, advice,
+            "rtmtass: machine code isn't run from or kept in %s, because %s; %s%s",
+            folder, unsafe.reason, unsafe.advice, rest,
         )  # fmt: skip
 
 
@@ -88,41 +88,40 @@ def _store() -> Store:
     as those of an installation by root. None is used that others could write: they could
     replace our code.
     """
-    digest, users = _digest(), trusted_users(_PACKAGE)
+    digest, everywhere = _digest(), trusted_users(_PACKAGE)
     readable: list[Path] = []
     reason = ""
-    for folder, base, name in _candidates(digest):
-        owners = users if name == "package" else trusted_users()
-        why = why_unsafe(folder, owners) or why_unsafe(base, owners)
-        if why:
-            if name != "package" or os.path.exists(folder):
-                unset = ", or unset NUMBA_CACHE_DIR" if name == "NUMBA_CACHE_DIR" else ""
-                _refuse(folder.parent, why, f"chmod go-w it, or have its owner do so{unset}")
-            reason = why
+    for folder, named in _candidates(digest):
+        in_package = folder.is_relative_to(_PACKAGE)
+        users = everywhere if in_package else trusted_users()
+        unsafe = (why_unsafe(named, users) if named else None) or why_unsafe(folder, users)
+        if unsafe:
+            if not in_package or os.path.exists(folder):
+                _refuse(named or folder, unsafe, ", or unset NUMBA_CACHE_DIR" if named else "")
+            reason = unsafe.reason
         elif _is_writable(folder):
-            if name == "package" and not os.path.exists(folder):
-                for stale in base.glob("machine-*"):
+            if in_package and not os.path.exists(folder):
+                for stale in folder.parent.glob("machine-*"):
                     shutil.rmtree(stale, ignore_errors=True)
-            return Store(readable, folder, users)
+            return Store(readable, folder, everywhere)
         else:
             reason = f"{folder} can't be written"
             if os.path.isdir(folder):
                 readable.append(folder)
-    return Store(readable, None, users, reason)
+    return Store(readable, None, everywhere, reason)
 
 
-def _candidates(digest: str) -> Iterator[tuple[Path, Path, str]]:
-    """Yield the possible folders, each with the one above it and a name for it."""
+def _candidates(digest: str) -> Iterator[tuple[Path, Path | None]]:
+    """Yield the possible folders, each with the one above it if the user named that."""
     if numba.config.CACHE_DIR:
-        base = Path(numba.config.CACHE_DIR).absolute()
-        yield base / f"rtmtass-{digest}", base, "NUMBA_CACHE_DIR"
-    here = _PACKAGE / "__pycache__"
-    yield here / f"machine-{digest}", here, "package"
+        named = Path(numba.config.CACHE_DIR).absolute()
+        yield named / f"rtmtass-{digest}", named
+    yield _PACKAGE / "__pycache__" / f"machine-{digest}", None
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
     except RuntimeError:  # no home directory, as in some containers
         return
-    yield base / "rtmtass" / f"machine-{digest}", base / "rtmtass", "user"
+    yield base / "rtmtass" / f"machine-{digest}", None
 
 
 STORE = _store()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OVERFLOW = 65534  # shown for owners that a container doesn't know
@@ -19,8 +21,15 @@ def trusted_users(package: Path | None = None) -> frozenset[int]:
     return frozenset(users if package is None else users | {package.stat().st_uid})
 
 
-def why_unsafe(folder: Path, users: Collection[int]) -> str:
-    """Return who else can change what is in a folder, or replace the folder; empty if nobody can.
+class Unsafe(NamedTuple):
+    """Who else can change a folder, and what to do about it."""
+
+    reason: str
+    advice: str
+
+
+def why_unsafe(folder: Path, users: Collection[int]) -> Unsafe | None:
+    """Return who else can change what is in a folder, or replace it; None if nobody can.
 
     A folder that doesn't exist yet is as safe as those it will be made in. On Windows,
     where folders have no modes, all are taken to be safe.
@@ -30,7 +39,7 @@ def why_unsafe(folder: Path, users: Collection[int]) -> str:
         users: trusted owners.
     """
     if os.name == "nt":
-        return ""
+        return None
     real = Path(os.path.realpath(folder))
     for path in (real, *real.parents):
         try:
@@ -39,10 +48,12 @@ def why_unsafe(folder: Path, users: Collection[int]) -> str:
             continue
         is_itself = path == real
         if status.st_uid not in users and (is_itself or not _is_unmapped(status.st_uid)):
-            return f"{path} belongs to another user"
+            return Unsafe(
+                f"{path} belongs to another user", "set NUMBA_CACHE_DIR to a folder of your own"
+            )
         if status.st_mode & _OTHERS and (is_itself or not _is_shared_safely(status)):
-            return f"others can write {path}"
-    return ""
+            return Unsafe(f"others can write {path}", f"chmod go-w {shlex.quote(str(path))}")
+    return None
 
 
 def is_safe_file(descriptor: int, users: Collection[int]) -> bool:
