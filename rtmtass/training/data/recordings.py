@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +216,10 @@ def store(
             end = max((row.start + row.length for row in rows), default=0)
             audio.truncate(2 * end)
             done = {row.path for row in rows}
-            with _Appended(stem_path, audio) as appended:
+            with (
+                open(f"{stem_path}.jsonl", "a", encoding="utf-8") as table,
+                _Appended(audio, table) as appended,
+            ):
                 for number, item in enumerate(pending):
                     if item.path in done:
                         continue
@@ -250,8 +253,8 @@ class _Appended:
 
     _MOST = 32_000_000  # bytes between two waits for the disk
 
-    def __init__(self, stem_path: Path, audio: BinaryIO) -> None:
-        self._audio, self._table = audio, open(f"{stem_path}.jsonl", "a", encoding="utf-8")
+    def __init__(self, audio: BinaryIO, table: TextIO) -> None:
+        self._audio, self._table = audio, table
         self._waiting: list[Recording] = []
         self._n_bytes = 0
 
@@ -274,8 +277,7 @@ class _Appended:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._table:
-            self._commit()
+        self._commit()
 
 
 @contextlib.contextmanager
