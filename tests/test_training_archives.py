@@ -277,6 +277,7 @@ def test_a_build_goes_on_after_a_hostile_package(
     assert details.keys() == {"noise/climbs", "noise/cut"}
     assert "leads outside its folder; the package is left out: copy its" in details["noise/climbs"]
     assert "x.tgz is damaged" in details["noise/cut"]
+    assert {f"{key}: {detail}" for key, detail in details.items()} <= set(report.lines())
     assert {p.name for p in downloads.iterdir()} == {"v", "m", "n"}
     assert {p.name for p in tmp_path.iterdir()} == {"s.csv", "corpus", "downloads"}
 

@@ -59,13 +59,13 @@ class Budget:
         self._limit, self._downloaded = self.n_bytes, downloaded
         self.files = MOST_FILES
 
-    def take_file(self) -> None:
-        """Count a member.
+    def take_files(self, n: int) -> None:
+        """Count members.
 
         Raises:
             DataError: there are too many.
         """
-        self.files -= 1
+        self.files -= n
         if self.files < 0:
             raise DataError(f"holds more than {MOST_FILES} files, which isn't unpacked")
 
@@ -92,8 +92,9 @@ def unpack_zip(archive: Path, folder: Path, budget: Budget) -> None:
         OutputError: the disk is full, or the folder can't be written.
     """
     with _refusals(archive, folder), _DirectoryReader(archive) as raw, zipfile.ZipFile(raw) as file:
-        for info in file.infolist():
-            budget.take_file()
+        members = file.infolist()
+        budget.take_files(len(members))  # before any is written, which takes a while
+        for info in members:
             if not info.is_dir() and _is_wanted(info.filename) and not _is_zipped_link(info):
                 target = _target(folder, info.filename)
                 with file.open(info) as source:
@@ -163,7 +164,7 @@ def _unpack_tar(stream: BinaryIO, folder: Path, budget: Budget) -> None:
     metered = cast(IO[bytes], _Metered(stream, budget))
     with tarfile.open(fileobj=metered, mode="r|", tarinfo=_Header) as file:
         for info in file:
-            budget.take_file()
+            budget.take_files(1)
             # Links and devices aren't regular; sparse files unpack to more than was read.
             if info.isreg() and not info.issparse() and _is_wanted(info.name):
                 source = file.extractfile(info)

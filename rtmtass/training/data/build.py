@@ -34,6 +34,7 @@ from rtmtass.types import SAMPLE_RATE, Progress, Samples
 LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
 """Problems that exclude a recording; `clipped` and `muffled` are only reported."""
 
+_NOT_IN_PACKAGE = "not in this version of the package"
 _SHORTEST_S = 0.1
 _SILENT_PEAK = 1e-3
 
@@ -48,12 +49,17 @@ class BuildReport:
     findings: list[Finding] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return the report as text, a line per role and per kind of problem."""
+        """Return the report as text, a line per role, missing package and kind of problem."""
         lines = [
             f"{role}: {self.hours.get((role, 'train'), 0.0):.2f} h train,"
             f" {self.hours.get((role, 'dev'), 0.0):.2f} h dev"
             for role in (*STEMS, SINGING)
             if role in STEMS or any(key[0] == role for key in self.hours)
+        ]
+        lines += [
+            f"{finding.key}: {finding.detail}"
+            for finding in self.findings
+            if finding.problem == "missing" and finding.detail != _NOT_IN_PACKAGE
         ]
         counts: dict[str, int] = {}
         for finding in self.findings:
@@ -353,6 +359,6 @@ def _located(
     for candidate in listed:
         path = tree.find(candidate.name)
         if path is None:
-            findings.append(Finding(candidate.key, "missing", "not in this version of the package"))
+            findings.append(Finding(candidate.key, "missing", _NOT_IN_PACKAGE))
             continue
         yield replace(candidate, file=path, licence=package.licence, tier=package.tier)
