@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +16,14 @@ from rtmtass.separator import open_runtime
 from rtmtass.types import Samples
 from rtmtass.weights import DEFAULT, open_model
 
+_IN_USE = "another thread is using this batch; give each thread its own with load_batch()"
+
 
 class StreamBatch:
     """Separates B independent mono streams in one call.
 
-    Each stream's output is bit-identical to that of a `Separator`. Not thread-safe:
-    use a batch from one thread at a time.
+    Each stream's output is bit-identical to that of a `Separator`. Use a batch
+    from one thread at a time; a call during another's is an error.
 
     Args:
         config: the model's config.
@@ -33,7 +36,8 @@ class StreamBatch:
         streams: B.
 
     Raises:
-        UsageError: `streams` is less than 1.
+        UsageError: `streams` is less than 1; or, from `process`, `process_into` and
+            `reset`, another thread is inside one of them.
     """
 
     def __init__(self, config: ModelConfig, runtime: BatchRuntime, streams: int) -> None:
@@ -45,6 +49,7 @@ class StreamBatch:
         self.delay = config.delay
         self.precision, self.weight_bytes = runtime.precision, runtime.weight_bytes
         self._batch = runtime.batch(streams)
+        self._in_use = threading.Lock()
 
     def process(self, blocks: ArrayLike) -> Samples:
         """Process the next samples of every stream.
@@ -82,6 +87,15 @@ class StreamBatch:
             blocks: (B, n) float32, C-contiguous, finite, n a multiple of `hop`.
             out: (B, S, n) float32, C-contiguous.
         """
+        # Compiled code has no bounds checks: two threads at once would write anywhere.
+        if not self._in_use.acquire(False):
+            raise UsageError(_IN_USE)
+        try:
+            self._process_into(blocks, out)
+        finally:
+            self._in_use.release()
+
+    def _process_into(self, blocks: Samples, out: Samples) -> None:
         n, capacity = blocks.shape[1], CHUNK * self.hop
         if n <= capacity:
             self._batch.run(blocks, out, n // self.hop)
@@ -100,7 +114,12 @@ class StreamBatch:
         """
         if stream is not None and not 0 <= stream < self.streams:
             raise UsageError(f"no stream {stream}; choose from 0 to {self.streams - 1}")
-        self._batch.reset(stream)
+        if not self._in_use.acquire(False):
+            raise UsageError(_IN_USE)
+        try:
+            self._batch.reset(stream)
+        finally:
+            self._in_use.release()
 
 
 def load_batch(

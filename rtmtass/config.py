@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rtmtass.errors import ModelError
+from rtmtass.limits import check_bounds, check_types, shown
 
 STEMS = ("speech", "music", "noise")
 """The stems, in this order everywhere."""
@@ -28,6 +30,34 @@ LEVEL_FALL_DB_PER_S = 125.0
 """Release rate of the running level after a pop."""
 LEVEL_HEADROOM = 4.0
 """Power of a peak relative to the sustained level: 6 dB."""
+
+_WIDTH = (1, 8192)
+_STFT_BOUNDS = {"sample_rate": (1000, 768_000), "n_fft": (8, 65536)}
+_NET_BOUNDS = {
+    "channels": _WIDTH,
+    "hidden": _WIDTH,
+    "kernel": (1, 64),
+    "dilations": (1, 65536),
+    "recurrent": (0, 8192),
+    "recurrent_groups": (1, 64),
+    "recurrent_layers": (0, 64),
+    "compensation_channels": _WIDTH,
+    "compensation_hidden": _WIDTH,
+    "compensation_dilations": (1, 65536),
+    "mask_limit": (1e-3, 1e6),
+    "level_half_life_s": (1e-3, 1e4),
+    "lookahead": (0, 256),
+    "bands": (1, 1024),
+    "subband_bins": (0, 32769),
+    "subband_overlap": (0, 1024),
+    "subband_context": (1, 1024),
+    "subband_channels": _WIDTH,
+    "subband_groups": (1, 64),
+    "dropout": (0, 0.99),
+}
+"""Beyond these no network is useful, and some would need all memory."""
+_STEM = r"\w[\w -]{0,31}"
+_MOST_STEMS = 16
 
 T = TypeVar("T")
 
@@ -56,6 +86,7 @@ class StftConfig:
     synthesis: int = 512
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.n_fft < 8 or self.n_fft & (self.n_fft - 1):
             raise ModelError(f"n_fft must be a power of two, 8 or more, not {self.n_fft}")
         if self.hop < 1 or self.synthesis < 2 * self.hop or self.synthesis % self.hop:
@@ -68,6 +99,7 @@ class StftConfig:
                 f"the synthesis window can't be longer than n_fft, and hop must divide n_fft;"
                 f" got n_fft={self.n_fft}, synthesis={self.synthesis}, hop={self.hop}"
             )
+        check_bounds(self, _STFT_BOUNDS)
 
     @property
     def n_bins(self) -> int:
@@ -159,13 +191,14 @@ class NetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, value, allowed in (
             ("backbone", self.backbone, BACKBONES),
             ("target", self.target, TARGETS),
             ("compensation_target", self.compensation_target, (*TARGETS, "none")),
         ):
             if value not in allowed:
-                raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+                raise ModelError(f"{name} must be one of {', '.join(allowed)}, not {shown(value)}")
         if not 0 <= self.level_pop_s < LEVEL_WINDOW_S / 2:
             raise ModelError(
                 f"level_pop_s must be at least 0 s and less than {LEVEL_WINDOW_S / 2:g} s,"
@@ -190,6 +223,12 @@ class NetConfig:
             raise ModelError(
                 f"sub-bands need the recurrent backbone, not {self.backbone}; set subband_bins to 0"
             )
+        check_bounds(self, _NET_BOUNDS)
+        if self.recurrent_layers and not self.recurrent:
+            raise ModelError(
+                "recurrent must be 1 or more with recurrent layers, not 0; for no GRUs, set"
+                " recurrent_layers to 0"
+            )
 
     def n_subbands(self, n_bins: int) -> int:
         """Return the number of sub-bands that cover `n_bins` bins; the last may be narrower."""
@@ -205,12 +244,34 @@ class ModelConfig:
         stems: names of the outputs, in order.
         stft: the STFT around the network.
         net: the network.
+
+    Raises:
+        ModelError: a name can't name a file, or two fields don't fit.
     """
 
     name: str = "rtmtass-small"
     stems: tuple[str, ...] = STEMS
     stft: StftConfig = field(default_factory=StftConfig)
     net: NetConfig = field(default_factory=NetConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if not self.name.isprintable() or not 1 <= len(self.name) <= 200:
+            raise ModelError(f"name must be a line of 1 to 200 characters, not {shown(self.name)}")
+        # Stems name files.
+        if not all(re.fullmatch(_STEM, stem) for stem in self.stems):
+            raise ModelError(
+                f"stems must be names of up to 32 letters and digits, not {shown(self.stems)}"
+            )
+        if not 1 <= len({*map(str.casefold, self.stems)}) == len(self.stems) <= _MOST_STEMS:
+            raise ModelError(
+                f"stems must be 1 to {_MOST_STEMS} different names, not {shown(self.stems)}"
+            )
+        if self.net.backbone == "multiscale" and self.net.bands > 2 * self.stft.n_bins:
+            raise ModelError(
+                f"bands must be at most {2 * self.stft.n_bins}, twice the bins, not"
+                f" {self.net.bands}"
+            )
 
     @property
     def delay(self) -> int:
@@ -257,22 +318,31 @@ class ModelConfig:
         Raises:
             ModelError: a key is unknown, or a value is out of range.
         """
+        if not isinstance(values, dict):
+            raise ModelError(f"a model's config must be a table, not {shown(values)}")
         parts = dict(values)
         parts["stft"] = _build(StftConfig, parts.get("stft", {}))
         parts["net"] = _build(NetConfig, parts.get("net", {}))
         return _build(cls, parts)
 
 
-def _build(kind: type[T], values: dict[str, Any]) -> T:
+def _build(kind: type[T], values: Any) -> T:
+    if not isinstance(values, dict):
+        raise ModelError(f"a model's config must hold tables, not {shown(values)}")
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    unknown = sorted(str(name) for name in set(values) - known)
     if unknown:
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise ModelError(
-            f"unknown keys in the model's config: {', '.join(unknown)}; the model was made by"
-            " a newer rtmtass: pip install --upgrade rtmtass"
+            f"unknown keys in the model's config: {', '.join(map(_key, unknown[:8]))}{more};"
+            " the model was made by a newer rtmtass: pip install --upgrade rtmtass"
         )
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return kind(**frozen)
+
+
+def _key(name: str) -> str:
+    return name if name.isidentifier() and len(name) <= 60 else shown(name)
 
 
 def small() -> ModelConfig:

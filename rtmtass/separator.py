@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -19,13 +20,17 @@ from rtmtass.weights import DEFAULT, Model, open_model
 
 RUNTIMES = {"numba": PRECISIONS, "torch": TORCH_PRECISIONS}
 """The precisions of each runtime, by its name."""
+IN_USE = (
+    "another thread is using this separator, which holds one stream; give each thread its own,"
+    " on the same network: separator.fork()"
+)
 
 
 class Separator:
     """Splits one audio stream into stems, block by block and causally.
 
     The stems sum to the input. Several separators can share one network, see
-    `fork`. Not thread-safe: use a separator from one thread at a time.
+    `fork`. Use a separator from one thread at a time; a call during another's is an error.
 
     Args:
         config: the model's config.
@@ -49,7 +54,8 @@ class Separator:
         weight_bytes: bytes of weights read per pass over a hop.
 
     Raises:
-        UsageError: `block`, `channels` or `passes` is out of range.
+        UsageError: `block`, `channels` or `passes` is out of range; or, from any method that
+            changes the stream, another thread is inside one.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Separator:
         self.algorithmic_latency = config.algorithmic_latency + tta_delay
         self.precision, self.weight_bytes = runtime.precision, runtime.weight_bytes
         self._runtime = runtime
+        self._in_use = threading.Lock()
         chunk = CHUNK if block % self.hop else min(CHUNK, block // self.hop)
         if passes == 1:
             self._stream = runtime.stream(channels, chunk)
@@ -132,6 +139,15 @@ class Separator:
             out: (S, n, C) float32, receives the stems.
             highband_weights: (S, n) float32, receives the highband weights.
         """
+        # Compiled code has no bounds checks: two threads at once would write anywhere.
+        if not self._in_use.acquire(False):
+            raise UsageError(IN_USE)
+        try:
+            self._process_into(block, out, highband_weights)
+        finally:
+            self._in_use.release()
+
+    def _process_into(self, block: Samples, out: Samples, highband_weights: Samples) -> None:
         position = 0
         while position < len(block):
             take = min(len(block) - position, len(self._input) - self._n_input)
@@ -181,8 +197,13 @@ class Separator:
 
     def reset(self) -> None:
         """Reset the state: the next sample is the first of a new stream."""
-        self._stream.reset()
-        self._clear()
+        if not self._in_use.acquire(False):
+            raise UsageError(IN_USE)
+        try:
+            self._stream.reset()
+            self._clear()
+        finally:
+            self._in_use.release()
 
     def fork(self, *, block: int | None = None, channels: int | None = None) -> Separator:
         """Return a new, independent stream on the same network.

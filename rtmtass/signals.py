@@ -27,7 +27,7 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 @contextmanager
 def catch_stops() -> Iterator[None]:
     """Within this context, SIGINT raises KeyboardInterrupt and SIGTERM Terminated."""
-    previous = {s: signal.signal(s, _on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -48,7 +48,13 @@ def defer_signals() -> Iterator[None]:
             raise stop
 
 
-def _on_signal(number: int, _frame: FrameType | None) -> None:
+def deferral_depth() -> int:
+    """Return how many `defer_signals` are active."""
+    return _Deferred.depth
+
+
+def on_signal(number: int, _frame: FrameType | None) -> None:
+    """Raise the signal as an exception, now or at the end of `defer_signals`."""
     stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     if not _Deferred.depth:
         raise stop

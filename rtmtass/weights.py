@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.errors import ModelError
+from rtmtass.errors import ModelError, OutputError
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.limits import shown
+from rtmtass.net.shapes import parameter_shapes
+from rtmtass.safetensors import MOST_HEADER, as_safetensors, from_safetensors
 from rtmtass.types import Floats
+
+__all__ = [
+    "DEFAULT", "Model", "as_safetensors", "config_of", "demo_clip", "describe", "find",
+    "from_safetensors", "hop_of", "models_folders", "open_model", "released", "renamed",
+    "save_model",
+]  # fmt: skip
 
 DEFAULT = "rtmtass-small"
 """Name of the default model."""
@@ -32,6 +43,7 @@ _RENAMED_LAYERS = {
     "tell": "context_proj",
 }
 """Layer names within parameter names, likewise."""
+_MOST_CONFIG = 4_000_000  # bytes of config.json
 V = TypeVar("V")
 
 
@@ -87,10 +99,15 @@ def config_of(values: dict[str, Any]) -> ModelConfig:
     """Build the config of a saved model or checkpoint; keys may have their older names.
 
     Raises:
-        ModelError: a key is unknown.
+        ModelError: a key is unknown, a value is out of range, or the network is too large.
     """
-    net = {_RENAMED_KEYS.get(key, key): value for key, value in values.get("net", {}).items()}
-    return ModelConfig.from_dict({**values, "net": net})
+    net = values.get("net", {}) if isinstance(values, dict) else {}
+    if isinstance(net, dict):
+        net = {_RENAMED_KEYS.get(key, key): value for key, value in net.items()}
+        values = {**values, "net": net} if isinstance(values, dict) else values
+    config = ModelConfig.from_dict(values)
+    parameter_shapes(config)
+    return config
 
 
 def renamed(weights: Mapping[str, V]) -> dict[str, V]:
@@ -110,14 +127,26 @@ def describe(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     Raises:
         ModelError: the file is missing or not a model's config.
     """
-    path = folder / "config.json"
+    return _read_config(folder / "config.json")
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(_MOST_CONFIG + 1)
+        if len(text) > _MOST_CONFIG:
+            raise ModelError(f"it is longer than {_MOST_CONFIG // 10**6} MB")
+        values = json.loads(text)
+        if not isinstance(values, dict) or "model" not in values:
+            raise ModelError("it has no key 'model'")
         return config_of(values["model"]), values
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{path} can't be read as a model's config ({error}); install rtmtass again"
-        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (ValueError, ModelError) as error:
+        reason = str(error)
+    raise ModelError(f"{path} can't be read as a model's config: {reason}; install rtmtass again")
 
 
 def hop_of(name: str = DEFAULT) -> int:
@@ -130,19 +159,19 @@ def hop_of(name: str = DEFAULT) -> int:
 
 
 def open_model(name: str = DEFAULT) -> Model:
-    """Open a model and verify its weights against the SHA-256 in its config.json.
+    """Open a model and verify its weights: their SHA-256, every name and shape, every value.
 
     Raises:
-        ModelError: no such model, or a file is missing or altered.
+        ModelError: no such model, a file is missing or altered, or the weights aren't
+            those of the config's network.
     """
     folder = find(name)
     config, about = describe(folder)
     path = folder / "model.safetensors"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}; install rtmtass again") from None
+    data = _read_weights(path, config)
     digest = hashlib.sha256(data).hexdigest()
+    if digest != about.get("sha256"):
+        config, about = _interrupted_save(folder, digest, config, about)
     if digest != about.get("sha256"):
         raise ModelError(
             f"{path} has SHA-256 {digest[:16]}…, its config.json expects"
@@ -150,57 +179,68 @@ def open_model(name: str = DEFAULT) -> Model:
         )
     try:
         weights = renamed(from_safetensors(data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise ModelError(
             f"{path} is not a safetensors file ({error}); install rtmtass again"
         ) from None
+    if reason := _mismatch(weights, config):
+        raise ModelError(f"{path} doesn't fit its config.json: {reason}; install rtmtass again")
     return Model(folder, config, weights, about)
 
 
-def as_safetensors(weights: Mapping[str, Floats]) -> bytes:
-    """Return float32 arrays as the bytes of a safetensors file.
-
-    The format is simple enough to need no package: the length of a JSON header, the
-    header, and the data. The bytes are identical to those of the package.
-
-    Source: https://github.com/huggingface/safetensors, Format.
-    """
-    header: dict[str, Any] = {}
-    chunks: list[bytes] = []
-    end = 0
-    for name in sorted(weights):
-        chunks.append(np.ascontiguousarray(weights[name], dtype="<f4").tobytes())
-        start, end = end, end + len(chunks[-1])
-        shape = list(np.shape(weights[name]))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # aligns the data
-    return struct.pack("<Q", len(text)) + text + b"".join(chunks)
+def _read_weights(path: Path, config: ModelConfig) -> bytes:
+    """Return the contents of a weights file, which is no larger than its network needs."""
+    n_bytes = 4 * sum(prod(shape) for shape in parameter_shapes(config).values())
+    most = 8 + MOST_HEADER + n_bytes
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}; install rtmtass again") from None
+    if len(data) > most:
+        raise ModelError(
+            f"{path} is larger than its config.json's network, which has {n_bytes} bytes of"
+            " weights: config and weights belong to different networks"
+        )
+    return data
 
 
-def from_safetensors(data: bytes) -> dict[str, Floats]:
-    """Return the arrays of a float32 safetensors file, as writable copies.
+def _interrupted_save(
+    folder: Path, digest: str, config: ModelConfig, about: dict[str, Any]
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Return the config of the weights if `save_model` was stopped between its two renames."""
+    part = folder / "config.json.part"
+    if not part.is_file():
+        return config, about
+    try:
+        newer = _read_config(part)
+    except ModelError:
+        return config, about
+    return newer if newer[1].get("sha256") == digest else (config, about)
 
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: `data` is malformed.
-    """
-    if len(data) < 8:
-        raise ValueError("the header is missing")
-    start = 8 + struct.unpack_from("<Q", data)[0]
-    if start > len(data):
-        raise ValueError("the header is longer than the file")
-    header = json.loads(data[8:start])
-    weights: dict[str, Floats] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] != "F32":
-            raise ValueError(f"{name} has type {entry['dtype']}, not F32")
-        first, last = (start + int(offset) for offset in entry["data_offsets"])
-        if not start <= first <= last <= len(data):
-            raise ValueError(f"the data of {name} is outside the file")
-        weights[name] = np.frombuffer(data[first:last], "<f4").reshape(entry["shape"]).copy()
-    return weights
+
+def _mismatch(weights: Mapping[str, Floats], config: ModelConfig) -> str:
+    """Return why weights aren't those of a config's network; empty if they are."""
+    shapes = parameter_shapes(config)
+    present = {name for name in weights if not name.endswith("num_batches_tracked")}
+    if missing := sorted(shapes.keys() - present):
+        return f"the weights lack {_listed(missing)}"
+    if extra := sorted(present - shapes.keys()):
+        return f"the weights hold {_listed(extra)}, which the config doesn't know"
+    for name, shape in shapes.items():
+        value = weights[name]
+        if value.shape != shape:
+            return f"{name} has the shape {shown(value.shape)}, not {shape}"
+        if not np.isfinite(value).all():
+            return f"{name} holds NaN or Inf"
+        if name.endswith("running_var") and value.size and value.min() < 0:
+            return f"{name} holds a negative variance"
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(shown(name)[1:-1] for name in names[:3]) + more
 
 
 def demo_clip() -> Path:
@@ -218,16 +258,33 @@ def demo_clip() -> Path:
 def save_model(folder: Path, config: ModelConfig, data: bytes, about: dict[str, Any]) -> None:
     """Write a model's weights and its config.json, which includes their SHA-256.
 
+    Both are complete on the disk before either gets its name. A run killed between the two
+    renames leaves the new config as `config.json.part`, which `open_model` then reads.
+
     Args:
         folder: of the model; created if missing.
         config: of the model.
         data: the weights, as the bytes of a safetensors file.
         about: further keys of config.json.
+
+    Raises:
+        OutputError: the folder can't be written; the model in it is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     values = {**about, "sha256": hashlib.sha256(data).hexdigest(), "model": config.to_dict()}
     text = json.dumps(values, indent=2) + "\n"
-    for name, content in (("model.safetensors", data), ("config.json", text.encode())):
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        part.replace(folder / name)
+    files = {"model.safetensors": data, "config.json": text.encode()}
+    parts = {name: folder / f"{name}.part" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with open(parts[name], "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except OSError as error:
+        if parts["model.safetensors"].exists():  # nothing was renamed
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+        raise OutputError(why_unwritable(folder, error)) from error

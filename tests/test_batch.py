@@ -91,3 +91,15 @@ def test_invalid_input_is_refused() -> None:
     x[1, 7] = np.nan
     with pytest.raises(InputError, match="sample 7 of stream 1 is nan"):
         batch.process(x)
+
+
+def test_a_second_thread_gets_an_error() -> None:
+    batch = StreamBatch(CONFIGS["recurrent"], CompiledRuntime(
+        CONFIGS["recurrent"], arrays(seasoned(CONFIGS["recurrent"]))), 2)  # fmt: skip
+    blocks = sounds(2, batch.hop)
+    batch._in_use.acquire()  # as a thread does that is inside
+    for call in (lambda: batch.process(blocks), batch.reset):
+        with pytest.raises(UsageError, match=r"another thread .* with load_batch\(\)$"):
+            call()
+    batch._in_use.release()
+    assert batch.process(blocks).shape == (2, 3, batch.hop)

@@ -13,6 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rtmtass"
 ORDER = [
     ["errors", "types"],
+    ["limits"],
+    ["safetensors"],
     ["config", "jit", "signals", "amplitude"],
     ["io", "dsp"],
     ["net"],

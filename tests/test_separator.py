@@ -385,3 +385,49 @@ def test_processing_releases_the_gil(separator: Separator) -> None:
         stop.set()
         sys.setswitchinterval(before)
         thread.join(timeout=5)
+
+
+class Waiting:
+    """A stream that waits inside `run`, as one does while compiled code runs without the GIL."""
+
+    def __init__(self) -> None:
+        self.inside, self.leave = threading.Event(), threading.Event()
+
+    def run(self, *_: object) -> None:
+        self.inside.set()
+        assert self.leave.wait(60)
+
+    def reset(self, stream: int | None = None) -> None:
+        """Do nothing."""
+
+
+def test_a_second_thread_gets_an_error(separator: Separator) -> None:
+    own, waiting = separator.fork(), Waiting()
+    sounding, own._stream = own._stream, waiting  # type: ignore[assignment]
+    block = np.zeros(own.hop, np.float32)
+    first = threading.Thread(target=own.process, args=(block,))
+    first.start()
+    assert waiting.inside.wait(60)
+    try:
+        for call in (lambda: own.process(block), own.flush, own.reset):
+            with pytest.raises(UsageError, match=r"another thread .*: separator\.fork\(\)$"):
+                call()
+        assert own.fork().process(block).shape == (3, own.hop)
+        assert own.separate(block).shape == (3, own.hop)
+    finally:
+        waiting.leave.set()
+        first.join()
+    own._stream = sounding
+    own.reset()
+    x = sound(3 * own.hop)
+    np.testing.assert_array_equal(own.process(x), separator.fork().process(x))
+
+
+def test_an_error_inside_leaves_the_separator_usable(separator: Separator) -> None:
+    own = separator.fork()
+    sounding, own._stream = own._stream, None  # type: ignore[assignment]
+    with pytest.raises(AttributeError):
+        own.process(np.zeros(own.hop, np.float32))
+    own._stream = sounding
+    own.reset()
+    assert own.process(np.zeros(8, np.float32)).shape == (3, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import pytest
 import soundfile
 from corpora import hiss, share_at, tone, voice
 
-from rtmtass.errors import DataError
+from rtmtass.errors import DataError, OutputError
 from rtmtass.io.decode import decode
 from rtmtass.training.data.build import (
+    build,
     build_from_folders,
     build_from_list,
     build_from_mtass,
     clipped_fraction,
 )
+from rtmtass.training.data.build_log import BuildLog, Candidate
 from rtmtass.training.data.corpus import Corpus, IndexRow, read_index
 from rtmtass.training.data.splits import assign_splits
 
@@ -408,3 +411,92 @@ def test_a_failed_download_is_reported(downloads: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no recording could be used"):
         build_from_list(only, tmp_path / "empty", downloads=downloads)
     assert problems(tmp_path / "empty") == {"thunder": [("missing", "yes")]}
+
+
+def test_a_build_log_killed_while_rewritten_loses_nothing(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    build_from_folders(folders, corpus)
+    log = corpus / "build.jsonl"
+    log.write_text(log.read_text() + '{"key": "noise/own/cut')
+    before = log.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            BuildLog(log)
+    assert log.read_bytes() == before
+    assert build_from_folders(folders, corpus).new == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"7", b"{}", b'{"key": 3}', b"\xff\xfe", b"\0" * 50, b"[" * 100_000, b'{"key": "a", "row": 1}',
+     b'{"key":"a","stamp":"s","hash":"h","found":[],"row":{"role":"../x"}}'],
+)  # fmt: skip
+def test_a_damaged_line_of_the_build_log_is_dropped(
+    line: bytes, folders: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    rows = build_from_folders(folders, corpus).recordings
+    log = corpus / "build.jsonl"
+    first, _, rest = log.read_bytes().partition(b"\n")
+    log.write_bytes(line + b"\n" + rest)
+    report = build_from_folders(folders, corpus)
+    assert (report.new, report.recordings) == (1, rows)
+    assert first in log.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["index.csv", "report.csv", "build.jsonl"])
+def test_a_full_disk_is_told_and_damages_no_table(
+    name: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    build_from_folders(folders, corpus)
+    before = {path: path.read_bytes() for path in corpus.glob("*.*")}
+    write(folders / "noise" / "new.wav", hiss(0.5, 77))
+    opened = open
+
+    def full(path: Any, *args: Any, **options: Any) -> Any:
+        if str(path).startswith(str(corpus / name)):
+            raise OSError(28, "No space left on device")
+        return opened(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", full)
+        with pytest.raises(OutputError, match="can't be written: the disk is full; free some"):
+            build_from_folders(folders, corpus)
+    for path, data in before.items():
+        assert path.read_bytes().startswith(data) or path.name != name
+    report = build_from_folders(folders, corpus)
+    assert any("new" in row.path for row in read_index(corpus / "index.csv"))
+    assert report.recordings == len(read_index(corpus / "index.csv"))
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are bytes on Linux")
+def test_names_that_arent_text_become_text(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(  # how names reach libsndfile is tested with `io`
+        "rtmtass.training.data.build.decode",
+        lambda path: hiss(0.5, len(str(path)) + ord(path.name[3])).astype(np.float32),
+    )
+    for seed, name in enumerate((b"caf\xe9.wav", b"caf\xe8.wav")):
+        source = write(tmp_path / "a.wav", hiss(0.5, 80 + seed))
+        os.rename(source, os.path.join(os.fsencode(folders / "noise"), name))
+    build_from_folders(folders, tmp_path / "corpus")
+    groups = [row.group for row in read_index(tmp_path / "corpus" / "index.csv")]
+    assert {r"caf\xe9.wav", r"caf\xe8.wav"} <= set(groups)
+    corpus = Corpus(tmp_path / "corpus", tmp_path / "cache")
+    assert all(len(corpus.recordings("noise", split)) for split in ("train", "dev"))
+
+
+def test_a_file_gone_since_it_was_listed_is_reported(folders: Path, tmp_path: Path) -> None:
+    gone = Candidate("noise", "s", "g", folders / "gone.wav", "gone.wav")
+    there = Candidate("noise", "s", "g", folders / "noise" / "rain" / "good.wav", "good.wav")
+    report = build([gone, there], tmp_path / "corpus")
+    assert [(f.key, f.problem) for f in report.findings] == [("noise/s/gone.wav", "unreadable")]

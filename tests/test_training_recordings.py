@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 from corpora import COLUMNS, hiss, make_corpus, pending, share_at, tone, tones, write_index
 
-from rtmtass.errors import DataError, InputError
+from rtmtass.errors import DataError, InputError, OutputError
 from rtmtass.io.decode import FLAC, decode, encode
 from rtmtass.training.data.corpus import Corpus, read_index
 from rtmtass.training.data.recordings import (
@@ -20,6 +21,7 @@ from rtmtass.training.data.recordings import (
     has_recordings,
     is_muffled,
     store,
+    stored_stamp,
 )
 from rtmtass.types import Samples
 
@@ -81,6 +83,75 @@ def test_interrupted_storing_resumes(tmp_path: Path) -> None:
     assert loads == ["a", "b", "c", "d"]
     for suffix in ("i16", "jsonl"):
         assert Path(f"{half}.{suffix}").read_bytes() == Path(f"{whole}.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("kept", [0, 7999, 8000, 12_001, 23_999])
+def test_lost_samples_are_decoded_again_and_never_silence(kept: int, tmp_path: Path) -> None:
+    items = [pending(f"{n}", hiss(0.5, n)) for n in range(3)]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for path in (whole, cut):
+        store(path, items, "stamp")
+    os.truncate(f"{cut}.i16", 2 * kept)
+    with pytest.raises(DataError, match=rf"cut\.i16 holds {kept} of 24000 samples: .* delete "):
+        Recordings(cut)
+    assert stored_stamp(cut) == ""
+    store(cut, items, "stamp")
+    for suffix in ("i16", "jsonl"):
+        assert Path(f"{cut}.{suffix}").read_bytes() == Path(f"{whole}.{suffix}").read_bytes()
+    os.unlink(f"{cut}.i16")
+    store(cut, items, "stamp")
+    assert Path(f"{cut}.i16").read_bytes() == Path(f"{whole}.i16").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 30, b"{", b"7", b'{"start": 1}', b"\xff", b"[" * 99_999]
+)
+def test_a_damaged_line_of_the_table_is_decoded_again(damage: bytes, tmp_path: Path) -> None:
+    items = [pending(f"{n}", hiss(0.5, n)) for n in range(3)]
+    path = tmp_path / "x"
+    store(path, items, "stamp")
+    table = Path(f"{path}.jsonl")
+    before = table.read_bytes()
+    for number in range(4):
+        lines = before.splitlines(keepends=True)
+        lines[number] = damage + b"\n"
+        table.write_bytes(b"".join(lines))
+        store(path, items, "stamp")
+        assert table.read_bytes() == before
+
+
+def test_samples_are_on_the_disk_before_the_table_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[int, int]] = []
+    table, audio = tmp_path / "x.jsonl", tmp_path / "x.i16"
+    monkeypatch.setattr(
+        "rtmtass.training.data.recordings.os.fsync",
+        lambda _: synced.append((audio.stat().st_size, table.read_bytes().count(b"\n"))),
+    )
+    monkeypatch.setattr("rtmtass.training.data.recordings._Appended._MOST", 20_000)
+    store(tmp_path / "x", [pending(f"{n}", hiss(0.5, n)) for n in range(3)], "stamp")
+    assert synced[:2] == [(32_000, 1), (32_000, 3)]
+    assert synced[-1] == (48_000, 4)
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [pending(f"{n}", hiss(0.5, n)) for n in range(2)]
+    path = tmp_path / "x"
+    store(path, items[:1], "stamp")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rtmtass.training.data.recordings.os.fsync", full)
+        with pytest.raises(OutputError, match="x can't be written: the disk is full"):
+            store(path, items, "stamp")
+    assert len(Recordings(path)) == 1
+    store(path, items, "stamp")
+    assert len(Recordings(path)) == 2
 
 
 def test_another_stamp_rewrites_the_file(tmp_path: Path) -> None:

@@ -242,3 +242,33 @@ def test_an_unwritable_cache_is_an_error(packs: Path, tmp_path: Path) -> None:
 def test_recordings_are_decoded_in_chunks_of_minutes() -> None:
     member = unpack._Member("s", "g", "p", 100.0, 1.0, Path("shard"), 0, 0)
     assert [len(chunk) for chunk in unpack._chunks([member] * 7)] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("banks.csv", "\nrooms,", "\n../../x,"),
+        ("banks.csv", "\nrooms,train", "\nrooms,../x"),
+        ("index.csv", "\nspeech,", "\n../../speech,"),
+    ],
+)
+def test_a_pack_never_names_files_outside_the_cache(
+    name: str, old: str, new: str, packs: Path, tmp_path: Path
+) -> None:
+    table = packs / name
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new, 1))
+    write_sums(packs, [path.name for path in packs.iterdir() if path.name != "SHA256SUMS"])
+    with pytest.raises(DataError, match=rf"{name}, line \d+: unknown (bank|split|role) '\.\./"):
+        corpus_of_packs(packs, tmp_path / "cache", workers=1)
+    assert {path.name for path in tmp_path.iterdir()} <= {"packs", "cache"}
+
+
+def test_a_cut_cache_of_packs_is_decoded_again(packs: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    corpus_of_packs(packs, cache, workers=1)
+    whole = (cache / "noise-dev.i16").read_bytes()
+    (cache / "noise-dev.i16").write_bytes(whole[:-2])
+    corpus_of_packs(packs, cache, workers=1)
+    assert (cache / "noise-dev.i16").read_bytes() == whole

@@ -8,6 +8,7 @@ instruction set: machine code of another version is never found.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import threading
@@ -17,13 +18,16 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 import numba
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.core import cgutils, event
 from numba.core.compiler import Compiler, Flags
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
+from rtmtass.jit.cache import LOG, Store, kept_in
 from rtmtass.jit.cpu import int8_isa
+from rtmtass.jit.stops import install
+from rtmtass.jit.trust import Unsafe, trusted_users, why_unsafe
 from rtmtass.types import Floats
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -64,36 +68,67 @@ def kernel_sources() -> list[Path]:
 
 
 def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+    """Return whether a folder can be written, or could if it were made."""
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
-def _folder() -> Path:
-    """Return the cache folder: in NUMBA_CACHE_DIR, in the package, or the user's.
+def _refuse(folder: Path, unsafe: Unsafe, rest: str) -> None:
+    """Say that a folder isn't used; worker processes needn't repeat it."""
+    if multiprocessing.parent_process() is None:
+        LOG.warning(
+            "rtmtass: machine code isn't run from or kept in %s, because %s; %s%s",
+            folder, unsafe.reason, unsafe.advice, rest,
+        )  # fmt: skip
 
-    If none can be written, nothing is cached. A folder open to all users, such as /tmp,
-    would let any of them replace our code.
+
+def _store() -> Store:
+    """Choose the folders of machine code: NUMBA_CACHE_DIR, the package's, or the user's.
+
+    The first that can be written is written. Earlier ones that can only be read are read,
+    as those of an installation by root. None is used that others could write: they could
+    replace our code.
     """
+    digest, everywhere = _digest(), trusted_users(_PACKAGE)
+    readable: list[Path] = []
+    reason = ""
+    for folder, named in _candidates(digest):
+        in_package = folder.is_relative_to(_PACKAGE)
+        users = everywhere if in_package else trusted_users()
+        unsafe = (why_unsafe(named, users) if named else None) or why_unsafe(folder, users)
+        if unsafe:
+            if not in_package or os.path.exists(folder):
+                _refuse(named or folder, unsafe, ", or unset NUMBA_CACHE_DIR" if named else "")
+            reason = unsafe.reason
+        elif _is_writable(folder):
+            if in_package and not os.path.exists(folder):
+                for stale in folder.parent.glob("machine-*"):
+                    shutil.rmtree(stale, ignore_errors=True)
+            return Store(readable, folder, everywhere)
+        else:
+            reason = f"{folder} can't be written"
+            if os.path.isdir(folder):
+                readable.append(folder)
+    return Store(readable, None, everywhere, reason)
+
+
+def _candidates(digest: str) -> Iterator[tuple[Path, Path | None]]:
+    """Yield the possible folders, each with the one above it if the user named that."""
     if numba.config.CACHE_DIR:
-        return Path(numba.config.CACHE_DIR) / f"rtmtass-{_digest()}"
-    here = _PACKAGE / "__pycache__"
-    if _is_writable(here):
-        folder = here / f"machine-{_digest()}"
-        if not folder.exists():
-            for stale in here.glob("machine-*"):
-                shutil.rmtree(stale, ignore_errors=True)
-        return folder
+        named = Path(numba.config.CACHE_DIR).absolute()
+        yield named / f"rtmtass-{digest}", named
+    yield _PACKAGE / "__pycache__" / f"machine-{digest}", None
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
     except RuntimeError:  # no home directory, as in some containers
-        base = here
-    return base / "rtmtass" / f"machine-{_digest()}"
+        return
+    yield base / "rtmtass" / f"machine-{digest}", None
 
 
-CACHE_FOLDER = _folder()
+STORE = _store()
+CACHE_FOLDER = STORE.writable or next(iter(STORE.readable), _PACKAGE / "__pycache__" / "machine")
+"""Where machine code is kept or, if nothing can be, the first folder it is read from."""
+install()
 
 
 @overload
@@ -116,22 +151,26 @@ def kernel(
 
 
 def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) -> F:
-    before = numba.config.CACHE_DIR
-    is_cached = _is_writable(CACHE_FOLDER)
-    # Numba takes the folder from this setting alone, and when it decorates.
-    numba.config.CACHE_DIR = str(CACHE_FOLDER) if is_cached else before
-    try:
+    with kept_in(STORE):
         compiled = njit(
             nogil=True,
-            cache=is_cached,
+            cache=True,
             boundscheck=False,
             error_model="numpy",
             fastmath=set(fastmath),
             **options,
         )(function)
-    finally:
-        numba.config.CACHE_DIR = before
     return cast(F, compiled)
+
+
+def kept_cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a C callback of a signature at once, and keep its machine code."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        with kept_in(STORE):
+            return cfunc(signature, nopython=True, cache=True)(function)
+
+    return compiled
 
 
 class _FirstCompilation(event.Listener):

