@@ -89,9 +89,11 @@ def run_train(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
     """Return the config reduced to what this computer supports; print what is left out."""
     from rtmtass.training.config import TrainConfig
+    from rtmtass.training.preflight import check_run
     from rtmtass.training.requirements import fitted
 
     config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
+    check_run(config)
     config, left_out = fitted(config)
     if _is_first():
         for line in left_out:
