@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rtmtass.errors import DeviceError
+from rtmtass.errors import DeviceError, OutputError
 from rtmtass.training.branch import BranchOrder, branch_off
 from rtmtass.training.checkpoints import BEST, LAST
 from rtmtass.training.config import TrainConfig
@@ -28,6 +29,7 @@ DEVICE_FAILURE = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # s
 DEVICE_FAILURE_TEXTS = (
     "CUDA error", "CUDA driver error", "cuDNN error", "CUBLAS_STATUS", "NCCL error",
 )  # fmt: skip
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 
 
 def train(
@@ -50,13 +52,14 @@ def train(
         UsageError: the config or the branch's options are invalid.
         DataError: recordings or checkpoint can't be used, or the loss stays NaN or Inf.
         DeviceError: the device ran out of memory or failed.
+        OutputError: the disk is full or failed; the last checkpoint is kept.
     """
     with DistributedContext(config.device) as distributed:
         if branch is not None:
             config = branch_off(config, branch, distributed)
         corpus = corpus or corpus_of(config)
         trainer = Trainer(config, on_report, distributed)
-        with _explain_device_errors(trainer):
+        with _explain_failures(trainer):
             trainer.resume()
             dev = list(dev_mixtures(corpus, config.dev_clips)) if distributed.is_first else []
             sizes = trainer.bank_sizes if config.pin_banks else None
@@ -88,14 +91,22 @@ def _stop_on_signal(trainer: Trainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain_device_errors(trainer: Trainer) -> Iterator[None]:
-    """Turn torch's device errors into one line with the last checkpoint and what to type next.
+def _explain_failures(trainer: Trainer) -> Iterator[None]:
+    """Turn errors of the device and the disk into one line with the last checkpoint.
 
     Raises:
         DeviceError: instead of torch's exception.
+        OutputError: the disk is full or failed; instead of an OSError.
     """
     try:
         yield
+    except OSError as error:
+        if error.errno not in DISK_FAILURES:
+            raise
+        raise OutputError(
+            f"{error.filename or trainer.folder}: {error.strerror} at step {trainer.step};"
+            f" {_last_checkpoint(trainer)}; free some space and start the same command again"
+        ) from error
     except (RuntimeError, MemoryError) as error:
         message = (str(error).splitlines() or [""])[0].rstrip(".")
         device, advice = trainer.config.device, "start the same command again to resume from there"

@@ -19,6 +19,8 @@ from rtmtass.runtime.torch.steps import Capture, cuda_graph
 from rtmtass.training.accumulator import Figures, Meter
 from rtmtass.training.checkpoints import (
     LAST,
+    damaged,
+    has_best,
     publish,
     read_last,
     starting_weights,
@@ -319,13 +321,26 @@ class Trainer:
             Whether there was a checkpoint.
 
         Raises:
-            DataError: the checkpoint is of another network or optimiser.
+            DataError: the checkpoint is damaged, or of another network or optimiser.
         """
         saved = read_last(self.folder, self.model_config, self.device)
         if saved is None:
             if self.config.start_from:
                 self._start_from(self.config.start_from)
             return False
+        try:
+            self._restore(saved)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+                raise  # of the device
+            raise DataError(damaged(self.folder / LAST, error)) from error
+        if self.distributed.is_first and self.best > -math.inf and not has_best(self.folder):
+            self.best = -math.inf  # so that the next validation writes it again
+        if self.log is not None:
+            self.log.rewind(self.step)
+        return True
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.net.load_state_dict(saved["weights"])
         self.ema.load(saved["average"])
         self.optimiser.load_state_dict(saved["optimiser"])
@@ -343,9 +358,6 @@ class Trainer:
         if saved.get("branch"):
             self.branch = Branch(**saved["branch"])
         self.schedule = schedule_of(self.config, self.step, self.elapsed_s, self.branch)
-        if self.log is not None:
-            self.log.rewind(self.step)
-        return True
 
     def _start_from(self, path: str) -> None:
         self.earlier = lineage_of(path)
