@@ -7,13 +7,32 @@ import os
 import shlex
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rtmtass.errors import DataError, MissingPartError
+from rtmtass.types import Progress
 
 OnReport = Callable[[dict[str, Any]], None]
 """Called with a report: `kind` is "train", "dev" or "skipped"; `done` is 0..1."""
+
+
+def _ignore(*_: Any) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What a run shows besides its reports.
+
+    Attributes:
+        progress: called with the name of slow work, how much is done, and of how much.
+        note: called with a line of text.
+    """
+
+    progress: Progress = _ignore
+    note: Callable[[str], None] = _ignore
 
 
 class Log:
