@@ -54,6 +54,16 @@ def seconds(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float:
+    """Parse a duration in minutes, more than 0 and at most 100,000."""
+    value = _number(text)
+    if not 0 < value <= 100_000:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time in minutes; give more than 0 and at most 100000"
+        )
+    return value
+
+
 def milliseconds(text: str) -> float:
     """Parse a time in ms, 0 or more."""
     value = _number(text)

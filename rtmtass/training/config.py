@@ -296,7 +296,7 @@ def _checked_table(table: str, values: Mapping[str, Any], before: str = "") -> d
         )
     of = "" if table == "train" else f"[{table}] "
     return {
-        name: checked(values[key], rules[name], f"{before}{of}{key}")
+        name: checked(values[key], rules[name], f"{before}{of}{name}")
         for name, key in current.items()
     }
 
