@@ -134,7 +134,7 @@ def publish(
         for name, value in values.items()
         if not name.endswith("num_batches_tracked")
     }
-    about = {"version": "unreleased", "licence": "MIT", "training": training}
+    about = {"version": "unreleased", "training": training}  # its licence is for its user to name
     best = (folder / BEST).resolve()
     part = best.with_name(f"{best.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a killed run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rtmtass.config import PRESETS
 from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
@@ -20,11 +23,13 @@ from rtmtass.training.card import CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import read_index
 from rtmtass.training.lineage import lineage_of
 from rtmtass.types import Progress
-from rtmtass.weights import demo_clip, open_model, save_model
+from rtmtass.weights import demo_clip, models_folders, open_model, save_model
 
 GOLDEN_START_S, GOLDEN_S = 4.0, 1.0
 """Section of the demo clip whose stems are the golden output that later versions must reproduce."""
 PICTURE = "spectrograms.png"
+OUR_NAMES = {make().name for make in PRESETS.values()}
+"""Names of this project's models, which a network of a preset has until it gets its own."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,16 @@ class Extras:
         singing: a set written by `rtmtass data mix --singing`, to measure sung music on.
         experiments: a file for the card, see `card.read_experiments`.
         started_from: the model that training started from, if its record doesn't say.
+        licence: of the weights, in one line; empty for the one that the trained model states.
+        name: of the model; empty for the trained model's own, or, where that is the name of
+            a released model of this project, the output folder's.
     """
 
     singing: Path | None = None
     experiments: Path | None = None
     started_from: str = ""
+    licence: str = ""
+    name: str = ""
 
 
 def release(
@@ -75,19 +85,24 @@ def release(
     experiments = read_experiments(extras.experiments) if extras.experiments else ""
     index = read_index(corpus / "index.csv")
     model = open_model(str(trained))
-    about = {**model.about, "version": version, "training": _record(model.about, extras)}
+    about = {k: v for k, v in model.about.items() if k != "model"}
+    about |= {"version": version, "training": _record(model.about, extras)}
+    about["licence"] = extras.licence or about.get("licence", "")
+    config = dataclasses.replace(model.config, name=_name(model.config.name, out, extras))
+    is_ours = config.name in OUR_NAMES and out.resolve().parent in models_folders()
     made_of = describe_set(evaluation_set)
     clips = read_set(evaluation_set, model.config.stems)
     n = int(made_of.get("n", 0))
     figures = {"set": made_of, **evaluate(separator, clips, n, progress, perceptual.available()[0])}
     if extras.singing:
         figures["singing"] = compare_sets(separator, evaluation_set, extras.singing, progress)
-    save_model(out, model.config, (trained / "model.safetensors").read_bytes(), about)
+    save_model(out, config, (trained / "model.safetensors").read_bytes(), about)
     (out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     write_golden(load(str(trained), precision="f32"), out / "golden.npz")
     draw(separator, out / PICTURE)
+    opened_as = config.name if is_ours else shlex.quote(str(out))
     facts = CardFacts(
-        model.config, about, model.n_parameters, figures, index, experiments, PICTURE
+        config, about, model.n_parameters, figures, index, experiments, PICTURE, opened_as, is_ours
     )  # fmt: skip
     (out / "CARD.md").write_text(write_card(facts), encoding="utf-8")
     return figures
@@ -95,10 +110,15 @@ def release(
 
 def _record(about: Mapping[str, Any], extras: Extras) -> dict[str, Any]:
     """Return the training record with its earlier runs."""
-    training = dict(about["training"])
+    training = dict(about.get("training") or {})
     if extras.started_from and not training.get("earlier"):
         training["earlier"] = lineage_of(extras.started_from)
     return training
+
+
+def _name(trained: str, out: Path, extras: Extras) -> str:
+    """Return the name of a release: no other model is called like one of this project."""
+    return extras.name or (out.resolve().name if trained in OUR_NAMES else trained)
 
 
 def write_golden(separator: Separator, path: Path) -> None:

@@ -312,6 +312,7 @@ class Trainer:
             "device": self.distributed.device_name,
             "threads": torch.get_num_threads() * self.distributed.size,
             "optimiser": self.config.optimiser,
+            "bank_sizes": self.bank_sizes or {},
             **self._branch_record(),
             **({"teacher": self.teacher.name} if self.teacher else {}),
             "dev": {k: round(v, 3) for k, v in figures.items()},
