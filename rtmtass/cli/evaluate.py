@@ -102,6 +102,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         raise OutputError(f"{page} can't be written: no folder {page.parent}; make it first")
     names = set_names(arguments.set)[: arguments.clips]
     separator = load(arguments.model, runtime=arguments.runtime, passes=arguments.passes)
+    set_names(arguments.set, ("mixture", *separator.stems))  # all, before any is measured
     with Steps(quiet=arguments.json) as steps:
         clips = read_set(arguments.set, separator.stems, first=arguments.clips)
         figures = evaluate(separator, clips, len(names), steps, measures)

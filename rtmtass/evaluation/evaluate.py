@@ -81,13 +81,17 @@ class ScoreTable:
         return name in self.values
 
 
-def set_names(folder: Path) -> list[str]:
+def set_names(folder: Path, tracks: tuple[str, ...] = ()) -> list[str]:
     """Return the names of a set's clips, in its order.
 
+    Args:
+        folder: the set's.
+        tracks: that every clip must have.
+
     Raises:
-        DataError: `folder` holds no evaluation set.
+        DataError: `folder` holds no evaluation set, or a clip lacks a track.
     """
-    return [row["name"] for row in clip_rows(folder, ())]
+    return [row["name"] for row in clip_rows(folder, tracks)]
 
 
 def read_set(

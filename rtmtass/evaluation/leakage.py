@@ -36,7 +36,8 @@ def leakage_db(separator: Separator, stems: Samples) -> Array:
 
     Returns:
         (cases, S): level of each absent stem's output relative to the mixture, dB, at
-        least -120; NaN for present stems, and for silent mixtures. Rows are in the order of `cases`.
+        least -120; NaN for present stems, and for silent mixtures. Rows are in the order
+        of `cases`.
     """
     rows = []
     for present in cases(len(stems)):

@@ -35,8 +35,10 @@ def clip_rows(folder: Path, tracks: tuple[str, ...]) -> Iterator[Row]:
         return
     found = _in_folders_of_clips(folder) or _in_folders_of_tracks(folder)
     if not found:
-        kind = "holds no evaluation set" if folder.is_dir() else "is not a folder"
-        raise DataError(f"{folder} {kind}: give one written by rtmtass data mix, or with {LAYOUTS}")
+        raise DataError(
+            f"{folder} holds no list.csv; write a set with: rtmtass data mix, or give a folder with"
+            f" {LAYOUTS}"
+        )
     for name, paths in sorted(found.items()):
         lacking = [track for track in tracks if track not in paths]
         if lacking:
