@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from matplotlib import image
 from rtmtass.cli.main import main
 from rtmtass.config import STEMS, ModelConfig
 from rtmtass.errors import InputError
+from rtmtass.training import release
 from rtmtass.training.card import LIMITS_OF_OURS, CardFacts, read_experiments, write_card
 from rtmtass.training.data.corpus import Corpus, IndexRow
 from rtmtass.training.data.mixing import write_evaluation_set
@@ -139,6 +141,33 @@ def test_only_our_models_get_our_text_and_name(tmp_path: Path) -> None:
         ("rtmtass-small", "", "mine"), ("rtmtass-base", "A 1", "A 1"), ("owl", "", "owl"),
     ):  # fmt: skip
         assert _name(trained, tmp_path / "mine", Extras(name=given)) == expected
+
+
+def test_a_failed_release_leaves_the_one_before_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / "CREDITS.md").write_text("ours")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    config, about = describe(out)
+    written = facts(config=config, about={**about, "version": "10"})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_picture(separator: Any, path: Path) -> None:
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(release, "draw", full)
+    with pytest.raises(OSError, match="No space"):
+        release._write(made, out, None, written)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    monkeypatch.setattr(release, "draw", no_picture)
+    release._write(made, out, None, written)  # type: ignore[arg-type]
+    assert describe(out)[1]["version"] == "10"
+    assert (out / "CREDITS.md").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_every_figure_of_the_card_is_in_the_metrics(made: Path) -> None:

@@ -21,6 +21,8 @@ from runs import buzzing_corpus, config
 from rtmtass.errors import DataError, OutputError
 from rtmtass.training import checkpoints
 from rtmtass.training.checkpoints import has_best, publish, read_last
+from rtmtass.training.data.build import _write_index
+from rtmtass.training.data.corpus import IndexRow, read_index
 from rtmtass.training.log import Log
 from rtmtass.training.train import Trainer, _explain_failures
 from rtmtass.weights import open_model
@@ -233,3 +235,23 @@ def test_an_other_error_of_a_file_stays_a_traceback(corpus: Path, run: Path) -> 
     trainer = Trainer(config(corpus, run), lambda _: None)
     with pytest.raises(FileNotFoundError), _explain_failures(trainer):
         os.stat(run / "none")
+
+
+def test_a_log_reopens_with_its_figures(tmp_path: Path) -> None:
+    log = Log(tmp_path, lambda _: None)
+    for step in (1, 2, 3):
+        log.write("train", 0.5, {"step": step, "loss": float("nan"), "speed": 1e-20})
+    log.rewind(2)
+    log.write("train", 0.5, {"step": 3, "loss": 2.5, "speed": float("inf")})
+    with (tmp_path / "train.csv").open(newline="", encoding="utf-8") as file:
+        rows = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+    np.testing.assert_equal(rows, [[1, np.nan, 1e-20], [2, np.nan, 1e-20], [3, 2.5, np.inf]])
+
+
+@pytest.mark.parametrize(
+    "name", ['a,"b"', "line\nbreak", "tab\t; é 日本", "'=1+1'", " blank ", "#x"]
+)
+def test_an_index_with_any_names_reopens(name: str, tmp_path: Path) -> None:
+    row = IndexRow("speech", name, f"g {name}", "train", f"p/{name}.flac", 1.5, f"CC0 {name}")
+    _write_index(tmp_path, [row, row])
+    assert read_index(tmp_path / "index.csv") == [row, row]

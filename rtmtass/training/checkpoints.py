@@ -140,7 +140,7 @@ def publish(
     shutil.rmtree(part, ignore_errors=True)  # of a killed run
     try:
         save_model(part, config, as_safetensors(weights), about)
-        _put_in_place(part, best)
+        put_in_place(part, best)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise OutputError(
@@ -163,7 +163,7 @@ def has_best(folder: Path) -> bool:
     return True
 
 
-def _put_in_place(new: Path, place: Path) -> None:
+def put_in_place(new: Path, place: Path) -> None:
     """Move a folder to `place` and remove the folder that was there, keeping its other files.
 
     Where the system can, the two are exchanged in one step, so that weights and config

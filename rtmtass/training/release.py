@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.config import PRESETS
+from rtmtass.errors import OutputError
 from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
@@ -20,6 +22,7 @@ from rtmtass.io.decode import decode
 from rtmtass.separator import Separator, load
 from rtmtass.spectrogram import write_report
 from rtmtass.training.card import CardFacts, read_experiments, write_card
+from rtmtass.training.checkpoints import put_in_place
 from rtmtass.training.data.corpus import read_index
 from rtmtass.training.lineage import lineage_of
 from rtmtass.types import Progress
@@ -80,6 +83,7 @@ def release(
     Raises:
         DataError: a set holds no clips.
         InputError: the experiments can't be read.
+        OutputError: the release can't be written; `out` is as it was.
     """
     extras = extras or Extras()
     experiments = read_experiments(extras.experiments) if extras.experiments else ""
@@ -96,16 +100,35 @@ def release(
     figures = {"set": made_of, **evaluate(separator, clips, n, progress, perceptual.available()[0])}
     if extras.singing:
         figures["singing"] = compare_sets(separator, evaluation_set, extras.singing, progress)
-    save_model(out, config, (trained / "model.safetensors").read_bytes(), about)
-    (out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    write_golden(load(str(trained), precision="f32"), out / "golden.npz")
-    draw(separator, out / PICTURE)
     opened_as = config.name if is_ours else shlex.quote(str(out))
     facts = CardFacts(
         config, about, model.n_parameters, figures, index, experiments, PICTURE, opened_as, is_ours
     )  # fmt: skip
-    (out / "CARD.md").write_text(write_card(facts), encoding="utf-8")
+    try:
+        _write(trained, out.resolve(), separator, facts)
+    except OSError as error:
+        raise OutputError(
+            f"{out} can't be written: {error.strerror}; nothing in it was changed; free some space"
+            " or give another folder with -o"
+        ) from None
     return figures
+
+
+def _write(trained: Path, out: Path, separator: Separator, facts: CardFacts) -> None:
+    """Write all files of a release beside `out`, and put them in its place when all are there."""
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a killed run
+    try:
+        save_model(part, facts.config, (trained / "model.safetensors").read_bytes(), facts.about)
+        text = json.dumps(facts.figures, indent=2) + "\n"
+        (part / "metrics.json").write_text(text, encoding="utf-8")
+        write_golden(load(str(trained), precision="f32"), part / "golden.npz")
+        draw(separator, part / PICTURE)
+        (part / "CARD.md").write_text(write_card(facts), encoding="utf-8")
+        put_in_place(part, out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _record(about: Mapping[str, Any], extras: Extras) -> dict[str, Any]:
