@@ -103,3 +103,25 @@ def test_a_build_shows_its_progress_off_a_terminal(
     assert "/12" in err
     assert "12/12" in err
     assert "speech: " in out
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e99", "x", ""])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data build c --folders f --dev-share",
+        "data mix c s --cache k --seconds",
+        "data mix c s --cache k --seed",
+        "average a b -o c --share",
+    ],
+)
+def test_wrong_numbers_are_a_usage_error(
+    words: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *command, option = words.split()
+    with pytest.raises(SystemExit) as caught:
+        main([*command, f"{option}={text}"])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"argument {option}: {text!r} is not " in line
+    assert "; give " in line

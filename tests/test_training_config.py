@@ -16,6 +16,7 @@ from rtmtass.cli.main import main
 from rtmtass.config import PRESETS, NetConfig, StftConfig
 from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.training import requirements
+from rtmtass.training.branch import BranchOrder
 from rtmtass.training.config import NET_RULES, STFT_RULES, TrainConfig
 from rtmtass.training.config_values import Between, FieldRule, OneOf, Text, checked, rules_of
 from rtmtass.training.preflight import check_run
@@ -236,3 +237,9 @@ def test_a_corpus_without_one_of_the_roles_says_which(corpus: Path, tmp_path: Pa
     (tmp_path / "index.csv").write_text("\n".join(r for r in rows if "music,made,dev" not in r))
     with pytest.raises(RtmtassError, match=r"corpus = .* has no music for dev in its index\.csv"):
         check_run(config(tmp_path, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("length", [{"minutes": math.nan}, {"minutes": -5.0}, {"steps": -5}])
+def test_the_length_of_a_branch_is_checked(length: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^--\w+ = .*; give 0 to 1,000,000,000"):
+        BranchOrder(**length)

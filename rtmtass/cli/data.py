@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import count, minutes, opus_bitrate
+from rtmtass.cli.arguments import clip_seconds, count, fraction, minutes, opus_bitrate, seed
 from rtmtass.cli.progress import open_steps
 from rtmtass.errors import MissingPartError
 
@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
         "--manifest", type=Path, help="selects files of the packages and their split"
     )
     build.add_argument("--downloads", type=Path, default=Path("downloads"))
-    build.add_argument("--dev-share", type=float, default=0.1)
+    build.add_argument("--dev-share", type=fraction, default=0.1)
     build.set_defaults(run=run_build)
 
     synthesise = kinds.add_parser(
@@ -57,8 +57,8 @@ def register(commands: Commands) -> None:
     mix.add_argument("output", type=Path, metavar="SET")
     mix.add_argument("--cache", type=Path, required=True)
     mix.add_argument("--n", type=count, default=200)
-    mix.add_argument("--seconds", type=float, default=10.0)
-    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--seconds", type=clip_seconds, default=10.0)
+    mix.add_argument("--seed", type=seed, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
     mix.add_argument("--singing", action="store_true", help="add singing to every piece of music")
     mix.set_defaults(run=run_mix)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.cli.arguments import count
+from rtmtass.cli.arguments import count, fraction
 from rtmtass.cli.data import require_training_tools
 from rtmtass.cli.progress import Lines, open_steps
 
@@ -59,7 +59,9 @@ def register(commands: Commands) -> None:
     )
     average.add_argument("model", metavar="MODEL", help="a name or a folder, such as RUNS/best")
     average.add_argument("other", metavar="OTHER", help="likewise; what MODEL was trained from")
-    average.add_argument("--share", type=float, default=0.5, help="of OTHER (default: %(default)s)")
+    average.add_argument(
+        "--share", type=fraction, default=0.5, help="of OTHER (default: %(default)s)"
+    )
     average.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     average.set_defaults(run=run_average)
 
