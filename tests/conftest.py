@@ -20,12 +20,6 @@ _LONG = (
     "test_packaging.py",
     "test_jit.py",
 )
-    "test_bare_machine.py",
-    "test_bench.py",
-    "test_docs.py",
-    "test_packaging.py",
-    "test_jit.py",
-)
 """Files that install, compile or run all commands of the README; left out by --quick."""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 

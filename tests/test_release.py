@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -14,13 +15,15 @@ from corpora import make_corpus
 from matplotlib import image
 
 from rtmtass.cli.main import main
-from rtmtass.config import STEMS
+from rtmtass.config import STEMS, ModelConfig
 from rtmtass.errors import InputError
-from rtmtass.training.card import read_experiments
-from rtmtass.training.data.corpus import Corpus
+from rtmtass.training import release
+from rtmtass.training.card import LIMITS_OF_OURS, CardFacts, read_experiments, write_card
+from rtmtass.training.data.corpus import Corpus, IndexRow
 from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.training.lineage import lineage_of, runs_of, totals
+from rtmtass.training.release import Extras, _name
 from rtmtass.weights import describe, find
 
 RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu", "threads": 2}
@@ -45,6 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (trained / "config.json").write_text(json.dumps(about))
     words = ["release", str(trained), str(folder / "set")]
     words += ["--corpus", str(corpus.folder), "--version-of-weights", "9.9"]
+    words += ["--licence", "CC-BY-4.0"]
     words += ["--singing", str(folder / "sung"), "--experiments", str(folder / "tried.md")]
     assert main([*words, "--started-from", "rtmtass-small", "-o", str(folder / "out")]) == 0
     return folder / "out"
@@ -61,6 +65,109 @@ def test_a_release_is_complete(made: Path) -> None:
     assert 300 < columns < 800
     assert (made / "spectrograms.png").stat().st_size < 500_000
     assert "](spectrograms.png)" in (made / "CARD.md").read_text()
+
+
+def test_the_card_of_another_model_says_nothing_about_ours(made: Path) -> None:
+    card = (made / "CARD.md").read_text(encoding="utf-8")
+    config, about = describe(made)
+    assert config.name == "out"  # the trained model still had a preset's name
+    assert card.startswith("# out, version 9.9\n")
+    assert "Licence of the weights: CC-BY-4.0." in card
+    assert about["licence"] == "CC-BY-4.0"
+    assert f"rtmtass evaluate {made} SET" in card
+    ours = [
+        line for line in LIMITS_OF_OURS.splitlines() if "German" in line or "game music" in line
+    ]
+    assert len(ours) == 2
+    assert not any(line in card for line in (*ours, "rtmtass-small"))
+    assert "| speech | made | 0.1 | CC0 |" in card  # of its own corpus
+
+
+def facts(**changes: Any) -> CardFacts:
+    """Return the facts of a small model, measured on a plain folder."""
+    level = {"mean": -20.0, "low": -21.0, "high": -19.0}
+    figures = {
+        "set": {},
+        "clips": 3,
+        **{kind: dict.fromkeys((*STEMS, "average"), level) for kind in ("si_sdri", "sdri")},
+        "leakage_db": dict.fromkeys(STEMS, level),
+    }
+    rows = [
+        IndexRow("speech", "own", "ann", "train", "a.flac", 90.0),
+        IndexRow("speech", "own", "bob", "train", "b.flac", 30.0, "CC0"),
+        IndexRow("music", "own", "c", "train", "c.flac", 60.0),
+        IndexRow("noise", "own", "d", "dev", "d.flac", 60.0),
+    ]
+    about = {"version": "1.0", "training": dict(RUN)}
+    config = ModelConfig(name="mine")
+    return CardFacts(**{"config": config, "about": about, "n_parameters": 9, "figures": figures,
+                        "index": rows, **changes})  # fmt: skip
+
+
+def test_the_limits_come_from_the_corpus() -> None:
+    limits = write_card(facts()).split("## Limits\n\n")[1].split("\n\n## ")[0]
+    assert limits.splitlines() == [
+        "- Trained on 2.0 minutes of speech, 2 speakers: other kinds may be separated less well.",
+        "- Trained on 1.0 minutes of music, 1 pieces: other kinds may be separated less well.",
+        "- Trained on 0.0 minutes of noise, 0 recordings: other kinds may be separated less well.",
+        "- No recorded singing in the training data: sung vocals may come out as speech.",
+        "- The model works up to 8 kHz; higher frequencies get the mask of its highest band.",
+    ]
+    sung = IndexRow("singing", "own", "e", "train", "e.flac", 120.0)
+    assert "- 2.0 minutes of recorded singing in" in write_card(facts(index=[sung]))
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    card = write_card(facts())
+    assert "Licence of the weights: not stated." in card
+    assert "| speech | own | 1.5 | not stated |" in card
+    assert "3 mixtures of a folder of recordings, taken as they are, and separated by" in card
+    assert "arXiv 2107.06467" not in card
+    assert "In addition to the recordings below" not in card
+    assert "rtmtass data mix" not in card
+    assert "is not recorded" in write_card(facts(about={"version": "1"}))
+    banks = {**RUN, "bank_sizes": {"rooms": 3, "singing": 0}}
+    card = write_card(facts(about={"version": "1", "training": banks}))
+    assert "In addition to the recordings below: synthetic rooms.\n" in card
+    mixed = {**facts().figures, "set": {"n": 3, "seconds": 2.0, "seed": 7, "split": "train"}}
+    card = write_card(facts(figures=mixed))
+    assert "pieces also used in training" in card
+    assert "--n 3 --seconds 2 --seed 7 --split train\n" in card
+
+
+def test_only_our_models_get_our_text_and_name(tmp_path: Path) -> None:
+    assert LIMITS_OF_OURS in write_card(facts(is_ours=True))
+    for trained, given, expected in (
+        ("rtmtass-small", "", "mine"), ("rtmtass-base", "A 1", "A 1"), ("owl", "", "owl"),
+    ):  # fmt: skip
+        assert _name(trained, tmp_path / "mine", Extras(name=given)) == expected
+
+
+def test_a_failed_release_leaves_the_one_before_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    (out / "CREDITS.md").write_text("ours")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    config, about = describe(out)
+    written = facts(config=config, about={**about, "version": "10"})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_picture(separator: Any, path: Path) -> None:
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(release, "draw", full)
+    with pytest.raises(OSError, match="No space"):
+        release._write(made, out, None, written)  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    monkeypatch.setattr(release, "draw", no_picture)
+    release._write(made, out, None, written)  # type: ignore[arg-type]
+    assert describe(out)[1]["version"] == "10"
+    assert (out / "CREDITS.md").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_every_figure_of_the_card_is_in_the_metrics(made: Path) -> None:

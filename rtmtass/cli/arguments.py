@@ -76,6 +76,41 @@ def run_in(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float:
+    """Parse a duration in minutes, more than 0 and at most 100,000."""
+    value = _number(text)
+    if not 0 < value <= 100_000:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time in minutes; give more than 0 and at most 100000"
+        )
+    return value
+
+
+def clip_seconds(text: str) -> float:
+    """Parse the length of a clip in seconds, 0.1 to 3600."""
+    value = _number(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the length of a clip in seconds; give 0.1 to 3600"
+        )
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parse a fraction, 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction; give 0 to 1, as in 0.1")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse the seed of random draws, a whole number, 0 or more."""
+    if not text.isdecimal() or len(text) > 19:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed; give a whole number, 0 or more")
+    return int(text)
+
+
 def milliseconds(text: str) -> float:
     """Parse a time in ms, 0 or more."""
     value = _number(text)

@@ -168,6 +168,7 @@ class TrainingTable:
         self._dev: dict[str, Any] = {}
         self._best: dict[str, Any] = {}
         self._last_skip: dict[str, Any] = {}
+        self._now = ""
 
     def __enter__(self) -> Self:
         """Start drawing."""
@@ -181,7 +182,21 @@ class TrainingTable:
         trace: TracebackType | None,
     ) -> None:
         """Stop drawing; the table stays on the screen."""
+        self._now = ""
+        self._live.update(self._table(), refresh=True)
         self._live.stop()
+
+    def progress(self, name: str, done: float, of: float) -> None:
+        """Show slow work, `done` of `of` steps of `name`, until it is done or a report comes."""
+        self._show("" if done >= of else f"{name} {done:.0f}/{of:.0f}")
+
+    def note(self, text: str) -> None:
+        """Show a line until the next report; from any thread."""
+        self._show(text)
+
+    def _show(self, text: str) -> None:
+        self._now = text
+        self._live.update(self._table(), refresh=True)
 
     def __call__(self, report: dict[str, Any]) -> None:
         """Update the table with a report."""
@@ -193,12 +208,14 @@ class TrainingTable:
             self._last_skip = report
         else:
             self._train = report
-        self._live.update(self._table(), refresh=True)
+        self._show("")
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, text in (*self._train_rows(), *self._dev_rows()):
             table.add_row(Text(name, style="dim"), Text(text))
+        if self._now:
+            table.add_row(Text("now", style="dim"), Text(self._now))
         return table
 
     def _train_rows(self) -> list[tuple[str, str]]:

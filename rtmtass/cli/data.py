@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import count, opus_bitrate
+from rtmtass.cli.arguments import clip_seconds, count, fraction, minutes, opus_bitrate, seed
+from rtmtass.cli.progress import open_steps
 from rtmtass.errors import MissingPartError
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
+    from rtmtass.training.data.recordings import Recordings
 
 
 def register(commands: Commands) -> None:
@@ -30,12 +32,24 @@ def register(commands: Commands) -> None:
         "--manifest", type=Path, help="selects files of the packages and their split"
     )
     build.add_argument("--downloads", type=Path, default=Path("downloads"))
-    build.add_argument("--dev-share", type=float, default=0.1)
+    build.add_argument("--dev-share", type=fraction, default=0.1)
     build.set_defaults(run=run_build)
 
-    synthesise = kinds.add_parser("synthesise", help="synthesise singing, noise and room responses")
+    synthesise = kinds.add_parser(
+        "synthesise",
+        help="synthesise singing, noise and room responses",
+        description="Synthesises sounds for training that are too slow to make in training."
+        " Stopped with Ctrl-C, it resumes where it stopped.",
+    )
     synthesise.add_argument("corpus", type=Path, metavar="CORPUS")
     synthesise.add_argument("--cache", type=Path, required=True)
+    synthesise.add_argument(
+        "--minutes",
+        type=minutes,
+        metavar="N",
+        help="synthesise N minutes for each split: singing, revoiced speech and noise together,"
+        " and rooms in proportion (default: 140, and 300 rooms); existing ones are kept",
+    )
     synthesise.set_defaults(run=run_synthesise)
 
     mix = kinds.add_parser("mix", help="write a fixed evaluation set")
@@ -43,8 +57,8 @@ def register(commands: Commands) -> None:
     mix.add_argument("output", type=Path, metavar="SET")
     mix.add_argument("--cache", type=Path, required=True)
     mix.add_argument("--n", type=count, default=200)
-    mix.add_argument("--seconds", type=float, default=10.0)
-    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--seconds", type=clip_seconds, default=10.0)
+    mix.add_argument("--seed", type=seed, default=0)
     mix.add_argument("--split", choices=("dev", "train"), default="dev")
     mix.add_argument("--singing", action="store_true", help="add singing to every piece of music")
     mix.set_defaults(run=run_mix)
@@ -85,10 +99,9 @@ def require_training_tools(*packages: str) -> None:
 def run_build(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data build`."""
     require_training_tools()
-    from rtmtass.cli.console import Steps
     from rtmtass.training.data import build
 
-    with Steps() as steps:
+    with open_steps() as steps:
         if arguments.folders:
             report = build.build_from_folders(
                 arguments.folders, arguments.corpus, dev_share=arguments.dev_share, progress=steps
@@ -113,25 +126,31 @@ def run_build(arguments: argparse.Namespace) -> int:
 def run_synthesise(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data synthesise`."""
     require_training_tools()
-    from rtmtass.cli.console import Steps
-    from rtmtass.training.data.corpus import Corpus
-    from rtmtass.training.data.synthesis import prepare_banks
+    from rtmtass.training.data.corpus import SPLITS, Corpus
+    from rtmtass.training.data.synthesis import BankPlan, prepare_banks
 
-    with Steps() as steps:
+    plan = BankPlan.of(arguments.minutes) if arguments.minutes else BankPlan()
+    with open_steps() as steps:
         corpus = Corpus(arguments.corpus, arguments.cache, steps)
-        for split in ("train", "dev"):
-            prepare_banks(corpus, split, progress=steps)
+        for split in SPLITS:
+            prepare_banks(corpus, split, plan, progress=steps)
+    for bank in plan.counts():
+        lengths = [f"{_length_of(corpus.bank(bank, split))} for {split}" for split in SPLITS]
+        print(f"{bank}: {', '.join(lengths)}")
     return 0
+
+
+def _length_of(bank: Recordings | None) -> str:
+    return "none" if bank is None else f"{len(bank)} of {bank.seconds / 60:.1f} min"
 
 
 def run_mix(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data mix`."""
     require_training_tools()
-    from rtmtass.cli.console import Steps
     from rtmtass.training.data.corpus import Corpus
     from rtmtass.training.data.mixing import write_evaluation_set
 
-    with Steps() as steps:
+    with open_steps() as steps:
         path = write_evaluation_set(
             Corpus(arguments.corpus, arguments.cache, steps),
             arguments.output,
@@ -149,11 +168,10 @@ def run_mix(arguments: argparse.Namespace) -> int:
 def run_pack(arguments: argparse.Namespace) -> int:
     """Run `rtmtass data pack`."""
     require_training_tools()
-    from rtmtass.cli.console import Steps
     from rtmtass.training.data.pack import pack
     from rtmtass.training.data.pack_format import describe
 
-    with Steps() as steps:
+    with open_steps() as steps:
         packed = pack(
             arguments.corpus,
             arguments.output,

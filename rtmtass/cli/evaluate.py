@@ -28,7 +28,13 @@ def register(commands: Commands) -> None:
         description="Measures a model on an evaluation set, through Separator.separate.",
     )
     evaluate.add_argument("model", metavar="MODEL", help="a released model's name, or a folder")
-    evaluate.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
+    evaluate.add_argument(
+        "set",
+        type=Path,
+        metavar="SET",
+        help="a folder of `rtmtass data mix`, or with CLIP/mixture.wav, CLIP/speech.wav, … or"
+        " mixture/CLIP.wav, speech/CLIP.wav, …",
+    )
     evaluate.add_argument("--runtime", default="numba", choices=("numba", "torch"))
     add_passes(evaluate.add_argument)
     evaluate.add_argument("--json", action="store_true", help="print all metrics as JSON")
@@ -53,6 +59,18 @@ def register(commands: Commands) -> None:
     release.add_argument("set", type=Path, metavar="SET", help="a folder of `rtmtass data mix`")
     release.add_argument("--corpus", type=Path, required=True, help="its training corpus")
     release.add_argument("--version-of-weights", required=True, metavar="V", help="as in 1.0")
+    release.add_argument(
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="licence of the weights, as in MIT or CC-BY-4.0 (default: the one in its config.json)",
+    )
+    release.add_argument(
+        "--name",
+        default="",
+        metavar="NAME",
+        help="of the model (default: its own, or the folder's name if it still has a preset's)",
+    )
     release.add_argument("--singing", type=Path, metavar="SET", help=SINGING)
     release.add_argument(
         "--experiments",
@@ -84,6 +102,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         raise OutputError(f"{page} can't be written: no folder {page.parent}; make it first")
     names = set_names(arguments.set)[: arguments.clips]
     separator = load(arguments.model, runtime=arguments.runtime, passes=arguments.passes)
+    set_names(arguments.set, ("mixture", *separator.stems))  # all, before any is measured
     with Steps(quiet=arguments.json) as steps:
         clips = read_set(arguments.set, separator.stems, first=arguments.clips)
         figures = evaluate(separator, clips, len(names), steps, measures)
@@ -94,7 +113,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if left_out:
         figures["left_out"] = left_out
     if arguments.json:
-        print(json.dumps(figures), flush=True)
+        print(json.dumps(figures, allow_nan=False), flush=True)
     else:
         print_figures(figures)
     if page:  # last, so that the metrics are printed even if the disk is full
@@ -128,7 +147,8 @@ def _write_page(
     from rtmtass.weights import open_model
 
     folder = arguments.set
-    contents = ", ".join(f"{k} {v}" for k, v in describe_set(folder).items())
+    made_of = describe_set(folder) or {"clips": len(names)}
+    contents = ", ".join(f"{k} {v}" for k, v in made_of.items())
     about = {
         "model": separator.config.name,
         "weights": str(open_model(arguments.model).about.get("version", "unreleased")),
@@ -147,7 +167,13 @@ def run_release(arguments: argparse.Namespace) -> int:
     from rtmtass.separator import load
     from rtmtass.training.release import Extras, release
 
-    extras = Extras(arguments.singing, arguments.experiments, arguments.started_from)
+    extras = Extras(
+        arguments.singing,
+        arguments.experiments,
+        arguments.started_from,
+        " ".join(arguments.licence.split()),
+        " ".join(arguments.name.split()),
+    )
     with Steps() as steps:
         figures = release(
             arguments.trained,

@@ -73,6 +73,11 @@ def _remarks(figures: dict[str, Any]) -> list[str]:
             f" {of['with_singing']} dB, difference {of['difference']} dB"
         )
     lines.append(f"{figures['clips']} clips; in brackets the 95 % interval of the mean")
-    worst = (f"{row['clip']} ({sum(row['si_sdri']) / len(row['si_sdri']):.1f} dB)"
-             for row in figures["worst"])  # fmt: skip
+    worst = (f"{row['clip']} ({_mean(row['si_sdri'])})" for row in figures["worst"])
     return [*lines, f"worst clips: {', '.join(worst)}"]
+
+
+def _mean(values: list[float | None]) -> str:
+    """Return the mean over the stems that sound, as text."""
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.1f} dB" if known else "silent"

@@ -9,18 +9,20 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.cli.arguments import count
+from rtmtass.cli.arguments import count, fraction
 from rtmtass.cli.data import require_training_tools
-from rtmtass.cli.progress import open_steps
+from rtmtass.cli.progress import Lines, open_steps
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
     from rtmtass.training.config import TrainConfig
     from rtmtass.training.data.corpus import Corpus
+    from rtmtass.training.log import Messages, OnReport
+    from rtmtass.training.stop import StopSignals
 
 
 def register(commands: Commands) -> None:
@@ -57,18 +59,28 @@ def register(commands: Commands) -> None:
     )
     average.add_argument("model", metavar="MODEL", help="a name or a folder, such as RUNS/best")
     average.add_argument("other", metavar="OTHER", help="likewise; what MODEL was trained from")
-    average.add_argument("--share", type=float, default=0.5, help="of OTHER (default: %(default)s)")
+    average.add_argument(
+        "--share", type=fraction, default=0.5, help="of OTHER (default: %(default)s)"
+    )
     average.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     average.set_defaults(run=run_average)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `rtmtass train`."""
-    require_training_tools("torch")
+    from rtmtass.training.stop import StopSignals
+
+    with StopSignals(_note).installed() as stop:
+        require_training_tools("torch")
+        if arguments.profile:
+            return _run_profile(arguments)
+        return _run_training(arguments, stop)
+
+
+def _run_training(arguments: argparse.Namespace, stop: StopSignals) -> int:
+    from rtmtass.training.data.loader import corpus_of
     from rtmtass.training.train import BranchOrder, train
 
-    if arguments.profile:
-        return _run_profile(arguments)
     length = {"minutes": arguments.minutes, "steps": arguments.steps}
     runs = None if arguments.runs is None else str(arguments.runs)
     branch = None
@@ -78,9 +90,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         overrides = {**length, "runs": runs}
     config = _config(arguments, **overrides)
-    corpus = _unpacked(config, arguments) if config.packs and _is_first() else None
-    with _report_printer(arguments) as show:
-        best = train(config, show, branch, corpus)
+    with _display(arguments) as (show, messages):
+        stop.note = messages.note
+        try:
+            # torchrun's other processes wait meanwhile for this one to unpack.
+            corpus = corpus_of(config, messages.progress) if _is_first() else None
+            best = train(config, show, branch, corpus, messages, stop)
+        finally:
+            stop.note = _note
     if _is_first():
         print(best)
     return 0
@@ -89,14 +106,23 @@ def run_train(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
     """Return the config reduced to what this computer supports; print what is left out."""
     from rtmtass.training.config import TrainConfig
+    from rtmtass.training.preflight import check_run
     from rtmtass.training.requirements import fitted
 
     config = TrainConfig.read(arguments.config, device=arguments.device, **overrides)
+    check_run(config)
+    if config.uses_compile:
+        _note("compiling a test function, to find out whether torch.compile works here …")
     config, left_out = fitted(config)
-    if _is_first():
-        for line in left_out:
-            print(f"rtmtass: {line}", file=sys.stderr)
+    for line in left_out:
+        _note(line)
     return config
+
+
+def _note(text: str) -> None:
+    """Print a line on stderr, in the first process only."""
+    if _is_first():
+        print(f"rtmtass: {text}", file=sys.stderr, flush=True)
 
 
 def _run_profile(arguments: argparse.Namespace) -> int:
@@ -159,20 +185,28 @@ def run_average(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report_printer(
-    arguments: argparse.Namespace,
-) -> contextlib.AbstractContextManager[Callable[[dict[str, Any]], None]]:
-    """Return the callable that shows reports: a table on a terminal, else lines, or JSON."""
-    if arguments.json:
-        return contextlib.nullcontext(_print_json)
-    if not (sys.stdout.isatty() and sys.stderr.isatty()) or not _is_first():
-        return contextlib.nullcontext(_print_report)
-    try:
-        from rtmtass.cli.console import TrainingTable
-    except ModuleNotFoundError:
-        print("rtmtass: rich isn't installed: lines instead of a table", file=sys.stderr)
-        return contextlib.nullcontext(_print_report)
-    return TrainingTable()
+@contextlib.contextmanager
+def _display(arguments: argparse.Namespace) -> Iterator[tuple[OnReport, Messages]]:
+    """Show a run within this context: as a table on a terminal, else as lines, or as JSON.
+
+    Yields:
+        What shows reports, and what shows the rest; the latter on stderr.
+    """
+    from rtmtass.training.log import Messages
+
+    if arguments.json or not _is_first():
+        yield (_print_json if arguments.json else _print_report), Messages(note=_note)
+        return
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        try:
+            from rtmtass.cli.console import TrainingTable
+        except ModuleNotFoundError:
+            _note("rich isn't installed: lines instead of a table")
+        else:
+            with TrainingTable() as table:
+                yield table, Messages(table.progress, table.note)
+            return
+    yield _print_report, Messages(Lines(), _note)
 
 
 def _print_json(report: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +20,12 @@ from rtmtass.evaluation.leakage import (
     silence_figures,
 )
 from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
+from rtmtass.evaluation.sets import MIXTURE, clip_rows, describe_set
 from rtmtass.io.decode import decode
 from rtmtass.separator import Separator
-from rtmtass.types import Progress, Samples
+from rtmtass.types import SAMPLE_RATE, Progress, Samples
+
+__all__ = ["Clip", "describe_set", "evaluate", "measure", "read_set", "set_names", "with_interval"]
 
 Array = NDArray[np.floating]
 
@@ -32,6 +33,10 @@ LEAKAGE_EVERY = 4
 """Leakage and silence are measured on every fourth clip."""
 SNR_EDGES_DB = (-10.0, -5.0, 0.0, 5.0)
 """Edges of the input SDR ranges."""
+MOST_SURPLUS_S = 0.1
+"""Most by which a clip's tracks may differ in length."""
+SILENT_POWER = 1e-10
+"""Mean square below which a true stem is silent: it has no SDR. -100 dBFS."""
 WORST = 10
 """How many of the worst clips are listed."""
 BY_STEM = ("si_sdri", "sdri", "bss_sdri")
@@ -76,13 +81,17 @@ class ScoreTable:
         return name in self.values
 
 
-def set_names(folder: Path) -> list[str]:
+def set_names(folder: Path, tracks: tuple[str, ...] = ()) -> list[str]:
     """Return the names of a set's clips, in its order.
 
+    Args:
+        folder: the set's.
+        tracks: that every clip must have.
+
     Raises:
-        DataError: `folder` holds no evaluation set.
+        DataError: `folder` holds no evaluation set, or a clip lacks a track.
     """
-    return [row["name"] for row in _rows(folder, ())]
+    return [row["name"] for row in clip_rows(folder, tracks)]
 
 
 def read_set(
@@ -92,7 +101,7 @@ def read_set(
     first: int | None = None,
     names: Collection[str] | None = None,
 ) -> Iterator[Clip]:
-    """Yield the clips of a set written by `rtmtass data mix`, one in memory at a time.
+    """Yield the clips of a set, one in memory at a time; see `sets` for what a set is.
 
     Args:
         folder: the set's.
@@ -101,31 +110,34 @@ def read_set(
         names: read only these clips.
 
     Raises:
-        DataError: there is no list.csv, or it lacks columns.
-        InputError: a file it lists is missing.
+        DataError: the folder holds no set, or a clip lacks a track.
+        InputError: a file can't be read.
     """
-    for number, row in enumerate(_rows(folder, ("mixture", *stems))):
+    for number, row in enumerate(clip_rows(folder, (MIXTURE, *stems))):
         if first is not None and number >= first:
             return
         if names is not None and row["name"] not in names:
             continue
-        tracks = [decode(folder / row[name]) for name in ("mixture", *stems)]
-        yield Clip(row["name"], tracks[0], np.stack(tracks[1:]))
+        tracks = [decode(folder / row[name]) for name in (MIXTURE, *stems)]
+        yield _as_clip(folder, row["name"], dict(zip((MIXTURE, *stems), tracks, strict=True)))
 
 
-def _rows(folder: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    path = folder / "list.csv"
-    if not path.is_file():
-        raise DataError(f"{folder} holds no list.csv; write a set with: rtmtass data mix")
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        missing = {"name", *columns} - set(table.fieldnames or ())
-        if missing:
-            raise DataError(
-                f"{path} lacks the columns {', '.join(sorted(missing))};"
-                " write the set again with: rtmtass data mix"
-            )
-        yield from table
+def _as_clip(folder: Path, name: str, tracks: dict[str, Samples]) -> Clip:
+    """Return a clip; lengths may differ by what a codec or resampling adds.
+
+    Raises:
+        DataError: a track is empty, or longer than another by more than `MOST_SURPLUS_S`.
+    """
+    lengths = {track: len(samples) for track, samples in tracks.items()}
+    n = min(lengths.values())
+    if not n or max(lengths.values()) - n > MOST_SURPLUS_S * SAMPLE_RATE:
+        seconds = ", ".join(f"{k} {v / SAMPLE_RATE:.2f} s" for k, v in lengths.items())
+        raise DataError(
+            f"{folder}: the tracks of clip {name!r} differ in length or are empty ({seconds});"
+            " cut them to the same section"
+        )
+    mixture, *stems = (samples[:n] for samples in tracks.values())
+    return Clip(name, mixture, np.stack(stems))
 
 
 def evaluate(
@@ -186,20 +198,27 @@ def measure(
         measures: see `evaluate`.
 
     Returns:
-        input_sdr, si_sdri, sdri and bss_sdri (S,) in dB; pesq and stoi (2,), of the
-        mixture and of the separated speech.
+        input_sdr, si_sdri, sdri and bss_sdri (S,) in dB, NaN for silent stems, which have
+        none; pesq and stoi (2,), of the mixture and of the separated speech.
     """
+    is_silent = (stems.astype(np.float64) ** 2).mean(axis=-1) < SILENT_POWER
     before = sdr(mixture[None], stems)
     figures = {
         "input_sdr": before,
         "sdri": sdr(estimates, stems) - before,
         "si_sdri": si_sdr(estimates, stems) - si_sdr(mixture[None], stems),
     }
-    if "bss_sdri" in measures:
+    if "bss_sdri" in measures and is_silent.any():
+        figures["bss_sdri"] = np.full(len(stems), np.nan)  # it projects on all true stems
+    elif "bss_sdri" in measures:
         unseparated = perceptual.bss_sdr(np.broadcast_to(mixture, stems.shape), stems)
         figures["bss_sdri"] = perceptual.bss_sdr(estimates, stems) - unseparated
+    for values in figures.values():
+        values[is_silent] = np.nan
     for name in OF_SPEECH:
-        if name in measures:
+        if name in measures and is_silent[0]:
+            figures[name] = np.full(2, np.nan)
+        elif name in measures:
             score = getattr(perceptual, name)
             figures[name] = np.array(
                 [score(track, stems[0], sample_rate) for track in (mixture, estimates[0])]
@@ -229,7 +248,7 @@ def _figures(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
         if name in scores:
             values = scores[name]
             by_stem = {stem: with_interval(values[:, i]) for i, stem in enumerate(stems)}
-            figures[name] = {**by_stem, "average": with_interval(values.mean(axis=1))}
+            figures[name] = {**by_stem, "average": with_interval(_over_stems(values))}
     for name in OF_SPEECH:
         if name in scores:
             before, after = scores[name].T
@@ -241,12 +260,22 @@ def _figures(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
     figures |= _by_input_sdr(stems, scores)
     figures |= _leakage(stems, scores)
     si_sdri = scores["si_sdri"]
-    order = np.argsort(si_sdri.mean(axis=1))[:WORST]
+    order = np.argsort(_over_stems(si_sdri))[:WORST]
     figures["worst"] = [
-        {"clip": scores.names[k], "si_sdri": [round(float(v), 2) for v in si_sdri[k]]}
+        {
+            "clip": scores.names[k],
+            "si_sdri": [None if np.isnan(v) else round(float(v), 2) for v in si_sdri[k]],
+        }
         for k in order
     ]
     return figures
+
+
+def _over_stems(values: Array) -> Array:
+    """Return the mean of each row of (n, S) over the stems that aren't NaN; NaN if all are."""
+    counts = np.isfinite(values).sum(axis=1)
+    means: Array = np.where(counts, np.nansum(values, axis=1) / np.maximum(counts, 1), np.nan)
+    return means
 
 
 def _leakage(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
@@ -275,8 +304,9 @@ def _by_input_sdr(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for i, stem in enumerate(stems):
         rows[stem] = {}
-        for b in np.unique(bucket[:, i]):
-            inside = bucket[:, i] == b
+        exists = np.isfinite(scores["input_sdr"][:, i])
+        for b in np.unique(bucket[exists, i]):
+            inside = exists & (bucket[:, i] == b)
             rows[stem][f"{edges[b]}..{edges[b + 1]} dB"] = {
                 "clips": int(inside.sum()),
                 "si_sdri": with_interval(si_sdri[inside, i]),
@@ -287,9 +317,3 @@ def _by_input_sdr(stems: tuple[str, ...], scores: ScoreTable) -> dict[str, Any]:
         for stem, by_range in rows.items()
     }
     return {"si_sdri_by_input_sdr": means, "by_input_sdr": rows}
-
-
-def describe_set(folder: Path) -> dict[str, Any]:
-    """Return the set's parameters from its set.json; empty if there is none."""
-    path = folder / "set.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -36,11 +36,15 @@ def leakage_db(separator: Separator, stems: Samples) -> Array:
 
     Returns:
         (cases, S): level of each absent stem's output relative to the mixture, dB, at
-        least -120; NaN for present stems. Rows are in the order of `cases`.
+        least -120; NaN for present stems, and for silent mixtures. Rows are in the order
+        of `cases`.
     """
     rows = []
     for present in cases(len(stems)):
         mixture = stems[list(present)].sum(axis=0)
+        if not mixture.any():  # these stems are silent in this clip
+            rows.append(np.full(len(stems), np.nan))
+            continue
         out = separator.separate(mixture)
         level = (out**2).mean(axis=1) / ((mixture**2).mean() + _FLOOR) + _FLOOR
         row = 10 * np.log10(level)

@@ -20,6 +20,9 @@ from rtmtass.training.config import TrainConfig
 from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.schedule import Branch, schedule_of
 
+LONGEST = 1_000_000_000
+"""Longest branch, in minutes and in steps."""
+
 
 @dataclass(frozen=True)
 class BranchOrder:
@@ -29,11 +32,19 @@ class BranchOrder:
         minutes, steps: length, over which the learning rate falls to 1 % of the trunk's;
             the first one reached ends the branch, 0 is no limit.
         runs: the branch's folder; empty for the trunk's folder name plus "-decay-STEP".
+
+    Raises:
+        UsageError: a length is negative, absurd or NaN.
     """
 
     minutes: float = 0.0
     steps: int = 0
     runs: str = ""
+
+    def __post_init__(self) -> None:
+        for key, value in (("minutes", self.minutes), ("steps", self.steps)):
+            if not 0 <= value <= LONGEST:  # NaN too
+                raise UsageError(f"--{key} = {value}; give 0 to {LONGEST:,}")
 
 
 def branch_off(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,21 @@ from rtmtass.training.config import OPTIMISERS
 from rtmtass.training.data.corpus import IndexRow
 from rtmtass.training.lineage import runs_of, totals
 
-LIMITS = """\
+LIMITS_OF_OURS = """\
 - Little real singing in the training data: sung vocals may come out as speech.
 - Languages of the training speech: mostly English and German, some French, Russian, Spanish, \
 Italian, Czech and others; no tonal language from real speakers.
 - Music is mostly instrumental game music; reverberant speech was rare.
-- Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise.
-- The model works up to 8 kHz; higher frequencies get the mask of its highest band."""
+- Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise."""
+"""Limits found by listening to the models of this project; never written about another model."""
+NOT_STATED = "not stated"
+BANKS = {
+    "generated": "generated noise",
+    "rooms": "synthetic rooms",
+    "singing": "speech re-synthesised as singing, labelled as music",
+    "revoiced": "speech in other voices",
+}
+"""Banks of synthetic sounds, in words."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class CardFacts:
         index: index of the training corpus.
         experiments: Markdown table of experiments; may be empty.
         picture: file name of the spectrograms, beside the card; may be empty.
+        opened_as: how commands name the model: its name or its folder.
+        is_ours: whether it is a released model of this project.
     """
 
     config: ModelConfig
@@ -45,6 +55,8 @@ class CardFacts:
     index: list[IndexRow]
     experiments: str = ""
     picture: str = ""
+    opened_as: str = ""
+    is_ours: bool = False
 
 
 def write_card(facts: CardFacts) -> str:
@@ -56,15 +68,15 @@ def write_card(facts: CardFacts) -> str:
         f"A causal separator of {', '.join(config.stems[:-1])} and {config.stems[-1]}:"
         f" {facts.n_parameters / 1e6:.2f} M parameters, {stft.sample_rate / 1000:g} kHz,"
         f" {stft.n_fft}-sample window, {stft.hop}-sample hop, {latency_ms:g} ms algorithmic"
-        f" latency. Licence of the weights: {facts.about['licence']}.",
+        f" latency. Licence of the weights: {facts.about.get('licence') or NOT_STATED}.",
         *_picture(facts.picture),
         "## Results",
-        *_results(config.name, facts.figures),
+        *_results(facts.opened_as or config.name, facts.figures),
         "## How it was trained",
-        *_trained(facts.about["training"]),
+        *_trained(facts.about.get("training") or {}, facts.is_ours),
         *(["## Experiments", facts.experiments] if facts.experiments else []),
         "## Limits",
-        LIMITS,
+        "\n".join(_limits(facts)),
         "## Training sources and their terms",
         _sources(facts.index),
     ]
@@ -117,24 +129,42 @@ def _picture(name: str) -> list[str]:
 
 
 def _results(name: str, figures: dict[str, Any]) -> list[str]:
-    made_of = figures["set"]
     kinds = {"si_sdri": "SI-SDRi, dB", "sdri": "SDRi, dB", "leakage_db": "leakage, dB"}
     rows = [[s, *(_interval(figures[k].get(s)) for k in kinds)] for s in figures["si_sdri"]]
     return [
-        f"{figures['clips']} mixtures of {made_of['seconds']:g} s from recordings, speakers and"
-        " pieces not used in training, mixed by the rule of arXiv 2107.06467 (music and"
-        " noise each at U(-5, 5) dB against speech) and separated by `Separator.separate`. In"
-        " brackets: 95 % bootstrap intervals of the mean. Leakage: level of a stem's output"
-        " when the stem is absent, relative to the mixture.",
+        f"{_set_in_words(figures)} and separated by `Separator.separate`. In brackets: 95 %"
+        " bootstrap intervals of the mean. Leakage: level of a stem's output when the stem is"
+        " absent, relative to the mixture.",
         _table(["stem", *kinds.values()], rows),
         *_leakage(figures),
         *_singing(figures),
         "The same figures are in `metrics.json`. Measured with",
-        "```\n"
-        f"rtmtass data mix CORPUS SET --cache CACHE --n {made_of['n']}"
-        f" --seconds {made_of['seconds']:g} --seed {made_of['seed']}\n"
-        f"rtmtass evaluate {name} SET\n```",
+        f"```\n{_mix_command(figures['set'])}rtmtass evaluate {name} SET\n```",
     ]
+
+
+def _set_in_words(figures: dict[str, Any]) -> str:
+    made_of = figures["set"]
+    if "seconds" not in made_of:
+        return f"{figures['clips']} mixtures of a folder of recordings, taken as they are,"
+    split = made_of.get("split", "dev")
+    known = "not used" if split == "dev" else "also used"
+    return (
+        f"{figures['clips']} mixtures of {made_of['seconds']:g} s from recordings, speakers and"
+        f" pieces {known} in training, mixed by the rule of arXiv 2107.06467 (music and noise each"
+        " at U(-5, 5) dB against speech)"
+    )
+
+
+def _mix_command(made_of: dict[str, Any]) -> str:
+    """Return the command that mixed a set, with its line end; empty for a plain folder."""
+    if not {"n", "seconds", "seed"} <= set(made_of):
+        return ""
+    return (
+        f"rtmtass data mix CORPUS SET --cache CACHE --n {made_of['n']}"
+        f" --seconds {made_of['seconds']:g} --seed {made_of['seed']}"
+        f"{' --split train' if made_of.get('split') == 'train' else ''}\n"
+    )
 
 
 def _leakage(figures: dict[str, Any]) -> list[str]:
@@ -169,7 +199,33 @@ def _singing(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _trained(training: dict[str, Any]) -> list[str]:
+def _limits(facts: CardFacts) -> Iterator[str]:
+    """Yield what the corpus and the config say of a model's limits."""
+    if facts.is_ours:
+        yield LIMITS_OF_OURS
+    minutes: dict[str, float] = defaultdict(float)
+    groups: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for row in facts.index:
+        if row.split == "train":
+            minutes[row.role] += row.seconds / 60
+            groups[row.role].add((row.source, row.group))
+    for role, what in (("speech", "speakers"), ("music", "pieces"), ("noise", "recordings")):
+        yield (
+            f"- Trained on {minutes[role]:.1f} minutes of {role}, {len(groups[role])} {what}: other"
+            " kinds may be separated less well."
+        )
+    sung = minutes["singing"]
+    sung_text = f"{sung:.1f} minutes of recorded singing" if sung else "No recorded singing"
+    yield f"- {sung_text} in the training data: sung vocals may come out as speech."
+    yield (
+        f"- The model works up to {facts.config.stft.sample_rate / 2000:g} kHz; higher frequencies"
+        " get the mask of its highest band."
+    )
+
+
+def _trained(training: dict[str, Any], is_ours: bool) -> list[str]:
+    if not training:
+        return ["The training of these weights is not recorded."]
     runs = runs_of(training, "this version")
     total = totals(training)
     machines = {_machine(run) for run in runs}
@@ -183,11 +239,10 @@ def _trained(training: dict[str, Any]) -> list[str]:
     if weights := training.get("averaged_with"):
         of = ", ".join(f"{weight:.0%} those of {version}" for version, weight in weights.items())
         text += f"; the weights are a mean of the last run's and {of}"
-    text += (
-        ". Loss: level-aware SNR and compressed spectra, for both stages. In addition to the"
-        " recordings below: generated noise, synthetic rooms, and speech re-synthesised as"
-        " singing, labelled as music."
-    )
+    text += ". Loss: level-aware SNR and compressed spectra, for both stages."
+    sizes = training.get("bank_sizes") or (dict.fromkeys(tuple(BANKS)[:3], 1) if is_ours else {})
+    if used := [words for bank, words in BANKS.items() if sizes.get(bank)]:
+        text += f" In addition to the recordings below: {', '.join(used)}."
     if len(runs) == 1:
         return [text]
     rows = [
@@ -223,7 +278,7 @@ def _sources(index: list[IndexRow]) -> str:
         if row.split == "train":
             minutes[row.role, row.source, row.licence] += row.seconds / 60
     rows = [
-        [role, source, f"{total:.1f}", licence.replace("|", "\\|")]
+        [role, source, f"{total:.1f}", licence.replace("|", "\\|") or NOT_STATED]
         for (role, source, licence), total in sorted(minutes.items())
     ]
     return _table(["role", "source", "minutes", "licence"], rows)

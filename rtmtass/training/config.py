@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig
-from rtmtass.errors import UsageError
+from rtmtass.errors import ModelError, UsageError
+from rtmtass.training.config_values import (
+    Between,
+    OneOf,
+    Rule,
+    Text,
+    checked,
+    did_you_mean,
+    explain_unknown,
+    rules_of,
+    shorten,
+)
+from rtmtass.types import SAMPLE_RATE
 
 OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
 """Values of `optimiser`, and the optimisers' names."""
@@ -19,6 +33,45 @@ EXAMPLES = ("host", "device")
 """Values of `examples`: where training examples are mixed."""
 ALIASES = {"carry": "carryover_prob"}
 """Former keys of [train], and what they are called now."""
+LARGEST_FILE = 1_000_000
+"""Largest config file that is read, in bytes."""
+MOST_BATCH_S = 100_000
+"""Longest batch of one process, in seconds of mixtures; its three stems take 19 GB."""
+
+PATH = Text(r"[^\x00]{1,4096}", "the path of a folder")
+NAME = Text(r"[^\x00-\x1f\x7f/\\]{0,100}", "up to 100 characters without slashes")
+PROBABILITY = Between(0, 1)
+WIDTH, LAYERS = Between(1, 8192), Between(0, 64)
+NET_RULES: dict[str, Rule] = {
+    "channels": WIDTH,
+    "hidden": WIDTH,
+    "kernel": Between(1, 64),
+    "dilations": Between(1, 4096),
+    "recurrent": Between(0, 8192),
+    "recurrent_groups": Between(1, 256),
+    "recurrent_layers": LAYERS,
+    "compensation_channels": WIDTH,
+    "compensation_hidden": WIDTH,
+    "compensation_dilations": Between(1, 4096),
+    "mask_limit": Between(0, 1000, above=True),
+    "level_half_life_s": Between(0.001, 3600),
+    "lookahead": Between(0, 64),
+    "bands": Between(1, 512),
+    "subband_bins": Between(0, 4096),
+    "subband_overlap": Between(0, 4096),
+    "subband_context": WIDTH,
+    "subband_channels": WIDTH,
+    "subband_groups": Between(1, 256),
+    "dropout": Between(0, 0.99),
+}
+"""Ranges of [net]; what depends on two fields, `NetConfig` checks."""
+STFT_RULES: dict[str, Rule] = {
+    "sample_rate": Between(SAMPLE_RATE, SAMPLE_RATE),  # of the decoded recordings
+    "n_fft": Between(8, 16384),
+    "hop": Between(1, 8192),
+    "synthesis": Between(2, 16384),
+}
+"""Ranges of [stft], likewise `StftConfig`."""
 
 
 @dataclass(frozen=True)
@@ -83,41 +136,41 @@ class TrainConfig:
             that differ from the preset's.
     """
 
-    corpus: str = "corpus"
+    corpus: Annotated[str, PATH] = "corpus"
     packs: str = ""
-    cache: str = "cache"
-    runs: str = "runs/small"
-    preset: str = "small"
-    name: str = ""
-    seconds: float = 4.0
-    batch: int = 16
-    examples: str = "host"
-    workers: int = 1
+    cache: Annotated[str, PATH] = "cache"
+    runs: Annotated[str, PATH] = "runs/small"
+    preset: Annotated[str, OneOf(tuple(PRESETS))] = "small"
+    name: Annotated[str, NAME] = ""
+    seconds: Annotated[float, Between(0.1, 600)] = 4.0
+    batch: Annotated[int, Between(1, 65536)] = 16
+    examples: Annotated[str, OneOf(EXAMPLES)] = "host"
+    workers: Annotated[int, Between(0, 256)] = 1
     pin_banks: bool = True
-    seed: int = 0
-    optimiser: str = "adamw"
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    clip: float = 5.0
-    schedule: str = "cosine"
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
+    optimiser: Annotated[str, OneOf(tuple(OPTIMISERS))] = "adamw"
+    learning_rate: Annotated[float, Between(0, 10, above=True)] = 2e-3
+    weight_decay: Annotated[float, Between(0, 10)] = 0.01
+    clip: Annotated[float, Between(0, 1e6, above=True)] = 5.0
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "cosine"
     warmup_steps: int = 200
-    decay: float = 0.2
+    decay: Annotated[float, PROBABILITY] = 0.2
     minutes: float = 0.0
     steps: int = 0
-    ema: float = 0.999
-    carryover_prob: float = 0.0
-    threads: int = 0
-    device: str = "cpu"
+    ema: Annotated[float, Between(0, 0.999999)] = 0.999
+    carryover_prob: Annotated[float, PROBABILITY] = 0.0
+    threads: Annotated[int, Between(0, 512)] = 0
+    device: Annotated[str, Text(r"cpu|cuda(:\d{1,3})?", "cpu, cuda or cuda:N")] = "cpu"
     bf16: bool = True
     graph: bool = True
     compile: bool | None = None
-    dev_clips: int = 100
+    dev_clips: Annotated[int, Between(1, 100_000)] = 100
     dev_minutes: float = 10.0
     save_minutes: float = 2.0
-    snapshots: int = 3
+    snapshots: Annotated[int, Between(0, 10_000)] = 3
     start_from: str = ""
     teacher: str = ""
-    teacher_share: float = 0.5
+    teacher_share: Annotated[float, PROBABILITY] = 0.5
     tensorboard: bool = False
     net: dict[str, Any] = field(default_factory=dict)
     stft: dict[str, Any] = field(default_factory=dict)
@@ -128,47 +181,46 @@ class TrainConfig:
 
         Args:
             path: the file, with the tables [train], [net] and [stft].
-            overrides: fields that replace the file's; None leaves the file's.
+            overrides: options of the command line, which replace the file's keys of the
+                same names; None leaves the file's.
 
         Raises:
-            UsageError: no such file, not valid TOML, an unknown key or a value out of range.
+            UsageError: the file can't be read or isn't TOML; a table or key is unknown;
+                a value has another type, is out of range or contradicts another.
         """
-        try:
-            values = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise UsageError(f"no training config at {path}; see the README, Train it") from None
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{path} is not valid TOML: {error}") from None
-        flat = {ALIASES.get(k, k): v for k, v in values.get("train", {}).items()}
-        flat |= {"net": values.get("net", {}), "stft": values.get("stft", {})}
-        flat.update({k: v for k, v in overrides.items() if v is not None})
-        unknown = sorted(set(flat) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise UsageError(
-                f"{path} has unknown keys in [train]: {', '.join(unknown)}; remove them, or"
-                " correct their spelling"
-            )
-        config = cls(**flat)
+        tables = _read_tables(path)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        values = _checked_table("train", tables["train"], f"{path} has ")
+        values |= _checked_table("train", given, "--")
+        config = cls(**{**values, "net": tables["net"], "stft": tables["stft"]})
         config._check(path)
         return config
 
     def _check(self, path: Path) -> None:
-        """Raise a UsageError for values that are out of range or contradict each other."""
+        """Raise a UsageError for values that contradict each other."""
         if not (self.minutes or self.steps or self.is_trunk):
             raise UsageError(f"{path} sets neither minutes nor steps; add --minutes 60")
-        for key, known in (
-            ("schedule", SCHEDULES),
-            ("examples", EXAMPLES),
-            ("preset", tuple(PRESETS)),
-        ):
-            if getattr(self, key) not in known:
-                raise UsageError(
-                    f"{path} has {key} = {getattr(self, key)!r}; give one of: {', '.join(known)}"
-                )
-        for key in ("decay", "teacher_share", "carryover_prob"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UsageError(f"{path} has {key} = {getattr(self, key):g}; give 0 to 1")
+        try:
+            model = self.model()
+        except (UsageError, ModelError) as error:
+            raise UsageError(f"{path}: {error}") from None
+        if model.net.recurrent_layers and not model.net.recurrent:
+            raise UsageError(
+                f"{path}: [net] recurrent = 0, but recurrent_layers ="
+                f" {model.net.recurrent_layers}; for no GRUs, set recurrent_layers = 0"
+            )
         self._check_name(path)
+        batch_s, shortest = self.batch * self.seconds, 2 * (model.delay + model.stft.n_fft)
+        if batch_s > MOST_BATCH_S:
+            raise UsageError(
+                f"{path} has batch = {self.batch} of {self.seconds:g} s, {batch_s:,.0f} s in all;"
+                f" give at most {MOST_BATCH_S:,.0f} s"
+            )
+        if self.seconds * SAMPLE_RATE < shortest:
+            raise UsageError(
+                f"{path} has seconds = {self.seconds:g}, too short for this network; give"
+                f" {math.ceil(100 * shortest / SAMPLE_RATE) / 100:g} or more"
+            )
 
     def _check_name(self, path: Path) -> None:
         """Raise a UsageError if a changed network would be called like a preset."""
@@ -205,16 +257,103 @@ class TrainConfig:
         if self.preset not in PRESETS:
             raise UsageError(f"unknown preset {self.preset!r}; give one of: {', '.join(PRESETS)}")
         base = PRESETS[self.preset]()
-        net: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in self.net.items()
-        }
-        try:
-            return dataclasses.replace(
-                base,
-                name=self.name or base.name,
-                net=dataclasses.replace(base.net, **net),
-                stft=dataclasses.replace(base.stft, **self.stft),
+        return dataclasses.replace(
+            base,
+            name=self.name or base.name,
+            net=dataclasses.replace(base.net, **_checked_table("net", self.net)),
+            stft=dataclasses.replace(base.stft, **_checked_table("stft", self.stft)),
+        )
+
+
+_RULES = {
+    "train": {k: v for k, v in rules_of(TrainConfig).items() if k not in ("net", "stft")},
+    "net": rules_of(NetConfig, NET_RULES),
+    "stft": rules_of(StftConfig, STFT_RULES),
+}
+"""What every key of every table accepts."""
+
+
+def _checked_table(table: str, values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return a table's values, checked, by the current names of their keys.
+
+    Args:
+        table: "train", "net" or "stft".
+        values: as in the file, or options of the command line.
+        before: begins the messages: the file, or "--" for options.
+
+    Raises:
+        UsageError: a key is unknown, or a value isn't what its field accepts.
+    """
+    rules = _RULES[table]
+    current = {ALIASES.get(key, key) if table == "train" else key: key for key in values}
+    unknown = set(current) - set(rules)
+    if unknown:
+        keys = ", ".join(shorten(key)[1:-1] for key in sorted(unknown))
+        known = "" if table == "train" else f"; known: {', '.join(rules)}"
+        raise UsageError(
+            f"{before}unknown keys in [{table}]: {keys}; remove them, or correct their spelling"
+            f"{explain_unknown(unknown, _RULES, table)}{known}"
+        )
+    of = "" if table == "train" else f"[{table}] "
+    return {
+        name: checked(values[key], rules[name], f"{before}{of}{name}")
+        for name, key in current.items()
+    }
+
+
+def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables [train], [net] and [stft] of a TOML file; a missing one is empty.
+
+    Raises:
+        UsageError: the file can't be read, isn't TOML, or holds anything else.
+    """
+    try:
+        values = tomllib.loads(_read_text(path))
+    except RecursionError:
+        raise UsageError(f"{path} is not valid TOML: too many brackets in brackets") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except ValueError:
+        raise UsageError(
+            f"{path} is not valid TOML: it has a number of thousands of digits"
+        ) from None
+    for key, value in values.items():
+        if key in _RULES and not isinstance(value, dict):
+            raise UsageError(
+                f"{path} has {key} = {shorten(value)}; {key} is a table: write [{key}] on a line"
+                " of its own, and its keys below"
             )
-        except TypeError as error:
-            known = [f.name for kind in (NetConfig, StftConfig) for f in dataclasses.fields(kind)]
-            raise UsageError(f"[net] or [stft]: {error}; known: {', '.join(known)}") from None
+        if key in _RULES:
+            continue
+        table = next((name for name, rules in _RULES.items() if key in rules), "")
+        if table and not isinstance(value, dict):
+            raise UsageError(
+                f"{path} has {key} outside of its table; move it below the line [{table}]"
+            )
+        what = f"table [{key}]" if isinstance(value, dict) else f"key {key}"
+        raise UsageError(
+            f"{path} has the unknown {what}{did_you_mean(key, _RULES)}; known tables:"
+            f" {', '.join(f'[{name}]' for name in _RULES)}"
+        )
+    return {name: values.get(name, {}) for name in _RULES}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except FileNotFoundError:
+        raise UsageError(f"no training config at {path}; see the README, Train it") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path} can't be read: {reason}; give a TOML file") from None
+    if len(data) > LARGEST_FILE:
+        raise UsageError(f"{path} is larger than {LARGEST_FILE // 1000} kB; give a TOML file")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")  # as editors on Windows write it
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(
+            f"{path} is not UTF-8 text (byte 0x{data[error.start]:02x} in line {line}); save it as"
+            " UTF-8"
+        ) from None

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtmtass.errors import MissingPartError
+from rtmtass.errors import DataError, MissingPartError
+from rtmtass.types import Progress
 
 OnReport = Callable[[dict[str, Any]], None]
 """Called with a report: `kind` is "train", "dev" or "skipped"; `done` is 0..1."""
+
+
+def _ignore(*_: Any) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What a run shows besides its reports.
+
+    Attributes:
+        progress: called with the name of slow work, how much is done, and of how much.
+        note: called with a line of text.
+    """
+
+    progress: Progress = _ignore
+    note: Callable[[str], None] = _ignore
 
 
 class Log:
@@ -44,7 +64,7 @@ class Log:
             more: further values for the report only.
         """
         path = self._folder / f"{kind}.csv"
-        fresh = not path.exists()
+        fresh = not path.exists() or not path.stat().st_size
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row))
             if fresh:
@@ -62,22 +82,48 @@ class Log:
         self._on_report({"kind": kind, "done": done, **row})
 
     def rewind(self, step: int) -> None:
-        """Remove the rows after `step` from the CSV files."""
+        """Remove the rows after `step` from the CSV files, and what a crash left half written.
+
+        Raises:
+            DataError: a file isn't the log of a run.
+        """
         for path in (self._folder / "train.csv", self._folder / "dev.csv"):
             if not path.exists():
                 continue
-            head, *rows = path.read_text(encoding="utf-8").splitlines()
-            column = head.split(",").index("step")
-            kept = [row for row in rows if int(row.split(",")[column]) <= step]
-            if len(kept) < len(rows):
-                part = path.with_suffix(".csv.part")
-                part.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
-                os.replace(part, path)
+            before = path.read_bytes()
+            kept = _rows_up_to(step, before, path)
+            if kept == before:
+                continue
+            part = path.with_suffix(".csv.part")
+            part.write_bytes(kept)
+            os.replace(part, path)
 
     def close(self) -> None:
         """Finish the event file."""
         if self._events is not None:
             self._events.close()
+
+
+def _rows_up_to(step: int, text: bytes, path: Path) -> bytes:
+    """Return the header and the whole rows of a CSV file up to `step`; nothing if it is blank."""
+    lines = [line for line in text.splitlines(keepends=True) if line.strip(b"\r\n\t \0")]
+    if not lines:
+        return b""
+    head, *rows = lines
+    columns = head.strip().split(b",")
+    if b"step" not in columns:
+        raise DataError(
+            f"{path} isn't the log of a run: its first line has no column step; move it away:"
+            f" {shlex.join(['mv', str(path), f'{path}.old'])}"
+        )
+    at = columns.index(b"step")
+
+    def is_kept(row: bytes) -> bool:
+        cells = row.strip().split(b",")
+        is_whole = row.endswith(b"\n") and len(cells) == len(columns) and cells[at].isdigit()
+        return is_whole and int(cells[at]) <= step
+
+    return b"".join([head, *filter(is_kept, rows)])
 
 
 def minutes_left(report: dict[str, Any]) -> float:

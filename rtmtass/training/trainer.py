@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor
 
 from rtmtass.errors import DataError
+from rtmtass.net.gru import HAS_KERNEL
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
 from rtmtass.runtime.torch.steps import Capture, cuda_graph
 from rtmtass.training.accumulator import Figures, Meter
 from rtmtass.training.checkpoints import (
     LAST,
+    damaged,
+    has_best,
     publish,
     read_last,
     starting_weights,
@@ -30,12 +34,13 @@ from rtmtass.training.distillation import Teacher
 from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.ema import EMA
 from rtmtass.training.lineage import lineage_of
-from rtmtass.training.log import Log, OnReport
+from rtmtass.training.log import Log, Messages, OnReport
 from rtmtass.training.losses import SeparationLoss
 from rtmtass.training.optimisers import Optimisers
 from rtmtass.training.schedule import Branch, schedule_of
 from rtmtass.training.state_carryover import StateCarryover
 from rtmtass.training.step import Objective, StepGraph
+from rtmtass.training.stop import StopSignals
 from rtmtass.training.validation import Mixed, dev_figures, write_snapshots
 
 LOG_STEPS = 20
@@ -60,6 +65,8 @@ class Trainer:
         distributed: processes that train together; by default only this one.
         capture: captures a step for replay; by default `cuda_graph` if the config
             enables graphs.
+        messages: what is shown besides the reports.
+        stop: says when to stop early; by default never.
     """
 
     def __init__(
@@ -68,7 +75,11 @@ class Trainer:
         on_report: OnReport,
         distributed: DistributedContext | None = None,
         capture: Capture | None = None,
+        messages: Messages | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
+        self.messages = messages or Messages()
+        self.stop = stop or StopSignals(self.messages.note)
         self.config, self.distributed = config, distributed or DistributedContext(config.device)
         self.folder = Path(config.runs)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +100,6 @@ class Trainer:
         self.saved_step: int | None = None
         self.bank_sizes: dict[str, int] | None = None
         self.earlier: list[dict[str, Any]] = []
-        self.stop_requested = False
 
     def _build(self, capture: Capture | None) -> None:
         """Create the network and everything a step updates."""
@@ -194,16 +204,18 @@ class Trainer:
             dev: the validation mixtures.
         """
         last_save = last_dev = self.elapsed_s
-        meter, step_s = Meter(), 0.0
-        while self.progress_fraction() < 1 and not self.stop_requested:
+        meter, step_s, is_ready = Meter(), 0.0, False
+        while self.progress_fraction() < 1 and not self.stop.is_requested:
             start, first = time.monotonic(), self.step
-            for _ in range(self._steps_ahead(step_s)):
-                self.launch(next(batches))
-            figures = self.collect()
-            now = time.monotonic()
+            with self._step_context(is_ready):
+                for _ in range(self._steps_ahead(step_s)):
+                    self.launch(next(batches))
+                figures = self.collect()
+            now, is_ready = time.monotonic(), True
             local_s = self.elapsed_s + now - start
-            self.elapsed_s, stop = self.distributed.largest(local_s, float(self.stop_requested))
-            self.stop_requested = bool(stop)
+            requested = float(self.stop.is_requested)
+            self.elapsed_s, stop = self.distributed.largest(local_s, requested)
+            self.stop.is_requested = bool(stop)
             step_s = (now - start) / (self.step - first)
             meter.add(figures, self.step - first)
             if self._is_log_due(now - meter.since):
@@ -214,13 +226,31 @@ class Trainer:
                 self._log_figures("train", loss=meter.mean, gradient=figures.norm, speed=speed)
                 meter = Meter(now)
             if self.elapsed_s - last_dev > self.config.dev_minutes * 60:
+                self.save()  # first, so that a validation can be stopped at once
                 self.validate(dev)
-                last_dev, meter.since = self.elapsed_s, time.monotonic()
+                last_dev = last_save = self.elapsed_s
+                meter.since = time.monotonic()
             if self.elapsed_s - last_save > self.config.save_minutes * 60:
                 self.save()
                 last_save = self.elapsed_s
+        self.save()
         self.validate(dev)
         self.save()
+
+    @contextlib.contextmanager
+    def _step_context(self, is_ready: bool) -> Iterator[None]:
+        """Let a signal wait for the end of a step; the first one compiles and can be stopped."""
+        if is_ready:
+            with self.stop.deferred("this step"):
+                yield
+            return
+        start = time.monotonic()
+        if self.config.uses_compile:
+            self.messages.note("compiling the network, which can take minutes …")
+        with _gru_hint(lambda: self.messages.note("compiling for this CPU, once …")):
+            yield
+        if self.config.uses_compile:
+            self.messages.note(f"compiled and trained a step in {time.monotonic() - start:.0f} s")
 
     def _steps_ahead(self, step_s: float) -> int:
         """Return how many steps to launch before waiting, if one takes `step_s`.
@@ -263,13 +293,15 @@ class Trainer:
             return
         net = MtassNet(self.model_config).to(self.device).eval()
         net.load_state_dict(self.ema.values)
-        figures = dev_figures(net, self.stft, dev, self.device)
-        self._log_figures("dev", **figures)
-        if figures["si_sdri"] > self.best:
-            self.best = figures["si_sdri"]
-            publish(self.folder, self.model_config, self.ema.values, self._record(figures))
-        clips = dev[: self.config.snapshots]
-        write_snapshots(self.folder / "snapshots", self.step, net, self.stft, clips, self.device)
+        progress = self.messages.progress
+        figures = dev_figures(net, self.stft, dev, self.device, progress)
+        with self.stop.deferred("this validation"):
+            self._log_figures("dev", **figures)
+            if figures["si_sdri"] > self.best:
+                publish(self.folder, self.model_config, self.ema.values, self._record(figures))
+                self.best = figures["si_sdri"]
+            clips, folder = dev[: self.config.snapshots], self.folder / "snapshots"
+            write_snapshots(folder, self.step, net, self.stft, clips, self.device)
 
     def _record(self, figures: dict[str, float]) -> dict[str, Any]:
         """Return the training record of the current weights."""
@@ -280,6 +312,7 @@ class Trainer:
             "device": self.distributed.device_name,
             "threads": torch.get_num_threads() * self.distributed.size,
             "optimiser": self.config.optimiser,
+            "bank_sizes": self.bank_sizes or {},
             **self._branch_record(),
             **({"teacher": self.teacher.name} if self.teacher else {}),
             "dev": {k: round(v, 3) for k, v in figures.items()},
@@ -292,8 +325,8 @@ class Trainer:
     # ---- checkpoints
     def save(self) -> None:
         """Write a checkpoint, atomically."""
-        self.saved_step = self.step
         if not self.distributed.is_first:
+            self.saved_step = self.step
             return
         state = {
             "weights": self.net.state_dict(),
@@ -310,7 +343,13 @@ class Trainer:
             "memories": self.carryover.to_list(),
             **self._branch_record(),
         }
-        write_last(self.folder, self.model_config, state)
+        with self.stop.deferred("the checkpoint"):
+            write_last(self.folder, self.model_config, state)
+            self._mark_saved()
+
+    def _mark_saved(self) -> None:
+        self.saved_step = self.step
+        self.stop.kept = f"the last checkpoint is {self.folder / LAST}, step {self.step}"
 
     def resume(self) -> bool:
         """Load the folder's last checkpoint; without one, load `start_from` if given.
@@ -319,18 +358,31 @@ class Trainer:
             Whether there was a checkpoint.
 
         Raises:
-            DataError: the checkpoint is of another network or optimiser.
+            DataError: the checkpoint is damaged, or of another network or optimiser.
         """
         saved = read_last(self.folder, self.model_config, self.device)
         if saved is None:
             if self.config.start_from:
                 self._start_from(self.config.start_from)
             return False
+        try:
+            self._restore(saved)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+                raise  # of the device
+            raise DataError(damaged(self.folder / LAST, error)) from error
+        if self.distributed.is_first and self.best > -math.inf and not has_best(self.folder):
+            self.best = -math.inf  # so that the next validation writes it again
+        if self.log is not None:
+            self.log.rewind(self.step)
+        return True
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.net.load_state_dict(saved["weights"])
         self.ema.load(saved["average"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
-        self.saved_step = self.step
+        self._mark_saved()
         self.batches = saved.get("batches", self.step)
         estimate_s = self.batches * self.config.batch * self.config.seconds
         self.mixture_s = saved.get("mixture_s", estimate_s)  # old checkpoints lack it
@@ -343,11 +395,17 @@ class Trainer:
         if saved.get("branch"):
             self.branch = Branch(**saved["branch"])
         self.schedule = schedule_of(self.config, self.step, self.elapsed_s, self.branch)
-        if self.log is not None:
-            self.log.rewind(self.step)
-        return True
 
     def _start_from(self, path: str) -> None:
         self.earlier = lineage_of(path)
         self.net.load_state_dict(starting_weights(path, self.model_config, self.net.state_dict()))
         self.ema.load(self.net.state_dict())
+
+
+def _gru_hint(on_compile: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Call `on_compile` if the context compiles the gradient of GRUs, which needs numba."""
+    if not HAS_KERNEL:
+        return contextlib.nullcontext()
+    from rtmtass.jit.compiler import compile_hint
+
+    return compile_hint(on_compile)

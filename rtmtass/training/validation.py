@@ -12,7 +12,7 @@ from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import FLAC, encode
 from rtmtass.net.mtass import MtassNet
 from rtmtass.net.stft import Stft
-from rtmtass.types import Samples
+from rtmtass.types import Progress, Samples
 
 Mixed = tuple[Samples, Samples]
 """A mixture (N,) and its stems (S, N)."""
@@ -29,14 +29,22 @@ def separate_clip(net: MtassNet, stft: Stft, mixture: Samples, device: torch.dev
 
 
 def dev_figures(
-    net: MtassNet, stft: Stft, dev: Sequence[Mixed], device: torch.device
+    net: MtassNet,
+    stft: Stft,
+    dev: Sequence[Mixed],
+    device: torch.device,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Return the mean SI-SDRi and SDRi over the dev mixtures, average and per stem, in dB."""
     improvements = []
-    for mixture, stems in dev:
+    for number, (mixture, stems) in enumerate(dev):
+        if progress is not None:
+            progress("validating", number, len(dev))
         out = separate_clip(net, stft, mixture, device)
         both = [metric(out, stems) - metric(mixture[None], stems) for metric in (si_sdr, sdr)]
         improvements.append(np.concatenate(both))
+    if progress is not None:
+        progress("validating", len(dev), len(dev))
     mean = np.mean(improvements, axis=0)
     n = len(net.config.stems)
     figures = {"si_sdri": float(mean[:n].mean()), "sdri": float(mean[n:].mean())}

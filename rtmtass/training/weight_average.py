@@ -49,5 +49,9 @@ def average_weights(model: str, other: str, weight: float, out: Path) -> dict[st
     }
     training = {k: v for k, v in one.about.get("training", {}).items() if k != "dev"}
     training["averaged_with"] = {str(two.about.get("version", two.folder.name)): weight}
-    save_model(out, one.config, as_safetensors(mean), {"licence": "MIT", "training": training})
+    about: dict[str, Any] = {"training": training}
+    licences = {str(model.about.get("licence", "")) for model in (one, two)}
+    if len(licences) == 1 and all(licences):  # else it is for the user to name one
+        about["licence"] = licences.pop()
+    save_model(out, one.config, as_safetensors(mean), about)
     return training

@@ -36,7 +36,7 @@ def corpus_of(config: TrainConfig, progress: Progress | None = None) -> Corpus:
         DataError: there are no recordings, or a pack is damaged.
     """
     if not config.packs:
-        return Corpus(Path(config.corpus), Path(config.cache))
+        return Corpus(Path(config.corpus), Path(config.cache), progress)
     from rtmtass.training.data.unpack import corpus_of_packs
 
     return corpus_of_packs(Path(config.packs), Path(config.cache), progress)

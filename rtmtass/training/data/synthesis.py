@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 from scipy import signal
@@ -38,6 +40,19 @@ class BankPlan:
     revoiced_minutes: float = 40.0
     generated_minutes: float = 60.0
     rooms: int = 300
+
+    @classmethod
+    def of(cls, minutes: float) -> Self:
+        """Return a plan of `minutes` in all, with the default's proportions and some of each."""
+        usual = cls()
+        total = usual.singing_minutes + usual.revoiced_minutes + usual.generated_minutes
+        share = minutes / total
+        return cls(
+            usual.singing_minutes * share,
+            usual.revoiced_minutes * share,
+            usual.generated_minutes * share,
+            math.ceil(usual.rooms * share),
+        )
 
     def counts(self) -> dict[str, int]:
         """Return the number of entries of each bank."""
