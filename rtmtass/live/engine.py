@@ -182,7 +182,7 @@ class Engine:
             levels=self.mixer.levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
-            advice=self._overload.advice(steps),
+            advice=self._overload.advice(steps) or device.advice,
         )
 
     def _run(self) -> None:

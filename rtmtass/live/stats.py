@@ -59,7 +59,8 @@ class DeviceStats:
     Attributes:
         overruns: input samples lost.
         underruns: output samples missing.
-        xruns: overruns and underruns that the sound system itself reported.
+        xruns: times sound was lost: callbacks for which the sound system reported an xrun, or
+            in which input didn't fit or output was missing.
         drift_ppm: how much faster the output's clock runs than the input's, as corrected.
         fill: samples in the playback buffer.
         reopened: times the devices were reopened.
@@ -68,6 +69,7 @@ class DeviceStats:
         message: the latest message about the device.
         start_up_s: time from the creation of the process to the first audible block written;
             None before it, and where the system doesn't report when the process started.
+        advice: what to change while sound is lost again and again, else empty.
     """
 
     overruns: int = 0
@@ -80,6 +82,7 @@ class DeviceStats:
     message: str = ""
     latency: Latency = field(default_factory=Latency)
     start_up_s: float | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Stats:
         deadline_misses: hops whose stems were late, so that the input was output.
         skipped: hops never separated, because the worker was too far behind.
         cpu_share: CPU time of the process since the last snapshot, in cores.
-        advice: what to change if the computer has been too slow for a while, else empty.
+        advice: what to change if the computer has been too slow for a while, or loses sound,
+            else empty.
     """
 
     state: str = "new"

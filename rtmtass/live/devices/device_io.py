@@ -98,7 +98,11 @@ class DeviceIO:
 
     def _poll(self) -> str:
         """Poll all connections; return what is wrong with the first broken one, or nothing."""
-        return next((why for why in [each.poll() for each in self._connections] if why), "")
+        why = next((why for why in [each.poll() for each in self._connections] if why), "")
+        for each in self._connections:
+            while each.notes:
+                self._on_message(each.notes.popleft())
+        return why
 
     @property
     def _name(self) -> str:
@@ -313,6 +317,7 @@ class DeviceIO:
             message=self._message,
             latency=self.latency(),
             start_up_s=self._start_up_s,
+            advice=next((each.advice for each in self._connections if each.advice), ""),
         )
 
     def latency(self) -> Latency:
