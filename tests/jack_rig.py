@@ -96,6 +96,12 @@ class JackServer:
         self.kill()
         raise RuntimeError("jackd doesn't start")
 
+    def set_period(self, period):
+        """Change the period while running."""
+        self.period = period
+        command = ["jack_bufsize", str(period)]
+        subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT_S)
+
     def kill(self):
         """Kill it, as a crash would."""
         self.process.kill()

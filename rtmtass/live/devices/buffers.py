@@ -68,17 +68,17 @@ class Buffers:
         self.is_known = all(period.is_known for period in self._periods.values())
         return self._resize() if any(has_changed) else 0
 
-    def update_losses(self, losses: int) -> int:
-        """Add to the fill if losses recur, or advise it where the user has fixed the buffer.
+    def update_losses(self, underruns: int) -> int:
+        """Add to the fill if underruns recur, or advise it where the user has fixed the buffer.
 
         Args:
-            losses: how often sound was lost so far.
+            underruns: samples missing from the output so far.
 
         Returns:
             by how much the fill has changed, in samples.
         """
         now_s = time.monotonic()
-        if not self._watch.recurs(losses, now_s):
+        if not self._watch.recurs(underruns, now_s):
             return 0
         added_s = max(_LEAST_ADDED_S, self.period(1) / self._config.rates[1] / 2)
         if self._extra_buffer_ms is not None or self._added_s + added_s > _MOST_ADDED_S:

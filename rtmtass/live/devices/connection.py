@@ -271,7 +271,7 @@ class Connection:
             self._is_opening = not self._buffers.is_known
         elif more:
             self._note(f"the device takes {self._buffers.period(1)} samples at once now", more)
-        elif self.config.capture and (more := self._buffers.update_losses(self.xruns)):
+        elif self.config.capture and (more := self._buffers.update_losses(self.underruns)):
             self._note("sound was lost again and again", more)
         if not more:
             return

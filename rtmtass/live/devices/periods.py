@@ -1,4 +1,4 @@
-"""How much sound a device takes at once, and how often some is lost: buffers follow both."""
+"""How much sound a device takes at once, and whether some is lost again and again."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ class LossWatch:
         self._lost_s: deque[float] = deque(maxlen=_TOO_MANY)
         self._seen = 0
 
-    def recurs(self, losses: int, now_s: float) -> bool:
+    def recurs(self, lost: int, now_s: float) -> bool:
         """Return whether there was a loss just now, the third within ten seconds.
 
         Args:
-            losses: how often sound was lost so far.
+            lost: samples lost so far.
             now_s: on time.monotonic.
         """
-        if losses == self._seen:
+        if lost == self._seen:
             return False
-        self._seen = losses
+        self._seen = lost
         self._lost_s.append(now_s)
         if len(self._lost_s) < _TOO_MANY or now_s - self._lost_s[0] > _RECENT_S:
             return False
