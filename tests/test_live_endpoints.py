@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,9 +18,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from rtmtass.cli.main import main
 from rtmtass.errors import InputError, OutputError, UsageError
+from rtmtass.io.arrays import ArraySource
 from rtmtass.io.udp import UdpSink, UdpSource
+from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.endpoints import SINKS, SOURCES, StreamFormat, parse_sink, parse_source
+from rtmtass.live.sources import ConvertedSource
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -232,3 +237,37 @@ def test_udp_to_a_device(card):
     assert np.sqrt((recording[24000:] ** 2).mean()) > 0.02
     assert lines[-1]["device"]["state"] == "running"
     assert lines[-1]["device"]["latency"]["buffer_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--rate", "999999999"), ("--rate", "0"), ("--rate=-1",), ("--rate", "nan"), ("--rate", "1"),
+     ("--rate", "9" * 5000), ("--block", "999999999"), ("--block", "0"), ("--channels", "99"),
+     ("--extra-buffer", "inf"), ("--extra-buffer", "99999"), ("--input-channels", "0")],
+    ids=lambda words: "-".join(words)[:25],
+)  # fmt: skip
+def test_absurd_sizes_are_one_line_before_anything_is_opened(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        raise SystemExit(main(["live", *words]))
+    assert caught.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert re.search(r"give|takes|choose|too large", line), line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1, 999_999_999, float("nan")])
+def test_no_memory_is_asked_for_an_absurd_rate(rate):
+    with pytest.raises(UsageError, match=r"live takes 2000 to 768000 Hz, as in --rate 48000"):
+        StreamFormat(rate, 1)
+    with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
+        StreamRequest(sample_rate=rate)
+    source = ArraySource(np.zeros((9, 1), np.float32), 16000)
+    source.sample_rate = rate
+    with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
+        ConvertedSource(source, 16000, HOP)
+
+
+def test_absurd_channels_of_a_stream_are_refused():
+    for channels in (0, -1, 999_999_999):
+        with pytest.raises(UsageError, match="give 1 to 64"):
+            StreamFormat(RATE, channels)

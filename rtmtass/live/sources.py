@@ -9,6 +9,7 @@ import numpy as np
 
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.io.protocols import Source
+from rtmtass.live.limits import check_rate
 from rtmtass.live.stats import DeviceStats
 from rtmtass.types import Floats
 
@@ -20,9 +21,13 @@ class ConvertedSource:
         source: at its own rate.
         sample_rate: to convert to, in Hz.
         hop: samples at `sample_rate` to read and convert at once.
+
+    Raises:
+        UsageError: the source's rate is out of range.
     """
 
     def __init__(self, source: Source, sample_rate: int, hop: int) -> None:
+        check_rate(source.sample_rate, "a source")
         block = math.ceil(hop * source.sample_rate / sample_rate)
         self._source = source
         self.sample_rate, self.channels = sample_rate, source.channels

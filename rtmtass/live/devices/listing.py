@@ -18,6 +18,7 @@ _MONITOR = re.compile(
     r"|cable output",
     re.I,
 )
+_LONGEST_NUMBER = 9
 JACK = "JACK Audio Connection Kit"
 _ONE_CLOCK_HOSTS = (JACK, "ASIO")
 
@@ -108,7 +109,7 @@ def find_device(name: str | None, kind: Kind, devices: Sequence[Device]) -> Devi
         return _default(kind, able, option)
     if name.isdecimal():
         for device in able:
-            if device.index == int(name):
+            if len(name) <= _LONGEST_NUMBER and device.index == int(name):
                 return device
         raise DeviceError(f"there is no {kind} device number {name}; {_choices(able, option)}")
     matches = _matches(name, able)

@@ -14,6 +14,7 @@ from rtmtass.live.devices.listing import (
     have_one_clock,
     takes_rate,
 )
+from rtmtass.live.limits import check_rate
 from rtmtass.live.worker import LiveSeparator
 
 LARGEST_BLOCK, LARGEST_EXTRA_BUFFER_MS = 8192, 250.0
@@ -36,7 +37,7 @@ class StreamRequest:
             has another source or sink.
 
     Raises:
-        UsageError: block or extra buffer out of range.
+        UsageError: rate, block or extra buffer out of range.
     """
 
     input: str | None = None
@@ -50,6 +51,8 @@ class StreamRequest:
     has_output: bool = True
 
     def __post_init__(self) -> None:
+        if self.sample_rate is not None:
+            check_rate(self.sample_rate, "a rate")
         if self.block is not None and not 1 <= self.block <= LARGEST_BLOCK:
             raise UsageError(
                 f"a block of {self.block} samples was given; give 1 to {LARGEST_BLOCK}"
