@@ -251,7 +251,7 @@ def test_absurd_sizes_are_one_line_before_anything_is_opened(words, capsys):
         raise SystemExit(main(["live", *words]))
     assert caught.value.code == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
-    assert re.search(r"give|takes|choose|too large", line), line
+    assert re.search(r"give|takes|write|choose|too large", line), line
     assert len(line) < 300
 
 
