@@ -179,7 +179,7 @@ def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     assert stderr == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
-    assert lines[1]["device"]["latency"]["algorithm_ms"] == 32
+    assert lines[1]["device"]["latency"]["algorithm_ms"] == pytest.approx(34.9, abs=0.05)
     assert lines[1]["device"]["latency"]["measured_ms"] is None
     requests = [line.partition(":")[0] for line in lines[0]["messages"]]
     assert {"garbage collection", "locked memory", "real-time priority"} <= set(requests)
@@ -217,7 +217,7 @@ def test_a_recording_survives_a_kill(card, tmp_path):
     (take,) = tmp_path.glob("take-*")
     tracks = {p.stem: soundfile.read(p, dtype="float32")[0] for p in take.glob("*.wav")}
     n = min(map(len, tracks.values()))
-    assert n >= 2 * 16000  # 3 s were reported: at most one is lost
+    assert n >= 2 * 48000  # 3 s were reported: at most one is lost
     mixture, stems = tracks["mixture"][:n], [tracks[stem][:n] for stem in STEMS]
     assert np.abs(mixture).max() > 0.05
     np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)
@@ -248,7 +248,7 @@ def test_the_reported_latency_is_the_measured_one(card):
     with cable():
         trip = json.loads(run("latency", "--json").stdout)
     assert abs(trip["engine"] - trip["reported"]) <= 1
-    assert trip["without"] == round(2 * 256 / 3)
+    assert trip["without"] == 2 * 256
 
 
 @on_a_sound_card

@@ -17,14 +17,14 @@ import jack_rig
 import numpy as np
 import pytest
 import soundfile
+from fakes import FakeSeparator
 
 from rtmtass.cli.main import main
 from rtmtass.errors import InputError, OutputError, UsageError
-from rtmtass.io.arrays import ArraySource
 from rtmtass.io.udp import UdpSink, UdpSource
 from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.endpoints import SINKS, SOURCES, StreamFormat, parse_sink, parse_source
-from rtmtass.live.sources import ConvertedSource
+from rtmtass.live.full_band import HopSchedule
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -261,10 +261,8 @@ def test_no_memory_is_asked_for_an_absurd_rate(rate):
         StreamFormat(rate, 1)
     with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
         StreamRequest(sample_rate=rate)
-    source = ArraySource(np.zeros((9, 1), np.float32), 16000)
-    source.sample_rate = rate
     with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
-        ConvertedSource(source, 16000, HOP)
+        HopSchedule(FakeSeparator(), rate)
 
 
 def test_absurd_channels_of_a_stream_are_refused():

@@ -14,6 +14,7 @@ from rtmtass.live.devices.connection import Connection
 from rtmtass.live.devices.listing import JACK, Device
 from rtmtass.live.devices.periods import LossWatch
 from rtmtass.live.devices.stream_config import StreamConfig
+from rtmtass.live.full_band import HopSchedule
 
 POINTER, ULONG = ctypes.c_void_p, ctypes.c_ulong
 C_TYPE = ctypes.CFUNCTYPE(ctypes.c_int, POINTER, POINTER, ULONG, POINTER, ULONG, POINTER)
@@ -56,13 +57,15 @@ class Stream:
 class Rig:
     """A duplex stream between a simulated host and an engine that is always in time."""
 
-    def __init__(self, monkeypatch, rate=16000, extra_buffer_ms=None, block=HOP):
+    def __init__(self, monkeypatch, rate=16000, engine_rate=None, extra_buffer_ms=None):
         monkeypatch.setattr(connection_room, "DeviceStream", Stream)
-        config = StreamConfig(CARD, CARD, True, (rate, rate), (block, block), (0,), 1)
-        self.connection = Connection(config, Passthrough(), 1, extra_buffer_ms)
+        config = StreamConfig(CARD, CARD, True, (rate, rate), (HOP, HOP), (0,), 1)
+        self.schedule = HopSchedule(Passthrough(), engine_rate or rate)
+        self.connection = Connection(config, self.schedule, 1, 1, extra_buffer_ms)
         self.connection.start()
         (self.stream,) = self.connection._streams
-        self._hop, self._filled = np.zeros((HOP, 1), np.float32), 0
+        self._block, self._filled = np.zeros((self.schedule.longest, 1), np.float32), 0
+        self._n_hops = 0
         self.now = 0.0
         self.captured, self.played = [], []
 
@@ -80,12 +83,16 @@ class Rig:
 
     def process(self):
         self.connection.poll()
-        while n := self.connection.read(self._hop[self._filled :]):
+        while n := self.connection.read(self._block[self._filled : self._length]):
             self._filled += n
-            if self._filled == HOP:
-                self.connection.write(self._hop[None])
-                self._filled = 0
+            if self._filled == self._length:
+                self.connection.write(self._block[None, : self._length])
+                self._filled, self._n_hops = 0, self._n_hops + 1
         self.connection.poll()
+
+    @property
+    def _length(self):
+        return self.schedule.block(self._n_hops)
 
     def settled(self, n):
         """Return the last `n` samples played, and the input that they should be."""
@@ -121,9 +128,20 @@ def test_nothing_is_lost_at_any_period(monkeypatch, period, block):
     assert (rig.connection.underruns, rig.connection.xruns) == (0, 0)
 
 
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
 @pytest.mark.parametrize("period", [96, 441, 1024])
-def test_the_latency_is_the_reported_one_at_another_rate(monkeypatch, period):
-    rig = Rig(monkeypatch, 48000)
+def test_nothing_is_lost_at_another_rate_than_the_models(monkeypatch, rate, period):
+    rig = Rig(monkeypatch, rate)
+    calls = [[period]] * (40000 // period)
+    rig.run(noise(sum(map(sum, calls))), calls)
+    played, expected = rig.settled(20000)
+    np.testing.assert_array_equal(played, expected)
+    assert (rig.connection.underruns, rig.connection.xruns) == (0, 0)
+
+
+@pytest.mark.parametrize("period", [96, 441, 1024])
+def test_the_latency_is_the_reported_one_through_converters(monkeypatch, period):
+    rig = Rig(monkeypatch, 48000, engine_rate=16000)
     calls = [[period]] * (36000 // period)
     rig.run(np.convolve(noise(sum(map(sum, calls))), np.hanning(31) / 15, "same"), calls)
     captured, out = np.concatenate(rig.captured)[:, None], []
@@ -138,17 +156,19 @@ def test_the_latency_is_the_reported_one_at_another_rate(monkeypatch, period):
     assert (rig.connection.underruns, rig.connection.xruns) == (0, 0)
 
 
+@pytest.mark.parametrize("engine_rate", [16000, 44100])
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_the_fill_is_the_smallest_without_underruns(rate):
-    down, up = Converter(rate, 16000, 1, HOP), Converter(16000, rate, 1, HOP)
-    converters = (None, None) if rate == 16000 else (down, up)
-    for period, grain in ((256, 256), (441, 441), (1000, 8), (64, 64), (1024, 16)):
+def test_the_fill_is_the_smallest_without_underruns(rate, engine_rate):
+    schedule, is_equal = HopSchedule(Passthrough(), engine_rate), rate == engine_rate
+    down, up = Converter(rate, engine_rate, 1, 9), Converter(engine_rate, rate, 1, 9)
+    converters = (None, None) if is_equal else (down, up)
+    for period, grain in ((256, 256), (441, 441), (1000, 40), (1024, 64)):
         counted = 0
         for n in range(0, 4 * 44100 + 1, grain):
-            hops = max(0, down.ready_after(n) - 1 if rate != 16000 else n) // HOP
-            written = up.ready_after(hops * HOP) - 1 if rate != 16000 else hops * HOP
+            done = schedule.completed(max(0, n if is_equal else down.ready_after(n) - 1))
+            written = done if is_equal else up.ready_after(done) - 1
             counted = max(counted, n + period - max(0, written))
-        assert smallest_fill(period, HOP, *converters, grain=grain) == counted
+        assert smallest_fill(period, schedule, *converters, grain=grain) == counted
 
 
 @pytest.mark.parametrize("periods", [(256, 1024, 256), (64, 4096), (1000, 441, 1024, 64)])

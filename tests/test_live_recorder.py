@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from fakes import FakeSeparator
 
 from rtmtass.errors import OutputError
+from rtmtass.live.full_band import HopSchedule
 from rtmtass.live.recorder import GrowingWav, TakeRecorder, check_folder
 
 STEMS = ("speech", "music", "noise")
 HOP, RATE = 256, 16000
+SCHEDULE = HopSchedule(FakeSeparator(delay=256), RATE)
+WEIGHTS = np.full((3, HOP), 1 / 3, np.float32)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
@@ -45,13 +49,13 @@ def take_of(folder):
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_stems_and_mixture_are_aligned(tmp_path, channels):
-    recorder = TakeRecorder(tmp_path / "new", STEMS, RATE, channels)
+    recorder = TakeRecorder(tmp_path / "new", STEMS, SCHEDULE, channels)
     for number in range(100):
         mixture, stems = hop(number, channels)
         if number == 10:
             recorder.start()
         recorder.add_mixture(number, mixture)
-        recorder.add_stems(number, stems)
+        recorder.add_stems(number, stems, WEIGHTS)
         if number == 59:
             recorder.stop()
     recorder.close()
@@ -63,7 +67,7 @@ def test_stems_and_mixture_are_aligned(tmp_path, channels):
 
 
 def test_late_and_missing_stems_stay_aligned(tmp_path):
-    recorder = TakeRecorder(tmp_path, STEMS, RATE)
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE)
     recorder.start()
     late = []
     for number in range(50):
@@ -75,9 +79,9 @@ def test_late_and_missing_stems_stay_aligned(tmp_path):
             late.append((number, stems))
             continue
         for item in late:
-            recorder.add_stems(*item)
+            recorder.add_stems(*item, WEIGHTS)
         late.clear()
-        recorder.add_stems(number, stems)
+        recorder.add_stems(number, stems, WEIGHTS)
     recorder.close()
     take = take_of(tmp_path)
     total = take["speech"] + take["music"] + take["noise"]
@@ -89,16 +93,16 @@ def test_late_and_missing_stems_stay_aligned(tmp_path):
 
 
 def test_each_take_has_a_folder(tmp_path):
-    recorder, number = TakeRecorder(tmp_path, STEMS, RATE), 0
+    recorder, number = TakeRecorder(tmp_path, STEMS, SCHEDULE), 0
     for _ in range(2):
         recorder.start()
         for _ in range(20):
             recorder.add_mixture(number, hop(number)[0])
-            recorder.add_stems(number, hop(number)[1])
+            recorder.add_stems(number, hop(number)[1], WEIGHTS)
             number += 1
         recorder.stop()
         recorder.add_mixture(number, hop(number)[0])
-        recorder.add_stems(number, hop(number)[1])
+        recorder.add_stems(number, hop(number)[1], WEIGHTS)
         number += 1
         wait_for(lambda: not recorder.stats().is_running)
     recorder.close()
@@ -122,12 +126,12 @@ def test_a_full_disk_ends_the_recording_with_valid_files(tmp_path, monkeypatch):
         append(self, block)
 
     monkeypatch.setattr(GrowingWav, "append", until_full)
-    recorder = TakeRecorder(tmp_path, STEMS, RATE)
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE)
     recorder.start()
     n_left[0] = 3  # fail at the fourth file
     for number in range(200):
         recorder.add_mixture(number, hop(number)[0])
-        recorder.add_stems(number, hop(number)[1])
+        recorder.add_stems(number, hop(number)[1], WEIGHTS)
         if number % 20 == 0:
             time.sleep(0.01)
     wait_for(lambda: recorder.stats().message)
@@ -143,12 +147,12 @@ CRASH = """
 import sys, time, os, signal
 sys.path.insert(0, {tests!r})
 from test_live_recorder import *
-recorder = TakeRecorder(Path({folder!r}), STEMS, RATE)
+recorder = TakeRecorder(Path({folder!r}), STEMS, SCHEDULE)
 recorder.start()
 began = time.monotonic()
 for number in range(100000):
     recorder.add_mixture(number, hop(number)[0])
-    recorder.add_stems(number, hop(number)[1])
+    recorder.add_stems(number, hop(number)[1], WEIGHTS)
     print(number, flush=True)
     time.sleep(max(0, began + number * 0.016 - time.monotonic()))
 """

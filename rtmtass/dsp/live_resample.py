@@ -13,14 +13,15 @@ import numpy as np
 from rtmtass.jit.compiler import kernel
 from rtmtass.types import Floats, Longs
 
-_CROSSINGS = 24
-"""Zero crossings of the sinc on either side: 1.5 ms at 16 kHz."""
+_CROSSINGS = 23
+"""Zero crossings of the sinc on either side: 1.4 ms at 16 kHz, so that down and up again stay
+below 3 ms."""
 _PHASES = 512
 """Tabulated filter phases between two samples; the filter is interpolated between them."""
 _KAISER_BETA = 9.0
-_FRACTION = 40
+FRACTION = 44
 """Fractional bits of a position: integers add up the same for any block size."""
-_MASK = (1 << _FRACTION) - 1
+FRACTION_MASK = (1 << FRACTION) - 1
 _PASS = 0.92
 """Cutoff (-6 dB), as a fraction of the lower rate's Nyquist frequency."""
 
@@ -46,10 +47,9 @@ class Converter:
     def __init__(self, in_rate: int, out_rate: int, channels: int, longest: int) -> None:
         self.in_rate, self.out_rate = in_rate, out_rate
         self.ratio = 1.0
-        scale = min(1.0, out_rate / in_rate)
-        self.wait = math.ceil(_CROSSINGS / scale)
+        self.wait = wait_of(in_rate, out_rate)
         self._step = in_rate / out_rate
-        self._table = _filter_table(self.wait, scale)
+        self._table = filter_table(in_rate, out_rate)
         self._history = np.zeros((2 * self.wait + 2 + longest, channels), np.float32)
         self.room = math.ceil(longest * out_rate / in_rate * 1.01) + 2
         self._position = np.zeros(1, np.int64)
@@ -61,7 +61,7 @@ class Converter:
         """Clear the state; the next sample is the first of a new stream."""
         self._history[:] = 0
         self._filled = self.wait
-        self._position[0] = self.wait << _FRACTION
+        self._position[0] = self.wait << FRACTION
 
     def process(self, block: Floats, out: Floats) -> int:
         """Process a block; write the samples that are ready.
@@ -80,7 +80,7 @@ class Converter:
             self._history,
             self._filled,
             self._position,
-            round(self._step / self.ratio * (1 << _FRACTION)),
+            fixed_step(self.in_rate, self.out_rate, self.ratio),
             self.wait,
             self._table,
             out,
@@ -94,16 +94,27 @@ class Converter:
         return max(0, math.ceil((n_in - self.wait) / self._step))
 
 
-def _filter_table(wait: int, scale: float) -> Floats:
+def wait_of(in_rate: int, out_rate: int) -> int:
+    """Return the inputs after an output that it depends on."""
+    return math.ceil(_CROSSINGS / min(1.0, out_rate / in_rate))
+
+
+def fixed_step(in_rate: int, out_rate: int, ratio: float = 1.0) -> int:
+    """Return the inputs per output as a fixed-point number with `FRACTION` fractional bits."""
+    return round(in_rate / out_rate / ratio * (1 << FRACTION))
+
+
+def filter_table(in_rate: int, out_rate: int) -> Floats:
     """Return (phases + 1, 2 * wait): row p is the filter at p / phases after a sample.
 
     Source: J. O. Smith, "Digital Audio Resampling", bandlimited interpolation, 1984.
     """
+    wait, scale = wait_of(in_rate, out_rate), min(1.0, out_rate / in_rate)
     positions = np.arange(_PHASES + 1)[:, None] / _PHASES
     distance = positions - (np.arange(2 * wait)[None, :] - (wait - 1))
     shape = np.clip(distance / wait, -1, 1)
     window = np.i0(_KAISER_BETA * np.sqrt(1 - shape**2)) / np.i0(_KAISER_BETA)
-    cutoff = scale * _PASS if scale < 1 else _PASS
+    cutoff = scale * _PASS
     table = cutoff * np.sinc(cutoff * distance) * window
     normalised: Floats = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
     return normalised
@@ -113,7 +124,7 @@ def _filter_table(wait: int, scale: float) -> Floats:
 def _convert(
     history: Floats, filled: int, start: Longs, step: int, wait: int, table: Floats, out: Floats
 ) -> tuple[int, int]:
-    """Interpolate at start, start + step, … as far as the input reaches; 2**40 is one sample.
+    """Interpolate at start, start + step, … as far as the input reaches; 2**44 is one sample.
 
     Returns:
         Outputs written, and inputs that are no longer needed.
@@ -123,10 +134,10 @@ def _convert(
     channels = history.shape[1]
     rows = table.shape[0] - 1
     while written < out.shape[0]:
-        whole = position >> _FRACTION
+        whole = position >> FRACTION
         if whole + wait >= filled:
             break
-        phase = (position & _MASK) * (rows / (_MASK + 1.0))
+        phase = (position & FRACTION_MASK) * (rows / (FRACTION_MASK + 1.0))
         row = min(int(phase), rows - 1)
         fraction = np.float32(phase - row)
         first = whole - wait + 1
@@ -138,6 +149,6 @@ def _convert(
             out[written, c] = total
         written += 1
         position += step
-    used = max(0, (position >> _FRACTION) - wait)
-    start[0] = position - (used << _FRACTION)
+    used = max(0, (position >> FRACTION) - wait)
+    start[0] = position - (used << FRACTION)
     return written, used

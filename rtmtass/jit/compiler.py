@@ -45,6 +45,7 @@ _KERNELS = (
     "runtime/*.py",
     "runtime/compiled/*.py",
     "live/mixer.py",
+    "live/full_band.py",
     "live/devices/callback.py",
 )
 """Files with compiled functions, or with constants compiled into them."""

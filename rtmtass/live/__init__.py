@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.devices.stream_config import StreamRequest
     from rtmtass.live.engine import Engine
+    from rtmtass.live.full_band import HopSchedule
     from rtmtass.live.mixer import Mixer
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.live.sources import PacedSource
@@ -36,6 +37,7 @@ __all__ = [
     "ArraySource",
     "DeviceIO",
     "Engine",
+    "HopSchedule",
     "Mixer",
     "PacedSource",
     "Stats",
@@ -50,6 +52,7 @@ _MODULES = {
     "ArraySource": "rtmtass.io.arrays",
     "DeviceIO": "rtmtass.live.devices.device_io",
     "Engine": "rtmtass.live.engine",
+    "HopSchedule": "rtmtass.live.full_band",
     "StreamRequest": "rtmtass.live.devices.stream_config",
     "Mixer": "rtmtass.live.mixer",
     "PacedSource": "rtmtass.live.sources",

@@ -17,15 +17,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
+from rtmtass.live.full_band import HopSchedule, StemUpsampler
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
 from rtmtass.live.overload import OverloadPolicy
 from rtmtass.live.protocols import RealtimeEndpoint, Recorder
-from rtmtass.live.sources import ConvertedSource
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
+from rtmtass.types import Floats
 
 LEVEL_INTERVAL_S = 0.05
 _STOP_TIMEOUT_S = 3.0
@@ -35,15 +37,16 @@ _LATE = "stems were late: the input is output for a moment"
 class Engine:
     """Separates and mixes a stream in the background, from `start` to `stop`.
 
-    The output lags the input by `delay` samples and is `delay` samples longer. Use it as a
-    context manager, or call `stop`.
+    It runs at the source's rate: stems are separated at the model's, and get their part of the
+    band above it. The output lags the input by `delay` samples and is `delay` samples longer.
+    Use it as a context manager, or call `stop`.
 
     Args:
         separator: opened for blocks of whole hops, `load(block=hop_of())`, which has the
                 smallest delay; used by the engine alone from now on.
         source: any Source, at any rate; its channels are averaged for a mono separator.
-        sink: any Sink; gets (1, n, C) of mix, or (S, n, C) if the mixer is split. Devices that
-            share a clock are source and sink in one object, see DeviceIO.
+        sink: any Sink; gets (1, n, C) of mix at the source's rate, or (S, n, C) if the mixer
+            is split. Devices that share a clock are source and sink in one object, see DeviceIO.
         mixer: default: all gains 0 dB.
         recorder: gets stems and mixture.
         on_levels: called about 20 times a second with `Levels`, from a thread of its own.
@@ -75,17 +78,18 @@ class Engine:
         realtime = [end for end in (sink, source) if isinstance(end, RealtimeEndpoint)]
         self._endpoint: RealtimeEndpoint | None = realtime[0] if realtime else None
         self._realtime_source = source if isinstance(source, RealtimeEndpoint) else None
-        if source.sample_rate != separator.sample_rate:
-            source = ConvertedSource(source, separator.sample_rate, separator.hop)
-        self.delay, self.sample_rate = separator.delay, separator.sample_rate
-        self.mixer = mixer or Mixer(separator.stems, separator.sample_rate, separator.channels)
+        self._schedule = HopSchedule(separator, source.sample_rate)
+        self.delay, self.sample_rate = self._schedule.delay, source.sample_rate
+        self.mixer = mixer or Mixer(separator.stems, source.sample_rate, separator.channels)
+        self.mixer.set_sample_rate(source.sample_rate)
         self._source, self._sink, self._recorder = source, sink, recorder
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
-        self._algorithm_ms = 1000 * separator.algorithmic_latency / separator.sample_rate
+        self._algorithm_ms = 1000 * self._schedule.algorithmic_latency / self.sample_rate
+        self._hop_s = separator.hop / separator.sample_rate
         self._allocate(separator)
         self._number = self._discontinuities = 0
-        self._overload = OverloadPolicy(-(-self.delay // self._hop))
+        self._overload = OverloadPolicy(math.ceil(self.delay / self.sample_rate / self._hop_s))
         self._state = "new"
         self._is_stopping = threading.Event()
         self._error: BaseException | None = None
@@ -98,11 +102,16 @@ class Engine:
 
     def _allocate(self, separator: LiveSeparator) -> None:
         """Allocate all buffers, so that processing a hop doesn't."""
-        self._hop, n_channels, n_stems = separator.hop, separator.channels, len(separator.stems)
-        self._input = np.zeros((self._hop, self._source.channels), np.float32)
-        self._history = np.zeros((self.delay + self._hop, n_channels), np.float32)
-        self._no_stems = np.zeros((n_stems, self._hop, n_channels), np.float32)
-        self._out = np.zeros((self.mixer.n_rows, self._hop, n_channels), np.float32)
+        schedule, n_channels, n_stems = self._schedule, separator.channels, len(separator.stems)
+        longest = schedule.longest
+        self._input = np.zeros((longest, self._source.channels), np.float32)
+        self._history = np.zeros((self.delay + longest, n_channels), np.float32)
+        self._model_input = np.zeros((separator.hop, n_channels), np.float32)
+        self._to_model = Converter(schedule.sample_rate, schedule.model_rate, n_channels, longest)
+        self._upsampler = StemUpsampler(schedule, n_stems, n_channels)
+        self._no_weights = np.zeros((n_stems, 0), np.float32)
+        self._stems = np.zeros(n_stems * longest * n_channels, np.float32)
+        self._out = np.zeros(self.mixer.n_rows * longest * n_channels, np.float32)
 
     def __enter__(self) -> Engine:
         """Start."""
@@ -166,14 +175,13 @@ class Engine:
             latency = replace(device.latency, algorithm_ms=self._algorithm_ms)
             device = replace(device, latency=latency)
         state = device.state if self._state == "running" else self._state
-        hop_ms = 1000 * self._hop / self.sample_rate
-        steps = self._worker.clock.summary(hop_ms)
+        steps = self._worker.clock.summary(1000 * self._hop_s)
         now, used = time.monotonic(), time.process_time()
         cpu_share = (used - self._cpu_sampled[1]) / max(now - self._cpu_sampled[0], 1e-9)
         self._cpu_sampled = now, used
         return Stats(
             state=state,
-            seconds=self._number * self._hop / self.sample_rate,
+            seconds=self._number * self._hop_s,
             hops=self._number,
             deadline_misses=self._overload.misses,
             skipped=self._overload.skipped,
@@ -201,12 +209,13 @@ class Engine:
 
     def _pump(self) -> None:
         n_left = self.delay
-        n_fade_hops = math.ceil(RAMP_MS / 1000 * self.sample_rate / self._hop) + 1
+        n_fade_hops = math.ceil(RAMP_MS / 1000 / self._hop_s) + 1
         while True:
-            n = self._fill()
-            if n < self._hop:
+            block = self._input[: self._schedule.block(self._number)]
+            n = self._fill(block)
+            if n < len(block):
                 break
-            self._process_hop(self._hop)
+            self._process_hop(block, len(block))
             if self._is_stopping.is_set():
                 self.mixer.fade_out()
                 n_fade_hops -= 1
@@ -216,52 +225,69 @@ class Engine:
         n_left += n
         self._input[n:] = 0
         while n_left:
-            self._process_hop(min(n_left, self._hop))
-            n_left -= min(n_left, self._hop)
+            block = self._input[: self._schedule.block(self._number)]
+            n = min(n_left, len(block))
+            self._process_hop(block, n)
+            n_left -= n
             self._input[:] = 0
 
-    def _fill(self) -> int:
+    def _fill(self, block: Floats) -> int:
+        """Read until `block` is full or the source has ended; return the samples read."""
         filled = 0
-        while filled < self._hop:
-            n = self._source.read(self._input[filled:])
+        while filled < len(block):
+            n = self._source.read(block[filled:])
             if not n:
                 break
             filled += n
         return filled
 
-    def _process_hop(self, n_out: int) -> None:
-        """Process the hop in `_input` and write `n_out` samples."""
-        hop, history = self._hop, self._history
-        history[:-hop] = history[hop:]
-        self._zero_nonfinite()
-        if history.shape[1] == self._input.shape[1]:
-            history[-hop:] = self._input
+    def _process_hop(self, block: Floats, n_out: int) -> None:
+        """Process the block of a hop, as long as the schedule says, and write `n_out` samples."""
+        n, history = len(block), self._history
+        history[:-n] = history[n:]
+        self._zero_nonfinite(block)
+        if history.shape[1] == block.shape[1]:
+            history[-n:] = block
         else:
-            np.mean(self._input, axis=1, out=history[-hop:, 0])
+            np.mean(block, axis=1, out=history[-n:, 0])
         source = self._realtime_source
         if source and source.discontinuities != self._discontinuities:
             self._discontinuities = source.discontinuities
-            history[:-hop] = 0
+            history[:-n] = 0
             self._overload.add_discontinuity(self._number)
-        mixture = history[:hop]  # aligned with the stems: `delay` samples late
+        end = len(history) - self.delay
+        mixture = history[end - n : end]  # aligned with the stems: `delay` samples late
         if self._recorder:
             self._recorder.add_mixture(self._number, mixture)
-        slot = self._separate()
-        stems = self._no_stems if slot is None else slot.stems
-        self.mixer.process(stems, mixture, self._out, has_stems=slot is not None)
-        self._sink.write(self._out[:, :n_out])
+        slot = self._separate(history[-n:])
+        stems, out = self._blocks(self._stems, n), self._blocks(self._out, n)
+        if slot is None:
+            self._upsampler.process(None, self._no_weights, mixture, stems)
+        else:
+            self._upsampler.process(slot.stems, slot.highband_weights, mixture, stems)
+        self.mixer.process(stems, mixture, out, has_stems=slot is not None)
+        self._sink.write(out[:, :n_out])
         self._number += 1
 
-    def _zero_nonfinite(self) -> None:
-        """Set NaN and Inf in the input to 0: one would stay in the network's state for good."""
+    def _blocks(self, buffer: Floats, n: int) -> Floats:
+        """Return the front of a buffer as (rows, n, C): contiguous, as compiled code expects it."""
+        channels = self._history.shape[1]
+        rows = len(buffer) // (self._schedule.longest * channels)
+        return buffer[: rows * n * channels].reshape(rows, n, channels)
+
+    def _zero_nonfinite(self, block: Floats) -> None:
+        """Set NaN and Inf to 0: one would stay in the network's state for good."""
         with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(float(np.sum(self._input))):
+            if math.isfinite(float(np.sum(block))):
                 return
-        self._input[~np.isfinite(self._input)] = 0
+        block[~np.isfinite(block)] = 0
         self._events.append("the input held NaN or Inf; set to 0")
 
-    def _separate(self) -> Slot | None:
+    def _separate(self, block: Floats) -> Slot | None:
         """Return the stems of this hop, or None if they are late or must not be used."""
+        if self._schedule.needs_resampling:
+            self._to_model.process(block, self._model_input)
+            block = self._model_input
         number, overload, is_submitted = self._number, self._overload, True
         if self._worker.is_full:
             self._collect_late()
@@ -270,7 +296,7 @@ class Engine:
             overload.add_skip(number)
             is_submitted = False
         else:
-            self._worker.submit(number, self._history[-self._hop :])
+            self._worker.submit(number, block)
         # Stems that won't be output aren't worth waiting for until the deadline.
         wait_fraction = 0.0 if not is_submitted else 0.5 if uses_input else 1.0
         slot = self._collect(number, wait_fraction)
@@ -285,7 +311,7 @@ class Engine:
         """Collect a late hop, if one is done, for the recorder."""
         slot = self._worker.collect(0)
         if slot and self._recorder:
-            self._recorder.add_stems(slot.number, slot.stems)
+            self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
 
     def _collect(self, number: int, wait_fraction: float) -> Slot | None:
         """Wait for the stems of hop `number`, for a fraction of the time left; record late ones."""
@@ -296,7 +322,7 @@ class Engine:
             if slot is None:
                 return None
             if self._recorder:
-                self._recorder.add_stems(slot.number, slot.stems)
+                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
             if slot.number == number:
                 return slot
         return None
@@ -306,7 +332,7 @@ class Engine:
         self._worker.stop()
         with contextlib.suppress(Exception):
             while self._recorder and (slot := self._worker.collect(0)):
-                self._recorder.add_stems(slot.number, slot.stems)
+                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
         for end in (self._sink, self._source, self._recorder):
             try:
                 if end is not None:

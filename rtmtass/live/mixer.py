@@ -76,7 +76,7 @@ class Mixer:
 
     Args:
         stems: names, in order.
-        sample_rate: in Hz.
+        sample_rate: in Hz; an Engine sets it to its own.
         channels: of each stem.
         gains_db: initial gains; 0 dB where not given.
         strength_db: see MixSettings.
@@ -104,15 +104,8 @@ class Mixer:
         self._state = np.zeros(_N_STATE)
         self._last = np.zeros((3, self.n_rows, channels))
         self._meters = np.zeros((n_stems + 2, 2))
-        self._lengths = np.array(
-            [
-                max(1, round(RAMP_MS * sample_rate / 1000)),
-                max(1, round(FADE_MS * sample_rate / 1000)),
-                MATCH_S * sample_rate,
-                METER_MS * sample_rate / 1000,
-            ],
-            np.float64,
-        )
+        self._lengths = np.zeros(4)
+        self.set_sample_rate(sample_rate)
         self.settings = MixSettings(dict.fromkeys(self.stems, 0.0), strength_db=strength_db)
         for stem, gain in (gains_db or {}).items():
             self.set_gain(stem, gain)
@@ -120,6 +113,15 @@ class Mixer:
         silence = np.zeros((n_stems, 1, channels), np.float32)
         self.process(silence, silence[0], silence[: self.n_rows])  # compiles
         self.reset()
+
+    def set_sample_rate(self, sample_rate: int) -> None:
+        """Set the rate of the blocks in Hz; call it before the first `process`."""
+        self._lengths[:] = (
+            max(1, round(RAMP_MS * sample_rate / 1000)),
+            max(1, round(FADE_MS * sample_rate / 1000)),
+            MATCH_S * sample_rate,
+            METER_MS * sample_rate / 1000,
+        )
 
     def set_gain(self, stem: str, gain_db: float) -> None:
         """Set one stem's gain in dB, -inf to +20; higher gains are clamped to +20."""

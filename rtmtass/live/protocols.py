@@ -26,10 +26,16 @@ class Recorder(Protocol):
     """Records mixture and stems hop by hop, without blocking."""
 
     def add_mixture(self, number: int, mixture: Floats) -> None:
-        """Add hop `number` of the mixture, (H, C), aligned with the stems."""
+        """Add hop `number` of the mixture, (n, C) at the stream's rate, aligned with the output."""
 
-    def add_stems(self, number: int, stems: Floats) -> None:
-        """Add hop `number` of the stems, (S, H, C); numbers rise and may have gaps."""
+    def add_stems(self, number: int, stems: Floats, highband_weights: Floats) -> None:
+        """Add hop `number` of the stems, (S, H, C) at the model's rate; numbers may have gaps.
+
+        Args:
+            number: of the hop; rises.
+            stems: (S, H, C).
+            highband_weights: (S, H), see Separator.
+        """
 
     def stats(self) -> RecordingStats:
         """Return the state of the recording."""

@@ -17,6 +17,7 @@ from rtmtass.dsp.ring import Ring
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.io.wav_header import stream_header
+from rtmtass.live.full_band import HopSchedule, StemUpsampler
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.stats import RecordingStats
 from rtmtass.types import Floats
@@ -26,6 +27,8 @@ _BUFFER_S = 20.0
 _POLL_S = 0.05
 _SYNC_S = 0.4
 """Interval between syncs: a crash loses at most this and a poll."""
+_DRAIN_HOPS = 64
+"""Hops to write at once, at most."""
 _LATE_HOPS = 250
 """Hops to wait for late stems at the end of a take."""
 
@@ -76,15 +79,16 @@ class GrowingWav:
 
 
 class TakeRecorder:
-    """Records takes: folders with a file per stem and one of the mixture.
+    """Records takes: folders with a file per stem and one of the mixture, at the stream's rate.
 
     `add_mixture` and `add_stems` are called from the engine's thread and only copy; a thread
-    of this object writes to the disk. `start` and `stop` may be called from any thread.
+    of this object resamples the stems and writes to the disk. `start` and `stop` may be called
+    from any thread.
 
     Args:
         folder: parent of the takes' folders; created when needed.
         stems: names.
-        sample_rate: in Hz.
+        schedule: of the stream.
         channels: of each stem and of the mixture.
         is_realtime: request `os_priority.OTHER_PRIORITY` for the writing thread.
     """
@@ -93,22 +97,25 @@ class TakeRecorder:
         self,
         folder: Path,
         stems: Sequence[str],
-        sample_rate: int,
+        schedule: HopSchedule,
         channels: int = 1,
         *,
         is_realtime: bool = False,
     ) -> None:
         self.folder, self.stems = folder, tuple(stems)
-        self.sample_rate, self.channels = sample_rate, channels
-        capacity = round(_BUFFER_S * sample_rate)
-        self._mixture = Ring(capacity, channels)
-        self._stems = Ring(capacity, len(self.stems) * channels)
+        self.sample_rate, self.channels = schedule.sample_rate, channels
+        self._schedule = schedule
+        self._upsampler = StemUpsampler(schedule, len(self.stems), channels)
+        self._mixture = Ring(round(_BUFFER_S * schedule.sample_rate), channels)
+        # Stem by stem the channels of the stem, then the highband weights.
+        n_columns = len(self.stems) * (channels + 1)
+        self._stems = Ring(round(_BUFFER_S * schedule.model_rate), n_columns)
         self._is_realtime = is_realtime
         self._is_requested = False
         self._first: int | None = None  # first hop of this take; set by the engine's thread
         self._end: int | None = None
-        self._next_stem = 0
-        self._interleaved = np.zeros((0, self._stems.channels), np.float32)
+        self._next_stem = self._next_written = 0
+        self._interleaved = np.zeros((schedule.hop, n_columns), np.float32)
         self._files: list[GrowingWav] = []
         self._take: Path | None = None
         self._message = ""
@@ -139,7 +146,7 @@ class TakeRecorder:
             if not self._is_requested or self._is_closing:
                 return
             self._end = None
-            self._next_stem = number
+            self._next_stem = self._next_written = number
             self._first = number
         if self._end is None and not self._is_requested:
             self._end = number
@@ -150,35 +157,30 @@ class TakeRecorder:
                 return
             self._mixture.write(mixture)
         elif number > self._end + _LATE_HOPS:
-            self._pad(self._end, mixture.shape[0])
+            self._pad(self._end)
 
-    def add_stems(self, number: int, stems: Floats) -> None:
+    def add_stems(self, number: int, stems: Floats, highband_weights: Floats) -> None:
         """See protocols.Recorder."""
         if self._first is None or number < self._next_stem:
             return
         if self._end is not None and number >= self._end:
-            self._pad(self._end, stems.shape[1])
+            self._pad(self._end)
             return
-        self._pad(number, stems.shape[1])
-        block = self._block(stems.shape[1])
-        for index in range(len(self.stems)):
-            block[:, index * self.channels : (index + 1) * self.channels] = stems[index]
+        self._pad(number)
+        block, n_stems, channels = self._interleaved, len(self.stems), self.channels
+        for index in range(n_stems):
+            block[:, index * channels : (index + 1) * channels] = stems[index]
+        block[:, n_stems * channels :] = highband_weights.T
         if self._stems.free >= len(block):
             self._stems.write(block)
             self._next_stem = number + 1
 
-    def _pad(self, number: int, hop: int) -> None:
+    def _pad(self, number: int) -> None:
         """Write silence for the stems of hops that were never separated, up to hop `number`."""
-        block = self._block(hop)
-        while self._next_stem < number and self._stems.free >= hop:
-            block[:] = 0
-            self._stems.write(block)
+        while self._next_stem < number and self._stems.free >= len(self._interleaved):
+            self._interleaved[:] = 0
+            self._stems.write(self._interleaved)
             self._next_stem += 1
-
-    def _block(self, hop: int) -> Floats:
-        if len(self._interleaved) != hop:
-            self._interleaved = np.zeros((hop, self._stems.channels), np.float32)
-        return self._interleaved
 
     # --- the recorder's thread
 
@@ -203,20 +205,46 @@ class TakeRecorder:
             time.sleep(_POLL_S)
 
     def _drain(self) -> None:
-        n = min(self._mixture.available, self._stems.available)
-        if not n:
-            return
-        mixture = np.empty((n, self.channels), np.float32)
-        stems = np.empty((n, self._stems.channels), np.float32)
+        while (blocks := self._next_blocks()) is not None:
+            if self._has_failed:
+                continue
+            if not self._files:
+                self._open()
+            for file, block in zip(self._files, blocks, strict=True):
+                file.append(block)
+
+    def _next_blocks(self) -> list[Floats] | None:
+        """Return what the next hops add to each file, (n, C); None if no hop is complete."""
+        schedule, hop, first = self._schedule, self._schedule.hop, self._next_written
+        n_hops = min(self._stems.available // hop, _DRAIN_HOPS)
+        start = schedule.end(first)
+        while n_hops and schedule.end(first + n_hops) - start > self._mixture.available:
+            n_hops -= 1
+        if not n_hops:
+            return None
+        if first == self._first:
+            self._upsampler.reset(first)
+        n_stems, channels = len(self.stems), self.channels
+        mixture = np.empty((schedule.end(first + n_hops) - start, channels), np.float32)
+        rows = np.empty((n_hops * hop, self._stems.channels), np.float32)
         self._mixture.read(mixture)
-        self._stems.read(stems)
-        if self._has_failed:
-            return
-        if not self._files:
-            self._open()
-        for index, file in enumerate(self._files[:-1]):
-            file.append(stems[:, index * self.channels : (index + 1) * self.channels])
-        self._files[-1].append(mixture)
+        self._stems.read(rows)
+        stems = np.empty((n_stems, len(mixture), channels), np.float32)
+        for index in range(n_hops):
+            span = slice(
+                schedule.end(first + index) - start, schedule.end(first + index + 1) - start
+            )
+            columns = rows[index * hop : (index + 1) * hop].T
+            out = np.empty((n_stems, span.stop - span.start, channels), np.float32)
+            self._upsampler.process(
+                columns[: n_stems * channels].reshape(n_stems, channels, hop).transpose(0, 2, 1),
+                columns[n_stems * channels :],
+                mixture[span],
+                out,
+            )
+            stems[:, span] = out
+        self._next_written += n_hops
+        return [*stems, mixture]
 
     def _open(self) -> None:
         name = time.strftime("take-%Y%m%d-%H%M%S")
@@ -235,7 +263,7 @@ class TakeRecorder:
         if self._end is None or self._first is None:
             return False
         return self._has_failed or (
-            self._next_stem >= self._end and not min(self._mixture.available, self._stems.available)
+            self._next_stem >= self._end and self._next_written >= self._end
         )
 
     def _finish(self) -> None:

@@ -1,62 +1,12 @@
-"""Sources that wrap another source: at another rate, or at the pace of real time."""
+"""A source that wraps another one and is read at the pace of real time."""
 
 from __future__ import annotations
 
-import math
 import time
 
-import numpy as np
-
-from rtmtass.dsp.live_resample import Converter
 from rtmtass.io.protocols import Source
-from rtmtass.live.limits import check_rate
 from rtmtass.live.stats import DeviceStats
 from rtmtass.types import Floats
-
-
-class ConvertedSource:
-    """A source at another rate, converted with little delay.
-
-    Args:
-        source: at its own rate.
-        sample_rate: to convert to, in Hz.
-        hop: samples at `sample_rate` to read and convert at once.
-
-    Raises:
-        UsageError: the source's rate is out of range.
-    """
-
-    def __init__(self, source: Source, sample_rate: int, hop: int) -> None:
-        check_rate(source.sample_rate, "a source")
-        block = math.ceil(hop * source.sample_rate / sample_rate)
-        self._source = source
-        self.sample_rate, self.channels = sample_rate, source.channels
-        self._input = np.zeros((block, source.channels), np.float32)
-        self._converter = Converter(source.sample_rate, sample_rate, source.channels, block)
-        self._ready = np.zeros((self._converter.room, source.channels), np.float32)
-        self._ready_span = 0, 0
-        self._n_tail = self._converter.wait
-
-    def read(self, out: Floats) -> int:
-        """See Source."""
-        while self._ready_span[0] == self._ready_span[1]:
-            n = self._source.read(self._input)
-            if not n:  # flush the filter
-                n = min(self._n_tail, len(self._input))
-                self._n_tail -= n
-                self._input[:n] = 0
-            if not n:
-                return 0
-            self._ready_span = 0, self._converter.process(self._input[:n], self._ready)
-        start, end = self._ready_span
-        n = min(len(out), end - start)
-        out[:n] = self._ready[start : start + n]
-        self._ready_span = start + n, end
-        return n
-
-    def close(self) -> None:
-        """See Source."""
-        self._source.close()
 
 
 class PacedSource:

@@ -9,7 +9,7 @@ from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.devices.callback import DeviceCallback
 from rtmtass.live.devices.periods import LossWatch, Period
 from rtmtass.live.devices.stream_config import StreamConfig
-from rtmtass.live.worker import LiveSeparator
+from rtmtass.live.full_band import HopSchedule
 
 BUDGET_S = 0.008
 """Processing time to allow for; shorter periods get the difference as extra buffer."""
@@ -25,9 +25,9 @@ class Buffers:
 
     Args:
         config: of the stream.
-        separator: that the engine uses.
+        schedule: of the engine.
         extra_buffer_ms: see StreamRequest.
-        capture, playback: converters before and after the separator, None where rates are equal.
+        capture, playback: converters before and after the engine, None where rates are equal.
 
     Attributes:
         fill: initial fill of the playback ring in samples at the output's rate, and so the
@@ -39,13 +39,13 @@ class Buffers:
     def __init__(
         self,
         config: StreamConfig,
-        separator: LiveSeparator,
+        schedule: HopSchedule,
         extra_buffer_ms: float | None,
         capture: Converter | None,
         playback: Converter | None,
     ) -> None:
-        self._config, self._hop = config, separator.hop
-        self._hop_s = separator.hop / separator.sample_rate
+        self._config, self._schedule = config, schedule
+        self._hop_s = schedule.hop / schedule.model_rate
         self._extra_buffer_ms, self._added_s = extra_buffer_ms, 0.0
         self._converters = capture, playback
         self._periods: dict[int, Period] = {}
@@ -112,7 +112,7 @@ class Buffers:
             budget_s = max(0.0, BUDGET_S - period / rate)
             extra_s = budget_s if extra_ms is None else extra_ms / 1000
             grain = self._periods[1].grain if self._periods else period
-            least = smallest_fill(period, self._hop, *self._converters, grain=grain)
+            least = smallest_fill(period, self._schedule, *self._converters, grain=grain)
             return least + round((extra_s + self._added_s) * rate), 0
         extra_s = JITTER_S + (extra_ms or 0.0) / 1000 + self._added_s
         target = period + round(extra_s * rate)
@@ -122,9 +122,9 @@ class Buffers:
 
 def smallest_fill(
     period: int,
-    hop: int,
-    capture: Converter | None,
-    playback: Converter | None,
+    schedule: HopSchedule,
+    capture: Converter | None = None,
+    playback: Converter | None = None,
     *,
     grain: int | None = None,
 ) -> int:
@@ -135,22 +135,23 @@ def smallest_fill(
 
     Args:
         period: samples that the device takes at once, at most.
-        hop: of the separator, at its rate.
+        schedule: of the engine.
         capture, playback: converters before and after it, None where rates are equal.
         grain: what the samples captured so far are a multiple of; None: of the period.
     """
     grain = grain or period
 
-    def hops_after(n_grains: int) -> int:
+    def separated_after(n_grains: int) -> int:
         captured = n_grains * grain
         received = capture.ready_after(captured) - 1 if capture else captured
-        return max(0, received) // hop
+        return schedule.completed(max(0, received))
 
-    behind, n_hops, n_grains = 0, 0, range(1 + 4 * 44100 // grain)
-    while (least := bisect.bisect_right(n_grains, n_hops, key=hops_after)) < len(n_grains):
+    behind, separated, n_grains = 0, 0, range(1 + 4 * 44100 // grain)
+    while True:
         # Right before another hop is complete, the most has been captured and not separated.
-        separated = n_hops * hop
+        least = bisect.bisect_right(n_grains, separated, key=separated_after)
+        if least == len(n_grains):
+            return behind
         written = playback.ready_after(separated) - 1 if playback and separated else separated
         behind = max(behind, (least - 1) * grain + period - max(0, written))
-        n_hops = hops_after(least)
-    return behind
+        separated = separated_after(least)

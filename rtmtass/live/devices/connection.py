@@ -16,7 +16,7 @@ from rtmtass.live.devices.periods import LARGEST_PERIOD
 from rtmtass.live.devices.portaudio import quiet_libraries
 from rtmtass.live.devices.portaudio_stream import DeviceStream
 from rtmtass.live.devices.stream_config import StreamConfig
-from rtmtass.live.worker import LiveSeparator
+from rtmtass.live.full_band import HopSchedule
 from rtmtass.types import Floats
 
 MARGIN_S = (0.0015, 0.004)
@@ -45,7 +45,8 @@ class Connection:
 
     Args:
         config: see `stream_config_of`.
-        separator: that the engine uses.
+        schedule: of the engine.
+        channels: of the separator.
         n_rows: 1 for a mix, S for the stems side by side.
         extra_buffer_ms: see StreamRequest.
 
@@ -63,35 +64,34 @@ class Connection:
     def __init__(
         self,
         config: StreamConfig,
-        separator: LiveSeparator,
+        schedule: HopSchedule,
+        channels: int,
         n_rows: int,
         extra_buffer_ms: float | None,
     ) -> None:
         self.config = config
-        self._model, self._separated, self._n_rows = (
-            separator.sample_rate,
-            separator.channels,
-            n_rows,
-        )
-        hop, (in_rate, out_rate) = separator.hop, config.rates
-        self._hop_s = hop / separator.sample_rate
+        self._rate, self._separated, self._n_rows = schedule.sample_rate, channels, n_rows
+        self._hop_s = schedule.hop / schedule.model_rate
+        longest, (in_rate, out_rate) = schedule.longest, config.rates
         (in_block, out_block), n_picked = config.blocks, len(config.picked)
         in_channels = max(config.picked) + 1
         self.capture = device_ring(_capacity(in_rate, in_block), in_channels)
         self.playback = device_ring(_capacity(out_rate, out_block), config.out_channels)
-        self._captured = np.zeros((max(in_block, hop), in_channels), np.float32)
+        self._captured = np.zeros((max(in_block, longest), in_channels), np.float32)
         self._picked = np.zeros((len(self._captured), n_picked), np.float32)
-        self._to_model = self._to_device = None
-        if config.capture and in_rate != self._model:
-            self._to_model = Converter(in_rate, self._model, n_picked, len(self._picked))
-            self._ready = np.zeros((self._to_model.room, n_picked), np.float32)
-        if config.playback and (out_rate != self._model or not config.is_duplex):
-            self._to_device = Converter(self._model, out_rate, config.out_channels, hop)
+        self._to_engine = self._to_device = None
+        if config.capture and in_rate != self._rate:  # after a change of devices
+            self._to_engine = Converter(in_rate, self._rate, n_picked, len(self._picked))
+            self._ready = np.zeros((self._to_engine.room, n_picked), np.float32)
+        if config.playback and (out_rate != self._rate or not config.is_duplex):
+            self._to_device = Converter(self._rate, out_rate, config.out_channels, longest)
             self._played = np.zeros((self._to_device.room, config.out_channels), np.float32)
-        self._spread = np.zeros((hop, config.out_channels), np.float32)
+        self._spread = np.zeros((longest, config.out_channels), np.float32)
         self._last = np.zeros(config.out_channels, np.float32)
         self._extra_buffer_s = (extra_buffer_ms or 0.0) / 1000
-        self._buffers = Buffers(config, separator, extra_buffer_ms, self._to_model, self._to_device)
+        self._buffers = Buffers(
+            config, schedule, extra_buffer_ms, self._to_engine, self._to_device
+        )
         self._n_shift = self._opening_losses = 0
         self._is_opening, self._needs_blend = True, False
         self.notes: deque[str] = deque(maxlen=10)
@@ -162,24 +162,24 @@ class Connection:
     # --- the input
 
     def read(self, out: Floats) -> int:
-        """Fill the front of `out`, (n, channels) at the separator's rate; return how many."""
+        """Fill the front of `out`, (n, channels) at the engine's rate; return how many."""
         if self.capture.overruns != self._overruns_seen:
             self._drop_stale_input()
         start, end = self._span
         if start == end:
             n = len(out)
-            if self._to_model:
-                n = math.ceil(n * self._to_model.in_rate / self._model)
+            if self._to_engine:
+                n = math.ceil(n * self._to_engine.in_rate / self._rate)
             n = min(n, self.capture.available, len(self._captured))
             if not n:
                 return 0
             self.capture.read(self._captured[:n])
             for column, channel in enumerate(self.config.picked):
                 self._picked[:n, column] = self._captured[:n, channel]
-            if not self._to_model:
+            if not self._to_engine:
                 out[:n] = self._picked[:n]
                 return n
-            start, end = 0, self._to_model.process(self._picked[:n], self._ready)
+            start, end = 0, self._to_engine.process(self._picked[:n], self._ready)
         n = min(len(out), end - start)
         out[:n] = self._ready[start : start + n]
         self._span = start + n, end
@@ -196,7 +196,7 @@ class Connection:
     # --- the output
 
     def write(self, stems: Floats) -> None:
-        """Write (rows, n, channels) at the separator's rate, n at most a hop; never blocks."""
+        """Write (rows, n, channels) at the engine's rate, n at most a hop; never blocks."""
         n = stems.shape[1]
         spread = self._spread[:n]
         if self._n_rows > 1:

@@ -12,6 +12,7 @@ from rtmtass.live.devices.connection import Connection
 from rtmtass.live.devices.listing import Device, find_again, list_devices
 from rtmtass.live.devices.portaudio import close_portaudio, quiet_libraries, restart_portaudio
 from rtmtass.live.devices.stream_config import StreamRequest, more_configs, stream_config_of
+from rtmtass.live.full_band import HopSchedule
 from rtmtass.live.process_clock import passed_s, process_start_s
 from rtmtass.live.stats import DeviceStats, Latency
 from rtmtass.live.worker import LiveSeparator
@@ -32,9 +33,11 @@ class DeviceIO:
         request: which devices, and how.
         separator: that the engine uses.
         n_rows: rows that `write` gets: 1 for a mix, S for the stems side by side.
+        source_rate: rate of the engine's source, in Hz, if that isn't this object.
         on_message: called from the engine's thread with a line about each change of state.
 
     Attributes:
+        sample_rate: of the engine: that of the first input device, or `source_rate`.
         discontinuities: see RealtimeEndpoint.
         connection: the streams open now; further outputs have their own.
         measured_ms: the measured latency, to be set by the caller; see Latency.
@@ -50,6 +53,7 @@ class DeviceIO:
         separator: LiveSeparator,
         *,
         n_rows: int = 1,
+        source_rate: int | None = None,
         on_message: Callable[[str], None] | None = None,
     ) -> None:
         self._request, self._separator, self._n_rows = request, separator, n_rows
@@ -67,8 +71,10 @@ class DeviceIO:
         self._last_read_s, self._last_write_s = passed_s(), 0.0
         with quiet_libraries():
             devices = list_devices()
+        self._schedule: HopSchedule | None = None
+        self._source_rate = source_rate or separator.sample_rate
         self._connect(devices)
-        self.sample_rate = separator.sample_rate
+        self.sample_rate = self.schedule.sample_rate
         self.channels = len(self.connection.config.picked)
 
     def _connect(self, devices: list[Device]) -> None:
@@ -77,14 +83,25 @@ class DeviceIO:
         with quiet_libraries():
             config = stream_config_of(request, devices, separator, n_rows)
             more = more_configs(request, devices, separator, config)
-        self.connection = Connection(config, separator, n_rows, request.extra_buffer_ms)
+        if not self._schedule:  # the engine's rate stays, whatever devices come later
+            rate = config.rates[0] if config.capture else self._source_rate
+            self._schedule = HopSchedule(separator, rate)
+        schedule, extra_buffer_ms = self._schedule, request.extra_buffer_ms
+        channels = separator.channels
+        self.connection = Connection(config, schedule, channels, n_rows, extra_buffer_ms)
         self._connections = [self.connection]
         try:
             for each in more:
-                self._connections.append(Connection(each, separator, 1, request.extra_buffer_ms))
+                self._connections.append(Connection(each, schedule, channels, 1, extra_buffer_ms))
         except RtmtassError:
             self._close_connections()
             raise
+
+    @property
+    def schedule(self) -> HopSchedule:
+        """The hops of the engine at its rate."""
+        assert self._schedule, "set by the first connection"
+        return self._schedule
 
     def _close_connections(self) -> None:
         for connection in self._connections:
@@ -322,16 +339,16 @@ class DeviceIO:
 
     def latency(self) -> Latency:
         """Return the parts of the latency."""
-        separator, connection = self._separator, self.connection
+        schedule, connection = self.schedule, self.connection
         in_s, out_s = connection.reported_latency_s
         buffer_ms = 0.0
         if connection.config.playback:
             # The algorithm's latency includes the hop that a block waits for.
-            hop_ms = 1000 * separator.hop / separator.sample_rate
-            buffer_ms = 1000 * connection.fill / connection.config.rates[1] - hop_ms
+            wait_ms = 1000 * (schedule.algorithmic_latency - schedule.delay) / schedule.sample_rate
+            buffer_ms = 1000 * connection.fill / connection.config.rates[1] - wait_ms
         return Latency(
             device_in_ms=1000 * in_s,
-            algorithm_ms=1000 * separator.algorithmic_latency / separator.sample_rate,
+            algorithm_ms=1000 * schedule.algorithmic_latency / schedule.sample_rate,
             buffer_ms=buffer_ms,
             device_out_ms=1000 * out_s,
             measured_ms=self.measured_ms,

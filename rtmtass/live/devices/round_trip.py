@@ -160,11 +160,11 @@ def measure(request: StreamRequest, separator: LiveSeparator) -> RoundTrip:
         # With the chirp itself removed, the next peak is the engine's output of it.
         span = slice(arrived, arrived + len(sweep))
         recording[span] -= np.dot(recording[span], sweep) / np.dot(sweep, sweep) * sweep
-        again = find(sweep, recording, arrived + separator.delay)
+        again = find(sweep, recording, arrived + engine.delay)
     if arrived is None or again is None:
         raise DeviceError(
             "the chirp arrived, but not through the engine; raise the volume of the output, or"
             " measure in a quieter place"
         )
     without = alone - probe.starts[0] - buffers
-    return RoundTrip(without, again - arrived, buffers + separator.delay, rate)
+    return RoundTrip(without, again - arrived, buffers + engine.delay, rate)

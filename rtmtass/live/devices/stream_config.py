@@ -30,7 +30,8 @@ class StreamRequest:
             `output` is then that of the first.
         input_channels: channels to use, from 1; empty: the first, or the first two if the
             separator has two channels.
-        sample_rate: of the devices, in Hz; None: the model's if they support it.
+        sample_rate: of the devices, in Hz; None: their own, or the model's if that is higher
+            and they support it.
         block: samples per callback.
         extra_buffer_ms: playback buffer beyond the minimum.
         has_input, has_output: whether to open a device on this side; False where the engine
@@ -216,7 +217,8 @@ def _rate(request: StreamRequest, device: Device | None, kind: Kind, model: int)
         return model
     if request.sample_rate:
         return request.sample_rate
-    return model if takes_rate(device, kind, model) else device.sample_rate
+    is_lower = device.sample_rate < model
+    return model if is_lower and takes_rate(device, kind, model) else device.sample_rate
 
 
 def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:

@@ -1,0 +1,205 @@
+"""Live streams at any rate: the hops of the model, and the band above it that each stem gets.
+
+The same rule as in `rtmtass.fullband`, hop by hop and without allocating:
+
+    out_i = up(stem_i) + w_i * (mixture - sum_j up(stem_j))
+
+so the stems sum to the mixture over the whole band.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rtmtass.dsp.live_resample import (
+    FRACTION,
+    FRACTION_MASK,
+    filter_table,
+    fixed_step,
+    wait_of,
+)
+from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.live.limits import check_rate
+from rtmtass.live.worker import LiveSeparator
+from rtmtass.types import Floats
+
+_SPARE = 8
+"""Samples of the model's rate by which an output may lie before its hop, beyond the filter."""
+
+
+class HopSchedule:
+    """Which samples of a stream at any rate belong to each hop of the model.
+
+    Hop k is separated when `end(k + 1)` samples of the stream have been received, and as many
+    have then been output. All counts are exact, also where a hop isn't a whole number of samples.
+
+    Args:
+        separator: whose hops, rate and delay.
+        sample_rate: of the stream, in Hz.
+
+    Attributes:
+        sample_rate: of the stream, in Hz.
+        model_rate, hop: the separator's.
+        needs_resampling: whether the rates differ.
+        delay: offset of the output against the input, in samples of the stream.
+        algorithmic_latency: samples of the stream from capture to playback with an infinitely
+            fast computer.
+        longest: samples of the longest block, which is the first.
+
+    Raises:
+        UsageError: the rate is out of range.
+    """
+
+    def __init__(self, separator: LiveSeparator, sample_rate: int) -> None:
+        check_rate(sample_rate, "a source")
+        self.sample_rate, self.model_rate = sample_rate, separator.sample_rate
+        self.hop, self.model_delay = separator.hop, separator.delay
+        self.needs_resampling = sample_rate != separator.sample_rate
+        self.delay, self.algorithmic_latency = separator.delay, separator.algorithmic_latency
+        self._step, self._wait = 1 << FRACTION, 0
+        if self.needs_resampling:
+            self._step = fixed_step(sample_rate, self.model_rate)
+            self._wait = wait_of(sample_rate, self.model_rate)
+            ratio = sample_rate / self.model_rate
+            upsampled = ratio * (separator.delay + wait_of(self.model_rate, sample_rate))
+            self.delay = self._wait + math.ceil(upsampled) + 1
+            self.algorithmic_latency = self.delay + math.ceil(ratio * self.hop)
+        self.longest = max(self.block(0), self.block(1) + 1)
+
+    def end(self, n_hops: int) -> int:
+        """Return the samples of the stream after which the first `n_hops` hops are complete."""
+        if not n_hops or not self.needs_resampling:
+            return n_hops * self.hop
+        return self._wait + ((n_hops * self.hop - 1) * self._step >> FRACTION) + 1
+
+    def block(self, number: int) -> int:
+        """Return the samples from the end of hop `number` - 1 to that of hop `number`."""
+        return self.end(number + 1) - self.end(number)
+
+    def completed(self, n: int) -> int:
+        """Return how many of the first `n` samples belong to complete hops."""
+        n_hops = max(0, n - self._wait) * self.model_rate // (self.sample_rate * self.hop)
+        while self.end(n_hops + 1) <= n:
+            n_hops += 1
+        while n_hops and self.end(n_hops) > n:
+            n_hops -= 1
+        return self.end(n_hops)
+
+
+class StemUpsampler:
+    """Resamples stems hop by hop to the rate of the stream and adds their part of the rest.
+
+    Args:
+        schedule: of the stream.
+        n_stems: number of stems.
+        channels: of each.
+    """
+
+    def __init__(self, schedule: HopSchedule, n_stems: int, channels: int) -> None:
+        self._schedule = schedule
+        rates = schedule.model_rate, schedule.sample_rate
+        self._wait = wait_of(*rates)
+        self._step = fixed_step(*rates)
+        self._table = filter_table(*rates)
+        self._taps = np.zeros(2 * self._wait, np.float32)
+        spare = _SPARE + math.ceil(2 * schedule.model_rate / schedule.sample_rate)
+        self._n_kept = 2 * self._wait + spare
+        length = self._n_kept + schedule.hop
+        self._history = np.zeros((n_stems, channels, length), np.float32)
+        self._weights = np.zeros((n_stems, length), np.float32)
+        self._no_stems = np.zeros((n_stems, schedule.hop, channels), np.float32)
+        self.reset()
+        if schedule.needs_resampling:
+            out = np.zeros((n_stems, schedule.block(0), channels), np.float32)
+            self.process(self._no_stems, self._no_stems[:, :, 0], out[0], out)  # compiles
+        self.reset()
+
+    def reset(self, number: int = 0) -> None:
+        """Clear the state; the next hop is hop `number` of the stream."""
+        self._number = number
+        self._history[:] = 0
+        self._weights[:] = 1 / len(self._weights)
+
+    def process(
+        self, stems: Floats | None, highband_weights: Floats, mixture: Floats, out: Floats
+    ) -> None:
+        """Process the next hop.
+
+        Args:
+            stems: (S, H, C) at the model's rate; None where they are missing.
+            highband_weights: (S, H), see Separator; not read if stems are missing.
+            mixture: (n, C), n = `schedule.block`, at the stream's rate, aligned with the output.
+            out: (S, n, C), receives the stems.
+        """
+        schedule, hop, kept = self._schedule, self._schedule.hop, self._n_kept
+        number, self._number = self._number, self._number + 1
+        if not schedule.needs_resampling:
+            out[:] = 0 if stems is None else stems
+            return
+        history, weights = self._history, self._weights
+        history[:, :, :kept] = history[:, :, hop:]
+        weights[:, :kept] = weights[:, hop:]
+        if stems is None:
+            history[:, :, kept:] = 0
+            weights[:, kept:] = weights[:, kept - 1 : kept]
+        else:
+            history[:, :, kept:] = stems.transpose(0, 2, 1)
+            weights[:, kept:] = highband_weights
+        # The stream's sample e lies this far behind the first sample in `history`:
+        first = schedule.end(number) - schedule.delay
+        start = first * self._step + (schedule.model_delay - number * hop + kept << FRACTION)
+        _upsample(
+            history, weights, start, self._step, self._wait, self._table, self._taps, mixture, out
+        )
+
+
+@kernel(fastmath=LOOSE)
+def _upsample(
+    history: Floats,
+    weights: Floats,
+    start: int,
+    step: int,
+    wait: int,
+    table: Floats,
+    taps: Floats,
+    mixture: Floats,
+    out: Floats,
+) -> None:
+    """Interpolate stems at start, start + step, … and split what they lack of the mixture.
+
+    Args:
+        history: (S, C, L), stems.
+        weights: (S, L), highband weights.
+        start, step: positions in `history`, with `FRACTION` fractional bits.
+        wait, table: see `live_resample.Converter`.
+        taps: (2 * wait,), scratch.
+        mixture: (n, C).
+        out: (S, n, C), receives the stems.
+    """
+    n_stems, n, channels = out.shape
+    rows = table.shape[0] - 1
+    scale = np.float32(1.0 / (FRACTION_MASK + 1.0))
+    position = start
+    for t in range(n):
+        whole = position >> FRACTION
+        between = np.float32(position & FRACTION_MASK) * scale
+        phase = between * np.float32(rows)
+        row = min(int(phase), rows - 1)
+        fraction = phase - np.float32(row)
+        for k in range(2 * wait):
+            taps[k] = table[row, k] + fraction * (table[row + 1, k] - table[row, k])
+        first = whole - wait + 1
+        for c in range(channels):
+            residual = mixture[t, c]
+            for s in range(n_stems):
+                total = np.float32(0.0)
+                for k in range(2 * wait):
+                    total += taps[k] * history[s, c, first + k]
+                out[s, t, c] = total
+                residual -= total
+            for s in range(n_stems):
+                slope = weights[s, whole + 1] - weights[s, whole]
+                out[s, t, c] += (weights[s, whole] + between * slope) * residual
+        position += step
