@@ -89,9 +89,7 @@ class Connection:
         self._spread = np.zeros((longest, config.out_channels), np.float32)
         self._last = np.zeros(config.out_channels, np.float32)
         self._extra_buffer_s = (extra_buffer_ms or 0.0) / 1000
-        self._buffers = Buffers(
-            config, schedule, extra_buffer_ms, self._to_engine, self._to_device
-        )
+        self._buffers = Buffers(config, schedule, extra_buffer_ms, self._to_engine, self._to_device)
         self._n_shift = self._opening_losses = 0
         self._is_opening, self._needs_blend = True, False
         self.notes: deque[str] = deque(maxlen=10)
