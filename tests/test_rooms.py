@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "rtmtass"
 ORDER = [
     ["errors", "types"],
-    ["config", "jit", "signals"],
+    ["config", "jit", "signals", "amplitude"],
     ["io", "dsp"],
     ["net"],
     ["runtime", "weights"],

@@ -30,6 +30,7 @@ class StreamFormat:
         sample_rate: in Hz.
         channels: interleaved.
         extra_buffer_ms: see StreamRequest.
+        on_message: called with lines about what is wrong with the stream, see UdpSource.
 
     Raises:
         UsageError: rate or channels out of range.
@@ -38,6 +39,7 @@ class StreamFormat:
     sample_rate: int
     channels: int
     extra_buffer_ms: float = 0.0
+    on_message: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         check_rate(self.sample_rate, "a stream")
@@ -157,7 +159,13 @@ def _open_udp_source(address: tuple[str, int], stream_format: StreamFormat) -> S
 
     host, port = address
     address_of_host = _resolve(host, port, InputError)
-    return UdpSource(address_of_host, port, stream_format.sample_rate, stream_format.channels)
+    return UdpSource(
+        address_of_host,
+        port,
+        stream_format.sample_rate,
+        stream_format.channels,
+        stream_format.on_message,
+    )
 
 
 def _open_file_source(path: Path, stream_format: StreamFormat) -> Source:

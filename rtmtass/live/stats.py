@@ -106,6 +106,7 @@ class Stats:
         hops: processed so far.
         deadline_misses: hops whose stems were late, so that the input was output.
         skipped: hops never separated, because the worker was too far behind.
+        damaged: hops whose input held NaN, Inf or absurd samples, and was replaced by silence.
         cpu_share: CPU time of the process since the last snapshot, in cores.
         advice: what to change if the computer has been too slow for a while, or loses sound,
             else empty.
@@ -116,6 +117,7 @@ class Stats:
     hops: int = 0
     deadline_misses: int = 0
     skipped: int = 0
+    damaged: int = 0
     steps: StepTimes = field(default_factory=StepTimes)
     cpu_share: float = 0.0
     levels: Levels = field(default_factory=Levels)
