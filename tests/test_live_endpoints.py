@@ -295,14 +295,15 @@ STRANGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", STRANGE)
-@pytest.mark.parametrize("comes_first", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "comes_first"),
+    # Whole frames of silence that come first are a stream like any other.
+    [*((kind, False) for kind in STRANGE), *((kind, True) for kind in STRANGE if kind != "huge")],
+)
 def test_a_strangers_datagram_neither_ends_nor_changes_a_stream(kind, comes_first):
     told = []
     with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
         out = np.zeros((8, 1), np.float32)
-        if comes_first and kind == "huge":
-            pytest.skip("whole frames of silence are a stream like any other")
         stranger = None
         if comes_first:
             stranger = datagrams(source.port, STRANGE[kind])

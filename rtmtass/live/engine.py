@@ -17,8 +17,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rtmtass.dsp.live_resample import Converter
 from rtmtass.amplitude import first_damaged
+from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.live.full_band import HopSchedule, StemUpsampler
@@ -289,7 +289,9 @@ class Engine:
         block[:] = 0
         self._n_damaged += 1
         if not self._is_damaged:
-            self._events.append("the input held NaN, Inf or absurd samples: silence is used instead")
+            self._events.append(
+                "the input held NaN, Inf or absurd samples: silence is used instead"
+            )
         self._is_damaged = True
 
     def _separate(self, block: Floats) -> Slot | None:
