@@ -225,15 +225,16 @@ def _default(kind: Kind, able: Sequence[Device], option: str) -> Device:
 def _matches(name: str, able: Sequence[Device]) -> list[Device]:
     """Return the devices of a name: exact ones, else those that contain it, else less likely ones.
 
-    Of several, monitors, ALSA's detour to JACK, and the hardware that a sound server holds are
-    meant only if their names say so.
+    ALSA's detour to JACK, monitors, and the hardware that a sound server holds are meant only if
+    there is nothing else of that name.
     """
     word = name.casefold()
+    if "alsa" not in word and any(d.host == JACK for d in able):
+        able = [d for d in able if not d.is_jack_plugin]
     exact = [d for d in able if word in _names(d)]
     found = exact or [d for d in able if any(word in each for each in _names(d))]
     has_node = any(d.node for d in found)
     less_likely = (
-        [d for d in found if d.is_jack_plugin],
         [d for d in found if d.is_monitor and not _MONITOR.search(name)],
         [d for d in found if has_node and d.host == ALSA and "(hw:" in d.name],
     )
