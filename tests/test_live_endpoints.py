@@ -213,7 +213,7 @@ def test_a_file_with_too_few_channels(tmp_path):
 @on_a_sound_card
 def test_a_device_to_udp(card):
     receiver = Receiver()
-    process = live("--sink", f"udp:127.0.0.1:{receiver.port}", "--duration", 4)
+    process = live("--sink", f"udp:127.0.0.1:{receiver.port}", "--duration", 4, *jack_rig.INPUT)
     x = (0.3 * np.sin(2 * np.pi * 440 * np.arange(8 * 48000) / 48000)).astype(np.float32)
     microphone = jack_rig.Loudspeaker(card, x[:, None], 8, n_speakers=0)
     lines = finish(process)
@@ -227,7 +227,7 @@ def test_a_device_to_udp(card):
 @on_a_sound_card
 def test_udp_to_a_device(card):
     port, stop = free_port(), threading.Event()
-    process = live("--source", f"udp:{port}", "--duration", 6)
+    process = live("--source", f"udp:{port}", "--duration", 6, *jack_rig.OUTPUT)
     sender = threading.Thread(target=send, args=(port, sound(RATE), stop))
     wait_for_line(process)
     sender.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import jack_rig
 import numpy as np
@@ -72,9 +73,13 @@ class Session:
         self.separator = separator or rtmtass.load(block=HOP)
         on_message = None if messages is None else messages.append
         n_rows = mixer.n_rows if mixer else 1
-        self.devices = DeviceIO(
-            request or StreamRequest(), self.separator, n_rows=n_rows, on_message=on_message
+        request = request or StreamRequest()
+        request = replace(
+            request,
+            input=request.input or jack_rig.DEVICE,
+            output=request.output or jack_rig.DEVICE,
         )
+        self.devices = DeviceIO(request, self.separator, n_rows=n_rows, on_message=on_message)
         self.captured: list[Floats] = []
         read = self.devices.connection.capture.read
 
@@ -346,7 +351,7 @@ def test_a_paced_array_to_an_output_device(server):
     t = np.arange(16000 * 12) / 16000
     x = (0.3 * np.sin(2 * np.pi * (200 + 20 * t) * t)).astype(np.float32)[:, None]
     separator = rtmtass.load(block=HOP)
-    output = DeviceIO(StreamRequest(has_input=False), separator)
+    output = DeviceIO(StreamRequest(output=jack_rig.DEVICE, has_input=False), separator)
     source = PacedSource(ArraySource(x, 16000))
     with Engine(separator, source, output, is_realtime=True) as engine:
         wait_for(lambda: engine.stats().seconds > 1)
@@ -370,7 +375,7 @@ def test_a_paced_array_to_an_output_device(server):
 def test_an_input_device_to_an_array(server):
     separator, sink = rtmtass.load(block=HOP), ArraySink()
     messages: list[str] = []
-    request = StreamRequest(has_output=False)
+    request = StreamRequest(input=jack_rig.DEVICE, has_output=False)
     device = DeviceIO(request, separator, on_message=messages.append)
     x = sound(16000 * 3, 16000)
     with Engine(separator, device, sink, is_realtime=True) as engine:
@@ -451,7 +456,7 @@ def test_reconnection_at_another_rate(server, tmp_path):
 @jack_rig.on_a_steady_machine
 def test_reconnection_is_retried_until_the_rate_is_supported(server):
     messages: list[str] = []
-    with Session(StreamRequest(input="system", sample_rate=16000), messages=messages) as session:
+    with Session(StreamRequest(sample_rate=16000), messages=messages) as session:
         time.sleep(0.3)
         for rate in (48000, 16000):
             server.kill()
@@ -493,7 +498,7 @@ def test_one_device_per_stem(server):
     x = (0.3 * chirps).astype(np.float32)[:, None]
     separator = FixedWeights()
     session = Session(
-        StreamRequest(output="system", more_outputs=("system", "system")),
+        StreamRequest(more_outputs=(jack_rig.DEVICE, jack_rig.DEVICE)),
         separator=separator,
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )

@@ -196,6 +196,44 @@ def server(tmp_path, monkeypatch):
             process.terminate()
 
 
+HOLD = """
+from rtmtass.live.devices.virtual_mic import VirtualMicrophone
+import os
+with VirtualMicrophone():
+    print(os.environ["PULSE_SINK"], flush=True)
+    input()
+"""
+
+
+def test_the_virtual_microphone_of_a_killed_run_is_removed_by_the_next(server):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+    def hold():
+        command = [sys.executable, "-c", HOLD]
+        process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment)
+        return process, process.stdout.readline().strip()
+
+    def sinks():
+        return {node.name for node in list_nodes() if "rtmtass" in node.name}
+
+    (killed, first), (running, second) = hold(), hold()
+    with killed, running:
+        assert first == "rtmtass_output"
+        assert second == f"rtmtass_output_{running.pid}"
+        killed.kill()
+        killed.wait()
+        assert first in sinks()
+        third, name = hold()
+        with third:
+            assert name == first
+            assert {first, second, "rtmtass_microphone"} <= sinks()
+            third.communicate("\n")
+        assert first not in sinks()
+        assert second in sinks()
+        running.communicate("\n")
+    assert not sinks()
+
+
 def rtmtass(*words):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     return subprocess.Popen(

@@ -60,7 +60,7 @@ def run_devices(arguments: argparse.Namespace) -> int:
         facts = [_device_facts(device) for device in devices]
     if arguments.json:
         for fact in facts:
-            print(json.dumps(fact, ensure_ascii=False))
+            print(json.dumps(fact))
         return 0
     if not devices:
         print("no sound devices; see rtmtass doctor")
@@ -111,7 +111,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     for check in checks():
         is_fit = is_fit and (check.is_ok or not check.is_needed)
         if arguments.json:
-            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False), flush=True)
+            print(json.dumps(dataclasses.asdict(check)), flush=True)
             continue
         print(f"{'ok   ' if check.is_ok else 'MISS ' if check.is_needed else 'note '}"
               f" {check.name}: {check.detail}", flush=True)  # fmt: skip
