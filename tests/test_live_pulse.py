@@ -16,6 +16,7 @@ import pytest
 
 from rtmtass.errors import DeviceError
 from rtmtass.live.devices import listing, pulse
+from rtmtass.live.devices.feedback import NOTE, feedback_note
 from rtmtass.live.devices.listing import ALSA, JACK, Device, find_device, have_one_clock
 from rtmtass.live.devices.pulse import Node, list_nodes, parse_nodes
 
@@ -142,6 +143,47 @@ def test_the_environment_is_restored(monkeypatch):
         assert (os.environ["PULSE_SINK"], os.environ["PULSE_SOURCE"]) == ("now", "mic")
     assert os.environ["PULSE_SINK"] == "before"
     assert "PULSE_SOURCE" not in os.environ
+
+
+# --- headphones
+
+
+@pytest.mark.parametrize(("capture", "playback", "is_noted"), [
+    ("Built-in Audio Analog Stereo", "Built-in Audio Analog Stereo", True),
+    ("HDA Intel PCH: ALC257 Analog (hw:0,0)", "HDA Intel PCH: ALC257 Analog (hw:0,0)", True),
+    ("MacBook Pro Microphone", "MacBook Pro Speakers", True),
+    ("Microphone Array (Realtek(R) Audio)", "Speakers (Realtek(R) Audio)", True),
+    ("HD Webcam C270", "Speakers", True),
+    ("Internes Mikrofon", "Lautsprecher", True),
+    ("MacBook Pro Microphone", "External Headphones", False),
+    ("Jabra Headset", "Speakers", False),
+    ("Internal Microphone", "AirPods Pro", False),
+    ("Scarlett 2i2 USB Analog Stereo", "Scarlett 2i2 USB Analog Stereo", False),
+    ("MacBook Pro Microphone", "BlackHole 2ch", False),
+    ("Built-in Microphone", "CABLE Input (VB-Audio Virtual Cable)", False),
+    ("Monitor of Built-in Audio Analog Stereo", "Built-in Audio Analog Stereo", False),
+    ("something", "something else", False),
+])  # fmt: skip
+def test_headphones_are_advised_where_the_microphone_hears_the_loudspeaker(
+    capture, playback, is_noted
+):
+    note = feedback_note(device(0, capture, "Core Audio"), device(1, playback, "Core Audio"))
+    assert note == (NOTE if is_noted else "")
+    assert feedback_note(device(0, capture, JACK), device(0, playback, JACK)) == ""
+    assert feedback_note(None, device(1, playback)) == feedback_note(device(0, capture), None) == ""
+
+
+def test_headphones_are_advised_for_the_servers_default_too(nodes, monkeypatch):
+    built_in = [Node("mic", "Built-in Audio", "input", 2, 48000),
+                Node("out", "Built-in Audio", "output", 2, 48000)]  # fmt: skip
+    monkeypatch.setattr(pulse, "list_nodes", lambda: built_in)
+    answers = {"get-default-source": b"mic\n", "get-default-sink": b"out\n"}
+    monkeypatch.setattr(pulse, "_pactl", lambda *words: answers[words[0]])
+    for name in ("PULSE_SINK", "PULSE_SOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    assert feedback_note(device(0, "default"), device(0, "pulse")) == NOTE
+    monkeypatch.setenv("PULSE_SINK", "rtmtass_output")  # the virtual microphone's
+    assert feedback_note(device(0, "default"), device(0, "pulse")) == ""
 
 
 # --- JACK

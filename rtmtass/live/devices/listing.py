@@ -22,7 +22,7 @@ _MONITOR = re.compile(
 _LONGEST_NUMBER = 9
 ALSA = "ALSA"
 JACK = "JACK Audio Connection Kit"
-_ONE_CLOCK_HOSTS = (JACK, "ASIO")
+ONE_CLOCK_HOSTS = (JACK, "ASIO")
 
 
 @dataclass(frozen=True)
@@ -277,4 +277,4 @@ def have_one_clock(capture: Device, playback: Device) -> bool:
     """Return whether two devices can be one duplex stream, without drift compensation."""
     if capture.index == playback.index:
         return True
-    return capture.host == playback.host and capture.host in _ONE_CLOCK_HOSTS
+    return capture.host == playback.host and capture.host in ONE_CLOCK_HOSTS

@@ -46,19 +46,30 @@ class Node:
 
 def list_nodes() -> list[Node]:
     """Return sources and sinks; none if the server or its tool `pactl` isn't there."""
-    nodes = []
-    if shutil.which("pactl"):
-        for kind, what in (("input", "sources"), ("output", "sinks")):
-            # With a decimal comma from the locale, pactl's JSON isn't JSON.
-            environment = {**os.environ, "LC_NUMERIC": "C"}
-            environment.pop("LC_ALL", None)
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                done = subprocess.run(
-                    ["pactl", "--format=json", "list", what], capture_output=True, check=False,
-                    timeout=_TIMEOUT_S, env=environment,
-                )  # fmt: skip
-                nodes += parse_nodes(done.stdout, kind)  # type: ignore[arg-type]
-    return nodes
+    sources = parse_nodes(_pactl("--format=json", "list", "sources"), "input")
+    return sources + parse_nodes(_pactl("--format=json", "list", "sinks"), "output")
+
+
+def default_title(kind: Literal["input", "output"]) -> str:
+    """Return what people call the source or sink that is used by default, or nothing."""
+    name = os.environ.get(VARIABLES["pulse"][kind])
+    if not name:
+        what = "get-default-source" if kind == "input" else "get-default-sink"
+        name = _pactl(what).decode(errors="replace").strip()
+    return next((node.title for node in list_nodes() if (node.name, node.kind) == (name, kind)), "")
+
+
+def _pactl(*words: str) -> bytes:
+    if not shutil.which("pactl"):
+        return b""
+    # With a decimal comma from the locale, pactl's JSON isn't JSON.
+    environment = {**os.environ, "LC_NUMERIC": "C"}
+    environment.pop("LC_ALL", None)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(
+            ["pactl", *words], capture_output=True, check=False, timeout=_TIMEOUT_S, env=environment
+        ).stdout
+    return b""
 
 
 def parse_nodes(text: bytes, kind: Literal["input", "output"]) -> list[Node]:
