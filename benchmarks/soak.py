@@ -133,6 +133,8 @@ def soak(minutes: float, rate: int, period: int) -> dict[str, Any]:
             os.set_blocking(other.stdout.fileno(), False)
             for line in engine.stdout:
                 stats = json.loads(line)
+                if "event" in stats or "summary" in stats:
+                    continue
                 stats["memory_mb"] = memory_mb(engine.pid)
                 while card_line := other.stdout.readline():
                     card_counts = json.loads(card_line)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import soundfile
 import torch
-from networks import tiny
+from networks import arrays, seasoned, tiny
 from numpy.typing import NDArray
 
 from rtmtass.config import ModelConfig, small
@@ -21,8 +23,12 @@ from rtmtass.runtime.compiled.program import encode
 from rtmtass.runtime.compiled.spectral_ops import largest
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
+from rtmtass.separator import Separator, open_runtime
+from rtmtass.weights import Model, demo_clip
 
 Floats = NDArray[np.float32]
+KNOCK_AT = 16000
+"""First sample of the knock, one second into the sound."""
 
 
 def small_with(pop_s: float) -> ModelConfig:
@@ -236,3 +242,54 @@ def test_autocast_doesnt_round_the_level() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         cast, _ = level.step(power, level.init_state(1))
     assert torch.equal(cast, plain)
+
+
+def knocked(level_db: float) -> tuple[Floats, Floats]:
+    """Return a sound at an RMS in dBFS, and the same with a knock of full scale, 0.1 s long."""
+    clip = soundfile.read(demo_clip(), dtype="float32")[0]
+    sound = clip * (10 ** (level_db / 20) / np.sqrt(np.mean(clip**2)))
+    burst = np.random.default_rng(0).standard_normal(1600).astype(np.float32)
+    hit = sound.copy()
+    hit[KNOCK_AT : KNOCK_AT + 1600] += burst / np.abs(burst).max()
+    return sound.astype(np.float32), hit.astype(np.float32)
+
+
+def frame_powers(sound: Floats) -> Floats:
+    """Return the mean power of each frame of 16 ms, (T,)."""
+    frames = sound[: len(sound) // 256 * 256].reshape(-1, 256)
+    return np.mean(np.square(frames, dtype=np.float64), axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("level_db", [-60, -50, -30])
+def test_the_level_is_back_two_seconds_after_a_knock_of_full_scale(level_db: float) -> None:
+    """A microphone that picks up a quiet room is knocked once."""
+    sound, hit = knocked(level_db)
+    back = -(-(KNOCK_AT + 1600 + 2 * 16000) // 256)
+    excess_db = {}
+    for name in ("as_released", "small"):
+        level = levels(CONFIGS[name])
+        excess_db[name] = in_db(level(frame_powers(hit))) - in_db(level(frame_powers(sound)))
+    assert np.abs(excess_db["small"][back:]).max() < 1
+    # The rule of the weights up to 0.6 is what takes longer, not the sound.
+    assert excess_db["as_released"][back] > 10
+
+
+def untrained(config: ModelConfig) -> Separator:
+    """Return a separator of whole hops on an untrained network."""
+    model = Model(Path(), config, arrays(seasoned(config)), {})
+    return Separator(config, open_runtime(model, "numba", "cpu", "f32"), block=config.stft.hop)
+
+
+def test_the_stems_are_back_two_seconds_after_a_knock() -> None:
+    """An untrained network shows what the rule does: its masks follow what the level divides."""
+    sound, hit = knocked(-50)
+    after = slice(KNOCK_AT + 1600 + 2 * 16000, None)
+    left_db = {}
+    for pop_s in (0.0, 0.35):
+        separator = untrained(tiny(level_pop_s=pop_s))
+        calm, shaken = separator.separate(sound)[:, after], separator.separate(hit)[:, after]
+        change = np.mean(np.square(calm - shaken, dtype=np.float64), axis=1)
+        power = np.mean(np.square(calm, dtype=np.float64), axis=1)
+        left_db[pop_s] = 10 * np.log10(change / power).max()
+    assert left_db[0.35] < left_db[0.0] - 20
+    assert left_db[0.35] < -25

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from rtmtass.cli.live_display import PeakHold, meter, parse_keys
+from rtmtass.cli.live_display import parse_keys
 from rtmtass.cli.main import main
 from rtmtass.live.controls import Controls
 from rtmtass.live.mixer import Mixer
@@ -102,15 +102,6 @@ def test_keys_change_the_mix():
     assert controls.has_quit
 
 
-def test_meters_hold_peaks():
-    holds = PeakHold()
-    assert holds.update("a", -6.0, 1.0) == -6.0
-    assert holds.update("a", -30.0, 2.0) == -6.0
-    assert holds.update("a", -30.0, 3.0) == -30.0
-    assert meter(-30.0, -60.0, 20, "green").plain == "█" * 10 + "·" * 10
-    assert meter(-60.0, -3.0, 20, "green").plain.index("▌") == 19
-
-
 # --- the command line
 
 
@@ -175,17 +166,25 @@ def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     with start(
         "live", "--json", "--gain", "music=-20,noise=-inf", "--rate", "48000", *DEVICES
     ) as process:
-        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        lines: list[dict] = []
+        events: list[dict] = []
+        while len(lines) < 2:
+            line = json.loads(process.stdout.readline())
+            (events if "event" in line else lines).append(line)
         process.send_signal(stop)
-        _, stderr = process.communicate(timeout=30)
+        rest, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
     assert stderr == ""
     assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == pytest.approx(34.9, abs=0.05)
     assert lines[1]["device"]["latency"]["measured_ms"] is None
-    requests = [line.partition(":")[0] for line in lines[0]["messages"]]
+    requests = {event["event"].partition(":")[0]: event for event in events}
     assert {"garbage collection", "locked memory", "real-time priority"} <= set(requests)
+    assert requests["locked memory"]["at"] == "00:00"
+    summary = json.loads(rest.splitlines()[-1])["summary"]
+    assert summary["takes"] == []
+    assert summary["seconds"] >= lines[1]["seconds"]
     assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
 
 
@@ -323,6 +322,7 @@ def test_the_display_shows_the_state_and_reads_keys(card, tmp_path, monkeypatch)
     terminal.send("r")
     terminal.wait_for(r"REC +0:00:01 in ")
     terminal.send("q")
+    terminal.wait_for(r"ended after 00:[\s\S]*take +\S*take-")
     assert terminal.close() == 0
     (take,) = tmp_path.glob("take-*")
     lengths = {soundfile.info(p).frames for p in take.glob("*.wav")}

@@ -108,7 +108,8 @@ def send(port, x, stop=None):
 def finish(process):
     stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
-    return [json.loads(line) for line in stdout.splitlines()]
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    return [line for line in lines if not {"event", "summary"} & set(line)]
 
 
 def wait_for_line(process):

@@ -11,6 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 from fakes import FakeSeparator
 
 import rtmtass
@@ -22,7 +23,9 @@ from rtmtass.io.pipes import StreamSource
 from rtmtass.io.udp import UdpSink, UdpSource
 from rtmtass.io.wav_header import WavHeader
 from rtmtass.live.engine import LEVEL_INTERVAL_S, Engine
-from rtmtass.live.mixer import Levels, Mixer
+from rtmtass.live.full_band import HopSchedule
+from rtmtass.live.mixer import FADE_MS, Levels, Mixer
+from rtmtass.live.recorder import TakeRecorder
 from rtmtass.live.sources import PacedSource
 from rtmtass.live.stats import DeviceStats
 
@@ -180,6 +183,67 @@ def test_a_slow_worker_skips_hops_but_keeps_the_latency():
     np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=5e-3)  # complete and on time
     np.testing.assert_allclose(out[0, -50 * HOP :, 0], x[-50 * HOP :, 0], atol=1e-6)
     assert stats.advice == "" or "extra-buffer" in stats.advice
+
+
+@pytest.mark.parametrize("when_late", ["dry", "silence"])
+def test_a_slow_separator_leaves_the_input_or_silence(when_late):
+    """All gains are 0 dB, so the output is the delayed input where it isn't silence."""
+    x, separator = sound(260 * HOP), Splitter()
+    gate = threading.Event()
+    separator.gates[50] = gate
+    source = RealtimeArray(x, late=set(range(50, 90)), reads={90: gate.set})
+    mixer = Mixer(separator.stems, RATE, when_late=when_late)
+    events: list[str] = []
+    out, engine = run(separator, source, mixer=mixer, on_event=events.append)
+    y, delayed = out[0, :, 0], np.concatenate([np.zeros(256), x[:, 0]])
+    fade = round(FADE_MS * RATE / 1000)
+    overloaded = slice(50 * HOP + fade, 90 * HOP)
+    np.testing.assert_allclose(y[: 50 * HOP], delayed[: 50 * HOP], atol=1e-6)
+    np.testing.assert_allclose(y[-50 * HOP :], delayed[-50 * HOP :], atol=1e-6)
+    if when_late == "silence":
+        assert not y[overloaded].any()
+        assert set(events) == {"stems were late: nothing is output for a moment"}
+    else:
+        np.testing.assert_allclose(y[overloaded], delayed[overloaded], atol=5e-3)
+        assert set(events) == {"stems were late: the input is output for a moment"}
+    steps = np.abs(np.diff(y))
+    assert steps.max() <= np.abs(np.diff(delayed)).max() + np.pi / 2 / fade * np.abs(x).max()
+    assert engine.stats().deadline_misses + engine.stats().skipped >= 35
+
+
+def test_stems_are_metered_before_their_gains():
+    x, separator = sound(60 * HOP), Splitter()
+    mixer = Mixer(separator.stems, RATE, gains_db={"music": -math.inf, "noise": -20})
+    _, engine = run(separator, ArraySource(x, RATE), mixer=mixer)
+    levels = engine.stats().levels
+    assert levels.stems["music"] == (-math.inf, -math.inf)
+    rms_db = levels.separated["speech"][0]
+    for stem, weight in zip(separator.stems, separator.weights, strict=True):
+        expected_db = rms_db + 20 * math.log10(weight / 0.5)
+        assert levels.separated[stem][0] == pytest.approx(expected_db, abs=0.01)
+    assert levels.stems["noise"][0] == pytest.approx(levels.separated["noise"][0] - 20, abs=0.01)
+    whole = engine.stats().run_levels.levels
+    rms = np.sqrt(np.mean(np.square(x, dtype=np.float64)) * 60 / 61)
+    assert whole["mixture"][0] == pytest.approx(20 * np.log10(rms), abs=0.01)
+    assert whole["mixture"][1] == pytest.approx(20 * np.log10(np.abs(x).max()), abs=0.01)
+
+
+def test_an_unmonitored_engine_outputs_silence_and_records_the_mix(tmp_path):
+    x, separator = sound(60 * HOP), Splitter()
+    recorder = TakeRecorder(tmp_path, separator.stems, HopSchedule(separator, RATE), has_mix=True)
+    recorder.start()
+    mixer = Mixer(separator.stems, RATE)
+    out, engine = run(
+        separator, ArraySource(x, RATE), mixer=mixer, recorder=recorder, is_monitored=False
+    )
+    assert not out.any()
+    (take,) = recorder.takes
+    mix, mixture = (
+        soundfile.read(take.folder / f"{name}.wav", dtype="float32")[0]
+        for name in ("mix", "mixture")
+    )
+    np.testing.assert_allclose(mix, mixture, atol=1e-6)  # all gains are 0 dB
+    np.testing.assert_array_equal(mixture[engine.delay :], x[:, 0])
 
 
 def test_history_is_discarded_at_a_discontinuity():

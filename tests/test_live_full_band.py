@@ -18,7 +18,7 @@ from rtmtass.live.full_band import HopSchedule
 from rtmtass.live.mixer import Mixer
 from rtmtass.live.recorder import TakeRecorder
 
-RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 88200, 96000, 192000]
+RATES = [8000, 11025, 16000, 22050, 44100, 48000, 96000]
 
 
 def noise(n, channels=1, seed=0):
@@ -62,7 +62,7 @@ def test_hours_later_the_hops_still_fit(rate):
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("channels", [1, 2])
 def test_with_all_gains_at_0_db_the_output_is_the_input(rate, channels):
-    x = noise(rate // 2, channels)
+    x = noise(rate // 4, channels)
     out, engine = run(Splitter(channels), ArraySource(x, rate))
     assert out.shape == (1, len(x) + engine.delay, channels)
     assert np.abs(out[0, : engine.delay]).max() < 1e-6

@@ -46,6 +46,37 @@ def test_by_default_the_mix_is_the_mixture():
     np.testing.assert_allclose(run(Mixer(STEMS, RATE), stems)[0], stems.sum(axis=0), atol=1e-6)
 
 
+def test_levels_stop_at_a_floor():
+    mixer = Mixer(STEMS, RATE)
+    run(mixer, tones(HOP * 20))
+    assert mixer.levels().output[0] > -20
+    run(mixer, np.zeros((3, HOP * 200), np.float32))  # 3 s: the power falls below -400 dB
+    levels = mixer.levels()
+    assert {*levels.stems.values(), levels.mixture, levels.output} == {(-math.inf, -math.inf)}
+
+
+@pytest.mark.parametrize("when_late", ["dry", "silence"])
+def test_late_stems_are_replaced_without_a_click(when_late):
+    stems, late = tones(HOP * 60), range(20, 40)
+    mixer = Mixer(STEMS, RATE, when_late=when_late)
+    out = run(mixer, stems, late=late)[0]
+    mixture = stems.sum(axis=0)
+    assert step_of(out) < 1.2 * step_of(mixture) + 1.0 / FADE * np.pi / 2
+    inside = slice(20 * HOP + FADE, 40 * HOP)
+    np.testing.assert_allclose(out[: 20 * HOP], mixture[: 20 * HOP], atol=1e-6)
+    expected = mixture[inside] if when_late == "dry" else 0 * mixture[inside]
+    np.testing.assert_allclose(out[inside], expected, atol=2e-3 if when_late == "dry" else 0)
+    np.testing.assert_allclose(out[41 * HOP :], mixture[41 * HOP :], atol=1e-6)
+
+
+def test_a_bypass_is_not_silenced_while_stems_are_late():
+    stems = tones(HOP * 60)
+    mixer = Mixer(STEMS, RATE, when_late="silence")
+    out = run(mixer, stems, late=range(30, 50), changes={10: lambda m: m.set_bypass(True)})[0]
+    np.testing.assert_allclose(out[20 * HOP :], stems.sum(axis=0)[20 * HOP :], atol=2e-3)
+    assert step_of(out) < 1.2 * step_of(stems.sum(axis=0))
+
+
 def test_gain_mute_and_solo():
     stems = tones(HOP * 20)
     mixer = Mixer(STEMS, RATE, gains_db={"music": -20, "noise": -math.inf})

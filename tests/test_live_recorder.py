@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import soundfile
 from fakes import FakeSeparator
 
 from rtmtass.errors import OutputError
+from rtmtass.io.pipes import open_source
 from rtmtass.live.full_band import HopSchedule
-from rtmtass.live.recorder import GrowingWav, TakeRecorder, check_folder
+from rtmtass.live.growing_wav import GrowingWav, Syncer
+from rtmtass.live.recorder import TakeRecorder, check_folder
 
 STEMS = ("speech", "music", "noise")
 HOP, RATE = 256, 16000
@@ -147,6 +150,8 @@ CRASH = """
 import sys, time, os, signal
 sys.path.insert(0, {tests!r})
 from test_live_recorder import *
+if {has_slow_disk}:
+    os.fsync = lambda descriptor: time.sleep(60)
 recorder = TakeRecorder(Path({folder!r}), STEMS, SCHEDULE)
 recorder.start()
 began = time.monotonic()
@@ -158,8 +163,11 @@ for number in range(100000):
 """
 
 
-def test_a_crash_loses_at_most_a_second(tmp_path):
-    script = CRASH.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+@pytest.mark.parametrize("has_slow_disk", [False, True])
+def test_a_crash_loses_at_most_a_second(tmp_path, has_slow_disk):
+    script = CRASH.format(
+        tests=str(Path(__file__).parent), folder=str(tmp_path), has_slow_disk=has_slow_disk
+    )
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
@@ -172,6 +180,7 @@ def test_a_crash_loses_at_most_a_second(tmp_path):
     take = take_of(tmp_path)
     lengths = {len(x) for x in take.values()}
     assert set(take) == {*STEMS, "mixture"}
+    assert len(lengths) == 1
     assert min(lengths) >= (last - 63) * HOP
     shortest = min(lengths)
     expected = np.concatenate([hop(n)[0] for n in range(last + 1)])[:shortest]
@@ -179,9 +188,183 @@ def test_a_crash_loses_at_most_a_second(tmp_path):
     np.testing.assert_allclose(take["music"][:shortest], 0.3 * expected, rtol=1e-6)
 
 
+def record(recorder, numbers):
+    """Record hops with a mix that is half the mixture."""
+    for number in numbers:
+        mixture, stems = hop(number, recorder.channels)
+        recorder.add_mixture(number, mixture)
+        recorder.add_stems(number, stems, WEIGHTS)
+        recorder.add_mix(number, 0.5 * mixture[None])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_mix_is_recorded_beside_the_stems(tmp_path, channels):
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE, channels, has_mix=True)
+    record(recorder, range(5))
+    recorder.start()
+    record(recorder, range(5, 70))
+    recorder.stop()
+    record(recorder, range(70, 80))
+    recorder.close()
+    take = take_of(tmp_path)
+    assert set(take) == {*STEMS, "mixture", "mix"}
+    np.testing.assert_array_equal(
+        take["mixture"], np.concatenate([hop(n, channels)[0] for n in range(5, 70)])
+    )
+    np.testing.assert_array_equal(take["mix"], 0.5 * take["mixture"])
+    (finished,) = recorder.takes
+    assert finished.tracks == (*STEMS, "mixture", "mix")
+    assert finished.seconds == 65 * HOP / RATE
+
+
+def test_split_outputs_are_added_up_to_the_mix(tmp_path):
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE, has_mix=True)
+    recorder.start()
+    for number in range(20):
+        mixture, stems = hop(number)
+        recorder.add_mixture(number, mixture)
+        recorder.add_stems(number, stems, WEIGHTS)
+        recorder.add_mix(number, stems)
+    recorder.close()
+    take = take_of(tmp_path)
+    np.testing.assert_allclose(take["mix"], take["mixture"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("frames", "kind"), [(900, "WAV"), (1100, "RF64")])
+def test_a_recording_beyond_the_limit_of_wav_is_rf64(tmp_path, frames, kind):
+    x = np.random.default_rng(0).standard_normal((frames, 2)).astype(np.float32)
+    path = tmp_path / "long.wav"
+    file = GrowingWav(path, RATE, 2, limit=8000)
+    for block in np.array_split(x, 7):
+        file.append(block)
+        file.update_header()
+        assert soundfile.info(path).frames == file.frames  # valid while it grows
+    file.close()
+    assert soundfile.info(path).format == kind
+    np.testing.assert_array_equal(soundfile.read(path, dtype="float32")[0], x)
+    source, out = open_source(path), np.zeros((2 * frames, 2), np.float32)
+    n = filled = source.read(out)
+    while n:
+        n = source.read(out[filled:])
+        filled += n
+    source.close()
+    np.testing.assert_array_equal(out[:filled], x)
+
+
+@pytest.mark.parametrize(("n_hops", "kind"), [(15, "WAV"), (16, "RF64")])
+def test_a_take_beyond_the_limit_says_so(tmp_path, n_hops, kind):
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE, has_mix=True, wav_limit=16 * 4 * HOP)
+    recorder.start()
+    record(recorder, range(n_hops))
+    recorder.close()
+    (take,) = recorder.takes
+    assert take.is_rf64 == (kind == "RF64")
+    infos = [soundfile.info(path) for path in take.folder.iterdir()]
+    assert {(info.format, info.frames) for info in infos} == {(kind, n_hops * HOP)}
+    assert set(take_of(tmp_path)) == set(take.tracks)
+
+
+def test_a_cut_turns_rf64_back_into_wav(tmp_path):
+    file = GrowingWav(tmp_path / "a.wav", RATE, 1, limit=1000)
+    file.append(np.ones((500, 1), np.float32))
+    file.update_header()
+    file.cut(100)
+    file.close()
+    info = soundfile.info(tmp_path / "a.wav")
+    assert (info.format, info.frames) == ("WAV", 100)
+
+
+def test_a_slow_disk_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: gate.wait(30))
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE)
+    recorder.start()
+    record(recorder, range(30))
+    recorder.close()  # while the sync still hangs
+    assert not gate.is_set()
+    assert {len(x) for x in take_of(tmp_path).values()} == {30 * HOP}
+    gate.set()
+
+
+def test_a_write_lost_after_the_fact_ends_the_recording(tmp_path, monkeypatch):
+    def fail(_descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE)
+    recorder.start()
+    record(recorder, range(5))
+    wait_for(lambda: recorder.stats().message)
+    record(recorder, range(5, 8))
+    recorder.close()
+    assert recorder.failure == "Input/output error: recording stopped, the audio continues"
+
+
+def test_syncs_close_their_descriptors(tmp_path):
+    file, syncer = GrowingWav(tmp_path / "a.wav", RATE, 1), Syncer()
+    syncer.request([file] * 3)
+    wait_for(lambda: syncer.is_idle)
+    file.close()
+    syncer.close(10)
+    assert syncer.error is None
+    if Path("/proc/self/fd").exists():
+        opened = {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+        assert str(tmp_path / "a.wav") not in opened
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_take(tmp_path, monkeypatch):
+    start, n_left = GrowingWav._write, [2]
+
+    def until_full(self, data):
+        n_left[0] -= 1
+        if n_left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        start(self, data)
+
+    monkeypatch.setattr(GrowingWav, "_write", until_full)
+    recorder = TakeRecorder(tmp_path, STEMS, SCHEDULE)
+    recorder.start()
+    record(recorder, range(3))
+    wait_for(lambda: recorder.failure)
+    recorder.close()
+    assert recorder.failure.startswith("the disk is full")
+    assert list(tmp_path.iterdir()) == []
+    assert recorder.takes == []
+
+
+def test_takes_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _form: "take-20261127-120000")
+    outside = tmp_path / "outside"
+    (tmp_path / "take-20261127-120000").symlink_to(outside)  # dangling: it doesn't "exist"
+    recorders = [TakeRecorder(tmp_path, STEMS, SCHEDULE) for _ in range(4)]
+    for recorder in recorders:
+        recorder.start()
+        record(recorder, range(4))
+    for recorder in recorders:
+        recorder.close()
+    folders = {str(take.folder) for recorder in recorders for take in recorder.takes}
+    assert folders == {str(tmp_path / f"take-20261127-120000-{n}") for n in (2, 3, 4, 5)}
+    assert not outside.exists()
+
+
+def test_the_check_of_a_folder_follows_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    takes = tmp_path / "takes"
+    takes.mkdir()
+    (takes / ".rtmtass-probe").symlink_to(victim)
+    check_folder(takes)
+    assert victim.read_text() == "kept"
+    with pytest.raises(FileExistsError):
+        GrowingWav(takes / ".rtmtass-probe", RATE, 1)
+    assert victim.read_text() == "kept"
+
+
 def test_an_unwritable_folder_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file can't be written"):
+    with pytest.raises(
+        OutputError, match=r"file can't be written: .*; name another folder with --record DIR"
+    ):
         check_folder(tmp_path / "file")
     check_folder(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -29,8 +29,8 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 """Rooms in one row that must not import each other."""
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
-    "soundfile": {"io/files", "training/data/codecs"},
-    "rich": {"cli/console", "cli/live_display"},
+    "soundfile": {"io/files", "io/libsndfile", "training/data/codecs"},
+    "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {"jit", "dsp", "runtime/compiled", "live/devices/callback"},
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback"},

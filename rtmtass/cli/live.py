@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import sys
-import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +24,10 @@ from rtmtass.cli.arguments import (
     sink,
     source,
 )
+from rtmtass.cli.live_session import Session
+from rtmtass.cli.live_stop import Stops
+from rtmtass.cli.live_text import format_gains
+from rtmtass.cli.live_watch import Printer, Watch
 from rtmtass.errors import DeviceError, UsageError
 from rtmtass.live.endpoints import SINKS, SOURCES, describe
 
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
     from rtmtass.live.controls import Controls
     from rtmtass.live.devices.device_io import DeviceIO
     from rtmtass.live.devices.stream_config import StreamRequest
+    from rtmtass.live.display import Display
     from rtmtass.live.engine import Engine
-    from rtmtass.live.stats import Stats
+    from rtmtass.live.events import EventLog
     from rtmtass.separator import Separator
-
-_DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
 
 RECIPES = """\
 rtmtass live --gain music=-20,noise=-inf
+rtmtass live --gains voice --record takes --record-mix
 rtmtass live --source udp:9000 --sink udp:192.168.1.20:9001
 rtmtass devices lists the devices, rtmtass doctor checks the system
 
@@ -71,18 +72,30 @@ def register(commands: Commands) -> None:
     add = parser.add_argument_group("mix").add_argument
     add("--gain", type=gains, default={}, metavar="STEM=DB,…", help="as in"
         " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
+    add("--gains", metavar="NAME", help="gains saved under a name, or voice, no-music, no-noise"
+        " or quiet; --gain changes single ones")  # fmt: skip
+    add("--save-gains", metavar="NAME", help="save the gains under NAME in the end, as the keys"
+        " have left them")  # fmt: skip
+    add("--list-gains", action="store_true", help="list the gains that have names, and exit")
     add("--strength", type=decibels, default=math.inf, metavar="DB", help="turn no stem down"
         " further than this below the loudest (default: no limit)")  # fmt: skip
     add("--stems-out", nargs="?", const="", metavar="A,B,C", help="output the stems, not the"
         " mix: side by side on the output's channels, or each on a device of its own")  # fmt: skip
     add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="output the mix;"
         " --no-monitor is silent, for recording only")  # fmt: skip
+    add("--when-late", choices=("dry", "silence"), default="dry", help="what to output while the"
+        " computer is too slow to separate: the input or nothing (default: %(default)s)"
+        )  # fmt: skip
     add("--record", metavar="DIR", help="record stems and mixture into DIR, from the start")
+    add("--record-mix", action="store_true", help="record the mix too, as it is output; with"
+        " --record or the key r")  # fmt: skip
     add("--virtual-mic", action="store_true", help="create a microphone that other programs"
         " can choose (PipeWire, PulseAudio)")  # fmt: skip
     add = parser.add_argument_group("display").add_argument
-    add("--plain", action="store_true", help="one line a second instead of a display")
-    add("--json", action="store_true", help="one JSON object a second")
+    add("--plain", action="store_true", help="one line a second instead of a display; levels in"
+        " dBFS, of a stem before>after its gain")  # fmt: skip
+    add("--json", action="store_true", help="one JSON object a second, one per event, and one"
+        " with a summary at the end")  # fmt: skip
     add("--duration", type=seconds, metavar="S", help="stop after S seconds")
     add_model(parser.add_argument)
     add_precision(parser.add_argument)
@@ -120,29 +133,61 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.live.devices.portaudio import end_with_abandoned
     from rtmtass.live.os_priority import gc_disabled
 
+    if arguments.list_gains:
+        return _list_gains()
     _check(arguments)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(gc_disabled())
+    session = Session(Printer(is_json=arguments.json))
+    with Stops() as stops, gc_disabled():
         if arguments.record:
             from rtmtass.live.recorder import check_folder
 
             check_folder(Path(arguments.record))
-        if arguments.virtual_mic:
-            from rtmtass.live.devices.virtual_mic import VirtualMicrophone
+        try:
+            with contextlib.ExitStack() as stack:
+                if arguments.virtual_mic:
+                    from rtmtass.live.devices.virtual_mic import VirtualMicrophone
 
-            stack.enter_context(VirtualMicrophone())
-            arguments.output = arguments.output or "pulse"
-        # Ctrl-C is the usual way to end a live stream: not an error.
-        with contextlib.suppress(KeyboardInterrupt):
-            _run(arguments, stack)
-    end_with_abandoned()
+                    microphone = stack.enter_context(VirtualMicrophone())
+                    stops.on_exit.append(lambda: microphone.__exit__(None, None, None))
+                    arguments.output = arguments.output or "pulse"
+                _run(arguments, session, stops, stack)
+        finally:
+            session.summarise(arguments.model)
+        if arguments.save_gains:
+            session.save_gains(arguments.save_gains)
+    failure = session.failure()
+    if failure:
+        print(f"rtmtass: {failure}", file=sys.stderr)
+    end_with_abandoned(int(bool(failure)))
+    return int(bool(failure))
+
+
+def _list_gains() -> int:
+    """Print the gains that have names."""
+    from rtmtass.cli.console import print_table
+    from rtmtass.errors import RtmtassError
+    from rtmtass.live.presets import load_gains, names
+
+    rows = []
+    for name in names():
+        try:
+            rows.append((name, format_gains(load_gains(name))))
+        except RtmtassError as error:
+            rows.append((name, str(error)))
+    print_table(("name", "gains in dB"), rows)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse options that exclude each other."""
+    """Refuse options that exclude each other, and gains that don't exist."""
+    from rtmtass.live.presets import check_name, load_gains
+
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
+    if arguments.save_gains is not None:
+        check_name(arguments.save_gains)
+    if arguments.gains is not None:
+        arguments.gain = {**load_gains(arguments.gains), **arguments.gain}
     of_input = {"--input": arguments.input, "--input-channels": arguments.input_channels}
     of_output = {
         "--output": arguments.output,
@@ -161,7 +206,10 @@ def _check(arguments: argparse.Namespace) -> None:
                 )
 
 
-def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
+def _run(
+    arguments: argparse.Namespace, session: Session, stops: Stops, stack: contextlib.ExitStack
+) -> None:
+    """Run the stream; the stack closes it."""
     import rtmtass
     from rtmtass.cli.separate import print_compiling
     from rtmtass.live import os_priority
@@ -181,8 +229,8 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         channels=arguments.channels,
         on_compile=print_compiling,
     )
-    messages: deque[str] = deque(maxlen=50)
-    measured_ms = _measured_ms(request, separator, messages) if arguments.measure else None
+    events = session.events
+    measured_ms = _measured_ms(request, separator, events) if arguments.measure else None
     mixer = Mixer(
         separator.stems,
         separator.sample_rate,
@@ -190,27 +238,61 @@ def _run(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         gains_db=arguments.gain,
         strength_db=arguments.strength,
         is_split=arguments.stems_out is not None,
+        when_late=arguments.when_late,
     )
-    if not arguments.monitor:
-        mixer.fade_out()
-    ends = _open_ends(arguments, request, separator, mixer.n_rows, messages, stack)
+    ends = _open_ends(arguments, request, separator, mixer.n_rows, events, stack)
     if ends.devices:
         ends.devices.measured_ms = measured_ms
-    folder = Path(arguments.record or ".")
-    schedule = HopSchedule(separator, ends.source.sample_rate)
-    recorder = TakeRecorder(folder, separator.stems, schedule, arguments.channels, is_realtime=True)
-    if arguments.record:
-        recorder.start()
+    recorder = TakeRecorder(
+        Path(arguments.record or "."), separator.stems,
+        HopSchedule(separator, ends.source.sample_rate), arguments.channels,
+        has_mix=arguments.record_mix, is_realtime=True,
+    )  # fmt: skip
+    stack.callback(recorder.close)
     engine = Engine(
         separator, ends.source, ends.sink, mixer=mixer, recorder=recorder,
-        on_event=messages.append, is_realtime=True,
+        on_event=events.add, is_realtime=True, is_monitored=arguments.monitor,
     )  # fmt: skip
     grants = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
     os_priority.request_priority(os_priority.OTHER_PRIORITY)
-    stack.callback(_stop, engine)
+    session.mixer, session.recorder, session.engine = mixer, recorder, engine
+    stack.callback(engine.stop)
+    stops.on_exit += [recorder.close, session.takes]
+    stops.begin()
+    if arguments.record:
+        recorder.start()
+    events.begin()
     engine.start()
-    messages.extend(f"{grant.name}: {grant.detail}" for grant in [*grants, *engine.grants])
-    _watch(arguments, engine, ends, Controls(mixer, recorder), messages, stack)
+    # Of several threads' requests for one thing, a refusal is the one to report.
+    by_name = {g.name: g for g in sorted([*grants, *engine.grants], key=lambda g: not g.is_granted)}
+    for grant in by_name.values():
+        events.add(f"{grant.name}: {grant.detail}")
+    controls = Controls(mixer, recorder)
+    display = _open_display(arguments, engine, ends, controls, session.printer, stack)
+    session.watch = Watch(engine, recorder, controls, events, session.printer, display)
+    stack.callback(stops.notice)
+    session.watch.run(stops, arguments.duration)
+
+
+def _open_display(
+    arguments: argparse.Namespace,
+    engine: Engine,
+    ends: _Ends,
+    controls: Controls,
+    printer: Printer,
+    stack: contextlib.ExitStack,
+) -> Display | None:
+    """Open the display if there is a terminal, else print the title unless it is JSON."""
+    from rtmtass.live.display import Display
+
+    streams = (sys.stdin, sys.stdout)
+    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
+    if is_terminal and not (arguments.plain or arguments.json):
+        return stack.enter_context(Display(controls, ends.name))
+    if not arguments.json:
+        latency_ms = engine.stats().device.latency.total_ms
+        printer.text(f"{ends.title}, {latency_ms:.1f} ms; Ctrl-C ends")
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +312,7 @@ def _open_ends(
     request: StreamRequest,
     separator: Separator,
     n_rows: int,
-    messages: deque[str],
+    events: EventLog,
     stack: contextlib.ExitStack,
 ) -> _Ends:
     """Open --source and --sink, and devices for what isn't given."""
@@ -241,7 +323,7 @@ def _open_ends(
         arguments.rate or separator.sample_rate,
         arguments.channels,
         arguments.extra_buffer or 0.0,
-        messages.append,
+        events.add,
     )
     source: Source | None = None
     sink: Sink | None = None
@@ -264,7 +346,7 @@ def _open_ends(
             separator,
             n_rows=n_rows,
             source_rate=source.sample_rate if source else None,
-            on_message=messages.append,
+            on_message=events.add,
         )
         config = devices.connection.config
         ends = [device for device in (config.capture, config.playback) if device]
@@ -279,25 +361,16 @@ def _open_ends(
     return _Ends(chosen_source, chosen_sink, devices, " → ".join(titles), " → ".join(names))
 
 
-def _measured_ms(
-    request: StreamRequest, separator: Separator, messages: deque[str]
-) -> float | None:
-    """Return the latency as measured with a chirp, or None and a message if it isn't found."""
+def _measured_ms(request: StreamRequest, separator: Separator, events: EventLog) -> float | None:
+    """Return the latency as measured with a chirp, or None and an event if it isn't found."""
     from rtmtass.live.devices.round_trip import measure
 
     try:
         trip = measure(dataclasses.replace(request, more_outputs=()), separator.fork())
     except DeviceError as error:
-        messages.append(f"the latency wasn't measured: {error}")
+        events.add(f"the latency wasn't measured: {error}")
         return None
     return 1000 * trip.with_engine / trip.sample_rate
-
-
-def _stop(engine: Engine) -> None:
-    from rtmtass.signals import defer_signals
-
-    with contextlib.suppress(KeyboardInterrupt), defer_signals():
-        engine.stop()
 
 
 def request_of(arguments: argparse.Namespace) -> StreamRequest:
@@ -321,67 +394,4 @@ def request_of(arguments: argparse.Namespace) -> StreamRequest:
         extra_buffer_ms=arguments.extra_buffer,
         has_input=not arguments.source,
         has_output=not arguments.sink,
-    )
-
-
-def _watch(
-    arguments: argparse.Namespace,
-    engine: Engine,
-    ends: _Ends,
-    controls: Controls,
-    messages: deque[str],
-    stack: contextlib.ExitStack,
-) -> None:
-    """Show the engine's state until it ends."""
-    from rtmtass.live.display import Display
-
-    display = None
-    if not (arguments.plain or arguments.json) and sys.stdout.isatty() and sys.stdin.isatty():
-        display = stack.enter_context(Display(controls, ends.name))
-    elif not arguments.json:
-        latency_ms = engine.stats().device.latency.total_ms
-        print(f"{ends.title}, {latency_ms:.1f} ms; Ctrl-C ends", flush=True)
-    every_s = _DISPLAY_S if display else _LINE_S
-    started = shown = time.monotonic()
-    while not controls.has_quit and engine.is_running:
-        now = time.monotonic()
-        if arguments.duration and now - started >= arguments.duration:
-            break
-        if now - shown >= every_s:
-            shown = max(shown + every_s, now - every_s)  # after a suspend: no burst of lines
-            stats = engine.stats()
-            if display and display.is_alive:
-                display.update(stats, messages)
-            else:
-                _print_stats(arguments, stats, messages)
-                every_s = _LINE_S
-        time.sleep(_LOOK_S)
-
-
-def _print_stats(arguments: argparse.Namespace, stats: Stats, messages: deque[str]) -> None:
-    if arguments.json:
-        events = [messages.popleft() for _ in range(len(messages))]
-        print(json.dumps({**stats.to_dict(), "messages": events}, ensure_ascii=False), flush=True)
-        return
-    while messages:
-        print(f"{time.strftime('%H:%M:%S')}  {messages.popleft()}", flush=True)
-    print(f"{time.strftime('%H:%M:%S')}  {plain_line(stats)}", flush=True)
-
-
-def plain_line(stats: Stats) -> str:
-    """Return the engine's state in one line."""
-    levels, steps, device = stats.levels, stats.steps, stats.device
-    meters = {"in": levels.mixture, **levels.stems, "out": levels.output}
-    levels_db = "  ".join(f"{name} {rms:.0f}" for name, (rms, _peak) in meters.items())
-    recording = f"  rec {stats.recording.seconds:.0f} s" if stats.recording.is_running else ""
-    measured_ms = device.latency.measured_ms
-    measured = "" if measured_ms is None else f" (measured {measured_ms:.1f})"
-    notes = "".join(f"  {note}" for note in (stats.recording.message, stats.advice) if note)
-    return (
-        f"{stats.state} {stats.seconds:.0f} s  dB: {levels_db}"
-        f"  step {steps.p50_ms:.2f}/{steps.p99_ms:.2f}/{steps.max_ms:.2f} of"
-        f" {steps.deadline_ms:.0f} ms  late {stats.deadline_misses + stats.skipped}"
-        f"  lost {device.overruns}+{device.underruns}  xruns {device.xruns}"
-        f"  drift {device.drift_ppm:+.0f} ppm  latency {device.latency.total_ms:.1f} ms{measured}"
-        f"  cpu {100 * stats.cpu_share:.0f} %{recording}{notes}"
     )

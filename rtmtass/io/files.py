@@ -1,4 +1,4 @@
-"""Reads and writes sound files; the only module here that imports soundfile."""
+"""Reads and writes sound files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from rtmtass.errors import InputError, OutputError
 from rtmtass.io.encodings import Encoding
+from rtmtass.io.libsndfile import Decoder
 from rtmtass.io.part_file import WAV_LIMIT, PartFile, why_unreadable, why_unwritable
 from rtmtass.io.wav_header import read_header
 from rtmtass.types import Samples
 
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
+MAX_SAMPLES_PER_S = 64 * 192_000
+"""Of all channels together: a second of them and of their stems has to fit into memory."""
 LARGEST = 1e9
 """Samples beyond this, 180 dB over full scale, are taken for damage, as NaN is."""
 COPIED_TAGS = (
@@ -26,10 +29,8 @@ COPIED_TAGS = (
 )  # fmt: skip
 """Tags copied from input to output; not `software`, which names the encoder."""
 
-_UNKNOWN_FRAMES = 2**48
-"""libsndfile returns a huge length, 2**63 - 1 with rounding, where a FLAC header has none."""
 _PCM_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-_MP3_SLACK = 4 * 1152  # frames an MP3's length tag may be off by: encoder delay and padding
+_MP3_SLACK = 1152  # frames an MP3's header may be off by: some encoders count the header itself
 
 
 def check_rate(sample_rate: int, name: str) -> None:
@@ -42,6 +43,21 @@ def check_rate(sample_rate: int, name: str) -> None:
         raise InputError(
             f"{name} has a sample rate of {sample_rate} Hz; rtmtass supports {MIN_RATE_HZ}"
             f" to {MAX_RATE_HZ} Hz: check the header, or give the true one with --rate"
+        )
+
+
+def check_format(sample_rate: int, channels: int, name: str) -> None:
+    """Check that a sample rate is supported, and a number of channels at this rate.
+
+    Raises:
+        InputError: see `check_rate`, or more than `MAX_SAMPLES_PER_S`.
+    """
+    check_rate(sample_rate, name)
+    if sample_rate * channels > MAX_SAMPLES_PER_S:
+        raise InputError(
+            f"{name} has {channels} channels at {sample_rate} Hz; rtmtass supports"
+            f" {MAX_SAMPLES_PER_S // sample_rate} at this rate: check the header, or split the"
+            " channels into several files"
         )
 
 
@@ -84,7 +100,7 @@ class FileSource:
         name: the path, for errors.
         sample_rate: in Hz.
         channels: number of channels.
-        frames: length according to the header; None if it doesn't say.
+        frames: true length; None if it is known only at the end.
         container, subtype: soundfile's names for the file's format.
         tags: those of `COPIED_TAGS` that are present.
 
@@ -99,29 +115,27 @@ class FileSource:
         self._position = 0
         self._check_before_opening(path)
         try:
-            self._file = soundfile.SoundFile(str(path))
+            self._decoder = Decoder(path)
         except soundfile.SoundFileError as error:
             raise InputError(
                 f"{path} is not audio that libsndfile can read; convert it first:"
                 f" ffmpeg -i {path.name} {path.stem}.wav"
             ) from error
-        self.sample_rate = int(self._file.samplerate)
-        self.channels = int(self._file.channels)
-        frames = int(self._file.frames)
-        self.frames = frames if frames < _UNKNOWN_FRAMES else None
-        self._bytes: BinaryIO | None = None
-        if self.frames is None:  # the position in the bytes will tell the end from damage
-            self._file.close()
-            self._bytes = path.open("rb")
-            self._file = soundfile.SoundFile(self._bytes)
-        self.container = str(self._file.format)
-        self.subtype = str(self._file.subtype)
-        tags = self._file.copy_metadata()
-        self.tags = {k: str(v) for k, v in tags.items() if k in COPIED_TAGS and v}
+        except OSError as error:
+            raise InputError(why_unreadable(path, error)) from error
+        self.sample_rate = self._decoder.sample_rate
+        self.channels = self._decoder.channels
+        self.frames = self._decoder.frames
+        self.container = self._decoder.container
+        self.subtype = self._decoder.subtype
+        self.tags = {k: str(v) for k, v in self._decoder.tags.items() if k in COPIED_TAGS and v}
         try:
-            check_rate(self.sample_rate, self.name)
+            check_format(self.sample_rate, self.channels, self.name)
             if self.frames == 0:
-                raise InputError(f"{path} holds no samples (0 s); record or export it again")
+                self._raise_empty()
+            promised = self._decoder.promised
+            if self.frames is not None and promised is not None and not allow_truncated:
+                self._check_length(promised, self.frames)
         except InputError:
             self.close()
             raise
@@ -130,43 +144,58 @@ class FileSource:
         """See `Source`.
 
         Raises:
-            InputError: a sample is NaN or Inf, or the file is truncated.
+            InputError: a sample is NaN or Inf, or the file is truncated or has no samples.
         """
-        out[:] = np.nan  # so that what was decoded before an error can be told from the rest
-        try:
-            count = len(self._file.read(len(out), dtype="float32", always_2d=True, out=out))
-        except soundfile.SoundFileError as error:
-            count = int(np.argmax(np.append(np.isnan(out).all(axis=1), True)))
-            if not self._allow_truncated and not self._has_read_all():
-                raise InputError(
-                    f"{self.name} is damaged or cut short after {self._seconds(count)};"
-                    " fetch it again, or separate what is there with --allow-truncated"
-                ) from error
-        if self.frames is not None:
-            slack = _MP3_SLACK if self.container == "MP3" else 0
-            missing = self.frames - self._position - count
-            if count < len(out) and missing > slack and not self._allow_truncated:
-                self._raise_truncated(self.frames, self._position + count, self.sample_rate)
+        count = self._decoder.read(out)
+        if self._decoder.is_damaged and not self._allow_truncated and not self._is_whole(count):
+            raise InputError(
+                f"{self.name} is damaged or cut short after {self._seconds(count)};"
+                " fetch it again, or separate what is there with --allow-truncated"
+            )
+        if not count:
+            self._check_end()
         check_finite(out[:count], self._position, self.sample_rate, self.name)
         self._position += count
         return count
 
-    def _has_read_all(self) -> bool:
-        """Whether a file of unknown length was read to its last byte."""
-        return self._bytes is not None and not self._bytes.read(1)
+    def close(self) -> None:
+        """See `Source`."""
+        self._decoder.close()
+
+    def _check_end(self) -> None:
+        """Raise if the file has ended too early."""
+        if not self._position:
+            self._raise_empty()
+        expected = self._decoder.promised if self.frames is None else self.frames
+        if expected is not None and not self._allow_truncated:
+            self._check_length(expected, self._position)
+        if self._decoder.is_cut and not self._allow_truncated:
+            raise InputError(
+                f"{self.name} is cut short: it ends within a page, after"
+                f" {self._position / self.sample_rate:.2f} s; fetch it again, or separate what is"
+                " there with --allow-truncated"
+            )
+
+    def _check_length(self, expected: int, present: int) -> None:
+        """Raise if `present` frames are fewer than the header promises."""
+        slack = _MP3_SLACK if self.subtype.startswith("MPEG") else 0
+        if expected - present > slack:
+            self._raise_truncated(expected, present, self.sample_rate)
+
+    def _is_whole(self, count: int) -> bool:
+        """Whether all promised frames are decoded, `count` of them by the last read."""
+        promised = self._decoder.promised
+        return promised is not None and self._position + count >= promised
 
     def _seconds(self, count: int) -> str:
         """Return how much has been decoded, `count` frames of it by the last read."""
         decoded = f"{(self._position + count) / self.sample_rate:.2f} s"
-        if self.frames is None:
+        if self._decoder.promised is None:
             return decoded
-        return f"{decoded} of {self.frames / self.sample_rate:.2f} s"
+        return f"{decoded} of {self._decoder.promised / self.sample_rate:.2f} s"
 
-    def close(self) -> None:
-        """See `Source`."""
-        self._file.close()
-        if self._bytes is not None:
-            self._bytes.close()
+    def _raise_empty(self) -> None:
+        raise InputError(f"{self.name} holds no samples (0 s); record or export it again")
 
     def _check_before_opening(self, path: Path) -> None:
         """Raise for a missing, empty or truncated file; libsndfile ignores a truncated WAV."""
@@ -175,7 +204,9 @@ class FileSource:
                 n_bytes = os.fstat(file.fileno()).st_size
                 is_wav = file.read(4) in (b"RIFF", b"RF64")
                 file.seek(0)
-                header = read_header(file.read, self.name) if is_wav else None
+                header = None
+                if is_wav:
+                    header = read_header(file.read, self.name, lambda n: file.seek(n, os.SEEK_CUR))
         except OSError as error:
             raise InputError(why_unreadable(path, error)) from error
         if n_bytes == 0:

@@ -8,12 +8,21 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from rtmtass.errors import InputError, OutputError
-from rtmtass.io.files import FileSource, check_finite, check_rate
+from rtmtass.io.files import FileSource, check_finite, check_format
 from rtmtass.io.part_file import why_unwritable
-from rtmtass.io.wav_header import ENCODINGS, WavHeader, decode, encode, read_header, stream_header
+from rtmtass.io.wav_header import (
+    ENCODINGS,
+    WAV_MAGIC,
+    WavHeader,
+    decode,
+    encode,
+    read_header,
+    stream_header,
+)
+from rtmtass.io.wav_tail import TailGuard, end_of_sound, is_sound
 from rtmtass.types import Samples
 
 SUBTYPES = {
@@ -24,6 +33,8 @@ SUBTYPES = {
 
 
 _POLL_S = 0.002
+_LARGEST_HEADER = 1 << 30  # bytes before the samples, beyond which libsndfile gives up
+_WRAPPED = 2**32 - 2**16  # bytes behind the samples that no chunks are
 
 
 class ByteStream(Protocol):
@@ -75,6 +86,8 @@ class StreamSource:
         self._stream = stream
         self._allow_truncated = allow_truncated
         self._unread = b""
+        self._may_continue = header is None
+        self._guard: TailGuard | None = None
         self._position = 0
         self._has_begun = False
         header = header or read_header(self._read_exactly, name)
@@ -83,13 +96,16 @@ class StreamSource:
                 f"{name} is a compressed WAV; decode it in the pipe:"
                 " ffmpeg -i … -c:a pcm_s16le -f wav - | rtmtass separate -"
             )
-        check_rate(header.sample_rate, name)
+        check_format(header.sample_rate, header.channels, name)
         self.encoding = header.encoding
         self.subtype = SUBTYPES[header.encoding]
         self.sample_rate = header.sample_rate
         self.channels = header.channels
         self.frames = header.frames
         self._frame_bytes = header.channels * ENCODINGS[header.encoding]
+        self._data_bytes = header.data_bytes or 0
+        if self._may_continue and header.frames is None:
+            self._guard = TailGuard()
 
     def read(self, out: Samples) -> int:
         """See `Source`; waits for one frame and returns all that is available then.
@@ -101,15 +117,19 @@ class StreamSource:
         if self.frames is not None:
             n = min(n, self.frames - self._position)
         if not n:
-            self._drain()
-            return 0
+            if not self._has_more():
+                return 0
+            n = len(out)
         while len(self._unread) < self._frame_bytes:
             data = self._receive(n * self._frame_bytes - len(self._unread))
-            if not data:
+            is_end = not data
+            if self._guard is not None:
+                data = self._guard.finish() if is_end else self._guard.feed(data)
+            if is_end and not data:
                 self._check_end()
                 return 0
             self._unread += data
-        n_bytes = len(self._unread) // self._frame_bytes * self._frame_bytes
+        n_bytes = min(n, len(self._unread) // self._frame_bytes) * self._frame_bytes
         frames, self._unread = self._unread[:n_bytes], self._unread[n_bytes:]
         if self.is_raw and self._position == 0 and frames.startswith(b"RIFF"):
             raise InputError(f"{self.name} is a WAV, not raw samples; leave out --rate and --raw")
@@ -130,13 +150,13 @@ class StreamSource:
         return data
 
     def _read_exactly(self, n_bytes: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < n_bytes and (more := self._receive(n_bytes - len(data))):
             data += more
         if n_bytes and not data and not self._has_begun:
             self._check_end()
         self._has_begun = True
-        return data
+        return bytes(data)
 
     def _check_end(self) -> None:
         """Raise if the stream has ended too early."""
@@ -152,10 +172,22 @@ class StreamSource:
                 " separate what is there with --allow-truncated"
             )
 
-    def _drain(self) -> None:
-        """Read chunks after the samples, such as tags, so that the writer gets no SIGPIPE."""
+    def _has_more(self) -> bool:
+        """Whether sound follows what the header promises: its size has wrapped past 4 GiB.
+
+        Else chunks after the samples, such as tags, are read, so that the writer gets no SIGPIPE.
+        """
+        if self._may_continue:
+            self._may_continue = False
+            rest = self._data_bytes - self._position * self._frame_bytes + self._data_bytes % 2
+            behind = self._read_exactly(rest + 8)
+            if is_sound(behind[rest:]):
+                self.frames, self._guard = None, TailGuard()
+                self._unread = self._guard.feed(behind)
+                return True
         while self._receive(65536):
             pass
+        return False
 
 
 class StreamSink:
@@ -235,8 +267,12 @@ def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | St
     if header is None:
         return FileSource(path, allow_truncated=allow_truncated)
     stream = path.open("rb", buffering=0)
-    stream.seek(header.data_offset)
-    source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    try:
+        stream.seek(header.data_offset)
+        source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    except BaseException:
+        stream.close()
+        raise
     source.is_raw = False
     return source
 
@@ -288,23 +324,35 @@ def _raw(buffered: object) -> ByteStream:
 def _header_of_special_wav(path: Path) -> WavHeader | None:
     """Return the header of a WAV that libsndfile can't read or misreads; None for others.
 
-    That is one with padded samples, or without a length; the frames are counted then.
+    That is one with padded samples, gigabytes before them, or without a length, or with one that
+    has wrapped; the frames are counted then.
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) not in (b"RIFF", b"RF64"):
+            magic = file.read(4)
+            if magic not in WAV_MAGIC:
                 return None
             file.seek(0)
-            header = read_header(file.read, str(path))
-            if header.encoding is None or (header.frames is not None and not header.is_padded):
+            header = read_header(file.read, str(path), lambda n: file.seek(n, os.SEEK_CUR))
+            if header.encoding is None or not header.block_align:
                 return None
-            if header.frames is not None:
-                return header
-            tail = file.read(8)
-            n_bytes = os.fstat(file.fileno()).st_size - header.data_offset
+            n_bytes = os.fstat(file.fileno()).st_size
+            is_known = header.data_bytes is not None and not _has_wrapped(file, header, n_bytes)
+            if is_known:
+                is_misread = header.is_padded or header.data_offset > _LARGEST_HEADER
+                return header if is_misread or magic == b"BW64" else None
+            end = end_of_sound(file, header.data_offset, n_bytes)
     except OSError:
         return None  # FileSource raises the error
-    is_chunk = len(tail) == 8 and int.from_bytes(tail[4:], "little") == n_bytes - 8
-    if n_bytes < header.block_align or (is_chunk and tail[:4].isalpha()):
-        return None
-    return dataclasses.replace(header, frames=n_bytes // header.block_align)
+    frames = (end - header.data_offset) // header.block_align
+    return dataclasses.replace(header, frames=frames) if frames > 0 else None
+
+
+def _has_wrapped(file: BinaryIO, header: WavHeader, n_bytes: int) -> bool:
+    """Whether the samples go on behind the data chunk: its size has wrapped past 4 GiB."""
+    size = header.data_bytes or 0
+    end = header.data_offset + size + size % 2
+    if end >= n_bytes:
+        return False
+    file.seek(end)
+    return n_bytes - end >= _WRAPPED or is_sound(file.read(8), n_bytes - end - 8)

@@ -22,8 +22,13 @@ from rtmtass.types import Samples
 ENCODINGS = {"u8": 1, "s16": 2, "s24": 3, "s32": 4, "f32": 4, "f64": 8}
 """Sample encodings and their width in bytes; all little-endian."""
 
+WAV_MAGIC = (b"RIFF", b"RF64", b"BW64")
+"""First bytes of a WAV; the last two have 64-bit sizes (EBU Tech 3306, ITU-R BS.2088)."""
+
 UNKNOWN = 0xFFFFFFFF
 """Chunk size in the header of a stream of unknown length."""
+_FORMAT_BYTES = 64  # as many of a format chunk as are needed
+_SKIPPED = 1 << 20  # bytes read at a time of a chunk that isn't needed
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _BY_FORMAT = {
     (_PCM, 8): "u8",
@@ -47,6 +52,7 @@ class WavHeader:
         data_offset: position of the first sample, in bytes.
         block_align: bytes per frame, all channels.
         is_padded: samples have more bytes than they need; libsndfile misreads those.
+        data_bytes: size of the data chunk; None where the writer didn't know it.
     """
 
     sample_rate: int
@@ -56,14 +62,18 @@ class WavHeader:
     data_offset: int
     block_align: int
     is_padded: bool = False
+    data_bytes: int | None = None
 
 
-def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
+def read_header(
+    read: Callable[[int], bytes], name: str, skip: Callable[[int], object] | None = None
+) -> WavHeader:
     """Read a WAV header, up to the first sample.
 
     Args:
         read: returns exactly the number of bytes requested, fewer only at the end.
         name: of the input, for errors.
+        skip: moves that number of bytes forward; None to read them.
 
     Raises:
         InputError: not a RIFF/RF64 WAVE stream, or it ends inside the header.
@@ -75,8 +85,15 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
             raise InputError(f"{name} ends inside its WAV header; export or fetch it again")
         return data
 
+    def pass_over(n_bytes: int) -> None:
+        if skip is not None:
+            skip(n_bytes)
+            return
+        while n_bytes:
+            n_bytes -= len(take(min(n_bytes, _SKIPPED)))
+
     magic, _, kind = struct.unpack("<4sI4s", take(12))
-    if magic not in (b"RIFF", b"RF64") or kind != b"WAVE":
+    if magic not in WAV_MAGIC or kind != b"WAVE":
         raise InputError(
             f"{name} has no WAV header; for raw samples add --rate (and --channels-in, --raw),"
             f" or convert it in the pipe: ffmpeg -i … -f wav - | rtmtass separate -"
@@ -87,9 +104,10 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
         offset += 8
         if chunk == b"data":
             break
-        body = take(size + size % 2)
-        offset += len(body)
-        if chunk == b"ds64":
+        body = take(min(size, _FORMAT_BYTES)) if chunk in (b"ds64", b"fmt ") else b""
+        pass_over(size + size % 2 - len(body))
+        offset += size + size % 2
+        if chunk == b"ds64" and len(body) >= 16:
             long_size = struct.unpack_from("<Q", body, 8)[0]
         elif chunk == b"fmt ":
             fmt = body
@@ -100,10 +118,10 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
         tag = struct.unpack_from("<H", fmt, 24)[0]
     width = _container_width(tag, bits, align, channels, byte_rate == sample_rate * align)
     align = width * channels
-    n_bytes = long_size if magic == b"RF64" and size == UNKNOWN else size
+    n_bytes = long_size if magic != b"RIFF" and size == UNKNOWN else size
     # In a pipe ffmpeg writes 0xFFFFFFFF, sox and arecord 0x7FFFFFxx or 0x80000000, others 0.
     is_placeholder = 0x7FFFF000 <= size <= 0x80000100 or size >= 0xFFFFF000
-    is_known = n_bytes > 0 and (magic == b"RF64" or not is_placeholder)
+    is_known = n_bytes > 0 and (magic != b"RIFF" or not is_placeholder)
     return WavHeader(
         sample_rate=sample_rate,
         channels=channels,
@@ -112,6 +130,7 @@ def read_header(read: Callable[[int], bytes], name: str) -> WavHeader:
         data_offset=offset,
         block_align=align,
         is_padded=width > (bits + 7) // 8,
+        data_bytes=n_bytes if is_known else None,
     )
 
 

@@ -22,17 +22,21 @@ from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.live.full_band import HopSchedule, StemUpsampler
+from rtmtass.live.meters import StreamMeters
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
 from rtmtass.live.overload import OverloadPolicy
-from rtmtass.live.protocols import RealtimeEndpoint, Recorder
+from rtmtass.live.protocols import MixRecorder, RealtimeEndpoint, Recorder
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
 from rtmtass.types import Floats
 
 LEVEL_INTERVAL_S = 0.05
-_STOP_TIMEOUT_S = 3.0
-_LATE = "stems were late: the input is output for a moment"
+_STOP_TIMEOUT_S, _CLOSE_TIMEOUT_S = 0.6, 3.0
+_LATE = {
+    "dry": "stems were late: the input is output for a moment",
+    "silence": "stems were late: nothing is output for a moment",
+}
 
 
 class Engine:
@@ -49,10 +53,11 @@ class Engine:
         sink: any Sink; gets (1, n, C) of mix at the source's rate, or (S, n, C) if the mixer
             is split. Devices that share a clock are source and sink in one object, see DeviceIO.
         mixer: default: all gains 0 dB.
-        recorder: gets stems and mixture.
+        recorder: gets stems and mixture; a `MixRecorder` also the mix.
         on_levels: called about 20 times a second with `Levels`, from a thread of its own.
         on_event: called from that thread with a line about each event.
         is_realtime: request real-time priority.
+        is_monitored: False outputs silence; the recorder and the meters get the mix all the same.
 
     Raises:
         UsageError: source and separator differ in channels.
@@ -69,6 +74,7 @@ class Engine:
         on_levels: Callable[[Levels], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         is_realtime: bool = False,
+        is_monitored: bool = True,
     ) -> None:
         if source.channels != separator.channels and separator.channels != 1:
             raise UsageError(
@@ -84,13 +90,16 @@ class Engine:
         self.mixer = mixer or Mixer(separator.stems, source.sample_rate, separator.channels)
         self.mixer.set_sample_rate(source.sample_rate)
         self._source, self._sink, self._recorder = source, sink, recorder
+        self._mix_recorder = recorder if isinstance(recorder, MixRecorder) else None
+        self._is_monitored = is_monitored
+        self._meters = StreamMeters(separator.stems, source.sample_rate)
         self._worker = Worker(separator, is_realtime=is_realtime)
         self._is_realtime = is_realtime
         self._algorithm_ms = 1000 * self._schedule.algorithmic_latency / self.sample_rate
         self._hop_s = separator.hop / separator.sample_rate
         self._allocate(separator)
         self._number = self._discontinuities = self._n_damaged = 0
-        self._is_damaged = False
+        self._is_damaged = self._is_fading = False
         self._overload = OverloadPolicy(math.ceil(self.delay / self.sample_rate / self._hop_s))
         self._state = "new"
         self._is_stopping = threading.Event()
@@ -114,6 +123,7 @@ class Engine:
         self._no_weights = np.zeros((n_stems, 0), np.float32)
         self._stems = np.zeros(n_stems * longest * n_channels, np.float32)
         self._out = np.zeros(self.mixer.n_rows * longest * n_channels, np.float32)
+        self._silence = np.zeros((self.mixer.n_rows, longest, n_channels), np.float32)
 
     def __enter__(self) -> Engine:
         """Start."""
@@ -154,7 +164,7 @@ class Engine:
                 self._source.close()
                 if isinstance(self._sink, RealtimeEndpoint):
                     self._sink.close()
-                self._thread.join(_STOP_TIMEOUT_S)
+                self._thread.join(_CLOSE_TIMEOUT_S)
         if self._watcher.is_alive():
             self._watcher.join()
         if self._error:
@@ -190,11 +200,16 @@ class Engine:
             damaged=self._n_damaged,
             steps=steps,
             cpu_share=cpu_share,
-            levels=self.mixer.levels(),
+            levels=self._levels(),
+            run_levels=self._meters.run_levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
             advice=self._overload.advice(steps) or device.advice,
         )
+
+    def _levels(self) -> Levels:
+        meters = self._meters
+        return replace(self.mixer.levels(), separated=meters.separated(), clipped=meters.clipped())
 
     def _run(self) -> None:
         try:
@@ -221,6 +236,7 @@ class Engine:
             self._process_hop(block, len(block))
             if self._is_stopping.is_set():
                 self.mixer.fade_out()
+                self._is_fading = True  # what fades out isn't recorded
                 n_fade_hops -= 1
                 if not n_fade_hops:
                     return
@@ -260,16 +276,20 @@ class Engine:
             self._overload.add_discontinuity(self._number)
         end = len(history) - self.delay
         mixture = history[end - n : end]  # aligned with the stems: `delay` samples late
-        if self._recorder:
+        if self._recorder and not self._is_fading:
             self._recorder.add_mixture(self._number, mixture)
         slot = self._separate(history[-n:])
         stems, out = self._blocks(self._stems, n), self._blocks(self._out, n)
         if slot is None:
             self._upsampler.process(None, self._no_weights, mixture, stems)
+            stems[:] = 0
         else:
             self._upsampler.process(slot.stems, slot.highband_weights, mixture, stems)
         self.mixer.process(stems, mixture, out, has_stems=slot is not None)
-        self._sink.write(out[:, :n_out])
+        self._meters.update(stems, mixture, out)
+        if self._mix_recorder and not self._is_fading:
+            self._mix_recorder.add_mix(self._number, out)
+        self._sink.write((out if self._is_monitored else self._silence)[:, :n_out])
         self._number += 1
 
     def _blocks(self, buffer: Floats, n: int) -> Floats:
@@ -314,7 +334,7 @@ class Engine:
         if slot is None and not uses_input:
             if is_submitted:
                 overload.add_miss(number)
-            self._events.append(_LATE)
+            self._events.append(_LATE[self.mixer.when_late])
         overload.update(was_late=slot is None and (not is_submitted or not uses_input))
         return None if uses_input else slot
 
@@ -363,4 +383,4 @@ class Engine:
             while self._on_event and self._events:
                 self._on_event(self._events.popleft())
             if self._on_levels:
-                self._on_levels(self.mixer.levels())
+                self._on_levels(self._levels())

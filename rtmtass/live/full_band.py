@@ -105,7 +105,8 @@ class StemUpsampler:
         self._table = filter_table(*rates)
         self._taps = np.zeros(2 * self._wait, np.float32)
         spare = _SPARE + math.ceil(2 * schedule.model_rate / schedule.sample_rate)
-        self._n_kept = 2 * self._wait + spare
+        # The first block begins before its hop by the filter of the other direction, too.
+        self._n_kept = 3 * self._wait + spare
         length = self._n_kept + schedule.hop
         self._history = np.zeros((n_stems, channels, length), np.float32)
         self._weights = np.zeros((n_stems, length), np.float32)
@@ -188,15 +189,18 @@ def _upsample(
         phase = between * np.float32(rows)
         row = min(int(phase), rows - 1)
         fraction = phase - np.float32(row)
-        for k in range(2 * wait):
-            taps[k] = table[row, k] + fraction * (table[row + 1, k] - table[row, k])
+        # Views and lengths known to be positive: the loops vectorise.
+        lower, upper = table[row], table[row + 1]
+        for k in range(taps.shape[0]):
+            taps[k] = lower[k] + fraction * (upper[k] - lower[k])
         first = whole - wait + 1
         for c in range(channels):
             residual = mixture[t, c]
             for s in range(n_stems):
+                samples = history[s, c, first : first + taps.shape[0]]
                 total = np.float32(0.0)
-                for k in range(2 * wait):
-                    total += taps[k] * history[s, c, first + k]
+                for k in range(taps.shape[0]):
+                    total += taps[k] * samples[k]
                 out[s, t, c] = total
                 residual -= total
             for s in range(n_stems):

@@ -10,6 +10,7 @@ import numpy as np
 
 from rtmtass.errors import UsageError
 from rtmtass.jit.compiler import kernel
+from rtmtass.live.meters import METER_MS, level_db
 from rtmtass.types import Doubles, Floats
 
 RAMP_MS = 40.0
@@ -18,8 +19,9 @@ FADE_MS = 10.0
 """Length of the longest crossfade between the mix and the input."""
 MATCH_S = 3.0
 """Time constant of the powers that match the bypass to the loudness of the mix."""
-METER_MS = 60.0
 MAX_GAIN_DB = 20.0
+WHEN_LATE = ("dry", "silence")
+"""What is output where stems are missing: the mixture, or nothing."""
 
 _MAX_MATCH = 4.0
 _QUIET = 1e-10
@@ -61,15 +63,21 @@ class MixSettings:
 
 @dataclass(frozen=True)
 class Levels:
-    """Meters in dBFS: (RMS, peak) of stems, mixture and output; -inf is silence."""
+    """Meters in dBFS: (RMS, peak) of stems, mixture and output; -inf is below -120 dBFS.
+
+    `separated` has the stems before their gains, `clipped` the names of the meters that
+    reached full scale in the last seconds; an engine adds both.
+    """
 
     stems: dict[str, tuple[float, float]] = field(default_factory=dict)
     mixture: tuple[float, float] = (-math.inf, -math.inf)
     output: tuple[float, float] = (-math.inf, -math.inf)
+    separated: dict[str, tuple[float, float]] = field(default_factory=dict)
+    clipped: tuple[str, ...] = ()
 
 
 class Mixer:
-    """Mixes stems block by block and crossfades to the input where stems are missing.
+    """Mixes stems block by block; where stems are missing, crossfades to the input or silence.
 
     Settings may be changed from any thread; the output follows within `RAMP_MS`.
     `process` is called from one thread and doesn't allocate.
@@ -81,9 +89,10 @@ class Mixer:
         gains_db: initial gains; 0 dB where not given.
         strength_db: see MixSettings.
         is_split: output each stem by itself, after its gain, instead of the sum.
+        when_late: one of `WHEN_LATE`; a bypass outputs the mixture in either case.
 
     Raises:
-        UsageError: unknown stem, or a gain is NaN.
+        UsageError: unknown stem, unknown `when_late`, or a gain is NaN.
     """
 
     def __init__(
@@ -95,7 +104,11 @@ class Mixer:
         gains_db: Mapping[str, float] | None = None,
         strength_db: float = math.inf,
         is_split: bool = False,
+        when_late: str = "dry",
     ) -> None:
+        if when_late not in WHEN_LATE:
+            raise UsageError(f"when_late={when_late!r}; choose from {', '.join(WHEN_LATE)}")
+        self.when_late = when_late
         self.stems = tuple(stems)
         self.n_rows = len(self.stems) if is_split else 1
         n_stems = len(self.stems)
@@ -104,7 +117,8 @@ class Mixer:
         self._state = np.zeros(_N_STATE)
         self._last = np.zeros((3, self.n_rows, channels))
         self._meters = np.zeros((n_stems + 2, 2))
-        self._lengths = np.zeros(4)
+        self._lengths = np.zeros(5)
+        self._lengths[4] = when_late == "dry"
         self.set_sample_rate(sample_rate)
         self.settings = MixSettings(dict.fromkeys(self.stems, 0.0), strength_db=strength_db)
         for stem, gain in (gains_db or {}).items():
@@ -116,7 +130,7 @@ class Mixer:
 
     def set_sample_rate(self, sample_rate: int) -> None:
         """Set the rate of the blocks in Hz; call it before the first `process`."""
-        self._lengths[:] = (
+        self._lengths[:4] = (
             max(1, round(RAMP_MS * sample_rate / 1000)),
             max(1, round(FADE_MS * sample_rate / 1000)),
             MATCH_S * sample_rate,
@@ -180,7 +194,7 @@ class Mixer:
             mixture: (n, C), aligned with the stems.
             out: (R, n, C), receives the mix, R = 1; if split all stems, R = S.
             has_stems: False where they are late: then the output is the mixture, matched to
-                the loudness of the mix and faded to without a step.
+                the loudness of the mix, or silence; faded to without a step.
         """
         _mix(
             stems, mixture, out, has_stems, self._targets, self._ramps, self._state, self._last,
@@ -189,7 +203,9 @@ class Mixer:
 
     def levels(self) -> Levels:
         """Return the meters; may be called from any thread."""
-        rows = [(_db(math.sqrt(power)), _db(peak)) for power, peak in self._meters.tolist()]
+        rows = [
+            (level_db(math.sqrt(power)), level_db(peak)) for power, peak in self._meters.tolist()
+        ]
         return Levels(dict(zip(self.stems, rows, strict=False)), rows[-2], rows[-1])
 
     def _check(self, stem: str) -> None:
@@ -202,10 +218,6 @@ class Mixer:
         for row, stem in enumerate(self.stems):
             self._targets[row] = factors[stem]
         self._targets[len(self.stems) + _BYPASS] = 0.0 if settings.is_bypassed else 1.0
-
-
-def _db(value: float) -> float:
-    return 20 * math.log10(value) if value > 0 else -math.inf
 
 
 @kernel
@@ -269,7 +281,8 @@ def _mix(
 
     y = wet * mix + (1 - wet) * match * mixture + offset * fade. `wet` drops to 0 at once
     when stems go missing; the jump in y is added back as `offset`, which then fades out.
-    So y stays continuous without lookahead.
+    So y stays continuous without lookahead. Where silence replaces late stems, the part from
+    the mixture is 0 except under the bypass.
 
     Args:
         targets: (S + 2,) target gains: stems, master, bypass (1 = mix, 0 = input).
@@ -277,7 +290,8 @@ def _mix(
         state: (_N_STATE,), see the names of its indices.
         last: (3, R, C): the last output, its part from the mixture, the offset.
         meters: (S + 2, 2): power and peak; stems, mixture, output.
-        lengths: of ramp and fade in samples, time constants of match and meters.
+        lengths: of ramp and fade in samples, time constants of match and meters; then 1 if
+            the mixture replaces late stems, 0 if silence does.
     """
     n_stems, n, channels = meters.shape[0] - 2, mixture.shape[0], mixture.shape[1]
     n_rows = out.shape[0]
@@ -295,6 +309,7 @@ def _mix(
         wet, fade = _advance(ramps, state, lengths, has_stems)
         master = ramps[n_stems + _MASTER, _NOW]
         match = match_from + (state[_MATCH] - match_from) * (t + 1) / n
+        match *= 1.0 - (1.0 - lengths[4]) * ramps[n_stems + _BYPASS, _NOW]
         for c in range(channels):
             x = np.float64(mixture[t, c])
             mixed, total = 0.0, 0.0

@@ -42,3 +42,11 @@ class Recorder(Protocol):
 
     def close(self) -> None:
         """Finish the files."""
+
+
+@runtime_checkable
+class MixRecorder(Recorder, Protocol):
+    """A recorder that also records the mix."""
+
+    def add_mix(self, number: int, mix: Floats) -> None:
+        """Add hop `number` of the output, (R, H, C): the mix, or stems that add up to it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rtmtass.live.meters import RunLevels
 from rtmtass.live.mixer import Levels
 
 _N_STEPS = 4096
@@ -87,7 +88,10 @@ class DeviceStats:
 
 @dataclass(frozen=True)
 class RecordingStats:
-    """State of the recording: folder, length so far, and for how long there is disk space."""
+    """State of the recording: folder, length so far, and for how long there is disk space.
+
+    `message` says why the recording ended early, if it did.
+    """
 
     is_running: bool = False
     folder: str = ""
@@ -121,6 +125,7 @@ class Stats:
     steps: StepTimes = field(default_factory=StepTimes)
     cpu_share: float = 0.0
     levels: Levels = field(default_factory=Levels)
+    run_levels: RunLevels = field(default_factory=RunLevels)
     device: DeviceStats = field(default_factory=DeviceStats)
     recording: RecordingStats = field(default_factory=RecordingStats)
     advice: str = ""

@@ -92,8 +92,8 @@ def abandon_portaudio(memory: object) -> None:
         sd._lib = sd._ffi.dlopen(copy)
 
 
-def end_with_abandoned() -> None:
-    """Exit the process at once with 0 if a PortAudio was abandoned; otherwise return.
+def end_with_abandoned(code: int = 0) -> None:
+    """Exit the process at once with `code` if a PortAudio was abandoned; otherwise return.
 
     Its JACK client may still call back, and a regular exit would free the callback's memory
     before that thread ends.
@@ -101,7 +101,7 @@ def end_with_abandoned() -> None:
     if _ABANDONED:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 @functools.cache

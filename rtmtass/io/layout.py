@@ -1,0 +1,130 @@
+"""Finds the streams of a sound file, and its true length where libsndfile would trust a wrong one.
+
+libsndfile ends an MP3 after the samples that its Xing header promises or that its size
+lets expect, an Ogg file after the first of several links, and a FLAC where its header says.
+Here the frames or pages are followed first, so that it can be given a view of the file in
+which they don't.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from rtmtass.io.containers import read_container
+from rtmtass.io.flac_length import find_streams
+from rtmtass.io.mpeg_frames import MpegAudio, begins_with_frames, follow_frames
+from rtmtass.io.ogg_links import follow_pages
+
+_ENDLESS = 1 << 44  # bytes; claimed for an MP3, so that its size doesn't end it
+_MPEG_SUFFIXES = (".mp3", ".mp2", ".mpga")
+_MPEG_TAGS = (0x50, 0x55)  # of a WAV that contains MPEG audio
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the streams that a file consists of.
+
+    Attributes:
+        ranges: (first byte, end) of it in the file; None for the whole file as it is.
+        patches, claimed_size, tail: see `ByteRanges`.
+        drop: samples to leave out at the beginning.
+        frames: length after these; None to read to the end.
+    """
+
+    ranges: Sequence[tuple[int, int]] | None = None
+    patches: Sequence[tuple[int, bytes]] = ()
+    claimed_size: int | None = None
+    tail: bytes = b""
+    drop: int = 0
+    frames: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The streams of a file.
+
+    Attributes:
+        parts: to be decoded one after another.
+        promised: length according to the header, in samples; None if it is as libsndfile
+            says, or unknown.
+        lost: part of the sound that the header promises and the file doesn't hold, relative to
+            what it holds.
+        is_cut: the file ends within a block of the samples that it begins.
+    """
+
+    parts: list[Part]
+    promised: int | None = None
+    lost: float = 0.0
+    is_cut: bool = False
+
+
+def find_layout(path: Path) -> Layout:
+    """Find the streams of a file.
+
+    Raises:
+        InputError: streams that can't be decoded as one, or a VOC of several blocks.
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as file:
+        magic = file.read(24)
+        if magic[:4] == b"OggS":
+            pages = follow_pages(file)
+            several = len(pages.ranges) > 1
+            return Layout(
+                [Part([link]) for link in pages.ranges] if several else [Part()],
+                is_cut=pages.is_cut,
+            )
+        is_mpeg_wav = magic[:4] == b"RIFF" and int.from_bytes(magic[20:22], "little") in _MPEG_TAGS
+        if is_mpeg_wav or path.suffix.lower() in _MPEG_SUFFIXES or begins_with_frames(file):
+            return find_mpeg_layout(file, str(path))
+        if magic[:4] == b"fLaC" or magic[:3] == b"ID3":
+            return _flac_layout(file)
+        container = read_container(file, str(path))
+        if container is None:
+            return Layout([Part()])
+        size = file.seek(0, os.SEEK_END)
+        part = Part([(0, size)], container.patches) if container.patches else Part()
+        if container.promised is None:
+            return Layout([part])
+        missing = max(0, container.promised - container.present)
+        return Layout([part], lost=missing / max(1, container.present))
+
+
+def find_mpeg_layout(file: BinaryIO, name: str) -> Layout:
+    """As `find_layout`, of MPEG audio; the frames of a free bit rate are left to the decoder."""
+    found = follow_frames(file, name)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 128))
+    tail = file.read(128)
+    tail = tail if tail[:3] == b"TAG" else b""
+    if found is None:
+        return Layout([Part([(0, size)], claimed_size=_ENDLESS, tail=tail)])
+    ranges, shift = _with_id3(file, found)
+    patches = [(position + shift, patch) for position, patch in found.patches]
+    part = Part(ranges, patches, _ENDLESS, tail, found.delay, found.frames)
+    return Layout([part], found.frames if found.promised is None else found.promised)
+
+
+def _with_id3(file: BinaryIO, found: MpegAudio) -> tuple[list[tuple[int, int]], int]:
+    """Return the ranges of the frames and of the ID3 tag before them, and the tag's size."""
+    first = found.ranges[0][0]
+    file.seek(0)
+    if file.read(3) != b"ID3":
+        return found.ranges, 0
+    return [(0, first), *found.ranges], first
+
+
+def _flac_layout(file: BinaryIO) -> Layout:
+    streams = find_streams(file)
+    if not streams or (len(streams) == 1 and streams[0].is_confirmed):
+        return Layout([Part()])
+    totals = [stream.total for stream in streams]
+    parts = [
+        Part([(stream.first, stream.end)], [] if stream.is_confirmed else [stream.patch])
+        for stream in streams
+    ]
+    return Layout(parts, sum(totals) if all(totals) else None)
