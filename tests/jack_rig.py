@@ -21,6 +21,9 @@ import numpy as np
 INSTALL = (
     "apt-get install -y --no-install-recommends libportaudio2 jackd2 && pip install JACK-Client"
 )
+DEVICE = "system, jack"
+"""The rig's device by name and host: others may have the name, or the default."""
+INPUT, OUTPUT = ("--input", DEVICE), ("--output", DEVICE)
 _TIMEOUT_S = 20.0
 _ATTEMPTS = 4
 _NAP_S, _STALL_S = 0.002, 0.0025
@@ -95,6 +98,12 @@ class JackServer:
             time.sleep(0.05)
         self.kill()
         raise RuntimeError("jackd doesn't start")
+
+    def set_period(self, period):
+        """Change the period while running."""
+        self.period = period
+        command = ["jack_bufsize", str(period)]
+        subprocess.run(command, capture_output=True, check=True, timeout=_TIMEOUT_S)
 
     def kill(self):
         """Kill it, as a crash would."""

@@ -13,8 +13,8 @@ import pytest
 
 import rtmtass
 from rtmtass.errors import DeviceError, MissingPartError, ModelError
-from rtmtass.live.devices import doctor
-from rtmtass.live.devices.listing import Device, find_again, find_device
+from rtmtass.live.devices import doctor, virtual_mic
+from rtmtass.live.devices.listing import JACK, Device, find_again, find_device
 from rtmtass.live.devices.virtual_mic import VirtualMicrophone
 
 MISSING = jack_rig.missing_parts()
@@ -112,19 +112,22 @@ def test_a_device_is_found_again_by_name():
 
 @on_a_sound_card
 def test_devices_are_listed(card):
-    (fact,) = map(json.loads, run("devices", "--json").stdout.splitlines())
+    facts = map(json.loads, run("devices", "--json").stdout.splitlines())
+    (fact,) = (fact for fact in facts if fact["host"] == JACK)
     assert (fact["name"], fact["inputs"], fact["outputs"], fact["rates"]) == (
         "system",
         2,
         2,
         [48000],
     )
-    assert "system (default input, default output)" in run("devices").stdout
+    assert "JACK Audio Connection Kit" in run("devices").stdout
 
 
 @on_a_sound_card
 def test_the_doctor_runs_all_checks(card):
-    results = {c["name"]: c for c in map(json.loads, run("doctor", "--json").stdout.splitlines())}
+    printed = run("doctor", "--json").stdout
+    assert printed.isascii()  # any console can print it
+    results = {check["name"]: check for check in map(json.loads, printed.splitlines())}
     assert {"PortAudio", "input devices", "real-time priority", "locked memory", "processor",
             "int8", "machine code", "model", "speed"} <= set(results)  # fmt: skip
     assert results["PortAudio"]["is_ok"]
@@ -175,14 +178,16 @@ echo "$@" >> {log}
 case "$1 $2" in
   "get-default-source ") echo usb_microphone;;
   "load-module module-null-sink") echo 21;;
+  "list short") cat {listed};;
   "load-module module-remap-source") {second};;
 esac
 """
 
 
-def pactl(folder, second="echo 22"):
-    script, log = folder / "pactl", folder / "log"
-    script.write_text(PACTL.format(log=log, second=second))
+def pactl(folder, second="echo 22", modules=""):
+    script, log, listed = folder / "pactl", folder / "log", folder / "modules"
+    listed.write_text(modules)
+    script.write_text(PACTL.format(log=log, second=second, listed=listed))
     script.chmod(0o755)
     return log
 
@@ -196,7 +201,7 @@ def test_a_virtual_microphone_is_created_and_removed(tmp_path, monkeypatch):
         assert os.environ["PULSE_SINK"] == "rtmtass_output"
         assert os.environ["PULSE_SOURCE"] == "usb_microphone"  # not the one just created
     assert not {"PULSE_SINK", "PULSE_SOURCE"} & set(os.environ)
-    lines = log.read_text().splitlines()[1:]
+    lines = [line for line in log.read_text().splitlines() if "load-module" in line]
     assert lines[0].startswith("load-module module-null-sink sink_name=rtmtass_output")
     assert lines[1].startswith("load-module module-remap-source master=rtmtass_output.monitor")
     assert lines[2:] == ["unload-module 22", "unload-module 21"]
@@ -211,3 +216,36 @@ def test_a_virtual_microphone_that_fails_is_removed(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(MissingPartError, match="needs pactl"):
         VirtualMicrophone().__enter__()
+
+
+def marked(number, name, process, started, namespace):
+    properties = f"'device.description=rtmtass rtmtass.run={process}-{started}-{namespace}'"
+    return f"{number}\tmodule-null-sink\tsink_name={name} sink_properties={properties}\t\n"
+
+
+def test_what_a_killed_run_left_is_removed_and_what_others_use_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        running, (_, _, namespace) = virtual_mic._identity(other.pid), virtual_mic._identity(1)
+        modules = "".join((
+            "3\tmodule-null-sink\tsink_name=someone_elses\t\n",
+            marked(5, "rtmtass_output_9", *running),
+            marked(6, "rtmtass_output", running[0], running[1] - 1, namespace),  # a reused number
+            marked(7, "rtmtass_output", 2**22 + 1, 4, namespace),  # gone
+            marked(8, "rtmtass_output_8", 2**22 + 1, 4, namespace + 1),  # of another container
+        ))  # fmt: skip
+        log = pactl(tmp_path, modules=modules)
+        with VirtualMicrophone():
+            assert os.environ["PULSE_SINK"] == f"rtmtass_output_{os.getpid()}"  # still listed
+        other.kill()
+    lines = [line for line in log.read_text().splitlines() if "unload-module" in line]
+    assert lines == [f"unload-module {number}" for number in (7, 6, 22, 21)]
+
+
+def test_a_killed_process_that_nobody_waits_for_is_gone():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        running = virtual_mic._identity(process.pid)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert running[1] > 0
+        assert virtual_mic._identity(process.pid)[1] == 0

@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import jack_rig
 import numpy as np
 import pytest
 import soundfile
+from fakes import FakeSeparator
 
+from rtmtass.cli.main import main
 from rtmtass.errors import InputError, OutputError, UsageError
+from rtmtass.io import udp
 from rtmtass.io.udp import UdpSink, UdpSource
+from rtmtass.live.devices.stream_config import StreamRequest
 from rtmtass.live.endpoints import SINKS, SOURCES, StreamFormat, parse_sink, parse_source
+from rtmtass.live.full_band import HopSchedule
 
 MISSING = jack_rig.missing_parts()
 IS_CI = os.environ.get("CI") == "true"
@@ -207,7 +214,7 @@ def test_a_file_with_too_few_channels(tmp_path):
 @on_a_sound_card
 def test_a_device_to_udp(card):
     receiver = Receiver()
-    process = live("--sink", f"udp:127.0.0.1:{receiver.port}", "--duration", 4)
+    process = live("--sink", f"udp:127.0.0.1:{receiver.port}", "--duration", 4, *jack_rig.INPUT)
     x = (0.3 * np.sin(2 * np.pi * 440 * np.arange(8 * 48000) / 48000)).astype(np.float32)
     microphone = jack_rig.Loudspeaker(card, x[:, None], 8, n_speakers=0)
     lines = finish(process)
@@ -221,7 +228,7 @@ def test_a_device_to_udp(card):
 @on_a_sound_card
 def test_udp_to_a_device(card):
     port, stop = free_port(), threading.Event()
-    process = live("--source", f"udp:{port}", "--duration", 6)
+    process = live("--source", f"udp:{port}", "--duration", 6, *jack_rig.OUTPUT)
     sender = threading.Thread(target=send, args=(port, sound(RATE), stop))
     wait_for_line(process)
     sender.start()
@@ -233,3 +240,142 @@ def test_udp_to_a_device(card):
     assert np.sqrt((recording[24000:] ** 2).mean()) > 0.02
     assert lines[-1]["device"]["state"] == "running"
     assert lines[-1]["device"]["latency"]["buffer_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--rate", "999999999"), ("--rate", "0"), ("--rate=-1",), ("--rate", "nan"), ("--rate", "1"),
+     ("--rate", "9" * 5000), ("--block", "999999999"), ("--block", "0"), ("--channels", "99"),
+     ("--extra-buffer", "inf"), ("--extra-buffer", "99999"), ("--input-channels", "0")],
+    ids=lambda words: "-".join(words)[:25],
+)  # fmt: skip
+def test_absurd_sizes_are_one_line_before_anything_is_opened(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        raise SystemExit(main(["live", *words]))
+    assert caught.value.code == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert re.search(r"give|takes|write|choose|too large", line), line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1, 999_999_999, float("nan")])
+def test_no_memory_is_asked_for_an_absurd_rate(rate):
+    with pytest.raises(UsageError, match=r"live takes 2000 to 768000 Hz, as in --rate 48000"):
+        StreamFormat(rate, 1)
+    with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
+        StreamRequest(sample_rate=rate)
+    with pytest.raises(UsageError, match="live takes 2000 to 768000 Hz"):
+        HopSchedule(FakeSeparator(), rate)
+
+
+def test_absurd_channels_of_a_stream_are_refused():
+    for channels in (0, -1, 999_999_999):
+        with pytest.raises(UsageError, match="give 1 to 64"):
+            StreamFormat(RATE, channels)
+
+
+# --- strangers and damage
+
+
+def datagrams(port, *payloads, sender=None):
+    """Send datagrams from a socket of their own, or from `sender`; return it."""
+    sender = sender or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for payload in payloads:
+        sender.sendto(payload, ("127.0.0.1", port))
+    return sender
+
+
+def floats(*values):
+    return np.array(values, "<f4").tobytes()
+
+
+STRANGE = {
+    "NaN": floats(np.nan, 0.5), "Inf": floats(np.inf), "absurd": floats(1e30, 1e19),
+    "empty": b"", "odd": floats(1, 2, 3)[:-1], "one byte": b"x", "huge": bytes(65507),
+    "text": b"GET / HTTP/1.1\r\n\r\n1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "comes_first"),
+    # Whole frames of silence that come first are a stream like any other.
+    [*((kind, False) for kind in STRANGE), *((kind, True) for kind in STRANGE if kind != "huge")],
+)
+def test_a_strangers_datagram_neither_ends_nor_changes_a_stream(kind, comes_first):
+    told = []
+    with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
+        out = np.zeros((8, 1), np.float32)
+        stranger = None
+        if comes_first:
+            stranger = datagrams(source.port, STRANGE[kind])
+        sender = datagrams(source.port, floats(1, 2, 3))
+        if not comes_first:
+            stranger = datagrams(source.port, *3 * [STRANGE[kind]])
+        datagrams(source.port, floats(4), b"", sender=sender)
+        received = []
+        while n := source.read(out):
+            received += list(out[:n, 0])
+        assert received == [1, 2, 3, 4]
+        assert source.dropped == (1 if comes_first else 3)
+        assert len(told) == 1
+        assert re.match(r"a datagram from 127.0.0.1:\d+ was dropped: .+; further ones are", told[0])
+        stranger.close()
+        sender.close()
+    assert len(told) == (1 if comes_first else 2)
+    assert comes_first or told[1].endswith("3 datagrams dropped, 0 silenced")
+
+
+def test_damage_in_the_senders_own_stream_becomes_silence_of_the_same_length():
+    told = []
+    with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
+        parts = floats(1, 2), floats(3, np.nan), floats(4, 1e30), b"odd", floats(5), b""
+        sender = datagrams(source.port, *parts)
+        out = np.zeros((9, 1), np.float32)
+        received = []
+        while n := source.read(out):
+            received += list(out[:n, 0])
+        assert received == [1, 2, 0, 0, 0, 0, 5]
+        assert (source.dropped, source.silenced) == (1, 2)
+        sender.close()
+    assert len(told) == 3
+
+
+def test_a_sender_that_is_restarted_takes_over(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(udp.time, "monotonic", lambda: now[0])
+    with contextlib.closing(UdpSource("127.0.0.1", 0, RATE)) as source:
+        out = np.zeros((9, 1), np.float32)
+        first = datagrams(source.port, floats(1))
+        assert source.read(out) == 1
+        now[0] += 1.5
+        second = datagrams(source.port, floats(2))
+        assert source.read(out) == 1
+        datagrams(source.port, b"", floats(8), sender=first)  # no longer the stream's
+        datagrams(source.port, b"", sender=second)
+        assert source.read(out) == 0
+        assert source.dropped == 2
+        first.close()
+        second.close()
+
+
+def test_a_flood_of_strange_datagrams_takes_no_memory():
+    told = []
+    with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
+        sender = datagrams(source.port, floats(1))
+        out, stranger = np.zeros((9, 1), np.float32), None
+        source.read(out)
+        tracemalloc.start()
+        for turn in range(300):
+            stranger = datagrams(source.port, *STRANGE.values(), sender=stranger)
+            datagrams(source.port, floats(turn), sender=sender)
+            assert source.read(out) == 1
+            assert out[0, 0] == turn
+            if turn == 50:
+                before = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert grown < 20_000
+        assert source.dropped == 300 * len(STRANGE)
+        assert len(told) == 1
+        stranger.close()
+        sender.close()

@@ -16,6 +16,7 @@ from fakes import FakeSeparator
 
 import rtmtass
 import rtmtass.live
+from rtmtass.amplitude import first_damaged
 from rtmtass.errors import InputError, UsageError
 from rtmtass.io.arrays import ArraySink, ArraySource
 from rtmtass.io.pipes import StreamSource
@@ -102,12 +103,24 @@ def test_the_output_is_the_separators(n, passes):
     assert engine.stats().deadline_misses == 0
 
 
-def test_nan_and_inf_in_the_input_are_set_to_zero():
-    x, separator = sound(40 * HOP), rtmtass.load(block=HOP)
-    x[5000], x[5100] = np.nan, -np.inf
-    out, _ = run(separator, ArraySource(x, RATE))
-    x[5000] = x[5100] = 0
-    np.testing.assert_allclose(out[0, 256:, 0], x[:, 0], atol=1e-6)
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
+def test_damage_in_the_input_becomes_a_block_of_silence_as_process_advises(value):
+    x, separator, events = sound(40 * HOP), rtmtass.load(block=HOP), []
+    x[5000], x[5100], x[7000] = value, value, value
+    out, engine = run(separator, ArraySource(x, RATE), on_event=events.append)
+    process, expected = separator.fork(), []
+    for start in range(0, len(x), HOP):
+        block = x[start : start + HOP, 0]
+        if first_damaged(block) is not None:
+            if not np.isfinite(value):
+                with pytest.raises(InputError):
+                    process.process(block)
+            block[:] = 0
+        expected.append(process.process(block))
+    assert np.flatnonzero(x.reshape(-1, HOP).any(axis=1) == 0).tolist() == [19, 27]
+    np.testing.assert_allclose(out[0, :-256, 0], np.concatenate(expected, axis=1).sum(0), atol=1e-6)
+    assert engine.stats().damaged == 2
+    assert sum("silence is used instead" in event for event in events) == 2
 
 
 def test_a_mix_in_stereo():

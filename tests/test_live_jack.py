@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import jack_rig
 import numpy as np
@@ -33,8 +34,6 @@ pytestmark = pytest.mark.skipif(bool(MISSING) and not IS_CI, reason=MISSING)
 HOP = 256
 SECONDS = float(os.environ.get("RTMTASS_JACK_SECONDS", "60"))
 GAINS = {"speech": 0.0, "music": -20.0, "noise": -np.inf}
-LOOP_PERIODS = 2
-"""Latency from microphone to loudspeaker through a stream that only copies, as measured."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +73,13 @@ class Session:
         self.separator = separator or rtmtass.load(block=HOP)
         on_message = None if messages is None else messages.append
         n_rows = mixer.n_rows if mixer else 1
-        self.devices = DeviceIO(
-            request or StreamRequest(), self.separator, n_rows=n_rows, on_message=on_message
+        request = request or StreamRequest()
+        request = replace(
+            request,
+            input=request.input or jack_rig.DEVICE,
+            output=request.output or jack_rig.DEVICE,
         )
+        self.devices = DeviceIO(request, self.separator, n_rows=n_rows, on_message=on_message)
         self.captured: list[Floats] = []
         read = self.devices.connection.capture.read
 
@@ -108,6 +111,14 @@ class Session:
         return captured, start
 
 
+def loop(session, server):
+    """Return the latency from microphone to loudspeaker through a stream that only copies.
+
+    As measured; PortAudio needs a period more to collect blocks of its client's length.
+    """
+    return server.period * (1 if session.devices.connection.config.has_host_blocks[1] else 2)
+
+
 def wait_for(condition, timeout_s=20.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -134,7 +145,7 @@ def test_the_loudspeaker_plays_the_separators_output(server):
     captured, start = session.locate(x)
     latency = session.devices.connection.fill + session.separator.delay
     assert latency == 512  # 32 ms: the algorithm's latency alone
-    latency += LOOP_PERIODS * server.period
+    latency += loop(session, server)
     device = stats.device
     assert (xruns, device.xruns, device.overruns, device.underruns, device.reopened) == (0,) * 5
     assert (stats.deadline_misses, stats.skipped) == (0, 0)
@@ -160,7 +171,7 @@ def test_a_stereo_device_at_48_khz(server):
     gains = 10 ** (np.array(list(GAINS.values())) / 20)
     expected = np.tensordot(gains, stems[:, full_band.delay + start :, 0], 1)
     fill, delay = session.devices.connection.fill, session.engine.delay
-    latency = fill + delay + LOOP_PERIODS * server.period
+    latency = fill + delay + loop(session, server)
     n = min(len(recording) - latency, len(expected))
     for channel in range(2):
         np.testing.assert_allclose(
@@ -169,7 +180,7 @@ def test_a_stereo_device_at_48_khz(server):
     assert n > 3.8 * 48000
     assert (xruns, stats.device.underruns, stats.deadline_misses) == (0, 0, 0)
     # Beyond the algorithm's latency: at most a block and a hop.
-    assert fill - 3 * HOP <= session.devices.connection.config.blocks[1] + 3 * HOP
+    assert fill - 3 * HOP <= server.period + 3 * HOP
 
 
 @pytest.mark.parametrize("server", [{"rate": 48000}, {"rate": 44100}], indirect=True)
@@ -180,7 +191,7 @@ def test_with_all_gains_at_0_db_the_loudspeaker_plays_the_whole_band(server):
         recording, xruns = jack_rig.Loudspeaker(server, x, 3).recorded()
         stats = session.engine.stats()
     connection, delay = session.devices.connection, session.engine.delay
-    latency = connection.fill + delay + LOOP_PERIODS * server.period
+    latency = connection.fill + delay + loop(session, server)
     n = len(recording) - latency
     error = recording[latency:, 0] - x[:n, 0]
     assert 10 * np.log10(np.mean(error**2)) < -90
@@ -189,6 +200,59 @@ def test_with_all_gains_at_0_db_the_loudspeaker_plays_the_whole_band(server):
     assert stats.device.latency.algorithm_ms - 32 < 3
     engine_ms = stats.device.latency.algorithm_ms + stats.device.latency.buffer_ms
     assert engine_ms == pytest.approx(1000 * (connection.fill + delay) / server.rate, abs=0.01)
+
+
+def lag(x, recording, start, n):
+    """Return by how many samples `recording` lags `x`, from (n,) of it at `start`."""
+    later = recording[start + n // 2 : start + n // 2 + n, 0]
+    match = np.correlate(x[start - n : start + 2 * n, 0], later, "valid")
+    assert match.max() > 0.98 * np.dot(later, later)
+    return 3 * n // 2 - int(np.argmax(match))
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"rate": 48000, "period": 1024}, {"rate": 16000, "period": 1000},
+        {"rate": 48000, "period": 4096}, {"rate": 44100, "period": 441},
+    ],
+    indirect=True, ids=lambda p: f"{p['period']}",
+)  # fmt: skip
+@jack_rig.on_a_steady_machine
+def test_nothing_is_lost_at_any_period_and_the_latency_is_the_reported_one(server):
+    x = sound(server.rate * 4, server.rate)
+    with Session(mixer=Mixer(rtmtass.STEMS, server.rate)) as session:
+        speaker = jack_rig.Loudspeaker(server, x, 4)
+        speaker.wait_until_playing()
+        stats = session.engine.stats()
+        recording, xruns = speaker.recorded()
+        after = session.engine.stats()
+    assert (xruns, after.device.underruns, after.deadline_misses) == (0, 0, 0)
+    assert after.device.xruns == stats.device.xruns  # the speaker's start may disturb jackd
+    measured_ms = 1000 * lag(x, recording, server.rate, server.rate) / server.rate
+    assert measured_ms == pytest.approx(after.device.latency.total_ms, abs=0.1)
+    assert stats.device.latency.total_ms == after.device.latency.total_ms
+
+
+@pytest.mark.parametrize("server", [{"rate": 48000, "period": 256}], indirect=True)
+@jack_rig.on_a_steady_machine
+def test_jacks_period_may_change_while_running(server):
+    messages: list[str] = []
+    x = sound(server.rate * 4, server.rate)
+    with Session(mixer=Mixer(rtmtass.STEMS, server.rate), messages=messages) as session:
+        for period in (1024, 512):
+            server.set_period(period)
+            time.sleep(1.0)
+            before = session.engine.stats().device
+            speaker = jack_rig.Loudspeaker(server, x, 4)
+            recording, xruns = speaker.recorded()
+            device = session.engine.stats().device
+            assert (xruns, device.xruns - before.xruns) == (0, 0)
+            buffer_and_algorithm = device.latency.buffer_ms + device.latency.algorithm_ms
+            expected = round(server.rate * buffer_and_algorithm / 1000) + period
+            assert abs(lag(x, recording, server.rate, server.rate) - expected) <= 5
+    assert any("takes 1024 samples at once now: the buffer was raised" in m for m in messages)
+    assert any("takes 512 samples at once now: the buffer was lowered" in m for m in messages)
 
 
 @jack_rig.on_a_steady_machine
@@ -244,7 +308,7 @@ def test_on_a_slow_computer_the_input_is_output_at_the_same_latency(server):
         recording, _ = speaker.recorded()
         stats = session.engine.stats()
     # All stems at 0 dB sum to the input: it must be output throughout, on time and without clicks.
-    latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
+    latency = session.devices.connection.fill + HOP + loop(session, server)
     np.testing.assert_allclose(recording[latency:, 0], x[: len(recording) - latency], atol=0.02)
     assert np.abs(np.diff(recording[:, 0])).max() <= 1.1 * np.abs(np.diff(x)).max()
     assert stats.deadline_misses + stats.skipped > 20
@@ -273,7 +337,7 @@ def test_reconnection_to_a_restarted_server(server):
         before = session.engine.stats()
         recording, xruns = speaker.recorded()
         stats = session.engine.stats()
-    latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
+    latency = session.devices.connection.fill + HOP + loop(session, server)
     sums = np.correlate(recording[:, 0], x[8000:16000, 0], "valid")
     assert abs(int(np.argmax(sums)) - 8000 - latency) <= 3 * HOP  # the mix is close to the input
     assert stats.device.reopened == 2
@@ -287,7 +351,7 @@ def test_a_paced_array_to_an_output_device(server):
     t = np.arange(16000 * 12) / 16000
     x = (0.3 * np.sin(2 * np.pi * (200 + 20 * t) * t)).astype(np.float32)[:, None]
     separator = rtmtass.load(block=HOP)
-    output = DeviceIO(StreamRequest(has_input=False), separator)
+    output = DeviceIO(StreamRequest(output=jack_rig.DEVICE, has_input=False), separator)
     source = PacedSource(ArraySource(x, 16000))
     with Engine(separator, source, output, is_realtime=True) as engine:
         wait_for(lambda: engine.stats().seconds > 1)
@@ -311,7 +375,7 @@ def test_a_paced_array_to_an_output_device(server):
 def test_an_input_device_to_an_array(server):
     separator, sink = rtmtass.load(block=HOP), ArraySink()
     messages: list[str] = []
-    request = StreamRequest(has_output=False)
+    request = StreamRequest(input=jack_rig.DEVICE, has_output=False)
     device = DeviceIO(request, separator, on_message=messages.append)
     x = sound(16000 * 3, 16000)
     with Engine(separator, device, sink, is_realtime=True) as engine:
@@ -392,7 +456,7 @@ def test_reconnection_at_another_rate(server, tmp_path):
 @jack_rig.on_a_steady_machine
 def test_reconnection_is_retried_until_the_rate_is_supported(server):
     messages: list[str] = []
-    with Session(StreamRequest(input="system", sample_rate=16000), messages=messages) as session:
+    with Session(StreamRequest(sample_rate=16000), messages=messages) as session:
         time.sleep(0.3)
         for rate in (48000, 16000):
             server.kill()
@@ -434,7 +498,7 @@ def test_one_device_per_stem(server):
     x = (0.3 * chirps).astype(np.float32)[:, None]
     separator = FixedWeights()
     session = Session(
-        StreamRequest(output="system", more_outputs=("system", "system")),
+        StreamRequest(more_outputs=(jack_rig.DEVICE, jack_rig.DEVICE)),
         separator=separator,
         mixer=Mixer(rtmtass.STEMS, 16000, is_split=True),
     )
@@ -447,7 +511,7 @@ def test_one_device_per_stem(server):
         offset = int(np.argmax(match * np.sign(weight)))
         assert match[offset] == pytest.approx(weight, abs=0.05)
         assert 2 * HOP <= offset <= 2500
-    latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
+    latency = session.devices.connection.fill + HOP + loop(session, server)
     np.testing.assert_allclose(
         recording[latency:, 0], 0.75 * x[: len(recording) - latency, 0], atol=1e-5
     )
@@ -468,7 +532,7 @@ def test_stems_side_by_side_on_one_device_and_averaged_inputs(server):
     )
     with session:
         recording, xruns = jack_rig.Loudspeaker(server, x, 3, n_speakers=3).recorded()
-    latency = session.devices.connection.fill + HOP + LOOP_PERIODS * server.period
+    latency = session.devices.connection.fill + HOP + loop(session, server)
     for weight, track in zip(separator.weights, recording.T, strict=True):
         np.testing.assert_allclose(
             track[latency:], weight * 0.25 * x[: len(recording) - latency, 2], atol=1e-5

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LOUDEST_DB = 200.0
+_MOST_DIGITS = 18
 
 
 def count(text: str) -> int:
     """Parse a whole number, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not text.strip("0"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; give 1 or more")
+    if len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"a number of {len(text)} digits is too large")
     return int(text)
 
 

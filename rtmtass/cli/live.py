@@ -320,7 +320,10 @@ def _open_ends(
     from rtmtass.live.endpoints import StreamFormat
 
     stream_format = StreamFormat(
-        arguments.rate or separator.sample_rate, arguments.channels, arguments.extra_buffer or 0.0
+        arguments.rate or separator.sample_rate,
+        arguments.channels,
+        arguments.extra_buffer or 0.0,
+        events.add,
     )
     source: Source | None = None
     sink: Sink | None = None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from rtmtass.amplitude import first_damaged
 from rtmtass.errors import InputError, OutputError
 from rtmtass.types import Samples
 
@@ -16,26 +20,48 @@ _FRAMES_PER_DATAGRAM = 256
 
 _POLL_S = 0.2
 
+_SILENT_S = 1.0
+"""After this another sender may take over: the first one may have been restarted."""
+
 
 class UdpSource:
     """Receives interleaved little-endian float32, whole frames in each datagram.
 
-    An empty datagram ends the stream.
+    An empty datagram ends the stream. The stream is that of the sender whose datagram came
+    first; another can follow when it ends or falls silent. What others send, and datagrams that
+    aren't whole frames, are dropped and counted; NaN, Inf and absurdly large samples of the
+    sender itself become a datagram of silence.
 
     Args:
         host, port: to listen on; with port 0 the system chooses one, see `port`.
         sample_rate: in Hz.
         channels: interleaved channels.
+        on_message: called from `read` with a line about the first datagram that was dropped or
+            silenced of each kind, and from `close` with their number.
 
     Attributes:
         port: that it listens on.
+        dropped: datagrams dropped so far.
+        silenced: datagrams of silence so far.
 
     Raises:
         InputError: the port is in use or not permitted.
     """
 
-    def __init__(self, host: str, port: int, sample_rate: int, channels: int = 1) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        sample_rate: int,
+        channels: int = 1,
+        on_message: Callable[[str], None] | None = None,
+    ) -> None:
         self.sample_rate, self.channels = sample_rate, channels
+        self.dropped = self.silenced = 0
+        self._on_message = on_message or (lambda _line: None)
+        self._told: set[str] = set()
+        self._sender: Any = None
+        self._received_s = 0.0
         self._unread = np.zeros((0, channels), np.float32)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.settimeout(_POLL_S)
@@ -50,35 +76,62 @@ class UdpSource:
         self._is_closed = False
 
     def read(self, out: Samples) -> int:
-        """See `Source`; blocks until a datagram arrives.
-
-        Raises:
-            InputError: a datagram contains NaN or Inf.
-        """
+        """See `Source`; blocks until a datagram arrives."""
         while not len(self._unread):
             if self._is_closed:
                 return 0
             try:
-                data = self._socket.recv(_MAX_DATAGRAM)
+                data, sender = self._socket.recvfrom(_MAX_DATAGRAM)
             except TimeoutError:
                 continue
+            except ConnectionError:
+                continue  # Windows reports that an earlier datagram of ours had no receiver
             except OSError:
                 return 0  # closed during the wait
-            if not data:
+            if not data and sender == self._sender:
                 return 0
-            n_bytes = len(data) // (4 * self.channels) * 4 * self.channels
-            self._unread = np.frombuffer(data[:n_bytes], "<f4").reshape(-1, self.channels)
+            self._unread = self._frames(data, sender)
         n = min(len(out), len(self._unread))
         out[:n] = self._unread[:n]
         self._unread = self._unread[n:]
-        if not np.isfinite(out[:n]).all():
-            raise InputError(
-                f"a datagram on port {self.port} contains NaN or Inf; send finite float32 samples"
-            )
         return n
+
+    def _frames(self, data: bytes, sender: Any) -> Samples:
+        """Return the frames of a datagram, (n, C), or none if it doesn't belong to the stream."""
+        is_new, now_s = sender != self._sender, time.monotonic()
+        nothing = np.zeros((0, self.channels), np.float32)
+        frame_bytes = 4 * self.channels
+        if is_new and self._sender and now_s - self._received_s < _SILENT_S:
+            return self._drop(nothing, sender, "while another sender's stream is received")
+        if not data or len(data) % frame_bytes:
+            why = f"{len(data)} bytes, where a frame of float32 has {frame_bytes}"
+            return self._drop(nothing, sender, why)
+        frames = np.frombuffer(data, "<f4").reshape(-1, self.channels)
+        if first_damaged(frames) is not None:
+            if is_new:
+                return self._drop(nothing, sender, "it holds NaN, Inf or no sound")
+            self.silenced += 1
+            self._tell("silenced", "a datagram held NaN, Inf or no sound: silence is used for it")
+            frames = np.zeros_like(frames)
+        self._sender, self._received_s = sender, now_s
+        return frames
+
+    def _drop(self, nothing: Samples, sender: Any, why: str) -> Samples:
+        self.dropped += 1
+        self._tell("dropped", f"a datagram from {sender[0]}:{sender[1]} was dropped: {why}")
+        return nothing
+
+    def _tell(self, kind: str, message: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            self._on_message(f"{message}; further ones are only counted")
 
     def close(self) -> None:
         """See `Source`."""
+        if not self._is_closed and self.dropped + self.silenced > len(self._told):
+            self._on_message(
+                f"UDP port {self.port}: {self.dropped} datagrams dropped, {self.silenced} silenced"
+            )
         self._is_closed = True
         self._socket.close()
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rtmtass.errors import InputError, OutputError, RtmtassError, UsageError
+from rtmtass.live.limits import check_rate
 
 if TYPE_CHECKING:  # this module is imported for --help, which doesn't need numpy
     from rtmtass.io.protocols import Sink, Source
 
 T = TypeVar("T")
 _ANY_ADDRESS = "0.0.0.0"
+MOST_CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,23 @@ class StreamFormat:
         sample_rate: in Hz.
         channels: interleaved.
         extra_buffer_ms: see StreamRequest.
+        on_message: called with lines about what is wrong with the stream, see UdpSource.
+
+    Raises:
+        UsageError: rate or channels out of range.
     """
 
     sample_rate: int
     channels: int
     extra_buffer_ms: float = 0.0
+    on_message: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_rate(self.sample_rate, "a stream")
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise UsageError(
+                f"a stream of {self.channels} channels was given; give 1 to {MOST_CHANNELS}"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,7 +159,13 @@ def _open_udp_source(address: tuple[str, int], stream_format: StreamFormat) -> S
 
     host, port = address
     address_of_host = _resolve(host, port, InputError)
-    return UdpSource(address_of_host, port, stream_format.sample_rate, stream_format.channels)
+    return UdpSource(
+        address_of_host,
+        port,
+        stream_format.sample_rate,
+        stream_format.channels,
+        stream_format.on_message,
+    )
 
 
 def _open_file_source(path: Path, stream_format: StreamFormat) -> Source:

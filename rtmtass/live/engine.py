@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from rtmtass.amplitude import first_damaged
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import UsageError
 from rtmtass.io.protocols import Sink, Source
@@ -97,8 +98,8 @@ class Engine:
         self._algorithm_ms = 1000 * self._schedule.algorithmic_latency / self.sample_rate
         self._hop_s = separator.hop / separator.sample_rate
         self._allocate(separator)
-        self._number = self._discontinuities = 0
-        self._is_fading = False
+        self._number = self._discontinuities = self._n_damaged = 0
+        self._is_damaged = self._is_fading = False
         self._overload = OverloadPolicy(math.ceil(self.delay / self.sample_rate / self._hop_s))
         self._state = "new"
         self._is_stopping = threading.Event()
@@ -196,13 +197,14 @@ class Engine:
             hops=self._number,
             deadline_misses=self._overload.misses,
             skipped=self._overload.skipped,
+            damaged=self._n_damaged,
             steps=steps,
             cpu_share=cpu_share,
             levels=self._levels(),
             run_levels=self._meters.run_levels(),
             device=device,
             recording=self._recorder.stats() if self._recorder else RecordingStats(),
-            advice=self._overload.advice(steps),
+            advice=self._overload.advice(steps) or device.advice,
         )
 
     def _levels(self) -> Levels:
@@ -262,7 +264,7 @@ class Engine:
         """Process the block of a hop, as long as the schedule says, and write `n_out` samples."""
         n, history = len(block), self._history
         history[:-n] = history[n:]
-        self._zero_nonfinite(block)
+        self._silence_damaged(block)
         if history.shape[1] == block.shape[1]:
             history[-n:] = block
         else:
@@ -296,13 +298,21 @@ class Engine:
         rows = len(buffer) // (self._schedule.longest * channels)
         return buffer[: rows * n * channels].reshape(rows, n, channels)
 
-    def _zero_nonfinite(self, block: Floats) -> None:
-        """Set NaN and Inf to 0: one would stay in the network's state for good."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(float(np.sum(block))):
-                return
-        block[~np.isfinite(block)] = 0
-        self._events.append("the input held NaN or Inf; set to 0")
+    def _silence_damaged(self, block: Floats) -> None:
+        """Silence a block with NaN, Inf or absurd samples: they would stay in the state for good.
+
+        As `Separator.process` expects it, which refuses such a block.
+        """
+        if first_damaged(block) is None:
+            self._is_damaged = False
+            return
+        block[:] = 0
+        self._n_damaged += 1
+        if not self._is_damaged:
+            self._events.append(
+                "the input held NaN, Inf or absurd samples: silence is used instead"
+            )
+        self._is_damaged = True
 
     def _separate(self, block: Floats) -> Slot | None:
         """Return the stems of this hop, or None if they are late or must not be used."""

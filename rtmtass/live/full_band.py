@@ -21,6 +21,7 @@ from rtmtass.dsp.live_resample import (
     wait_of,
 )
 from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.live.limits import check_rate
 from rtmtass.live.worker import LiveSeparator
 from rtmtass.types import Floats
 
@@ -46,9 +47,13 @@ class HopSchedule:
         algorithmic_latency: samples of the stream from capture to playback with an infinitely
             fast computer.
         longest: samples of the longest block, which is the first.
+
+    Raises:
+        UsageError: the rate is out of range.
     """
 
     def __init__(self, separator: LiveSeparator, sample_rate: int) -> None:
+        check_rate(sample_rate, "a source")
         self.sample_rate, self.model_rate = sample_rate, separator.sample_rate
         self.hop, self.model_delay = separator.hop, separator.delay
         self.needs_resampling = sample_rate != separator.sample_rate

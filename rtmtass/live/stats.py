@@ -60,7 +60,8 @@ class DeviceStats:
     Attributes:
         overruns: input samples lost.
         underruns: output samples missing.
-        xruns: overruns and underruns that the sound system itself reported.
+        xruns: times sound was lost: callbacks for which the sound system reported an xrun, or
+            in which input didn't fit or output was missing.
         drift_ppm: how much faster the output's clock runs than the input's, as corrected.
         fill: samples in the playback buffer.
         reopened: times the devices were reopened.
@@ -69,6 +70,7 @@ class DeviceStats:
         message: the latest message about the device.
         start_up_s: time from the creation of the process to the first audible block written;
             None before it, and where the system doesn't report when the process started.
+        advice: what to change while sound is lost again and again, else empty.
     """
 
     overruns: int = 0
@@ -81,6 +83,7 @@ class DeviceStats:
     message: str = ""
     latency: Latency = field(default_factory=Latency)
     start_up_s: float | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ class Stats:
         hops: processed so far.
         deadline_misses: hops whose stems were late, so that the input was output.
         skipped: hops never separated, because the worker was too far behind.
+        damaged: hops whose input held NaN, Inf or absurd samples, and was replaced by silence.
         cpu_share: CPU time of the process since the last snapshot, in cores.
-        advice: what to change if the computer has been too slow for a while, else empty.
+        advice: what to change if the computer has been too slow for a while, or loses sound,
+            else empty.
     """
 
     state: str = "new"
@@ -116,6 +121,7 @@ class Stats:
     hops: int = 0
     deadline_misses: int = 0
     skipped: int = 0
+    damaged: int = 0
     steps: StepTimes = field(default_factory=StepTimes)
     cpu_share: float = 0.0
     levels: Levels = field(default_factory=Levels)

@@ -18,16 +18,21 @@ from numba.extending import intrinsic
 
 from rtmtass.dsp.ring import Ring
 from rtmtass.jit.compiler import kept_cfunc, kernel
+from rtmtass.types import Longs
 
 _LINE = 8  # a ring's counters lie a cache line apart: eight int64
 _DATA = 5 * _LINE
 _ULONG = types.uint64 if ctypes.sizeof(ctypes.c_ulong) == 8 else types.uint32
 
-# Fields of the callback's table: the rings, then the counters.
+# Fields of the callback's table: the rings, the counters, then the sizes of the last bursts.
 (
     _IN, _IN_SIZE, _IN_CHANNELS, _OUT, _OUT_SIZE, _OUT_CHANNELS, _VOICE, _FADE,
-    _CALLS, _XRUNS, _FRAMES, _N_FIELDS,
-) = range(12)  # fmt: skip
+    _CALLS, _XRUNS, _FRAMES, _LOSSES, _TIME, _GRAIN, _N_BURSTS, _BURSTS,
+) = range(16)  # fmt: skip
+N_BURSTS = 32
+"""How many of the last bursts are kept."""
+_N_FIELDS = _BURSTS + N_BURSTS
+_CURRENT_TIME = 1  # of the doubles of PaStreamCallbackTimeInfo
 _CONTINUE = 0  # paContinue
 _XRUN_FLAGS = 0xF  # paInputUnderflow, paInputOverflow, paOutputUnderflow, paOutputOverflow
 
@@ -64,8 +69,12 @@ def _fence(typing_context: Any) -> Any:
 
 
 @kernel
-def _capture(address: int, size: int, channels: int, capture: Any, frames: int) -> None:
-    """Write to a ring as much as fits and count the rest as overruns; the twin of Ring.write."""
+def _capture(address: int, size: int, channels: int, capture: Any, frames: int) -> int:
+    """Write to a ring as much as fits and count the rest as overruns; the twin of Ring.write.
+
+    Returns:
+        Samples that didn't fit.
+    """
     head = carray(_longs_at(address), (_DATA,))
     data = carray(_floats_at(address + 8 * _DATA), (size, channels))
     written = head[0]
@@ -80,13 +89,15 @@ def _capture(address: int, size: int, channels: int, capture: Any, frames: int) 
             index = 0
     _fence()
     head[0] = written + n
-    head[2 * _LINE] += frames - n
+    n_lost: int = frames - n
+    head[2 * _LINE] += n_lost
+    return n_lost
 
 
 @kernel
 def _play(
     address: int, size: int, channels: int, out: Any, frames: int, voice: Any, fade: int
-) -> None:
+) -> int:
     """Read from a ring and count missing samples, the twin of Ring.read; `voice` masks gaps.
 
     Args:
@@ -96,6 +107,9 @@ def _play(
         voice: (1 + 2 * channels,) float32: gain, then the last output of each channel, then
             its decaying tail.
         fade: length of a fade in samples.
+
+    Returns:
+        Samples that were missing.
     """
     head = carray(_longs_at(address), (_DATA,))
     data = carray(_floats_at(address + 8 * _DATA), (size, channels))
@@ -127,7 +141,37 @@ def _play(
                 index = 0
     _fence()
     head[_LINE] = read + n
-    head[3 * _LINE] += frames - n
+    n_missing: int = frames - n
+    head[3 * _LINE] += n_missing
+    return n_missing
+
+
+@kernel
+def _note_size(table: Any, times: int, frames: int) -> None:
+    """Add a call's samples to those of its burst: the calls that PortAudio makes at once.
+
+    A host whose period is longer than our block makes several calls, all of one current time.
+
+    Args:
+        table: of the callback.
+        times: address of the PaStreamCallbackTimeInfo, or 0.
+        frames: samples per channel of this call.
+    """
+    grain, rest = table[_GRAIN], frames
+    while rest:
+        grain, rest = rest, grain % rest
+    table[_GRAIN] = grain
+    now = types.int64(0)
+    if times:
+        now = carray(_longs_at(times), (_CURRENT_TIME + 1,))[_CURRENT_TIME]
+    n_bursts = table[_N_BURSTS]
+    if n_bursts and now and now == table[_TIME]:
+        table[_BURSTS + (n_bursts - 1) % N_BURSTS] += frames
+        return
+    table[_TIME] = now
+    table[_BURSTS + n_bursts % N_BURSTS] = frames
+    _fence()
+    table[_N_BURSTS] = n_bursts + 1
 
 
 @functools.cache
@@ -135,22 +179,27 @@ def _compiled() -> Any:
     """Return the callback, compiled when the first device opens rather than at import."""
     samples = types.CPointer(types.float32)
     table = types.CPointer(types.int64)
-    signature = types.int32(samples, samples, _ULONG, types.voidptr, _ULONG, table)
+    signature = types.int32(samples, samples, _ULONG, types.intp, _ULONG, table)
 
     @kept_cfunc(signature)  # recompiling takes about a second
-    def callback(capture: Any, out: Any, frames: Any, _times: Any, flags: Any, user: Any) -> Any:
+    def callback(capture: Any, out: Any, frames: Any, times: Any, flags: Any, user: Any) -> Any:
         table = carray(user, (_N_FIELDS,))
         n = types.int64(frames)
+        n_lost = types.int64(0)
+        _note_size(table, types.int64(times), n)
         if table[_IN]:
             channels = table[_IN_CHANNELS]
-            _capture(table[_IN], table[_IN_SIZE], channels, carray(capture, (n, channels)), n)
+            block = carray(capture, (n, channels))
+            n_lost += _capture(table[_IN], table[_IN_SIZE], channels, block, n)
         if table[_OUT]:
             channels = table[_OUT_CHANNELS]
             voice = carray(_floats_at(table[_VOICE]), (1 + 2 * channels,))
             block = carray(out, (n, channels))
-            _play(table[_OUT], table[_OUT_SIZE], channels, block, n, voice, table[_FADE])
+            n_lost += _play(table[_OUT], table[_OUT_SIZE], channels, block, n, voice, table[_FADE])
         if flags & _XRUN_FLAGS:
             table[_XRUNS] += 1
+        elif n_lost:
+            table[_LOSSES] += 1
         table[_FRAMES] += n
         _fence()
         table[_CALLS] += 1
@@ -209,3 +258,22 @@ class DeviceCallback:
     def xruns(self) -> int:
         """Callbacks for which the sound system reported an overrun or underrun."""
         return int(self._table[_XRUNS])
+
+    @property
+    def losses(self) -> int:
+        """Callbacks that lost input or found too little output, and weren't reported as xruns."""
+        return int(self._table[_LOSSES])
+
+    @property
+    def n_bursts(self) -> int:
+        """Number of bursts so far; the last may not be over."""
+        return int(self._table[_N_BURSTS])
+
+    def bursts(self) -> Longs:
+        """Return the samples per channel of the last bursts in no order, at most `N_BURSTS`."""
+        return self._table[_BURSTS : _BURSTS + min(self.n_bursts, N_BURSTS)].copy()
+
+    @property
+    def grain(self) -> int:
+        """Greatest common divisor of the samples of all calls so far; 0 before the first."""
+        return int(self._table[_GRAIN])

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from rtmtass.errors import RtmtassError
 from rtmtass.live.devices.connection import Connection
+from rtmtass.live.devices.feedback import feedback_note
 from rtmtass.live.devices.listing import Device, find_again, list_devices
 from rtmtass.live.devices.portaudio import close_portaudio, quiet_libraries, restart_portaudio
 from rtmtass.live.devices.stream_config import StreamRequest, more_configs, stream_config_of
@@ -34,7 +35,8 @@ class DeviceIO:
         separator: that the engine uses.
         n_rows: rows that `write` gets: 1 for a mix, S for the stems side by side.
         source_rate: rate of the engine's source, in Hz, if that isn't this object.
-        on_message: called from the engine's thread with a line about each change of state.
+        on_message: called from the engine's thread with a line about each change of state, and
+            here with a note if the microphone can hear the loudspeaker.
 
     Attributes:
         sample_rate: of the engine: that of the first input device, or `source_rate`.
@@ -74,6 +76,9 @@ class DeviceIO:
         self._schedule: HopSchedule | None = None
         self._source_rate = source_rate or separator.sample_rate
         self._connect(devices)
+        config = self.connection.config
+        if note := feedback_note(config.capture, config.playback):
+            self._on_message(note)
         self.sample_rate = self.schedule.sample_rate
         self.channels = len(self.connection.config.picked)
 
@@ -115,7 +120,11 @@ class DeviceIO:
 
     def _poll(self) -> str:
         """Poll all connections; return what is wrong with the first broken one, or nothing."""
-        return next((why for why in [each.poll() for each in self._connections] if why), "")
+        why = next((why for why in [each.poll() for each in self._connections] if why), "")
+        for each in self._connections:
+            while each.notes:
+                self._on_message(each.notes.popleft())
+        return why
 
     @property
     def _name(self) -> str:
@@ -330,6 +339,7 @@ class DeviceIO:
             message=self._message,
             latency=self.latency(),
             start_up_s=self._start_up_s,
+            advice=next((each.advice for each in self._connections if each.advice), ""),
         )
 
     def latency(self) -> Latency:

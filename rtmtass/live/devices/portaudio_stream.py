@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from typing import Any
 
 from rtmtass.errors import DeviceError
+from rtmtass.live.devices import pulse
 from rtmtass.live.devices.callback import DeviceCallback
 from rtmtass.live.devices.listing import JACK, Device
 from rtmtass.live.devices.portaudio import abandon_portaudio, portaudio
@@ -24,7 +26,7 @@ class DeviceStream:
         playback: output device, or None.
         channels: to open of each.
         sample_rate: in Hz.
-        block: samples per callback.
+        block: samples per callback; 0: as many as the host has.
         callback: see DeviceCallback.
 
     Attributes:
@@ -51,21 +53,30 @@ class DeviceStream:
         self._is_hardware = all("(hw:" in d.name for d in (capture, playback) if d)
         self._has_started = False
         self._name = " and ".join(str(d) for d in dict.fromkeys((capture, playback)) if d)
+        environment = {
+            **(capture.variables("input") if capture else {}),
+            **(playback.variables("output") if playback else {}),
+        }
         try:
-            # The base class accepts a C function as callback; python-rtmixer uses it likewise.
-            self._stream = sd._StreamBase(
-                kind=kind,
-                device=device,
-                channels=count,
-                samplerate=sample_rate,
-                blocksize=block,
-                dtype="float32",
-                latency="low",
-                callback=sd._ffi.cast("PaStreamCallback*", callback.function),
-                userdata=sd._ffi.cast("void*", callback.table),
-            )
+            with pulse.chosen(environment):
+                self._stream = self._open(kind, device, count, sample_rate, block)
         except (sd.PortAudioError, ValueError) as error:
             raise DeviceError(_why_not(self._name, error, sample_rate)) from error
+
+    def _open(self, kind: str, device: Any, count: Any, sample_rate: int, block: int) -> Any:
+        sd = portaudio()
+        # The base class accepts a C function as callback; python-rtmixer uses it likewise.
+        return sd._StreamBase(
+            kind=kind,
+            device=device,
+            channels=count,
+            samplerate=sample_rate,
+            blocksize=block,
+            dtype="float32",
+            latency="low",
+            callback=sd._ffi.cast("PaStreamCallback*", self._callback.function),
+            userdata=sd._ffi.cast("void*", self._callback.table),
+        )
 
     def start(self) -> None:
         """Start the callbacks.
@@ -128,11 +139,11 @@ def _direction(
     capture: Device | None, playback: Device | None, channels: tuple[int, int]
 ) -> tuple[str, int | tuple[int, int], int | tuple[int, int]]:
     if capture and playback:
-        return "duplex", (capture.index, playback.index), channels
+        return "duplex", (capture.portaudio_index, playback.portaudio_index), channels
     if capture:
-        return "input", capture.index, channels[0]
+        return "input", capture.portaudio_index, channels[0]
     assert playback, "a stream has a device"
-    return "output", playback.index, channels[1]
+    return "output", playback.portaudio_index, channels[1]
 
 
 def _why_not(name: str, error: Exception, sample_rate: int) -> str:

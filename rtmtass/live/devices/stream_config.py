@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rtmtass.dsp.live_resample import Converter
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.live.devices.listing import Device, Kind, find_device, have_one_clock, takes_rate
-from rtmtass.live.full_band import HopSchedule
+from rtmtass.live.devices.listing import (
+    JACK,
+    Device,
+    Kind,
+    find_device,
+    have_one_clock,
+    takes_rate,
+)
+from rtmtass.live.limits import check_rate
 from rtmtass.live.worker import LiveSeparator
 
-BUDGET_S = 0.008
-"""Processing time to allow for; shorter device blocks get the difference as extra buffer."""
-JITTER_S = 0.004
-"""Extra fill of the playback ring between two clocks, against jitter."""
 LARGEST_BLOCK, LARGEST_EXTRA_BUFFER_MS = 8192, 250.0
 
 
@@ -36,7 +38,7 @@ class StreamRequest:
             has another source or sink.
 
     Raises:
-        UsageError: block or extra buffer out of range.
+        UsageError: rate, block or extra buffer out of range.
     """
 
     input: str | None = None
@@ -50,6 +52,8 @@ class StreamRequest:
     has_output: bool = True
 
     def __post_init__(self) -> None:
+        if self.sample_rate is not None:
+            check_rate(self.sample_rate, "a rate")
         if self.block is not None and not 1 <= self.block <= LARGEST_BLOCK:
             raise UsageError(
                 f"a block of {self.block} samples was given; give 1 to {LARGEST_BLOCK}"
@@ -72,9 +76,11 @@ class StreamConfig:
         capture, playback: the devices; None where the stream has no such side. Its rate and
             block are then those at which the engine processes.
         is_duplex: both share a clock and are one stream.
-        rates, blocks: in Hz, and samples per callback.
+        rates, blocks: in Hz, and samples per callback, as far as known before it is open.
         picked: input channels to use, from 0.
         out_channels: output channels to open.
+        has_host_blocks: the callbacks get what the host has, not blocks of one length: PortAudio
+            would collect those for another block of latency, and no sooner.
     """
 
     capture: Device | None
@@ -84,6 +90,7 @@ class StreamConfig:
     blocks: tuple[int, int]
     picked: tuple[int, ...]
     out_channels: int
+    has_host_blocks: tuple[bool, bool] = (False, False)
 
     @property
     def title(self) -> str:
@@ -123,7 +130,12 @@ def stream_config_of(
         ),
         _picked(request, capture, separator),
         _out_channels(playback, separator, n_rows),
+        (_has_host_blocks(request, capture), _has_host_blocks(request, playback)),
     )
+
+
+def _has_host_blocks(request: StreamRequest, device: Device | None) -> bool:
+    return request.block is None and device is not None and device.host == JACK
 
 
 def _picked(
@@ -179,6 +191,7 @@ def more_configs(
                 rates=(main.rates[0], rates[1]),
                 blocks=blocks,
                 out_channels=channels,
+                has_host_blocks=(False, _has_host_blocks(request, playback)),
             )
         )
     return configs
@@ -213,54 +226,3 @@ def _block(request: StreamRequest, rate: int, separator: LiveSeparator) -> int:
         return request.block
     # At the model's rate a block is a hop; at others small blocks give the least latency.
     return separator.hop if rate == separator.sample_rate else 64 * max(1, round(rate / 12000))
-
-
-def smallest_fill(
-    block: int, schedule: HopSchedule, capture: Converter | None, playback: Converter | None
-) -> int:
-    """Return the smallest initial fill of a duplex stream's playback ring without underruns.
-
-    Before callback k + 1, everything computed from the input of callbacks 1 … k has been
-    written. The result is the largest shortfall then, found by counting.
-
-    Args:
-        block: samples per callback.
-        schedule: of the engine.
-        capture, playback: converters before and after it, None where rates are equal.
-    """
-    behind = 0
-    for call in range(1 + 4 * 44100 // block):
-        captured = call * block
-        received = capture.ready_after(captured) - 1 if capture else captured
-        separated = schedule.completed(max(0, received))
-        written = playback.ready_after(separated) - 1 if playback and separated else separated
-        behind = max(behind, (call + 1) * block - max(0, written))
-    return behind
-
-
-def fills(
-    config: StreamConfig,
-    schedule: HopSchedule,
-    extra_buffer_ms: float | None,
-    capture: Converter | None,
-    playback: Converter | None,
-) -> tuple[int, int]:
-    """Return the initial fill of the playback ring, and for two clocks the fill to control to.
-
-    In samples at the output's rate. The first is also the latency of the buffers: exactly for
-    one clock, on average for two.
-    """
-    out_rate, out_block = config.rates[1], config.blocks[1]
-    if not config.playback:
-        return 0, 0
-    if config.is_duplex:
-        extra_s = (
-            max(0.0, BUDGET_S - out_block / out_rate)
-            if extra_buffer_ms is None
-            else extra_buffer_ms / 1000
-        )
-        least = smallest_fill(out_block, schedule, capture, playback)
-        return least + round(extra_s * out_rate), 0
-    target = out_block + round((JITTER_S + (extra_buffer_ms or 0.0) / 1000) * out_rate)
-    longest_s = max(config.blocks[0] / config.rates[0], schedule.hop / schedule.model_rate)
-    return target + round(longest_s * out_rate), target

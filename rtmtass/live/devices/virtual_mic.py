@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 from types import TracebackType
 
 from rtmtass.errors import DeviceError, MissingPartError
 
 SINK, MICROPHONE = "rtmtass_output", "rtmtass_microphone"
 TITLE = "rtmtass"
+
+_MARK = "rtmtass.run"
+"""Property of our modules: process, its start, and its PID namespace."""
+_MARKED = re.compile(rf"^(\d+)\t.*{re.escape(_MARK)}=(\d+)-(\d+)-(\d+)", re.M)
+_START_FIELD = 22  # of /proc/PID/stat, from 1: proc(5)
 
 _RECIPES = (
     "without it: JACK: connect the ports PortAudio:out_* · macOS: install BlackHole and add"
@@ -41,24 +48,28 @@ class VirtualMicrophone:
                 "a virtual microphone needs pactl (Debian and Ubuntu: apt install pulseaudio-utils"
                 f" · Fedora: dnf install pulseaudio-utils); {_RECIPES}"
             )
+        taken = _remove_abandoned()
+        suffix = f"_{os.getpid()}" if re.search(rf"sink_name={SINK}\b", taken) else ""
+        sink, microphone, title = SINK + suffix, MICROPHONE + suffix, TITLE + suffix
+        mark = f"{_MARK}={'-'.join(map(str, _identity(os.getpid())))}"
         # Without another microphone this one would become the default, and feed back.
         default = _pactl("get-default-source")
         try:
             self._load(
                 "module-null-sink",
-                f"sink_name={SINK}",
-                f"sink_properties=device.description={TITLE}",
+                f"sink_name={sink}",
+                f"sink_properties='device.description={title} {mark}'",
             )
             self._load(
                 "module-remap-source",
-                f"master={SINK}.monitor",
-                f"source_name={MICROPHONE}",
-                f"source_properties=device.description={TITLE}-microphone",
+                f"master={sink}.monitor",
+                f"source_name={microphone}",
+                f"source_properties='device.description={title}-microphone {mark}'",
             )
         except DeviceError:
             self._unload()
             raise
-        os.environ["PULSE_SINK"] = SINK
+        os.environ["PULSE_SINK"] = sink
         if not default.returncode and default.stdout.strip():
             os.environ.setdefault("PULSE_SOURCE", default.stdout.strip())
         return self
@@ -90,6 +101,34 @@ class VirtualMicrophone:
         while self._modules:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 _pactl("unload-module", self._modules.pop())
+
+
+def _remove_abandoned() -> str:
+    """Unload the modules of runs that were killed; return the list of all modules after that."""
+    modules = _pactl("list", "short", "modules").stdout
+    found = [tuple(map(int, match)) for match in _MARKED.findall(modules)]
+    for number, process, started, namespace in sorted(found, reverse=True):
+        # In another container the same number is another process.
+        is_here = namespace == _identity(os.getpid())[2]
+        if is_here and _identity(process) != (process, started, namespace):
+            _pactl("unload-module", str(number))
+    return _pactl("list", "short", "modules").stdout if found else modules
+
+
+def _identity(process: int) -> tuple[int, int, int]:
+    """Return a process's number, start and PID namespace; the start is 0 if it isn't running.
+
+    A killed process that its parent hasn't noticed isn't running either.
+    """
+    started = namespace = 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = (
+            Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        )
+        started = 0 if fields[0] in "ZX" else int(fields[_START_FIELD - 3])
+    with contextlib.suppress(OSError):
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    return process, started, namespace
 
 
 def _pactl(*words: str) -> subprocess.CompletedProcess[str]:
