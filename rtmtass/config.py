@@ -32,8 +32,13 @@ LEVEL_HEADROOM = 4.0
 """Power of a peak relative to the sustained level: 6 dB."""
 
 _WIDTH = (1, 8192)
-_STFT_BOUNDS = {"sample_rate": (1000, 768_000), "n_fft": (8, 65536)}
-_NET_BOUNDS = {
+STFT_BOUNDS = {
+    "sample_rate": (1000, 768_000),
+    "n_fft": (8, 65536),
+    "hop": (1, 32768),
+    "synthesis": (2, 65536),
+}
+NET_BOUNDS = {
     "channels": _WIDTH,
     "hidden": _WIDTH,
     "kernel": (1, 64),
@@ -99,7 +104,7 @@ class StftConfig:
                 f"the synthesis window can't be longer than n_fft, and hop must divide n_fft;"
                 f" got n_fft={self.n_fft}, synthesis={self.synthesis}, hop={self.hop}"
             )
-        check_bounds(self, _STFT_BOUNDS)
+        check_bounds(self, STFT_BOUNDS)
 
     @property
     def n_bins(self) -> int:
@@ -223,7 +228,7 @@ class NetConfig:
             raise ModelError(
                 f"sub-bands need the recurrent backbone, not {self.backbone}; set subband_bins to 0"
             )
-        check_bounds(self, _NET_BOUNDS)
+        check_bounds(self, NET_BOUNDS)
         if self.recurrent_layers and not self.recurrent:
             raise ModelError(
                 "recurrent must be 1 or more with recurrent layers, not 0; for no GRUs, set"

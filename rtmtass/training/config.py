@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig
+from rtmtass.config import (
+    NET_BOUNDS,
+    PRESETS,
+    STFT_BOUNDS,
+    ModelConfig,
+    NetConfig,
+    StftConfig,
+)
 from rtmtass.errors import ModelError, UsageError
 from rtmtass.training.config_values import (
     Between,
@@ -41,35 +48,11 @@ MOST_BATCH_S = 100_000
 PATH = Text(r"[^\x00]{1,4096}", "the path of a folder")
 NAME = Text(r"[^\x00-\x1f\x7f/\\]{0,100}", "up to 100 characters without slashes")
 PROBABILITY = Between(0, 1)
-WIDTH, LAYERS = Between(1, 8192), Between(0, 64)
-NET_RULES: dict[str, Rule] = {
-    "channels": WIDTH,
-    "hidden": WIDTH,
-    "kernel": Between(1, 64),
-    "dilations": Between(1, 4096),
-    "recurrent": Between(0, 8192),
-    "recurrent_groups": Between(1, 256),
-    "recurrent_layers": LAYERS,
-    "compensation_channels": WIDTH,
-    "compensation_hidden": WIDTH,
-    "compensation_dilations": Between(1, 4096),
-    "mask_limit": Between(0, 1000, above=True),
-    "level_half_life_s": Between(0.001, 3600),
-    "lookahead": Between(0, 64),
-    "bands": Between(1, 512),
-    "subband_bins": Between(0, 4096),
-    "subband_overlap": Between(0, 4096),
-    "subband_context": WIDTH,
-    "subband_channels": WIDTH,
-    "subband_groups": Between(1, 256),
-    "dropout": Between(0, 0.99),
-}
+NET_RULES: dict[str, Rule] = {name: Between(*bounds) for name, bounds in NET_BOUNDS.items()}
 """Ranges of [net]; what depends on two fields, `NetConfig` checks."""
 STFT_RULES: dict[str, Rule] = {
+    **{name: Between(*bounds) for name, bounds in STFT_BOUNDS.items()},
     "sample_rate": Between(SAMPLE_RATE, SAMPLE_RATE),  # of the decoded recordings
-    "n_fft": Between(8, 16384),
-    "hop": Between(1, 8192),
-    "synthesis": Between(2, 16384),
 }
 """Ranges of [stft], likewise `StftConfig`."""
 
