@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from rtmtass.training.data.corpus import Corpus
 
 _HERE = Path(__file__).parent
-_LONG = ("test_bare_machine.py", "test_bench.py", "test_docs.py", "test_packaging.py", "test_jit.py")
+_LONG = (
+    "test_bare_machine.py",
+    "test_bench.py",
+    "test_docs.py",
+    "test_packaging.py",
+    "test_jit.py",
+)
 """Files that install, compile or run all commands of the README; left out by --quick."""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 
