@@ -326,6 +326,7 @@ def test_default_encoding_follows_the_input(options, expected):
     ({"requested_format": "mp3", "sample_rate": 96000}, OutputError, "doesn't support 96000 Hz"),
     ({"requested_format": "opus"}, OutputError, "doesn't support 44100 Hz"),
     ({"requested_format": "ogg", "sample_rate": 384000}, OutputError, "doesn't support 384000 Hz"),
+    ({"sample_rate": 88201}, OutputError, "flac doesn't support 88201 Hz; add --format wav"),
     ({"requested_format": "mp3", "requested_subtype": "PCM_16"}, UsageError,
      "mp3 doesn't support --subtype PCM_16"),
 ])  # fmt: skip

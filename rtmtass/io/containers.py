@@ -1,16 +1,19 @@
-"""Reads the headers of AIFF, AU, CAF, W64 and VOC where libsndfile trusts or misreads them.
+"""Reads headers of AIFF, AU, CAF, W64, NIST and VOC that libsndfile trusts or misreads.
 
 libsndfile ends without a word where such a file is cut short, reads float, A-law and µ-law
 of a W64 with an extensible format chunk as integers (1.2.2), and takes the headers of a
 VOC's further blocks for sound.
 
 Source: Apple "Audio Interchange File Format AIFF-C" and "Core Audio Format Specification";
-Sonic Foundry "Wave64 file format"; Creative Labs "VOC file format".
+Sonic Foundry "Wave64 file format"; Creative Labs "VOC file format"; NIST
+"SPHERE" manual.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ _W64_SUFFIX = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _EXTENSIBLE = 0xFFFE
 _VOC_MAGIC = b"Creative Voice File\x1a"
 _VOC_SOUND = (1, 2, 9)  # block types: with a header, continued, with a long header
+_NIST_FIELD = re.compile(rb"(\w+) -i (\d{1,18})\s")
+_NIST_SIZES = (b"sample_count", b"channel_count", b"sample_n_bytes")
 _MAX_CHUNKS = 10_000  # before the sound; a file with more is no recording
 
 
@@ -59,6 +64,8 @@ def read_container(file: BinaryIO, name: str) -> Container | None:
         offset, size = struct.unpack_from(">II" if magic[0] == 46 else "<II", magic.ljust(12), 4)
         present = max(0, n_bytes - offset)
         return Container(None if size in (0, 0xFFFFFFFF) else size, present)
+    if magic[:8] == b"NIST_1A\n":
+        return _read_nist(file, magic, n_bytes)
     if magic.startswith(_VOC_MAGIC):
         _check_voc(file, magic, n_bytes, name)
     return None
@@ -95,6 +102,8 @@ def _sound_chunk(
 def _read_w64(file: BinaryIO, n_bytes: int) -> Container | None:
     position, patches = 40, []
     for _ in range(_MAX_CHUNKS):
+        if position > n_bytes:
+            return None
         file.seek(position)
         header = file.read(24 + 26)
         if len(header) < 24 or header[4:16] != _W64_SUFFIX:
@@ -111,6 +120,20 @@ def _read_w64(file: BinaryIO, n_bytes: int) -> Container | None:
             )
         position += (max(size, 24) + 7) & ~7
     return None
+
+
+def _read_nist(file: BinaryIO, magic: bytes, n_bytes: int) -> Container | None:
+    try:
+        size = min(int(magic[8:16]), 1 << 16)
+    except ValueError:
+        return None
+    file.seek(0)
+    fields = dict(_NIST_FIELD.findall(file.read(size)))
+    try:
+        numbers = [int(fields[name]) for name in _NIST_SIZES]
+    except KeyError:
+        return None
+    return Container(math.prod(numbers), max(0, n_bytes - size))
 
 
 def _check_voc(file: BinaryIO, magic: bytes, n_bytes: int, name: str) -> None:

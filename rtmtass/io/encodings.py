@@ -37,6 +37,7 @@ class _Format:
         max_channels: channels at most.
         rates: supported sample rates in Hz; empty for any up to `max_rate`.
         max_rate: in Hz.
+        any_rate_to: in Hz; beyond it a rate has to be a multiple of 10 Hz.
     """
 
     container: str
@@ -44,11 +45,19 @@ class _Format:
     max_channels: int
     rates: tuple[int, ...] = ()
     max_rate: int = 384_000
+    any_rate_to: int = 384_000
+
+    def supports(self, sample_rate: int) -> bool:
+        """Whether a sample rate is supported."""
+        if self.rates:
+            return sample_rate in self.rates
+        is_coarse = sample_rate > self.any_rate_to
+        return sample_rate <= self.max_rate and not (is_coarse and sample_rate % 10)
 
 
 _FORMATS = {
     "wav": _Format("WAV", ("FLOAT", "PCM_16", "PCM_24", "PCM_32", "DOUBLE", "PCM_U8"), 1024),
-    "flac": _Format("FLAC", ("PCM_24", "PCM_16", "PCM_S8"), 8),
+    "flac": _Format("FLAC", ("PCM_24", "PCM_16", "PCM_S8"), 8, any_rate_to=65_535),
     # libvorbis crashes the process at 384 kHz instead of refusing it.
     "ogg": _Format("OGG", ("VORBIS", "OPUS"), 255, max_rate=192_000),
     "mp3": _Format(
@@ -99,14 +108,15 @@ def choose_encoding(
         raise UsageError(
             f"{name} doesn't support --subtype {chosen}; choose from {', '.join(limits.subtypes)}"
         )
-    rates = _FORMATS["opus"].rates if chosen == "OPUS" else limits.rates
+    rates = _FORMATS["opus"] if chosen == "OPUS" else limits
     if channels > limits.max_channels:
         raise OutputError(
             f"{name} supports at most {limits.max_channels} channels, not {channels};"
             " add --format wav, or --channels mono"
         )
-    if (rates and sample_rate not in rates) or sample_rate > limits.max_rate:
-        raise OutputError(f"{name} doesn't support {sample_rate} Hz; add --format flac, or wav")
+    if not rates.supports(sample_rate):
+        others = "wav" if name == "flac" else "flac, or wav"
+        raise OutputError(f"{name} doesn't support {sample_rate} Hz; add --format {others}")
     return Encoding(name, limits.container, chosen)
 
 

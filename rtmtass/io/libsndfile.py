@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import soundfile
 from rtmtass.errors import InputError
 from rtmtass.io.byte_ranges import ByteRanges
 from rtmtass.io.layout import Part, find_layout, find_mpeg_layout
-from rtmtass.io.paths import library_path
 from rtmtass.types import Samples
 
 UNKNOWN_FRAMES = 2**48
@@ -61,7 +61,7 @@ class Decoder:
         self._bytes, self._file = self._open(layout.parts[0])
         try:
             if self._file.format == "RAW":  # libsndfile goes by a name such as .au or .gsm
-                raise soundfile.SoundFileError("no header")
+                raise soundfile.SoundFileError("it has no header")
             if self._file.subtype.startswith("MPEG") and layout.parts[0].ranges is None:
                 with path.open("rb") as file:
                     layout = find_mpeg_layout(file, str(path))
@@ -104,12 +104,12 @@ class Decoder:
         """Read from the current part; 0 at its end."""
         if self._left is not None:
             out = out[: self._left]
-        count = self._decode(out) if len(out) else 0
-        while self._drop and count:
-            dropped = min(self._drop, count)
+        while self._drop:  # apart, so that the first block is as long as the others
+            dropped = self._decode(np.empty((min(self._drop, 4096), self.channels), np.float32))
+            if not dropped:
+                return 0
             self._drop -= dropped
-            out[: count - dropped] = out[dropped:count]
-            count = count - dropped or self._decode(out)
+        count = self._decode(out) if len(out) else 0
         if self._left is not None:
             self._left -= count
         return count
@@ -134,7 +134,10 @@ class Decoder:
     def _open(self, part: Part) -> tuple[ByteRanges | None, ForwardFile]:
         """Open a part; some bytes of the file are opened as a file of their own."""
         if part.ranges is None:
-            return None, ForwardFile(library_path(self._path))
+            if self._path.suffix.lower() == ".raw":  # soundfile goes by the name, too
+                raise soundfile.SoundFileError("it has no header")
+            # Bytes, because a name needn't be UTF-8.
+            return None, ForwardFile(str(self._path) if os.name == "nt" else bytes(self._path))
         view = ByteRanges(
             self._path.open("rb"),
             part.ranges,

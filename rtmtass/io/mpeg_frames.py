@@ -31,10 +31,10 @@ _KBPS = {  # by (is MPEG 1, layer): the bit rate of each index from 1 on, in kbi
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44100, 48000, 32000)
-_SYNC = re.compile(rb"\xff[\xe2-\xff]")
+_SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff][\x10-\xef]")
+_MAX_FALSE = 100_000  # syncs that are none, after which a file is taken to have no more frames
 _CHUNK = 1 << 16
 _RUN = 3  # frames in a row, after which a header is believed
-_LARGEST_FRAME = 2880 + 1  # bytes; of MPEG 2.5 layer II, 160 kbit/s at 8 kHz
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ def _is_run(file: BinaryIO, position: int, n_bytes: int) -> bool:
 
 
 def _next_frame(file: BinaryIO, position: int, n_bytes: int) -> int:
-    """Return where the next run of frames or tag begins, at or after `position`."""
+    """Return where the next run of frames begins, at or after `position`."""
+    false = 0
     while position < n_bytes:
         file.seek(position)
         data = file.read(_CHUNK)
@@ -227,7 +228,10 @@ def _next_frame(file: BinaryIO, position: int, n_bytes: int) -> int:
             candidate = position + match.start()
             if _is_run(file, candidate, n_bytes):
                 return candidate
-        position += max(1, len(data) - 1) if len(data) == _CHUNK else len(data) or 1
+            false += 1
+            if false > _MAX_FALSE:
+                return n_bytes
+        position += len(data) - 2 if len(data) == _CHUNK else len(data) or 1
     return n_bytes
 
 

@@ -40,11 +40,6 @@ def quoted(path: Path | str) -> str:
     return f"$'{escaped}'"
 
 
-def library_path(path: Path) -> str | bytes:
-    """Return a path for libsndfile; soundfile alone refuses names that aren't UTF-8."""
-    return os.fsencode(path) if os.name == "posix" else str(path)
-
-
 def converted(path: Path, word: str = "converted") -> Path:
     """Return a free name for a WAV made of a recording, in the same folder."""
     wav = path.with_suffix(".wav")

@@ -33,6 +33,7 @@ SUBTYPES = {
 
 
 _POLL_S = 0.002
+_LARGEST_HEADER = 1 << 30  # bytes before the samples, beyond which libsndfile gives up
 _WRAPPED = 2**32 - 2**16  # bytes behind the samples that no chunks are
 
 
@@ -266,8 +267,12 @@ def open_source(path: Path, *, allow_truncated: bool = False) -> FileSource | St
     if header is None:
         return FileSource(path, allow_truncated=allow_truncated)
     stream = path.open("rb", buffering=0)
-    stream.seek(header.data_offset)
-    source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    try:
+        stream.seek(header.data_offset)
+        source = StreamSource(stream, str(path), header, allow_truncated=allow_truncated)
+    except BaseException:
+        stream.close()
+        raise
     source.is_raw = False
     return source
 
@@ -319,7 +324,8 @@ def _raw(buffered: object) -> ByteStream:
 def _header_of_special_wav(path: Path) -> WavHeader | None:
     """Return the header of a WAV that libsndfile can't read or misreads; None for others.
 
-    That is one with padded samples, or without a length; the frames are counted then.
+    That is one with padded samples, gigabytes before them, or without a length, or with one that
+    has wrapped; the frames are counted then.
     """
     try:
         with path.open("rb") as file:
@@ -333,7 +339,8 @@ def _header_of_special_wav(path: Path) -> WavHeader | None:
             n_bytes = os.fstat(file.fileno()).st_size
             is_known = header.data_bytes is not None and not _has_wrapped(file, header, n_bytes)
             if is_known:
-                return header if header.is_padded or magic == b"BW64" else None
+                is_misread = header.is_padded or header.data_offset > _LARGEST_HEADER
+                return header if is_misread or magic == b"BW64" else None
             end = end_of_sound(file, header.data_offset, n_bytes)
     except OSError:
         return None  # FileSource raises the error
@@ -345,5 +352,7 @@ def _has_wrapped(file: BinaryIO, header: WavHeader, n_bytes: int) -> bool:
     """Whether the samples go on behind the data chunk: its size has wrapped past 4 GiB."""
     size = header.data_bytes or 0
     end = header.data_offset + size + size % 2
+    if end >= n_bytes:
+        return False
     file.seek(end)
     return n_bytes - end >= _WRAPPED or is_sound(file.read(8), n_bytes - end - 8)

@@ -21,7 +21,7 @@ CHUNKS = (
 
 _LARGEST = 1 << 24
 """Bytes of one such chunk at most: a cover in print quality."""
-_SEARCHED = 1 << 26  # bytes from the end of a file that are searched for chunks
+_SEARCHED = 1 << 24  # bytes from the end of a file that are searched for chunks
 _BLOCK = 1 << 22
 _KNOWN = re.compile(b"|".join(re.escape(chunk) for chunk in CHUNKS))
 _ID = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_ ]{3}")
@@ -130,13 +130,16 @@ class TailGuard:
 
 
 def end_of_sound(file: BinaryIO, start: int, end: int) -> int:
-    """Return where the sound of a file ends: before the chunks that reach to its end.
+    """Return where the sound of a file ends: before the chunks or the ID3v1 tag at its end.
 
     Args:
         file: to search.
         start: of the sound, in bytes.
         end: of the file.
     """
+    file.seek(max(start, end - 128))
+    if file.read(3) == b"TAG":
+        end -= 128
     begins: dict[int, int] = {}  # the first chunk that ends at a position
     first = start + max(0, end - start - _SEARCHED) // 2 * 2
     for position in range(first, end, _BLOCK):
