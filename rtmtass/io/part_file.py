@@ -48,9 +48,11 @@ class PartFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock: FileIO | None = None
         self._file = _open_locked(path)
         # The lock lasts until the last descriptor of this opening is closed.
-        self._lock = None if fcntl is None else FileIO(os.dup(self._file.fileno()), "rb")
+        if fcntl is not None:
+            self._lock = FileIO(os.dup(self._file.fileno()), "rb")
         self._has_part_name = True
         self.error: OSError | None = None
 
@@ -117,6 +119,9 @@ class PartFile:
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 self._lock.close()
+
+    def __del__(self) -> None:
+        self.release()
 
     def make_plain_wav(self) -> None:
         """Turn a finished RF64 into a plain WAV, which more programs read, if it is short enough.
