@@ -15,7 +15,8 @@ from rtmtass.live.os_priority import ordinary_priority
 
 _RATE_UNKNOWN, _UNAVAILABLE = -9997, -9985  # paInvalidSampleRate, paDeviceUnavailable
 
-_ABORT_TIMEOUT_S = 2.0
+_ABORT_TIMEOUT_S = 0.7
+"""Longer than any period; a signal has to end a live stream within a second or two."""
 
 
 class DeviceStream:
