@@ -70,7 +70,7 @@ class Oracle(Separator):
                 self.known[clip.stems[list(present)].sum(axis=0).tobytes()] = part
             self.known[clip.mixture.tobytes()] = clip.stems
 
-    def separate(self, mixture: ArrayLike) -> Samples:
+    def separate(self, mixture: ArrayLike, *_: object, **__: object) -> Samples:
         mixture = np.asarray(mixture)
         trimmed = np.trim_zeros(mixture, "b")
         for length in (len(mixture), round(SECONDS * RATE)):
@@ -176,7 +176,7 @@ def test_silence_is_the_maximum_over_all_clips() -> None:
     levels = iter([1e-3, 1e-2])
 
     class Ringing(Oracle):
-        def separate(self, mixture: ArrayLike) -> Samples:
+        def separate(self, mixture: ArrayLike, *_: object, **__: object) -> Samples:
             out, mixture = super().separate(mixture), np.asarray(mixture)
             if len(mixture) > SECONDS * RATE and mixture.any():
                 out[1, -RATE:] += next(levels)
@@ -200,7 +200,7 @@ def test_singing_is_compared_by_paired_clips(tmp_path: Path) -> None:
     class Worse(Oracle):
         error = 0.01
 
-        def separate(self, mixture: ArrayLike) -> Samples:
+        def separate(self, mixture: ArrayLike, *_: object, **__: object) -> Samples:
             stems = super().separate(mixture)
             noise = np.random.default_rng(0).standard_normal(stems.shape)
             return (stems + self.error * noise).astype(np.float32)

@@ -23,7 +23,7 @@ from rtmtass.offline.limiter import CEILING_DB, Limiter
 from rtmtass.offline.naming import NameTemplate
 from rtmtass.offline.plan import SeparateOptions, plan
 from rtmtass.offline.separate import NullProgress, separate_file
-from rtmtass.offline.writers import MIX, StemWriters
+from rtmtass.offline.writers import MIX, BlockWriter, StemWriters
 
 TWO = ("speech", "rest")
 
@@ -244,7 +244,7 @@ def test_a_remix_is_limited_and_stems_are_not(tmp_path):
 
 
 def test_an_interrupted_remix_keeps_what_the_limiter_holds():
-    written = []
+    written: list[np.ndarray] = []
 
     class Writer:
         frames, clipped, part = 0, 0, None
@@ -257,10 +257,10 @@ def test_an_interrupted_remix_keeps_what_the_limiter_holds():
             pass
 
     writers = StemWriters(("speech",), {}, Limiter(16000, 1))
-    writers.writers = {MIX: Writer()}
+    writers.writers = {MIX: cast(BlockWriter, Writer())}
     writers.write(noise(1000)[None])
     writers.leave_parts()
-    assert sum(map(len, written)) == 1000
+    assert sum(len(block) for block in written) == 1000
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")

@@ -302,7 +302,7 @@ STRANGE = {
     [*((kind, False) for kind in STRANGE), *((kind, True) for kind in STRANGE if kind != "huge")],
 )
 def test_a_strangers_datagram_neither_ends_nor_changes_a_stream(kind, comes_first):
-    told = []
+    told: list[str] = []
     with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
         out = np.zeros((8, 1), np.float32)
         stranger = None
@@ -319,6 +319,7 @@ def test_a_strangers_datagram_neither_ends_nor_changes_a_stream(kind, comes_firs
         assert source.dropped == (1 if comes_first else 3)
         assert len(told) == 1
         assert re.match(r"a datagram from 127.0.0.1:\d+ was dropped: .+; further ones are", told[0])
+        assert stranger is not None
         stranger.close()
         sender.close()
     assert len(told) == (1 if comes_first else 2)
@@ -326,7 +327,7 @@ def test_a_strangers_datagram_neither_ends_nor_changes_a_stream(kind, comes_firs
 
 
 def test_damage_in_the_senders_own_stream_becomes_silence_of_the_same_length():
-    told = []
+    told: list[str] = []
     with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
         parts = floats(1, 2), floats(3, np.nan), floats(4, 1e30), b"odd", floats(5), b""
         sender = datagrams(source.port, *parts)
@@ -359,7 +360,7 @@ def test_a_sender_that_is_restarted_takes_over(monkeypatch):
 
 
 def test_a_flood_of_strange_datagrams_takes_no_memory():
-    told = []
+    told: list[str] = []
     with contextlib.closing(UdpSource("127.0.0.1", 0, RATE, on_message=told.append)) as source:
         sender = datagrams(source.port, floats(1))
         out, stranger = np.zeros((9, 1), np.float32), None
@@ -377,5 +378,6 @@ def test_a_flood_of_strange_datagrams_takes_no_memory():
         assert grown < 20_000
         assert source.dropped == 300 * len(STRANGE)
         assert len(told) == 1
+        assert stranger is not None
         stranger.close()
         sender.close()

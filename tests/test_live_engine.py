@@ -105,7 +105,8 @@ def test_the_output_is_the_separators(n, passes):
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 1e30])
 def test_damage_in_the_input_becomes_a_block_of_silence_as_process_advises(value):
-    x, separator, events = sound(40 * HOP), rtmtass.load(block=HOP), []
+    x, separator = sound(40 * HOP), rtmtass.load(block=HOP)
+    events: list[str] = []
     x[5000], x[5100], x[7000] = value, value, value
     out, engine = run(separator, ArraySource(x, RATE), on_event=events.append)
     process, expected = separator.fork(), []

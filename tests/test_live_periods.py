@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import cast
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ class Rig:
         self.schedule = HopSchedule(Passthrough(), engine_rate or rate)
         self.connection = Connection(config, self.schedule, 1, 1, extra_buffer_ms)
         self.connection.start()
-        (self.stream,) = self.connection._streams
+        (self.stream,) = cast(list[Stream], self.connection._streams)
         self._block, self._filled = np.zeros((self.schedule.longest, 1), np.float32), 0
         self._n_hops = 0
         self.now = 0.0
@@ -144,7 +145,7 @@ def test_the_latency_is_the_reported_one_through_converters(monkeypatch, period)
     rig = Rig(monkeypatch, 48000, engine_rate=16000)
     calls = [[period]] * (36000 // period)
     rig.run(np.convolve(noise(sum(map(sum, calls))), np.hanning(31) / 15, "same"), calls)
-    captured, out = np.concatenate(rig.captured)[:, None], []
+    captured = np.concatenate(rig.captured)[:, None]
     for rates in ((48000, 16000), (16000, 48000)):
         converter = Converter(*rates, 1, len(captured))
         out = np.zeros((converter.room, 1), np.float32)

@@ -253,6 +253,7 @@ def test_the_virtual_microphone_of_a_killed_run_is_removed_by_the_next(server):
     def hold():
         command = [sys.executable, "-c", HOLD]
         process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment)
+        assert process.stdout is not None
         return process, process.stdout.readline().strip()
 
     def sinks():
@@ -311,6 +312,7 @@ def test_sound_goes_from_a_named_source_to_a_named_sink(server, tmp_path):
             rtmtass("live", "--json", "--duration", "4", "--input", "monitor of null",
                     "--output", "scarlett")
         )  # fmt: skip
+        assert player.stdin is not None
         while live.poll() is None:
             player.stdin.write(x)  # blocks at the pace of the server
         assert live.returncode == 0, live.stderr.read()

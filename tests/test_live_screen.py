@@ -26,7 +26,7 @@ EVENTS = ["00:01 first", "00:02 second", "12:33 stems were late: " + 9 * "long "
 
 def state_of(levels=LEVELS, *, title="Scarlett 2i2 USB → 日本語\x1b[31m", message=""):
     stats = Stats(
-        "running", 754.0, 47000, 3, 0, StepTimes(0.3, 0.5, 1.9, 16.0, 0.3), levels=levels,
+        "running", 754.0, 47000, 3, 0, steps=StepTimes(0.3, 0.5, 1.9, 16.0, 0.3), levels=levels,
         recording=RecordingStats(True, "takes/take-1", 12.0, 9999.0, message),
         advice="this computer is too slow: close other programs",
     )  # fmt: skip

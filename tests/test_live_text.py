@@ -42,7 +42,7 @@ RUN = RunLevels(
     {"mixture": 2, "output": 0},
 )
 STATS = Stats(
-    "running", 754.0, 47000, 3, 4, StepTimes(0.3, 0.5, 1.9, 16.0, 0.3), levels=LEVELS,
+    "running", 754.0, 47000, 3, 4, steps=StepTimes(0.3, 0.5, 1.9, 16.0, 0.3), levels=LEVELS,
     run_levels=RUN,
     device=DeviceStats(2, 5, 1, reopened=1, latency=Latency(1.0, 32.0, 8.0, 4.0, 45.5)),
 )  # fmt: skip

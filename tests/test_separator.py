@@ -403,7 +403,7 @@ class Waiting:
 
 def test_a_second_thread_gets_an_error(separator: Separator) -> None:
     own, waiting = separator.fork(), Waiting()
-    sounding, own._stream = own._stream, waiting  # type: ignore[assignment]
+    sounding, own._stream = own._stream, waiting
     block = np.zeros(own.hop, np.float32)
     first = threading.Thread(target=own.process, args=(block,))
     first.start()

@@ -209,9 +209,11 @@ def test_metadata_changes_no_sample_and_is_no_hindrance_to_readers(tmp_path, suf
 @pytest.mark.parametrize("size", [0, 200, 65025 - 200, 200_000])
 def test_ogg_pages_are_numbered_and_have_their_checksums(tmp_path, suffix, size):
     path = tagged(tmp_path / f"a.{suffix}", Metadata((("COMMENT", "x" * size), ("TITLE", "t"))))
-    data, pages = path.read_bytes(), []
+    data = path.read_bytes()
+    pages: list[ogg.Page] = []
     while data:
         page = ogg.parse_page(data)
+        assert page is not None
         packed = page.pack()
         assert data.startswith(packed)
         pages.append(page)
@@ -319,7 +321,7 @@ def test_another_reader_finds_the_same(tmp_path, suffix):
     path = tagged(tmp_path / f"a.{suffix}", Metadata(USUAL, (COVER,)))
     words = ["ffprobe", "-v", "error", "-show_streams", "-show_format", "-of", "json", str(path)]
     found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
-    tags = {}
+    tags: dict[str, str] = {}
     sounds = [s for s in found["streams"] if s["codec_type"] == "audio"]
     for part in (*sounds, found["format"]):
         tags |= {name.lower(): text for name, text in part.get("tags", {}).items()}

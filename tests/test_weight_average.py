@@ -35,7 +35,7 @@ def test_the_mean_is_weighted_and_recorded(pair: tuple[str, str], tmp_path: Path
     training = describe(tmp_path / "mean")[1]["training"]
     assert training["steps"] == 3
     assert training["averaged_with"] == {"unreleased": 0.25}
-    assert "a mean of the last run's and 25% those of unreleased" in _trained(training)[0]
+    assert "a mean of the last run's and 25% those of unreleased" in _trained(training, True)[0]
 
 
 def test_invalid_averages_are_rejected(pair: tuple[str, str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ so the stems sum to the mixture over the whole band.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 
@@ -22,11 +23,19 @@ from rtmtass.dsp.live_resample import (
 )
 from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.live.limits import check_rate
-from rtmtass.live.worker import LiveSeparator
 from rtmtass.types import Floats
 
 _SPARE = 8
 """Samples of the model's rate by which an output may lie before its hop, beyond the filter."""
+
+
+class Timing(Protocol):
+    """The part of a separator that its schedule depends on; see Separator."""
+
+    sample_rate: int
+    hop: int
+    delay: int
+    algorithmic_latency: int
 
 
 class HopSchedule:
@@ -52,7 +61,7 @@ class HopSchedule:
         UsageError: the rate is out of range.
     """
 
-    def __init__(self, separator: LiveSeparator, sample_rate: int) -> None:
+    def __init__(self, separator: Timing, sample_rate: int) -> None:
         check_rate(sample_rate, "a source")
         self.sample_rate, self.model_rate = sample_rate, separator.sample_rate
         self.hop, self.model_delay = separator.hop, separator.delay
