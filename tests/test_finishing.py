@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+from typing import cast
 
 import numpy as np
 import pytest

@@ -129,7 +129,8 @@ def test_a_new_field_is_checked_by_its_annotation() -> None:
         ("seconds = 600\nbatch = 1000", "batch = 1000 of 600 s"),
         ("name = 'x'\nseconds = 0.1\n[stft]\nn_fft = 4096\nsynthesis = 4096\nhop = 2048",
          "seconds = 0.1, too short for this network; give 0.7"),
-        ("name = 'x'\n[net]\nrecurrent = 0", "recurrent must be 1 or more .* set recurrent_layers to 0"),
+        ("name = 'x'\n[net]\nrecurrent = 0",
+         "recurrent must be 1 or more .* set recurrent_layers to 0"),
         ("name = 'x'\n[stft]\nhop = 100", "got synthesis=512, hop=100"),
     ],
 )  # fmt: skip
