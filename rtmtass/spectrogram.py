@@ -58,7 +58,7 @@ def write_report(
     try:
         figure.savefig(path, dpi=dpi)
     except OSError as error:
-        raise OutputError(why_unwritable(path, error)) from error
+        raise OutputError(why_unwritable(path, error, "")) from error
 
 
 def spectrogram_db(track: Samples, sample_rate: int) -> Samples:

@@ -287,4 +287,4 @@ def save_model(folder: Path, config: ModelConfig, data: bytes, about: dict[str, 
         if parts["model.safetensors"].exists():  # nothing was renamed
             for part in parts.values():
                 part.unlink(missing_ok=True)
-        raise OutputError(why_unwritable(folder, error)) from error
+        raise OutputError(why_unwritable(folder, error, "")) from error

@@ -34,7 +34,7 @@ def open_report(arguments: argparse.Namespace, jobs: Sequence[Job]) -> Separatio
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(why_unwritable(path, error)) from error
+        raise OutputError(why_unwritable(path, error, "--report")) from error
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} isn't a plain file; name another with --report")
     title = jobs[0].path.name if len(jobs) == 1 else f"{len(jobs)} recordings"

@@ -234,9 +234,9 @@ def why_unwritable(path: Path, error: OSError, option: str = "-o") -> str:
     Args:
         path: of the file.
         error: of the attempt.
-        option: of the command line that names another folder.
+        option: of the command line that names another folder; empty if it isn't an option.
     """
-    elsewhere = f"name another folder with {option}"
+    elsewhere = f"name another folder with {option}" if option else "name another folder"
     if isinstance(error, NotReplaceableError):
         return f"{path} can't be written: {error.strerror}; or {elsewhere}"
     if isinstance(error, BlockingIOError):

@@ -109,7 +109,7 @@ def export_network(
             )
         part.replace(path)
     except OSError as error:
-        raise OutputError(why_unwritable(path, error)) from error
+        raise OutputError(why_unwritable(path, error, "--onnx")) from error
     finally:
         part.unlink(missing_ok=True)
     memories = len(graph.graph.input) - 1

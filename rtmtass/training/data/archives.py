@@ -224,7 +224,7 @@ def _refusals(archive: Path, folder: Path) -> Iterator[None]:
         raise DataError(f"{archive.name} {error}") from None
     except OSError as error:
         if error.errno in _FULL:
-            raise OutputError(why_unwritable(folder, error).replace("-o", "--downloads")) from error
+            raise OutputError(why_unwritable(folder, error, "--downloads")) from error
         reason = error.strerror or str(error)
         raise DataError(f"{archive.name} can't be unpacked: {reason}") from None
     except RecursionError:

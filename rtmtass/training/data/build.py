@@ -219,7 +219,7 @@ def build(
             report.findings = [*build_log.findings(), *missing, *report.findings]
             _write_report(corpus, report.findings)
     except OSError as error:
-        raise OutputError(why_unwritable(corpus, error)) from error
+        raise OutputError(why_unwritable(corpus, error, "")) from error
     if not rows:
         raise DataError(f"no recording could be used; see {corpus / 'report.csv'} for the reasons")
     report.recordings = len(rows)

@@ -120,7 +120,7 @@ def fetch(package: Package, downloads: Path) -> Path:
         shutil.rmtree(archives)
         (folder / _MARK).touch()
     except OSError as error:
-        raise OutputError(why_unwritable(folder, error).replace("-o", "--downloads")) from error
+        raise OutputError(why_unwritable(folder, error, "--downloads")) from error
     return folder
 
 

@@ -109,7 +109,7 @@ def pack(
         names = [INDEX, *([BANKS] if cache else []), *(path.name for path in writer.paths)]
         write_sums(out, names)
     except OSError as error:
-        raise OutputError(why_unwritable(out, error)) from error
+        raise OutputError(why_unwritable(out, error, "")) from error
     return Packed(writer.paths, [pieces[index].origin for index in unreadable])
 
 

@@ -229,7 +229,7 @@ def store(
                     if progress is not None:
                         progress(stem_path.name, number + 1, total)
     except OSError as error:
-        raise OutputError(why_unwritable(stem_path, error)) from error
+        raise OutputError(why_unwritable(stem_path, error, "")) from error
 
 
 def _whole(rows: Sequence[Recording], n_stored: int) -> list[Recording]:

@@ -110,7 +110,7 @@ class PackedCorpus(Corpus):
         try:
             self._decode_missing(workers)
         except OSError as error:
-            raise OutputError(why_unwritable(self.cache, error)) from error
+            raise OutputError(why_unwritable(self.cache, error, "")) from error
 
     def bank(self, name: str, split: str, first: int | None = None) -> Recordings | None:
         """See `Corpus.bank`; banks in the cache that aren't from these packs are ignored."""
