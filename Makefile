@@ -1,8 +1,8 @@
 # make demo   separates a bundled mixture: the core only, no torch
-# make test   installs everything and runs the whole test suite: 20 minutes on one core
+# make test   installs everything and runs the whole test suite: 12 minutes on two cores
 # make quick  runs about a tenth of it: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
-# make check-core PYTHON=python3.13   the tests that need no torch, on another Python
+# make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
 # make walks  what four kinds of user do, step by step, in 10 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
@@ -18,7 +18,7 @@ demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 
 # Tests over a sound server run by themselves: they need their turn at the processor in time.
 test: .venv/dev.done
-	@echo "The whole suite takes about 20 minutes on one core, less on more; a tenth: make quick"
+	@echo "The whole suite takes about 12 minutes on two cores; a tenth of it: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
 	$(BIN)/python -m pytest -m realtime
 
@@ -37,7 +37,7 @@ check-core:
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --editable '.[test]'
-	.venv-core/bin/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
+	.venv-core/bin/python -m pytest --quick --numprocesses=auto --dist=loadfile
 
 walks: .venv/dev.done
 	@for walk in podcaster streamer researcher maintainer; do \

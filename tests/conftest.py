@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,15 @@ collect_ignore = (
     if find_spec("torch")
     else [p.name for p in sorted(_HERE.glob("test_*.py")) if _needs_training(p)]
 )
+
+
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (getattr(signal, "SIGHUP", signal.SIGINT), signal.SIG_DFL),
+):
+    # Ignored in background jobs and under nohup, also by the commands that the tests start.
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -82,8 +82,13 @@ def test_training_from_packs_resumes(packs: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-2:] == [str(tmp_path / "run" / "best"), "LOADED []"]
     shown = [line for line in process.stderr.splitlines() if line.startswith("rtmtass: ")]
-    assert [line.split(" ")[1] for line in shown] == ["matplotlib", "numba", "torch.compile"]
-    assert "(InvalidCxxCompiler: No working C++ compiler" in shown[2]
+    words = [line.split(" ")[1] for line in shown]
+    assert [word for word in words if word != "compiling"] == [
+        "matplotlib",
+        "numba",
+        "torch.compile",
+    ]
+    assert "(InvalidCxxCompiler: No working C++ compiler" in shown[words.index("torch.compile")]
     assert "decoding packs: " in process.stderr
     assert open_model(str(tmp_path / "run" / "best")).about["training"]["steps"] == 2
     clip = tmp_path / "run" / "snapshots" / "clip-0"

@@ -127,6 +127,8 @@ def test_packs_are_decoded_once_with_progress(
         tmp_path / "nothing", tmp_path / "run", packs=str(tmp_path / "packs"), steps=1
     )
     settings = dataclasses.replace(settings, cache=str(corpus / "cache"))
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "SHA256SUMS").touch()
     write_toml(tmp_path / "c.toml", settings)
     assert main(["train", str(tmp_path / "c.toml")]) == 0
     assert seen == [(tmp_path / "packs", corpus / "cache")]  # once

@@ -16,7 +16,7 @@ _NUMBERS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if (number := getattr(signal, name, None)) is not None
 ]
-_NOTICE_S, _END_S, _CLEAN_UP_S = 0.5, 2.0, 0.4
+_NOTICE_S, _END_S, _CLEAN_UP_S = 0.8, 3.0, 0.4
 """How long after a signal the stream may go on, may take to close, and a forced exit may take."""
 
 

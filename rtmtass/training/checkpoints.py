@@ -128,6 +128,9 @@ def publish(
         config: of the model.
         values: the weights, a state_dict.
         training: the training record.
+
+    Raises:
+        OutputError: it can't be written; the best model before it is kept.
     """
     weights = {
         name: value.float().cpu().numpy()
@@ -141,10 +144,11 @@ def publish(
     try:
         save_model(part, config, as_safetensors(weights), about)
         put_in_place(part, best)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        reason = getattr(error.__cause__ or error, "strerror", error)
         raise OutputError(
-            f"{best} can't be written: {error.strerror}; the best model before it is kept; free"
+            f"{best} can't be written: {reason}; the best model before it is kept; free"
             " some space and start the same command again"
         ) from None
     return folder / BEST

@@ -43,7 +43,7 @@ class StopSignals:
         self.note, self._leave = note, leave
         self.is_requested = False
         self.kept = "no checkpoint was written yet"
-        self._until = ""
+        self._until = self._granted = ""
         self._obeyed: KeyboardInterrupt | None = None
         self._is_installed = False
         self._ended = threading.Event()
@@ -93,7 +93,7 @@ class StopSignals:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Set the flag, or raise; in the main thread, perhaps long after the signal."""
         if self._until and not self.is_requested:
-            self.is_requested = True
+            self.is_requested, self._granted = True, self._until
             return
         self._obeyed = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
         raise self._obeyed
@@ -106,8 +106,10 @@ class StopSignals:
                 if number not in _SIGNALS:
                     continue
                 received += 1
-                if received == 1 and self._until:
-                    self._answer(f"stopping after {self._until}; Ctrl-C again to stop now")
+                # The main thread may be past the end of `deferred` by now.
+                until = self._until or self._granted
+                if received == 1 and until:
+                    self._answer(f"stopping after {until}; Ctrl-C again to stop now")
                     continue
                 self._answer(f"stopping now; {self.kept}")
                 if self._ended.wait(GRACE_S):

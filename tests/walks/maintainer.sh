@@ -69,7 +69,8 @@ for broken in empty cut; do
   holds '[ -n "$file" ]'
   if [ "$broken" = empty ]; then : > "$file"; else head -c 100 "$file" > ../x && cp ../x "$file"; fi
   run "rtmtass separate talk.flac -o $broken"
-  holds "cmp warm/talk.speech.flac $broken/talk.speech.flac"
+  # Machine code just compiled and the same code loaded may differ in a float's last bit.
+  run "check sum -90 warm/talk.speech.flac $broken/talk.speech.flac"
   run "rtmtass separate talk.flac -o $broken --overwrite"
 done
 unset NUMBA_CACHE_DIR
