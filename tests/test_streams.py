@@ -346,3 +346,17 @@ def test_commands_in_errors_work_as_printed(failed, line, pattern):
 @pytest.mark.parametrize(("line", "pattern", "mended"), OPTIONS)
 def test_options_in_errors_work_as_printed(failed, line, pattern, mended):
     assert main(["separate", *shlex.split(mended.format(failed(line, pattern)))]) == 0
+
+
+def test_notes_of_libmpg123_are_not_printed(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", 0.3 * np.sin(np.arange(441000) / 20), 44100)
+    data, rng = bytearray((tmp_path / "a.mp3").read_bytes()), np.random.default_rng(1)
+    for at in rng.integers(2000, len(data), 40):
+        data[at] = rng.integers(256)
+    (tmp_path / "damaged.mp3").write_bytes(data)
+    read = "import soundfile, sys; soundfile.read(sys.argv[1])"
+    command = [sys.executable, "-c", read, str(tmp_path / "damaged.mp3")]
+    plain = subprocess.run(command, capture_output=True, check=False)
+    assert b"libmpg123" in plain.stderr  # it does print them
+    done = bash(tmp_path, "rtmtass separate damaged.mp3 --allow-truncated")
+    assert b"mpg123" not in done.stderr

@@ -76,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 input or environment error, 2 usage error, 130 or 143 signals."""
     try:
         with catch_stops():  # from the first imports on
-            from rtmtass.cli.streams import prepare_streams
+            from rtmtass.cli.streams import prepare_streams, quiet_c_libraries
 
             prepare_streams()
+            quiet_c_libraries()
             arguments = _parse(argv)
             code: int = arguments.run(arguments)
             sys.stdout.flush()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import ctypes
+import functools
 import io
 import json
 import os
@@ -46,6 +49,20 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
+
+
+@functools.cache
+def quiet_c_libraries() -> None:
+    """Discard what C libraries print to their `stderr`, such as libmpg123's notes on MP3 frames.
+
+    Python's own messages stay, and so does what a crash writes to descriptor 2.
+    """
+    name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        c = ctypes.CDLL(None)
+        c.fopen.restype = ctypes.c_void_p
+        stream = ctypes.c_void_p.in_dll(c, name or "")
+        stream.value = c.fopen(os.devnull.encode(), b"w") or stream.value
 
 
 def print_json(value: Any) -> None:
