@@ -17,6 +17,10 @@ say 'Again: nothing is done twice, and nothing is lost.'
 run 'rtmtass separate talk.flac --json'
 prints '"status": "skipped"'
 
+say 'Speech and the rest, of one second.'
+run 'rtmtass separate talk.flac --two --from 0:00.5 --to 0:01.5 -o part'
+run 'check length part/talk.rest.flac 44100'
+
 say 'Only the voice, in another format, elsewhere.'
 run 'rtmtass separate talk.flac -o stems --stems speech --format wav'
 run 'check same-length talk.flac stems/talk.speech.wav'
