@@ -158,6 +158,9 @@ class Loudspeaker:
         self._server.disturbances += int(stalls) + int(xruns)
         return recording, int(xruns)
 
+    heard = recorded
+    """Its former name, which scripts outside this repository use."""
+
     def close(self):
         """Kill it."""
         self._process.kill()
