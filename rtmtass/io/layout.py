@@ -20,6 +20,7 @@ from rtmtass.io.mpeg_frames import MpegAudio, begins_with_frames, follow_frames
 from rtmtass.io.ogg_links import follow_pages
 
 _ENDLESS = 1 << 44  # bytes; claimed for an MP3, so that its size doesn't end it
+_ID3_FOOTER = 0x10  # flag of an ID3v2.4 tag
 _MPEG_SUFFIXES = (".mp3", ".mp2", ".mpga")
 _MPEG_TAGS = (0x50, 0x55)  # of a WAV that contains MPEG audio
 
@@ -103,19 +104,26 @@ def find_mpeg_layout(file: BinaryIO, name: str) -> Layout:
     tail = tail if tail[:3] == b"TAG" else b""
     if found is None:
         return Layout([Part([(0, size)], claimed_size=_ENDLESS, tail=tail)])
-    ranges, shift = _with_id3(file, found)
-    patches = [(position + shift, patch) for position, patch in found.patches]
+    ranges, shift, patches = _with_id3(file, found)
+    patches += [(position + shift, patch) for position, patch in found.patches]
     part = Part(ranges, patches, _ENDLESS, tail, found.delay, found.frames)
     return Layout([part], found.frames if found.promised is None else found.promised)
 
 
-def _with_id3(file: BinaryIO, found: MpegAudio) -> tuple[list[tuple[int, int]], int]:
-    """Return the ranges of the frames and of the ID3 tag before them, and the tag's size."""
-    first = found.ranges[0][0]
+def _with_id3(
+    file: BinaryIO, found: MpegAudio
+) -> tuple[list[tuple[int, int]], int, list[tuple[int, bytes]]]:
+    """Return the ranges of the frames and of the ID3 tag before them, the tag's size, and patches.
+
+    The tag's footer is left out, and its flag cleared: libsndfile takes it for the first frame.
+    """
     file.seek(0)
-    if file.read(3) != b"ID3":
-        return found.ranges, 0
-    return [(0, first), *found.ranges], first
+    tag = file.read(10)
+    if tag[:3] != b"ID3" or len(tag) < 10:
+        return found.ranges, 0, []
+    size = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
+    size = min(size, found.ranges[0][0])
+    return [(0, size), *found.ranges], size, [(5, bytes([tag[5] & ~_ID3_FOOTER]))]
 
 
 def _flac_layout(file: BinaryIO) -> Layout:
