@@ -391,6 +391,20 @@ def test_an_rf64_with_a_placeholder_for_its_size_is_read_to_its_end(tmp_path, lo
     np.testing.assert_array_equal(piped(data, 4096) * 32768, x)
 
 
+@pytest.mark.parametrize("blocks", [3, 4])
+@pytest.mark.parametrize("tail", ["none", "list"])
+def test_the_padding_of_a_gsm_wav_is_not_heard(tmp_path, blocks, tail):
+    """libsndfile decodes the one byte behind an odd number of blocks as a block of its own."""
+    fmt = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
+    body = chunk(b"fmt ", fmt) + chunk(b"data", b"\xd2\x35" * 32 * blocks + b"\0" * blocks)
+    body += TAILS[tail]
+    data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+    length, samples = read(written(tmp_path, data, "a.wav"))
+    assert length == len(samples) == 320 * blocks
+    with pytest.raises(InputError, match="cut short"):
+        read(written(tmp_path, data[: -len(TAILS[tail]) - 66], "b.wav"))
+
+
 @pytest.mark.parametrize("step", [1, 3, 50, 10_000])
 def test_sound_that_looks_like_a_chunk_is_not_lost(step):
     random = np.random.default_rng(3).bytes
