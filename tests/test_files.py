@@ -626,6 +626,18 @@ def test_nothing_but_a_plain_file_is_replaced(tmp_path):
         separate(tmp_path / "a.wav", overwrite=True)
 
 
+@pytest.mark.parametrize("kind", ["a link to nothing", "a folder"])
+def test_what_is_no_output_is_not_taken_for_one(tmp_path, kind):
+    """A stem counted as done that isn't there would be missed only later."""
+    record(tmp_path / "a.wav")
+    target = tmp_path / "a.speech.wav"
+    target.mkdir() if kind == "a folder" else target.symlink_to("nowhere.wav")
+    with pytest.raises(OutputError, match=rf"a\.speech\.wav .*is {kind}; "):
+        separate(tmp_path / "a.wav")
+    assert not list(tmp_path.glob("*.music.wav"))
+    assert not (tmp_path / "nowhere.wav").exists()
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_nothing_else_is_taken_for_an_unfinished_file(tmp_path, kind):
     record(tmp_path / "a.wav")

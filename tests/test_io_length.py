@@ -114,6 +114,13 @@ def test_an_mp3_without_a_length_is_read_to_its_end(tmp_path, front, tail):
     assert 3 * RATE < length < 3 * RATE + 4 * 1152
 
 
+def test_an_mp3_behind_an_id3_tag_with_a_footer_is_read(tmp_path):
+    data = mp3()
+    tag = b"ID3\x04\0\x10\0\0\x02\0" + bytes(256) + b"3DI\x04\0\x10\0\0\x02\0"
+    samples = read(written(tmp_path, tag + data, "a.mp3"))[1]
+    np.testing.assert_array_equal(samples, read(written(tmp_path, data, "b.mp3"))[1])
+
+
 @pytest.mark.parametrize("between", [b"", ID3, ID3V1, ID3V1 + ID3, b"junk" * 50])
 @pytest.mark.parametrize("count", [2, 3])
 def test_joined_mp3s_are_read_to_the_end_of_the_last(tmp_path, between, count):
@@ -363,6 +370,39 @@ def test_what_is_behind_sound_of_known_length_is_not_heard(tmp_path, tail):
     data = wav(12000, x.tobytes() + tail)
     assert len(read(written(tmp_path, data, "a.wav"))[1]) == 3000
     np.testing.assert_array_equal(piped(data, 4096) * 32768, x)
+
+
+def test_a_chunk_behind_an_odd_number_of_bytes_needs_no_padding(tmp_path):
+    x = steps(3000)
+    data = wav(12001, x.tobytes() + b"\x01" + INFO)
+    np.testing.assert_array_equal(read(written(tmp_path, data, "a.wav"))[1] * 32768, x)
+    np.testing.assert_array_equal(piped(data, 4096) * 32768, x)
+
+
+@pytest.mark.parametrize("long_size", [2**64 - 1, 2**63 - 1, 2**63, 0, 12000])
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 12000])
+def test_an_rf64_with_a_placeholder_for_its_size_is_read_to_its_end(tmp_path, long_size, size):
+    x = steps(3000)
+    sizes = chunk(b"ds64", struct.pack("<QQQI", 2**64 - 1, long_size, 0, 0))
+    data = b"RF64" + wav(size, x.tobytes() + INFO, front=sizes)[4:]
+    length, samples = read(written(tmp_path, data, "a.wav"))
+    assert length == 3000
+    np.testing.assert_array_equal(samples * 32768, x)
+    np.testing.assert_array_equal(piped(data, 4096) * 32768, x)
+
+
+@pytest.mark.parametrize("blocks", [3, 4])
+@pytest.mark.parametrize("tail", ["none", "list"])
+def test_the_padding_of_a_gsm_wav_is_not_heard(tmp_path, blocks, tail):
+    """libsndfile decodes the one byte behind an odd number of blocks as a block of its own."""
+    fmt = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 1625, 65, 0, 2, 320)
+    body = chunk(b"fmt ", fmt) + chunk(b"data", b"\xd2\x35" * 32 * blocks + b"\0" * blocks)
+    body += TAILS[tail]
+    data = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+    length, samples = read(written(tmp_path, data, "a.wav"))
+    assert length == len(samples) == 320 * blocks
+    with pytest.raises(InputError, match="cut short"):
+        read(written(tmp_path, data[: -len(TAILS[tail]) - 66], "b.wav"))
 
 
 @pytest.mark.parametrize("step", [1, 3, 50, 10_000])

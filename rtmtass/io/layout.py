@@ -18,9 +18,12 @@ from rtmtass.io.containers import read_container
 from rtmtass.io.flac_length import find_streams
 from rtmtass.io.mpeg_frames import MpegAudio, begins_with_frames, follow_frames
 from rtmtass.io.ogg_links import follow_pages
+from rtmtass.io.wav_header import read_header
 
 _ENDLESS = 1 << 44  # bytes; claimed for an MP3, so that its size doesn't end it
+_ID3_FOOTER = 0x10  # flag of an ID3v2.4 tag
 _MPEG_SUFFIXES = (".mp3", ".mp2", ".mpga")
+_GSM, _GSM_BYTES, _GSM_SAMPLES = 0x31, 65, 320  # format tag of a WAV; size of a block
 _MPEG_TAGS = (0x50, 0x55)  # of a WAV that contains MPEG audio
 
 
@@ -83,6 +86,8 @@ def find_layout(path: Path) -> Layout:
             return find_mpeg_layout(file, str(path))
         if magic[:4] == b"fLaC" or magic[:3] == b"ID3":
             return _flac_layout(file)
+        if magic[:4] == b"RIFF" and int.from_bytes(magic[20:22], "little") == _GSM:
+            return _gsm_layout(file, str(path))
         container = read_container(file, str(path))
         if container is None:
             return Layout([Part()])
@@ -103,19 +108,37 @@ def find_mpeg_layout(file: BinaryIO, name: str) -> Layout:
     tail = tail if tail[:3] == b"TAG" else b""
     if found is None:
         return Layout([Part([(0, size)], claimed_size=_ENDLESS, tail=tail)])
-    ranges, shift = _with_id3(file, found)
-    patches = [(position + shift, patch) for position, patch in found.patches]
+    ranges, shift, patches = _with_id3(file, found)
+    patches += [(position + shift, patch) for position, patch in found.patches]
     part = Part(ranges, patches, _ENDLESS, tail, found.delay, found.frames)
     return Layout([part], found.frames if found.promised is None else found.promised)
 
 
-def _with_id3(file: BinaryIO, found: MpegAudio) -> tuple[list[tuple[int, int]], int]:
-    """Return the ranges of the frames and of the ID3 tag before them, and the tag's size."""
-    first = found.ranges[0][0]
+def _with_id3(
+    file: BinaryIO, found: MpegAudio
+) -> tuple[list[tuple[int, int]], int, list[tuple[int, bytes]]]:
+    """Return the ranges of the frames and of the ID3 tag before them, the tag's size, and patches.
+
+    The tag's footer is left out, and its flag cleared: libsndfile takes it for the first frame.
+    """
     file.seek(0)
-    if file.read(3) != b"ID3":
-        return found.ranges, 0
-    return [(0, first), *found.ranges], first
+    tag = file.read(10)
+    if tag[:3] != b"ID3" or len(tag) < 10:
+        return found.ranges, 0, []
+    size = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
+    size = min(size, found.ranges[0][0])
+    return [(0, size), *found.ranges], size, [(5, bytes([tag[5] & ~_ID3_FOOTER]))]
+
+
+def _gsm_layout(file: BinaryIO, name: str) -> Layout:
+    """Count the blocks of a WAV in GSM 6.10: libsndfile takes a padding byte for one more."""
+    file.seek(0)
+    header = read_header(file.read, name, lambda n: file.seek(n, os.SEEK_CUR))
+    if header.data_bytes is None:
+        return Layout([Part()])
+    present = min(header.data_bytes, file.seek(0, os.SEEK_END) - header.data_offset)
+    promised, frames = (n // _GSM_BYTES * _GSM_SAMPLES for n in (header.data_bytes, present))
+    return Layout([Part(frames=frames)], promised)
 
 
 def _flac_layout(file: BinaryIO) -> Layout:

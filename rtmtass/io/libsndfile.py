@@ -183,4 +183,5 @@ class Decoder:
         frames = int(file.frames)
         if part.claimed_size is not None or frames >= UNKNOWN_FRAMES:
             return part
-        return dataclasses.replace(part, frames=frames)
+        known = frames if part.frames is None else part.frames
+        return dataclasses.replace(part, frames=min(frames, known))

@@ -238,7 +238,7 @@ def why_unwritable(path: Path, error: OSError, option: str = "-o") -> str:
     """
     elsewhere = f"name another folder with {option}" if option else "name another folder"
     if isinstance(error, NotReplaceableError):
-        return f"{path} can't be written: {error.strerror}; or {elsewhere}"
+        return f"{path} can't be written: {error.strerror}; move it away, or {elsewhere}"
     if isinstance(error, BlockingIOError):
         return f"{path} is being written by another run; wait for it, or {elsewhere}"
     if error.errno == errno.ENOSPC:

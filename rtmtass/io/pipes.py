@@ -22,7 +22,7 @@ from rtmtass.io.wav_header import (
     read_header,
     stream_header,
 )
-from rtmtass.io.wav_tail import TailGuard, end_of_sound, is_sound
+from rtmtass.io.wav_tail import TailGuard, end_of_sound, is_chunk, is_sound
 from rtmtass.types import Samples
 
 SUBTYPES = {
@@ -181,7 +181,8 @@ class StreamSource:
             self._may_continue = False
             rest = self._data_bytes - self._position * self._frame_bytes + self._data_bytes % 2
             behind = self._read_exactly(rest + 8)
-            if is_sound(behind[rest:]):
+            unpadded = rest - self._data_bytes % 2  # some writers leave the padding out
+            if is_sound(behind[rest:]) and not is_chunk(behind[unpadded:]):
                 self.frames, self._guard = None, TailGuard()
                 self._unread = self._guard.feed(behind)
                 return True
@@ -324,8 +325,9 @@ def _raw(buffered: object) -> ByteStream:
 def _header_of_special_wav(path: Path) -> WavHeader | None:
     """Return the header of a WAV that libsndfile can't read or misreads; None for others.
 
-    That is one with padded samples, gigabytes before them, or without a length, or with one that
-    has wrapped; the frames are counted then.
+    That is one with padded samples, gigabytes before them, or 64-bit sizes, which libsndfile
+    refuses where one is a placeholder; or one without a length, or with one that has wrapped,
+    whose frames are counted then.
     """
     try:
         with path.open("rb") as file:
@@ -340,7 +342,7 @@ def _header_of_special_wav(path: Path) -> WavHeader | None:
             is_known = header.data_bytes is not None and not _has_wrapped(file, header, n_bytes)
             if is_known:
                 is_misread = header.is_padded or header.data_offset > _LARGEST_HEADER
-                return header if is_misread or magic == b"BW64" else None
+                return header if is_misread or magic != b"RIFF" else None
             end = end_of_sound(file, header.data_offset, n_bytes)
     except OSError:
         return None  # FileSource raises the error
@@ -354,5 +356,8 @@ def _has_wrapped(file: BinaryIO, header: WavHeader, n_bytes: int) -> bool:
     end = header.data_offset + size + size % 2
     if end >= n_bytes:
         return False
-    file.seek(end)
-    return n_bytes - end >= _WRAPPED or is_sound(file.read(8), n_bytes - end - 8)
+    file.seek(end - size % 2)
+    behind = file.read(8 + size % 2)
+    if size % 2 and is_chunk(behind, n_bytes - end - 7):
+        return False  # the writer has left the padding out
+    return n_bytes - end >= _WRAPPED or is_sound(behind[size % 2 :], n_bytes - end - 8)

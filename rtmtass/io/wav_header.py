@@ -27,6 +27,7 @@ WAV_MAGIC = (b"RIFF", b"RF64", b"BW64")
 
 UNKNOWN = 0xFFFFFFFF
 """Chunk size in the header of a stream of unknown length."""
+_UNKNOWN_LONG = 1 << 62  # 64-bit sizes from here on are placeholders: -1, and its like
 _FORMAT_BYTES = 64  # as many of a format chunk as are needed
 _SKIPPED = 1 << 20  # bytes read at a time of a chunk that isn't needed
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -121,7 +122,7 @@ def read_header(
     n_bytes = long_size if magic != b"RIFF" and size == UNKNOWN else size
     # In a pipe ffmpeg writes 0xFFFFFFFF, sox and arecord 0x7FFFFFxx or 0x80000000, others 0.
     is_placeholder = 0x7FFFF000 <= size <= 0x80000100 or size >= 0xFFFFF000
-    is_known = n_bytes > 0 and (magic != b"RIFF" or not is_placeholder)
+    is_known = 0 < n_bytes < _UNKNOWN_LONG and (magic != b"RIFF" or not is_placeholder)
     return WavHeader(
         sample_rate=sample_rate,
         channels=channels,

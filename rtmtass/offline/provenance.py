@@ -104,11 +104,14 @@ def settings_of(name: str, options: SeparateOptions) -> str:
 
 
 def _exists(target: Path) -> bool:
-    return os.path.lexists(target)
+    """Whether a target is taken, by a link to nothing too; folders are left to the writers."""
+    return os.path.lexists(target) and not target.is_dir()
 
 
 def _why_foreign(target: Path, path: Path, name: str, options: SeparateOptions) -> str:
     """Return why an existing output doesn't belong to this run, or "" if it does."""
+    if not os.path.exists(target):
+        return "is a link to nothing"
     try:
         about = path.stat()
         made = target.stat()
