@@ -26,7 +26,7 @@ BUILT_IN: dict[str, dict[str, float]] = {
 """Gains in dB by stem, by name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _LARGEST_FILE = 4096
-_LOWEST_DB, _HIGHEST_DB = -200.0, 20.0
+_LOWEST_DB = -200.0
 
 
 def folder() -> Path:
@@ -116,6 +116,8 @@ def _read(path: Path) -> dict[str, float]:
         raise broken(f"it isn't JSON, {error}".partition(":")[0]) from error
     if not isinstance(values, dict):
         raise broken("it isn't an object")
+    from rtmtass.live.mixer import MAX_GAIN_DB  # imports numba
+
     gains_db: dict[str, float] = {}
     for stem, value in values.items():
         if stem not in STEMS:
@@ -124,8 +126,8 @@ def _read(path: Path) -> dict[str, float]:
             gains_db[stem] = -math.inf
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise broken(f"{stem} is {value!r}, not a number of dB")
-        elif not _LOWEST_DB <= value <= _HIGHEST_DB:
-            raise broken(f"{stem} is {value!r}, not {_LOWEST_DB:g} to {_HIGHEST_DB:g} dB")
+        elif not _LOWEST_DB <= value <= MAX_GAIN_DB:
+            raise broken(f"{stem} is {value!r}, not {_LOWEST_DB:g} to {MAX_GAIN_DB:g} dB")
         else:
             gains_db[stem] = float(value)
     return gains_db
