@@ -384,7 +384,9 @@ def test_a_failed_write_leaves_no_page(tmp_path: Path) -> None:
     oracle = Oracle([clip_of(0)])
     figures = evaluate(oracle, [clip_of(0)], 1)
     (tmp_path / "r.html").mkdir()
-    with pytest.raises(OutputError, match=r"r.html can't be written: .*; name another file"):
+    with pytest.raises(
+        OutputError, match=r"r.html can't be written: .* name another folder with --html"
+    ):
         write_html(tmp_path / "r.html", figures, oracle, [], {}, {"model": "m"})
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_built_in_gains_cover_all_stems_and_keep_speech(name):
     with pytest.raises(UsageError, match=f"{name} is built in; .* --save-gains my-{name}"):
         save_gains(name, {"speech": 0.0})
     check_name(f"my-{name}")
+
+
+def test_without_a_home_directory_the_variable_to_set_is_named(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(no_home))
+    assert names() == list(BUILT_IN)
+    with pytest.raises(InputError, match="set XDG_CONFIG_HOME to a folder"):
+        save_gains("mine", {"speech": 0.0})
+
+
+def no_home(_: type[Path]) -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/x", "a b", "-a", "é", "a\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -226,11 +227,11 @@ def test_a_page_that_cannot_be_replaced_keeps_the_old_one(
     path = tmp_path / "p.html"
     path.write_text("old")
 
-    def fail(self: Path, target: Path) -> None:
+    def fail(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OutputError, match=r"No space left on device; .* --report"):
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match=r"the disk is full; .* --report"):
         SeparationReport(path, {"separated": "x"}, 1).save()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("p.html", "old")]
 
@@ -306,3 +307,17 @@ def test_the_page_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record(tmp_path / "a.wav", 1.0, 44100, 2)
     assert separate(tmp_path / "a.wav", "--report", tmp_path / "p.html") == 0
     assert list(Page((tmp_path / "p.html").read_text()).tracks) == ["mixture", *STEMS]
+
+
+def test_the_longest_name_of_a_page_is_written_and_a_link_under_its_part_name_not_followed(
+    tmp_path,
+):
+    longest, other = tmp_path / f"{'p' * 250}.html", tmp_path / "other"
+    other.write_text("kept")
+    page.write_page(longest, "text", "--report")
+    assert longest.read_text() == "text"
+    short = tmp_path / "short.html"
+    (tmp_path / "short.html.part").symlink_to(other)
+    with pytest.raises(OutputError, match="rm "):
+        page.write_page(short, "text", "--report")
+    assert other.read_text() == "kept"

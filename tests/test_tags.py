@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import struct
@@ -409,3 +410,41 @@ def test_hostile_metadata_is_read_in_bounded_memory(tmp_path):
     huge = b"bext" + struct.pack("<I", 2**32 - 1)
     path.write_bytes(b"RIFF\0\0\0\0WAVE" + huge)
     assert read_metadata(path) == Metadata()
+
+
+@pytest.mark.parametrize("mask", ["0x123456789", "-1", "front left"])
+def test_a_speaker_mask_that_is_no_32_bits_is_left_out_and_the_fields_kept(mask):
+    packet = vorbis.pack_comments([("WAVEFORMATEXTENSIBLE_CHANNEL_MASK", mask), ("TITLE", "one")])
+    parsed = vorbis.parse_comments(packet)
+    assert parsed.speakers is None
+    assert parsed.comments == (("TITLE", "one"),)
+
+
+@pytest.mark.parametrize("image", ["AAAA", "no base64", ""])
+def test_a_picture_that_is_cut_off_is_left_out_and_the_fields_kept(image):
+    packet = vorbis.pack_comments([("METADATA_BLOCK_PICTURE", image), ("TITLE", "one")])
+    parsed = vorbis.parse_comments(packet)
+    assert (parsed.comments, parsed.pictures) == ((("TITLE", "one"),), ())
+
+
+@pytest.mark.parametrize("body", [b"\3", b"\3image/png\0", b"\3image/png\0\3cover"])
+def test_an_id3_picture_that_is_cut_off_is_left_out_and_the_fields_kept(body):
+    tag = Id3Tag(4, (("APIC", body), ("TIT2", b"\3one")))
+    parsed = id3.to_metadata(tag)
+    assert (parsed.comments, parsed.pictures) == ((("TITLE", "one"),), ())
+
+
+def test_times_of_absurdly_many_digits_stay_as_they_are():
+    digits = "9" * 5000
+    high, low = (b"BWF_TIME_REFERENCE_%s" % half for half in (b"HIGH", b"LOW"))
+    ixml = b"<%b>%b</%b><%b>1</%b>" % (high, digits.encode(), high, low, low)
+    whole = Metadata(comments=(("TIME_REFERENCE", digits),), chunks=((b"iXML", ixml),))
+    assert excerpt(whole, 10, 20, 8000) == whole
+
+
+def test_of_a_long_ds64_chunk_only_the_sizes_are_read():
+    info = riff.pack_chunk(b"LIST", b"INFO" + riff.pack_chunk(b"INAM", b"one\0"))
+    ds64 = riff.pack_chunk(b"ds64", struct.pack("<3Q", 0, 4, 0) + bytes(1001))
+    data = b"data" + struct.pack("<I", 0xFFFFFFFF) + bytes(4)
+    file = io.BytesIO(ds64 + data + info)
+    assert riff.read_wav(file).comments == (("TITLE", "one"),)

@@ -203,7 +203,7 @@ def occupied(folder: Path) -> str:
         (lambda _: {"teacher": "nobody"}, "teacher = 'nobody': unknown model"),
         (lambda _: {"start_from": "nobody"}, "start_from = 'nobody': unknown model"),
         (lambda _: {"net": {"recurrent_layers": 64, "recurrent": 8192, "channels": 8192}},
-         "the network of .* G parameters, more than can be trained"),
+         r"\[net\]: .* more than 250 million parameters; give a smaller one"),
     ],
 )  # fmt: skip
 def test_what_this_computer_lacks_is_found_before_anything_slow(

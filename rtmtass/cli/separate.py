@@ -333,10 +333,10 @@ def _report_limits(results: list[Result], options: SeparateOptions) -> None:
                 f" {limiting.deepest_db:.1f} dB and for {limiting.seconds:.1f} s in all",
                 file=sys.stderr,
             )
-        asked = options.part.end_s if options.part else None
-        if asked and result.status == "done" and result.end_s < asked - 0.5 / result.sample_rate:
+        end_s = options.part.end_s if options.part else None
+        if end_s and result.status == "done" and result.end_s < end_s - 0.5 / result.sample_rate:
             print(
-                f"rtmtass: {result.path} ends at {result.end_s:.2f} s, before --to {asked:g}",
+                f"rtmtass: {result.path} ends at {result.end_s:.2f} s, before --to {end_s:g}",
                 file=sys.stderr,
             )
 

@@ -136,7 +136,7 @@ class _Stdout(io.FileIO):
 
 
 class _Stderr(io.FileIO):
-    """Stderr, whose write errors are dropped: nobody can be told of them."""
+    """Stderr, whose write errors are dropped: there is nowhere to print them."""
 
     def write(self, data: Any, /) -> int:
         """Write part of `data`; after an error, nowhere."""

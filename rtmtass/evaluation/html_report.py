@@ -32,6 +32,7 @@ RANDOM = 10
 SHOWN_S = 10.0
 """Length of each clip's excerpt."""
 _RESERVE = 20_000  # for the script, the end of the page and the names of omitted clips
+_KIND = '<span class="kind">KIND</span>'  # can't be in a name, which is escaped
 
 NAMES = {
     "si_sdri": "SI-SDRi, dB",
@@ -113,7 +114,7 @@ def _page(
             omitted.append(name)
             continue
         size += len(article)
-        parts.append(article.replace("KIND", chosen[name], 1))
+        parts.append(article.replace(_KIND, f'<span class="kind">{chosen[name]}</span>', 1))
     if omitted:
         parts.append(
             f"<p>Left out to keep this page below {MAX_BYTES / 1e6:g} MB:"
@@ -207,7 +208,7 @@ def _article(clip: Clip, separator: Separator) -> str:
         cells.append(_player(f"{stem}, output ({gain:+.1f} dB SI-SDRi)", estimate, rate))
     words = ", ".join(f"{s} {g:+.1f}" for s, g in zip(separator.stems, improvements, strict=True))
     return (
-        f'<details><summary><b>{html.escape(clip.name)}</b> <span class="kind">KIND</span>'
+        f"<details><summary><b>{html.escape(clip.name)}</b> {_KIND}"
         f' <span class="quiet">SI-SDRi: {words} dB</span></summary>'
         f'<div class="clip">{"".join(cells)}</div></details>'
     )

@@ -86,7 +86,7 @@ class ByteRanges:
         return len(data)
 
     def write(self, data: bytes) -> int:
-        """Write nothing: the file is only read. soundfile wants the method to exist."""
+        """Write nothing: the file is only read, but soundfile requires the method."""
         return 0
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
     """A sound file that is only read forward.
 
     soundfile seeks to where it is after each read; an MP3 decoder then loses its bit
-    reservoir, which is heard as a click at each block.
+    reservoir, which makes a click at each block.
     """
 
     def seekable(self) -> bool:
@@ -116,7 +116,7 @@ class Decoder:
 
     def _decode(self, out: Samples) -> int:
         """Decode up to a full `out`; return the frames that were decoded before an error."""
-        out[:] = np.nan  # so that these can be told from the rest
+        out[:] = np.nan  # marks what isn't written
         try:
             return len(self._file.read(len(out), dtype="float32", always_2d=True, out=out))
         except soundfile.SoundFileError:

@@ -59,7 +59,7 @@ class UdpSource:
         self.sample_rate, self.channels = sample_rate, channels
         self.dropped = self.silenced = 0
         self._on_message = on_message or (lambda _line: None)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._sender: Any = None
         self._received_s = 0.0
         self._unread = np.zeros((0, channels), np.float32)
@@ -111,24 +111,24 @@ class UdpSource:
             if is_new:
                 return self._drop(nothing, sender, "it holds NaN, Inf or no sound")
             self.silenced += 1
-            self._tell("silenced", "a datagram held NaN, Inf or no sound: silence is used for it")
+            self._report("silenced", "a datagram held NaN, Inf or no sound: silence is used for it")
             frames = np.zeros_like(frames)
         self._sender, self._received_s = sender, now_s
         return frames
 
     def _drop(self, nothing: Samples, sender: Any, why: str) -> Samples:
         self.dropped += 1
-        self._tell("dropped", f"a datagram from {sender[0]}:{sender[1]} was dropped: {why}")
+        self._report("dropped", f"a datagram from {sender[0]}:{sender[1]} was dropped: {why}")
         return nothing
 
-    def _tell(self, kind: str, message: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _report(self, kind: str, message: str) -> None:
+        if kind not in self._reported:
+            self._reported.add(kind)
             self._on_message(f"{message}; further ones are only counted")
 
     def close(self) -> None:
         """See `Source`."""
-        if not self._is_closed and self.dropped + self.silenced > len(self._told):
+        if not self._is_closed and self.dropped + self.silenced > len(self._reported):
             self._on_message(
                 f"UDP port {self.port}: {self.dropped} datagrams dropped, {self.silenced} silenced"
             )

@@ -49,11 +49,11 @@ class WavHeader:
         sample_rate: in Hz.
         channels: number of channels.
         encoding: one of `ENCODINGS`; None for a compressed one, which only soundfile reads.
-        frames: length; None where the writer didn't know it (0, or a placeholder size).
+        frames: length; None where the writer left it open (0, or a placeholder size).
         data_offset: position of the first sample, in bytes.
         block_align: bytes per frame, all channels.
         is_padded: samples have more bytes than they need; libsndfile misreads those.
-        data_bytes: size of the data chunk; None where the writer didn't know it.
+        data_bytes: size of the data chunk; None where the writer left it open.
     """
 
     sample_rate: int

@@ -1,7 +1,6 @@
-"""Tells sound from the chunks behind it in a WAV whose header doesn't say how long the sound is.
+"""Separates the sound of a WAV whose header lacks its length from the chunks behind it.
 
-A writer that didn't know the length may still have put tags behind the samples; heard as
-sound they are a click at the end.
+Such a file may still have tags behind its samples; taken for sound they are a click at the end.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def is_sound(data: bytes, room: int | None = None) -> bool:
 
 
 class TailGuard:
-    """Holds back what may be chunks behind the sound, until the end of the stream tells.
+    """Holds back what may be chunks behind the sound, until more of the stream decides.
 
     Only the names in `CHUNKS` are held back, so that sound seldom is. No more than a few
     bytes are while nothing looks like a chunk.

@@ -15,6 +15,7 @@ from typing import Any
 
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
+from rtmtass.io.paths import quoted
 
 BUILT_IN: dict[str, dict[str, float]] = {
     "voice": {"speech": 0.0, "music": -math.inf, "noise": -math.inf},
@@ -25,14 +26,28 @@ BUILT_IN: dict[str, dict[str, float]] = {
 """Gains in dB by stem, by name."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _LARGEST_FILE = 4096
-_LOWEST_DB, _HIGHEST_DB = -200.0, 20.0
+_LOWEST_DB = -200.0
 
 
 def folder() -> Path:
-    """Return where gains are saved: $XDG_CONFIG_HOME/rtmtass/gains, by default in ~/.config."""
+    """Return where gains are saved: $XDG_CONFIG_HOME/rtmtass/gains, by default in ~/.config.
+
+    Raises:
+        InputError: there is no home directory, as in some containers.
+    """
     base = os.environ.get("APPDATA" if sys.platform == "win32" else "XDG_CONFIG_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".config"  # as XDG demands
+    root = Path(base) if os.path.isabs(base) else _home() / ".config"  # as XDG demands
     return root / "rtmtass" / "gains"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InputError(
+            "gains are saved in the home directory, and there is none; set XDG_CONFIG_HOME to a"
+            " folder"
+        ) from None
 
 
 def check_name(name: str) -> None:
@@ -55,7 +70,7 @@ def check_name(name: str) -> None:
 def names() -> list[str]:
     """Return all names that can be loaded: those built in, then those saved."""
     saved = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, InputError):
         saved = [p.stem for p in folder().glob("*.json") if _NAME.fullmatch(p.stem)]
     return [*BUILT_IN, *sorted(set(saved) - set(BUILT_IN))]
 
@@ -91,7 +106,8 @@ def _read(path: Path) -> dict[str, float]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}; chmod u+r it") from error
+        mend = f"chmod u+r {quoted(path)}" if isinstance(error, PermissionError) else "rename it"
+        raise InputError(f"{path} can't be read: {error.strerror}; {mend}") from error
     if len(text) > _LARGEST_FILE:
         raise broken(f"it is longer than {_LARGEST_FILE} bytes")
     try:
@@ -100,6 +116,8 @@ def _read(path: Path) -> dict[str, float]:
         raise broken(f"it isn't JSON, {error}".partition(":")[0]) from error
     if not isinstance(values, dict):
         raise broken("it isn't an object")
+    from rtmtass.live.mixer import MAX_GAIN_DB  # imports numba
+
     gains_db: dict[str, float] = {}
     for stem, value in values.items():
         if stem not in STEMS:
@@ -108,8 +126,8 @@ def _read(path: Path) -> dict[str, float]:
             gains_db[stem] = -math.inf
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise broken(f"{stem} is {value!r}, not a number of dB")
-        elif not _LOWEST_DB <= value <= _HIGHEST_DB:
-            raise broken(f"{stem} is {value!r}, not {_LOWEST_DB:g} to {_HIGHEST_DB:g} dB")
+        elif not _LOWEST_DB <= value <= MAX_GAIN_DB:
+            raise broken(f"{stem} is {value!r}, not {_LOWEST_DB:g} to {MAX_GAIN_DB:g} dB")
         else:
             gains_db[stem] = float(value)
     return gains_db
@@ -120,6 +138,7 @@ def save_gains(name: str, gains_db: Mapping[str, float]) -> Path:
 
     Raises:
         UsageError: see `check_name`.
+        InputError: there is no folder for it.
         OutputError: the file can't be written; what was saved before is kept.
     """
     check_name(name)

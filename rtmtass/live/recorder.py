@@ -139,6 +139,9 @@ class TakeRecorder:
             if not self._is_requested or self._is_closing:
                 return
             self._end = None
+            # The end of a failed take may have overlapped with the last `add_stems`; nothing is
+            # read from this ring while there is no mixture.
+            self._stems.clear()
             self._next_stem = self._next_written = number
             self._first = number
         if self._end is None and not self._is_requested:

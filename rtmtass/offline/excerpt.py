@@ -23,7 +23,7 @@ class TimeRange:
         start_s, end_s: in seconds; an end of None is the recording's.
         run_in_s: what is separated before it, in seconds, or from the beginning if there is
             less. Then the part equals that slice of the whole separation; otherwise it is
-            close to it, as the model remembers a little for longer.
+            close to it, as a little of the model's state lasts longer.
     """
 
     start_s: float = 0.0

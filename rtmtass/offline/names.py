@@ -28,18 +28,18 @@ class Base:
 
 
 def distinct(bases: Sequence[Base]) -> list[Base]:
-    """Return the bases, those that would be equal told apart.
+    """Return the bases; those that would be equal get distinct names.
 
     By the folders of their recordings, else by their suffixes (`a.aiff` beside `a.wav` becomes
     `a.aiff.speech.wav`), else by a hash of their paths. The order has no influence.
     """
     result = list(bases)
-    for tell_apart in (_by_folder, _by_suffix, _by_hash):
-        _apply(tell_apart, result)
+    for change in (_by_folder, _by_suffix, _by_hash):
+        _apply(change, result)
     return result
 
 
-def _apply(tell_apart: Callable[[list[Base]], list[Base]], bases: list[Base]) -> None:
+def _apply(change: Callable[[list[Base]], list[Base]], bases: list[Base]) -> None:
     """Replace, in place, each group of equal bases."""
     groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for i, base in enumerate(bases):
@@ -47,7 +47,7 @@ def _apply(tell_apart: Callable[[list[Base]], list[Base]], bases: list[Base]) ->
         groups[key, base.suffix].append(i)
     for members in groups.values():
         if len(members) > 1:
-            changed = tell_apart([bases[i] for i in members])
+            changed = change([bases[i] for i in members])
             for i, base in zip(members, changed, strict=True):
                 bases[i] = base
 

@@ -366,7 +366,7 @@ def _metadata_of(
 ) -> Metadata:
     """Return what an output of `channels` gets of the input's metadata; a pipe has none."""
     metadata = Metadata() if path == STREAM else read_metadata(path)
-    if metadata == Metadata():  # a format that only the decoder knows
+    if metadata == Metadata():  # a format that only the decoder reads
         metadata = Metadata.from_fields(source.tags)
     metadata = metadata.for_channels(source.channels, channels)
     if excerpt is None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.errors import OutputError
+from rtmtass.io.part_file import PartFile, part_path, why_unwritable
 from rtmtass.report.assets import CSS
 from rtmtass.spectrogram import spectrogram_db
 from rtmtass.types import Floats, Samples
@@ -121,15 +122,18 @@ def write_page(path: Path, text: str, option: str) -> None:
     Raises:
         OutputError: the page can't be written.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(text.encode("utf-8", "replace"))  # names of files may be any bytes
-        part.replace(path)
+        file = PartFile(part_path(path))
+        try:
+            file.write(text.encode("utf-8", "replace"))  # names of files may be any bytes
+            file.close()
+            if file.error:
+                raise file.error
+            file.publish(path)
+        finally:
+            file.remove()
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path} can't be written: {error.strerror}; name another file with {option}"
-        ) from error
+        raise OutputError(why_unwritable(path, error, option)) from error
 
 
 def spectrogram_png(track: Samples, sample_rate: int) -> bytes:

@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import io
 import os
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError, ModelError, OutputError
+from rtmtass.io.paths import quoted
 from rtmtass.weights import as_safetensors, config_of, open_model, renamed, save_model
 
 LAST, BEST = "last.pt", "best"
@@ -82,7 +82,7 @@ def damaged(path: Path, error: Exception) -> str:
     """Return the message for a checkpoint that can't be used: the reason, and what to do."""
     reason = (str(error).strip().splitlines() or [""])[0][:100] or type(error).__name__
     size, best = path.stat().st_size, path.parent / BEST
-    aside = shlex.join(["mv", str(path), f"{path}.damaged"])
+    aside = f"mv {quoted(path)} {quoted(f'{path}.damaged')}"
     text = f"{path}, {size} bytes, is cut off or damaged ({reason}); copy it here again, or begin"
     if (best / "config.json").exists():
         return f'{text} from the best weights so far: {aside} and set start_from = "{best}"'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shlex
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtmtass.errors import DataError, MissingPartError
+from rtmtass.io.paths import quoted
 from rtmtass.types import Progress
 
 OnReport = Callable[[dict[str, Any]], None]
@@ -114,7 +114,7 @@ def _rows_up_to(step: int, text: bytes, path: Path) -> bytes:
     if b"step" not in columns:
         raise DataError(
             f"{path} isn't the log of a run: its first line has no column step; move it away:"
-            f" {shlex.join(['mv', str(path), f'{path}.old'])}"
+            f" mv {quoted(path)} {quoted(f'{path}.old')}"
         )
     at = columns.index(b"step")
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import torch
-
 from rtmtass.config import STEMS, ModelConfig
 from rtmtass.errors import DataError, ModelError, OutputError, UsageError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.shapes import parameter_shapes
 from rtmtass.runtime.torch.device import find_device
 from rtmtass.training.config import TrainConfig
 from rtmtass.training.data.corpus import SPLITS, read_index
 from rtmtass.training.data.pack_format import SUMS
 from rtmtass.weights import describe, find
-
-MOST_PARAMETERS = 2_000_000_000
-"""Largest network that can be trained; with its optimiser it takes 40 GB."""
 
 
 def check_run(config: TrainConfig) -> None:
@@ -87,11 +82,8 @@ def _check_writable(key: str, folder: Path) -> None:
 
 
 def _check_size(model: ModelConfig) -> None:
-    with torch.device("meta"):  # shapes only, without memory
-        net = MtassNet(model)
-    n = sum(parameter.numel() for parameter in net.parameters())
-    if n > MOST_PARAMETERS:
-        raise UsageError(
-            f"the network of [net] has {n / 1e9:,.1f} G parameters, more than can be trained"
-            f" ({MOST_PARAMETERS / 1e9:g} G); give smaller widths, such as channels = 256"
-        )
+    """Check that a model of this network could be opened again."""
+    try:
+        parameter_shapes(model)
+    except ModelError as error:
+        raise UsageError(f"[net]: {error}, such as channels = 256") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
 from rtmtass.io.decode import decode
+from rtmtass.io.paths import quoted
 from rtmtass.separator import Separator, load
 from rtmtass.spectrogram import write_report
 from rtmtass.training.card import CardFacts, read_experiments, write_card
@@ -100,7 +100,7 @@ def release(
     figures = {"set": made_of, **evaluate(separator, clips, n, progress, perceptual.available()[0])}
     if extras.singing:
         figures["singing"] = compare_sets(separator, evaluation_set, extras.singing, progress)
-    opened_as = config.name if is_ours else shlex.quote(str(out))
+    opened_as = config.name if is_ours else quoted(out)
     facts = CardFacts(
         config, about, model.n_parameters, figures, index, experiments, PICTURE, opened_as, is_ours
     )  # fmt: skip

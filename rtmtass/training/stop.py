@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in training: each is answered within a second, and the second ends it."""
+"""Ctrl-C and SIGTERM in training: a line for each at once, and the second ends the run."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class StopSignals:
     Within `deferred` the first signal only sets `is_requested`, so that the step is
     finished and saved. Elsewhere, and for the second signal, KeyboardInterrupt is raised.
     As Python runs handlers only between bytecodes, and a step of torch may take long, a
-    thread reads the signals too: it answers at once, and ends the process if the main
+    thread reads the signals too: it prints a line at once, and ends the process if the main
     thread doesn't leave within `GRACE_S`. Files of a run are valid at every moment.
 
     Args:
-        note: called with the answer to each signal.
+        note: called with a line for each signal.
         leave: ends the process with an exit code.
 
     Attributes:
         is_requested: whether to stop after the current step.
-        kept: what is on disk, for the answer.
+        kept: what is on disk, for that line.
     """
 
     def __init__(self, note: Note, leave: Callable[[int], object] = os._exit) -> None:
@@ -50,7 +50,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self, until: str) -> Iterator[None]:
-        """Let the first signal wait for the end of this context, called `until` in the answer."""
+        """Let the first signal wait for the end of this context, printed as `until`."""
         before, self._until = self._until, until
         try:
             yield
@@ -99,7 +99,7 @@ class StopSignals:
         raise self._obeyed
 
     def _watch(self, signals: socket.socket) -> None:
-        """Answer every signal as it arrives; end the process if the main thread doesn't."""
+        """Print a line for every signal at once; end the process if the main thread doesn't."""
         received = 0
         while data := signals.recv(16):
             for number in data:
@@ -109,16 +109,16 @@ class StopSignals:
                 # The main thread may be past the end of `deferred` by now.
                 until = self._until or self._granted
                 if received == 1 and until:
-                    self._answer(f"stopping after {until}; Ctrl-C again to stop now")
+                    self._print(f"stopping after {until}; Ctrl-C again to stop now")
                     continue
-                self._answer(f"stopping now; {self.kept}")
+                self._print(f"stopping now; {self.kept}")
                 if self._ended.wait(GRACE_S):
                     return
                 if received == 1 and self.is_requested and self._obeyed is None:
                     continue  # deferred after all, in the moment between
                 self._end(number)
 
-    def _answer(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         with suppress(OSError, ValueError):  # stderr may be closed
             self.note(text)
 

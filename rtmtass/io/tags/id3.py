@@ -102,7 +102,7 @@ def to_metadata(tag: Id3Tag) -> Metadata:
     pictures = []
     for name, body in tag.frames:
         if name == "APIC":
-            pictures.append(_parse_picture(body))
+            pictures += _parse_picture(body)
         elif name in ("COMM", "USLT", "TXXX", "WXXX"):
             comments += _described(name, body)
         elif name in _NUMBERS:
@@ -268,10 +268,11 @@ def _genre(text: str) -> str:
     return re.sub(r"^\(\d+\)(?=.)", "", text)
 
 
-def _parse_picture(body: bytes) -> Picture:
+def _parse_picture(body: bytes) -> list[Picture]:
+    """Return the picture of a frame; none if it is cut off."""
     mime, _, rest = body[1:].partition(b"\0")
     description, data = _split(body[:1] + rest[1:])
-    return Picture(data, mime.decode("latin-1"), rest[0], description)
+    return [Picture(data, mime.decode("latin-1"), rest[0], description)] if data else []
 
 
 def _pack_picture(picture: Picture) -> bytes:

@@ -96,7 +96,9 @@ def _move_loops(body: bytes, start: int, frames: int | None) -> bytes:
 
 def _move_ixml(body: bytes, high: bytes, low: bytes, start: int) -> bytes:
     """Return an iXML chunk with one of its times, two elements of 32 bits, moved."""
-    patterns = [re.compile(rb"(<%s>\s*)(\d+)(\s*</%s>)" % (name, name)) for name in (high, low)]
+    patterns = [
+        re.compile(rb"(<%s>\s*)(\d{1,20})(\s*</%s>)" % (name, name)) for name in (high, low)
+    ]
     found = [pattern.search(body) for pattern in patterns]
     if found[0] is None or found[1] is None:
         return body
@@ -114,7 +116,7 @@ def _move_comments(
     moved = []
     for name, text in comments:
         chapter = _CHAPTER.fullmatch(name)
-        if name == "TIME_REFERENCE" and text.isdecimal():
+        if name == "TIME_REFERENCE" and text.isdecimal() and len(text) <= 20:
             text = str(int(text) + start)
         elif chapter and not chapter[2]:
             seconds = _parse_time(text) - start / sample_rate  # NaN for what is no time
@@ -155,7 +157,7 @@ def _move_chapters(tag: Id3Tag, start: int, frames: int | None, sample_rate: int
                 dropped.append(label)
                 continue
             end = end if end_ms is None else min(end, end_ms)
-            # Positions in bytes, which an encoder would have to tell: 0xFFFFFFFF is unknown.
+            # Positions in bytes, which only an encoder has: 0xFFFFFFFF is unknown.
             body = label + b"\0" + struct.pack(">4I", max(0, begin), end, *(0xFFFFFFFF,) * 2)
             body += rest[16:]
         if name not in ("SYLT", "SYTC"):

@@ -170,7 +170,8 @@ def _chunks(file: BinaryIO, order: str, wanted: set[bytes]) -> Iterator[tuple[by
             return
         name, size = struct.unpack(f"{order}4sI", head)
         if name == b"ds64":
-            start = file.read(size)
+            start = file.read(min(size, 16))
+            file.seek(size - len(start) + size % 2, os.SEEK_CUR)
             long_size = struct.unpack_from("<Q", start, 8)[0]
             continue
         if name == b"data" and size == 0xFFFFFFFF:

@@ -7,6 +7,7 @@ specification", and RFC 9639 (FLAC), section 8.
 from __future__ import annotations
 
 import base64
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -38,12 +39,29 @@ def parse_comments(packet: bytes) -> Metadata:
         at += 4 + size
         name, _, text = field.decode("utf-8", "replace").partition("=")
         if name.upper() == _PICTURE_FIELD:
-            pictures.append(parse_picture(base64.b64decode(text)))
+            pictures += _picture_in(text)
         elif name.upper() == _MASK_FIELD:
-            speakers = int(text, 0)
+            speakers = _parse_mask(text)
         elif text and is_kept(name):
             comments.append((name, text))
     return Metadata(tuple(comments), tuple(pictures), speakers=speakers)
+
+
+def _picture_in(text: str) -> list[Picture]:
+    """Return the picture of a field; none if it is damaged."""
+    try:
+        return [parse_picture(base64.b64decode(text))]
+    except (ValueError, struct.error):
+        return []
+
+
+def _parse_mask(text: str) -> int | None:
+    """Return the speakers' bits of a field; None if it isn't a number of 32 bits."""
+    try:
+        mask = int(text, 0)
+    except ValueError:
+        return None
+    return mask if 0 <= mask < 2**32 else None
 
 
 def pack_comments(comments: Sequence[tuple[str, str]], pictures: Sequence[Picture] = ()) -> bytes:
@@ -65,7 +83,11 @@ def field_name(name: str) -> str:
 
 
 def parse_picture(block: bytes) -> Picture:
-    """Parse the body of a FLAC picture block."""
+    """Parse the body of a FLAC picture block.
+
+    Raises:
+        struct.error: it is cut off.
+    """
     kind, n = struct.unpack_from(">2I", block)
     mime, at = block[8 : 8 + n].decode("latin-1"), 8 + n
     (n,) = struct.unpack_from(">I", block, at)
@@ -94,7 +116,8 @@ def read_flac(file: BinaryIO) -> Metadata:
         elif kind == COMMENT:
             metadata = parse_comments(body)
         elif kind == PICTURE:
-            pictures.append(parse_picture(body))
+            with contextlib.suppress(struct.error):
+                pictures.append(parse_picture(body))
     speakers = metadata.speakers
     if speakers is None and channels > 2:
         speakers = _DEFAULT_SPEAKERS[channels - 1]

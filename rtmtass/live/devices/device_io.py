@@ -36,7 +36,7 @@ class DeviceIO:
         n_rows: rows that `write` gets: 1 for a mix, S for the stems side by side.
         source_rate: rate of the engine's source, in Hz, if that isn't this object.
         on_message: called from the engine's thread with a line about each change of state, and
-            here with a note if the microphone can hear the loudspeaker.
+            here with a note if the microphone may pick up the loudspeaker.
 
     Attributes:
         sample_rate: of the engine: that of the first input device, or `source_rate`.

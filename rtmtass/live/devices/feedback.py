@@ -1,4 +1,4 @@
-"""Whether the microphone can hear the loudspeaker, told from the names of the devices."""
+"""A warning of acoustic feedback from loudspeaker to microphone, by the names of the devices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SERVER_DEFAULTS = ("default", "pulse", "pipewire", "sysdefault")
 def feedback_note(capture: Device | None, playback: Device | None) -> str:
     """Return a note if these are a microphone and a loudspeaker of one machine, else nothing.
 
-    Names that say neither get no note, nor do headsets, JACK's ports and virtual devices.
+    Names that are neither get no note, nor do headsets, JACK's ports and virtual devices.
     """
     if not capture or not playback:
         return ""
@@ -37,8 +37,8 @@ def feedback_note(capture: Device | None, playback: Device | None) -> str:
     names = _title(capture, "input"), _title(playback, "output")
     if any(_WORN_OR_VIRTUAL.search(name) for name in names):
         return ""
-    is_heard = _MICROPHONE.search(names[0]) and _LOUDSPEAKER.search(names[1])
-    return NOTE if is_heard else ""
+    is_open_air = _MICROPHONE.search(names[0]) and _LOUDSPEAKER.search(names[1])
+    return NOTE if is_open_air else ""
 
 
 def _title(device: Device, kind: Kind) -> str:

@@ -16,7 +16,7 @@ _TOO_MANY = 3
 class Period:
     """Follows the period of a device: the samples that it takes at once.
 
-    It may be longer than the block asked for, or no multiple of it, or change: the callback is
+    It may be longer than the requested block, or no multiple of it, or change: the callback is
     then called several times in a burst, for all of which the buffer has to last.
 
     Args:
@@ -63,7 +63,7 @@ class Period:
 
 
 class LossWatch:
-    """Tells a buffer that is too short from a single disturbance: by losses that recur."""
+    """Detects a buffer that is too short by losses that recur; a single one is a disturbance."""
 
     def __init__(self) -> None:
         self._lost_s: deque[float] = deque(maxlen=_TOO_MANY)
