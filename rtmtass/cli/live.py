@@ -62,8 +62,8 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "live",
         help="separate a live input and output a mix of the stems",
-        description="Separates a microphone, a file or a UDP stream into speech, music and noise"
-        " and outputs a mix of them, 32 ms later plus buffers. Keys change the mix.",
+        description="Separates a microphone, a file or a UDP stream into speech, music and"
+        " noise\nand outputs a mix of them, 32 ms later plus buffers. Keys change the mix.",
         epilog=RECIPES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
