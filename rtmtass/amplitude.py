@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rtmtass.errors import InputError
 from rtmtass.types import Samples
@@ -18,6 +19,20 @@ def first_damaged(samples: Samples) -> int | None:
     fits = np.abs(samples) <= LARGEST
     bad = np.flatnonzero(~fits.reshape(len(samples), -1).all(axis=1))
     return int(bad[0])
+
+
+def check_kind(samples: ArrayLike) -> None:
+    """Check that an array holds real numbers: NumPy would drop the imaginary parts of others.
+
+    Raises:
+        InputError: it holds complex numbers or text.
+    """
+    kind = np.asarray(samples).dtype
+    if kind.kind in "cSU":
+        raise InputError(
+            f"got an array of {kind}, expected samples as real numbers, such as float32"
+            " (full scale is 1.0); of a spectrum, pass the sound it was computed from"
+        )
 
 
 def check_block(samples: Samples) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rtmtass.amplitude import LARGEST, check_block
+from rtmtass.amplitude import LARGEST, check_block, check_kind
 from rtmtass.dsp.resample import LowLatencyResampler, Resampler
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.io.encodings import CHANNEL_MODES
@@ -309,6 +309,7 @@ def separate_array(
             f"sample_rate is {sample_rate!r}, expected a whole number of Hz from {MIN_RATE_HZ}"
             f" to {MAX_RATE_HZ}"
         )
+    check_kind(mixture)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, and is refused
         samples = np.asarray(mixture, np.float32)
     if samples.ndim not in (1, 2) or 0 in samples.shape[1:]:

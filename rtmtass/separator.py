@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rtmtass.amplitude import check_block
+from rtmtass.amplitude import check_block, check_kind
 from rtmtass.config import PRECISIONS, TORCH_PRECISIONS, ModelConfig
 from rtmtass.errors import BlockSizeError, UsageError
 from rtmtass.fullband import separate_array
@@ -267,6 +267,7 @@ class Separator:
         Raises:
             BlockSizeError, InputError: as `process`.
         """
+        check_kind(block)
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, and is refused
             samples = np.asarray(block, np.float32)
         if samples.ndim == 1 and self.channels == 1:

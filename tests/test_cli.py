@@ -341,7 +341,8 @@ def test_progress_is_shown_on_a_terminal(talk):
 
 def test_info_describes_a_recording(talk):
     output = run(talk, "info", "talk.flac", code=0).stdout.decode()
-    for words in ("44100 Hz", "1.13 s (50000 frames)", "talk.noise.flac", "flac PCM_16", "linked",
+    for words in ("44100 Hz", "1.13 s (50000 frames)", "talk.noise.flac",
+                  "flac PCM_16, 2 channels\n", "linked",
                   "16000 Hz, resampled", "time needed"):  # fmt: skip
         assert words in output
     assert listing(talk) == ["talk.flac"]

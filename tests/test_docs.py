@@ -161,6 +161,25 @@ def test_recording_example_writes_what_the_array_holds(tmp_path: Path) -> None:
     assert lines.count("equals the array: True") == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["recording"], "usage: python -m rtmtass.examples.recording RECORDING FOLDER"),
+        (["recording", "nofile.flac", "out"], "nofile.flac doesn't exist; check the spelling:"),
+        (["onnx_stems"], "usage: python onnx_stems.py small.onnx talk.wav"),
+    ],
+)
+def test_examples_say_what_is_missing(words: list[str], line: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"rtmtass.examples.{words[0]}", *words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
 def test_batch_example() -> None:
     assert run_example("batch", "3").startswith("3 streams, a hop every 16 ms: step p50 ")
 

@@ -107,6 +107,8 @@ def test_keys_change_the_mix():
 
 @pytest.mark.parametrize(("words", "code", "line"), [
     (["--plain", "--json"], 2, "rtmtass: --plain and --json exclude each other; give one"),
+    (["--record-mix"], 2, "rtmtass: --record-mix goes with a recording, and without a display"),
+    (["--record-mix", "--plain"], 2, "rtmtass: --record-mix goes with a recording, and without"),
     (["--gain", "speech"], 2, "rtmtass: argument --gain: 'speech' is not STEM=DB; write it as in"),
     (["--duration", "0"], 2, "rtmtass: argument --duration: '0' is not a time in seconds; give"),
     (["--duration", "long"], 2, "rtmtass: argument --duration: 'long' is not a time in seconds"),

@@ -155,6 +155,17 @@ def test_without_devices_the_doctor_advises_for_every_system(monkeypatch):
         assert system in missing[0].advice
 
 
+def test_the_doctor_says_the_same_advice_once(monkeypatch, capsys):
+    from rtmtass.cli.main import build_parser
+
+    found = [doctor.Check(f"{kind} devices", False, "none", "plug one in") for kind in "ab"]
+    monkeypatch.setattr(doctor, "checks", lambda: found)
+    arguments = build_parser().parse_args(["doctor"])
+    assert arguments.run(arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines[1::2]] == ["→ plug one in", "→ as above"]
+
+
 class FakePortAudio:
     def get_portaudio_version(self):
         return 1, "PortAudio, fake"

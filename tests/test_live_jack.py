@@ -232,6 +232,8 @@ def test_nothing_is_lost_at_any_period_and_the_latency_is_the_reported_one(serve
     measured_ms = 1000 * lag(x, recording, server.rate, server.rate) / server.rate
     assert measured_ms == pytest.approx(after.device.latency.total_ms, abs=0.1)
     assert stats.device.latency.total_ms == after.device.latency.total_ms
+    # The summary is of the closed devices.
+    assert session.engine.stats().device.latency == after.device.latency
 
 
 @pytest.mark.parametrize("server", [{"rate": 48000, "period": 256}], indirect=True)

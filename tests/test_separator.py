@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import rtmtass
 from rtmtass import Separator
@@ -245,6 +245,18 @@ def test_zeros_in_place_of_a_refused_block_give_what_zeros_give(channels: int) -
                 stream.process(np.full(shape, np.nan))
             x = np.zeros(shape, np.float32)
         np.testing.assert_array_equal(stream.process(x), zeroed.process(x))
+
+
+@pytest.mark.parametrize(
+    ("block", "kind"), [(np.ones(300, np.complex64), "complex64"), ("talk.wav", "<U8")]
+)
+def test_complex_numbers_and_text_are_refused(
+    separator: Separator, block: ArrayLike, kind: str
+) -> None:
+    stream = separator.fork()
+    for call in (stream.process, stream.separate, lambda x: stream.separate(x, 44100)):
+        with pytest.raises(InputError, match=f"got an array of {kind}, expected samples as real"):
+            call(block)
 
 
 def test_numbers_too_large_for_float32_are_refused_without_a_warning(separator: Separator) -> None:

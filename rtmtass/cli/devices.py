@@ -109,7 +109,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Run `rtmtass doctor`; return 1 if a needed check failed."""
     from rtmtass.live.devices.doctor import checks
 
-    is_fit = True
+    is_fit, last_advice = True, ""
     for check in checks():
         is_fit = is_fit and (check.is_ok or not check.is_needed)
         if arguments.json:
@@ -118,7 +118,10 @@ def run_doctor(arguments: argparse.Namespace) -> int:
         print(f"{'ok   ' if check.is_ok else 'MISS ' if check.is_needed else 'note '}"
               f" {check.name}: {check.detail}", flush=True)  # fmt: skip
         if check.advice and not check.is_ok:
-            print(f"       → {check.advice}", flush=True)
+            # Without input and output, one paragraph for both.
+            line = "as above" if check.advice == last_advice else check.advice
+            print(f"       → {line}", flush=True)
+            last_advice = check.advice
     return 0 if is_fit else 1
 
 

@@ -135,6 +135,9 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     needed_s = facts["needed_s"]
     mode = _CHANNELS[facts["channel_mode"]] if facts["channels"] > 1 else "mono"
     written = f"{facts['output_format']} {facts['output_subtype']}"
+    channels = (
+        "1 channel" if facts["output_channels"] == 1 else f"{facts['output_channels']} channels"
+    )
     return [
         ("recording", facts["input"]),
         ("format", f"{facts['format']} {facts['subtype']}"),
@@ -143,7 +146,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("length", length),
         *facts["tags"].items(),
         ("outputs", "  ".join(facts["outputs"].values())),
-        ("written as", f"{written}, {facts['output_channels']} channel(s)"),
+        ("written as", f"{written}, {channels}"),
         ("separated at", _describe_rate(facts["sample_rate"], facts["model_sample_rate"])),
         ("channel mode", mode),
         ("time needed", "unknown" if needed_s is None else f"about {_duration(needed_s)}"),

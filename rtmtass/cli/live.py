@@ -62,8 +62,8 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "live",
         help="separate a live input and output a mix of the stems",
-        description="Separates a microphone, a file or a UDP stream into speech, music and noise"
-        " and outputs a mix of them, 32 ms later plus buffers. Keys change the mix.",
+        description="Separates a microphone, a file or a UDP stream into speech, music and"
+        " noise\nand outputs a mix of them, 32 ms later plus buffers. Keys change the mix.",
         epilog=RECIPES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -184,6 +184,11 @@ def _check(arguments: argparse.Namespace) -> None:
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
+    if arguments.record_mix and not arguments.record and not _has_keys(arguments):
+        raise UsageError(
+            "--record-mix goes with a recording, and without a display no key can start one;"
+            " add --record takes"
+        )
     if arguments.save_gains is not None:
         check_name(arguments.save_gains)
     if arguments.gains is not None:
@@ -285,14 +290,19 @@ def _open_display(
     """Open the display if there is a terminal, else print the title unless it is JSON."""
     from rtmtass.live.display import Display
 
-    streams = (sys.stdin, sys.stdout)
-    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
-    if is_terminal and not (arguments.plain or arguments.json):
+    if _has_keys(arguments):
         return stack.enter_context(Display(controls, ends.name))
     if not arguments.json:
         latency_ms = engine.stats().device.latency.total_ms
         printer.text(f"{ends.title}, {latency_ms:.1f} ms; Ctrl-C ends")
     return None
+
+
+def _has_keys(arguments: argparse.Namespace) -> bool:
+    """Return whether there is a display, which reads keys."""
+    streams = (sys.stdin, sys.stdout)
+    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
+    return is_terminal and not (arguments.plain or arguments.json)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import rtmtass
+from rtmtass.errors import RtmtassError
 from rtmtass.live import DeviceIO, Engine, Mixer, StreamRequest
 
 
@@ -29,4 +30,7 @@ def main(seconds: float = 10.0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    try:
+        main(*map(float, sys.argv[1:]))
+    except RtmtassError as error:  # such as: this system has no input device
+        sys.exit(str(error))

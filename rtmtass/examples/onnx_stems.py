@@ -66,4 +66,6 @@ def main(model: str, path: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python onnx_stems.py small.onnx talk.wav")
     main(*sys.argv[1:])

@@ -10,6 +10,7 @@ import sys
 import soundfile
 
 import rtmtass
+from rtmtass.errors import RtmtassError
 
 
 def main(path: str, folder: str) -> None:
@@ -34,4 +35,9 @@ def main(path: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m rtmtass.examples.recording RECORDING FOLDER")
+    try:
+        main(*sys.argv[1:])
+    except RtmtassError as error:
+        sys.exit(str(error))

@@ -108,6 +108,7 @@ class Connection:
             self._sides = tuple(side for side, device in enumerate(ends) if device)
         self._followed_s = time.monotonic()
         self._streams: list[DeviceStream] = []
+        self._closed_latency_s = (0.0, 0.0)
         self.is_silent = False
         self._open()
 
@@ -153,6 +154,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the streams at once; never raises."""
+        if self._streams:  # the statistics after the end are those of the run
+            self._closed_latency_s = self.reported_latency_s
         with quiet_libraries():
             while self._streams:
                 self._streams.pop().close(is_silent=self.is_silent)
@@ -399,8 +402,8 @@ class Connection:
 
     @property
     def reported_latency_s(self) -> tuple[float, float]:
-        """Latency of input and output as the sound system reports it."""
+        """Latency of input and output as the sound system reports it, or did before the end."""
         if not self._streams:
-            return 0.0, 0.0
+            return self._closed_latency_s
         first, last = self._streams[0].latency_s, self._streams[-1].latency_s
         return first[0] if self.config.capture else 0.0, last[1] if self.config.playback else 0.0
