@@ -160,7 +160,7 @@ def check_replaceable(path: Path) -> None:
     if stat.S_ISREG(mode):
         return
     kind = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
-    raise NotReplaceableError(errno.EEXIST, f"it is {kind}")
+    raise NotReplaceableError(errno.EEXIST, f"it is {kind}; move it away")
 
 
 def _open_locked(path: Path) -> FileIO:
@@ -238,7 +238,7 @@ def why_unwritable(path: Path, error: OSError, option: str = "-o") -> str:
     """
     elsewhere = f"name another folder with {option}" if option else "name another folder"
     if isinstance(error, NotReplaceableError):
-        return f"{path} can't be written: {error.strerror}; move it away, or {elsewhere}"
+        return f"{path} can't be written: {error.strerror}; or {elsewhere}"
     if isinstance(error, BlockingIOError):
         return f"{path} is being written by another run; wait for it, or {elsewhere}"
     if error.errno == errno.ENOSPC:
