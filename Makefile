@@ -1,6 +1,6 @@
 # make demo   separates a bundled mixture: the core only, no torch
-# make test   installs everything and runs the whole test suite: 12 minutes on two cores
-# make quick  runs about a tenth of it: each test once, without training and live audio
+# make test   installs everything and runs the whole test suite: 10 minutes on two cores
+# make quick  runs a sixth of it, 2 minutes: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
 # make walks  what four kinds of user do, step by step, in 10 minutes; see tests/walks/
@@ -18,12 +18,12 @@ demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 
 # Tests over a sound server run by themselves: they need their turn at the processor in time.
 test: .venv/dev.done
-	@echo "The whole suite takes about 12 minutes on two cores; a tenth of it: make quick"
+	@echo "The whole suite takes about 10 minutes on two cores; a sixth of it, in 2 minutes: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
 	$(BIN)/python -m pytest -m realtime
 
 quick: .venv/dev.done
-	@echo "About a tenth of the suite: each test once, without training and live audio"
+	@echo "A sixth of the suite, 2 minutes on two cores: each test once, without training and live audio"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick --numprocesses=auto --dist=loadfile
 
 check: .venv/dev.done
