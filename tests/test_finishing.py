@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import soxr
 from fakes import FakeSeparator
+from test_files import read, separate
 
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
@@ -37,16 +38,6 @@ def record(path, n, rate=16000, channels=1, subtype="FLOAT"):
     x = noise(n, channels)
     soundfile.write(path, x, rate, subtype)
     return path
-
-
-def separate(path, **keywords):
-    options = SeparateOptions(**keywords)
-    (job,) = plan([path], options)
-    return separate_file(job, options, FakeSeparator, NullProgress())
-
-
-def read(path):
-    return soundfile.read(path, dtype="float32", always_2d=True)[0]
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])

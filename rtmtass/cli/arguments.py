@@ -53,10 +53,9 @@ def words(text: str) -> tuple[str, ...]:
 
 def seconds(text: str) -> float:
     """Parse a duration in seconds, more than 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds; give more than 0")
-    return value
+    return _number_in(
+        text, lambda value: 0 < value < math.inf, "a time in seconds; give more than 0"
+    )
 
 
 def moment(text: str) -> float:
@@ -73,38 +72,30 @@ def moment(text: str) -> float:
 
 def run_in(text: str) -> float:
     """Parse a duration in seconds, 0 to infinity."""
-    value = _number(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in s; give 0 or more, or inf")
-    return value
+    return _number_in(text, lambda value: value >= 0, "a time in s; give 0 or more, or inf")
 
 
 def minutes(text: str) -> float:
     """Parse a duration in minutes, more than 0 and at most 100,000."""
-    value = _number(text)
-    if not 0 < value <= 100_000:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time in minutes; give more than 0 and at most 100000"
-        )
-    return value
+    return _number_in(
+        text,
+        lambda value: 0 < value <= 100_000,
+        "a time in minutes; give more than 0 and at most 100000",
+    )
 
 
 def clip_seconds(text: str) -> float:
     """Parse the length of a clip in seconds, 0.1 to 3600."""
-    value = _number(text)
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not the length of a clip in seconds; give 0.1 to 3600"
-        )
-    return value
+    return _number_in(
+        text,
+        lambda value: 0.1 <= value <= 3600,
+        "the length of a clip in seconds; give 0.1 to 3600",
+    )
 
 
 def fraction(text: str) -> float:
     """Parse a fraction, 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction; give 0 to 1, as in 0.1")
-    return value
+    return _number_in(text, lambda value: 0 <= value <= 1, "a fraction; give 0 to 1, as in 0.1")
 
 
 def seed(text: str) -> int:
@@ -116,26 +107,17 @@ def seed(text: str) -> int:
 
 def milliseconds(text: str) -> float:
     """Parse a time in ms, 0 or more."""
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in ms; give 0 or more")
-    return value
+    return _number_in(text, lambda value: 0 <= value < math.inf, "a time in ms; give 0 or more")
 
 
 def opus_bitrate(text: str) -> float:
     """Parse a bit rate of Opus in kbit/s, 8 to 128."""
-    value = _number(text)
-    if not 8 <= value <= 128:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a bit rate in kbit/s; give 8 to 128")
-    return value
+    return _number_in(text, lambda value: 8 <= value <= 128, "a bit rate in kbit/s; give 8 to 128")
 
 
 def decibels(text: str) -> float:
     """Parse a level difference in dB, 0 to infinity."""
-    value = _number(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a level in dB; give 0 or more, or inf")
-    return value
+    return _number_in(text, lambda value: value >= 0, "a level in dB; give 0 or more, or inf")
 
 
 def gains(text: str) -> dict[str, float]:
@@ -167,6 +149,14 @@ def _checked(parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number_in(text: str, is_fit: Callable[[float], bool], expected: str) -> float:
+    """Parse a number; an error says that the text is not `expected`."""
+    value = _number(text)
+    if not is_fit(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return value
 
 
 def _number(text: str) -> float:

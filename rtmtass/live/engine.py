@@ -118,9 +118,11 @@ class Engine:
         self._input = np.zeros((longest, self._source.channels), np.float32)
         self._history = np.zeros((self.delay + longest, n_channels), np.float32)
         self._model_input = np.zeros((separator.hop, n_channels), np.float32)
-        self._to_model = Converter(schedule.sample_rate, schedule.model_rate, n_channels, longest)
+        self._to_model: Converter | None = None
+        if schedule.needs_resampling:
+            rates = schedule.sample_rate, schedule.model_rate
+            self._to_model = Converter(*rates, n_channels, longest)
         self._upsampler = StemUpsampler(schedule, n_stems, n_channels)
-        self._no_weights = np.zeros((n_stems, 0), np.float32)
         self._stems = np.zeros(n_stems * longest * n_channels, np.float32)
         self._out = np.zeros(self.mixer.n_rows * longest * n_channels, np.float32)
         self._silence = np.zeros((self.mixer.n_rows, longest, n_channels), np.float32)
@@ -281,7 +283,7 @@ class Engine:
         slot = self._separate(history[-n:])
         stems, out = self._blocks(self._stems, n), self._blocks(self._out, n)
         if slot is None:
-            self._upsampler.process(None, self._no_weights, mixture, stems)
+            self._upsampler.process(None, None, mixture, stems)
             stems[:] = 0
         else:
             self._upsampler.process(slot.stems, slot.highband_weights, mixture, stems)
@@ -316,7 +318,7 @@ class Engine:
 
     def _separate(self, block: Floats) -> Slot | None:
         """Return the stems of this hop, or None if they are late or must not be used."""
-        if self._schedule.needs_resampling:
+        if self._to_model:
             self._to_model.process(block, self._model_input)
             block = self._model_input
         number, overload, is_submitted = self._number, self._overload, True

@@ -133,13 +133,17 @@ class StemUpsampler:
         self._weights[:] = 1 / len(self._weights)
 
     def process(
-        self, stems: Floats | None, highband_weights: Floats, mixture: Floats, out: Floats
+        self,
+        stems: Floats | None,
+        highband_weights: Floats | None,
+        mixture: Floats,
+        out: Floats,
     ) -> None:
         """Process the next hop.
 
         Args:
             stems: (S, H, C) at the model's rate; None where they are missing.
-            highband_weights: (S, H), see Separator; not read if stems are missing.
+            highband_weights: (S, H), see Separator; None if stems are missing.
             mixture: (n, C), n = `schedule.block`, at the stream's rate, aligned with the output.
             out: (S, n, C), receives the stems.
         """
@@ -151,7 +155,7 @@ class StemUpsampler:
         history, weights = self._history, self._weights
         history[:, :, :kept] = history[:, :, hop:]
         weights[:, :kept] = weights[:, hop:]
-        if stems is None:
+        if stems is None or highband_weights is None:
             history[:, :, kept:] = 0
             weights[:, kept:] = weights[:, kept - 1 : kept]
         else:
