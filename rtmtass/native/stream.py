@@ -1,18 +1,36 @@
 """A stream of the native library: hops, resampling, mixing and the queue, over memory of C.
 
-A stream is one block of memory: int64 words, named by `Word`, then the arrays whose
-addresses are among the words. It does what a `Separator` opened for any block length does
-at the model's rate, and what a live stream does at any other.
+A stream is one block of memory: int64 words, named in `stream_words`, then the arrays whose
+addresses are among them. At the model's rate it does what a `Separator` for blocks of any
+length does, at any other what a live stream does, by the same kernels.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import numpy as np
 
 from rtmtass.amplitude import LARGEST
+from rtmtass.dsp.hop_schedule import (
+    UNIT_STEP,
+    delay_at,
+    end_of_hop,
+    kept_stems,
+    longest_block,
+    scale,
+    start_in_history,
+)
+from rtmtass.dsp.live_resample import convert
+from rtmtass.dsp.resample_filter import (
+    FRACTION,
+    TABLE_ROWS,
+    fill_filter_table,
+    fixed_step,
+    history_rows,
+    wait_of,
+)
 from rtmtass.jit.compiler import kernel
+from rtmtass.live.full_band import upsample
+from rtmtass.live.mixer import mix
 from rtmtass.native.arrays import (
     doubles,
     doubles2,
@@ -24,78 +42,42 @@ from rtmtass.native.arrays import (
     longs,
     longs2,
 )
+from rtmtass.native.model_words import N_WORDS, WORD
+from rtmtass.native.stream_words import N_STREAM_WORDS, STREAM
+from rtmtass.runtime.compiled.runtime import run_hops
+from rtmtass.runtime.stft_kernels import scratch_size, state_size
 from rtmtass.types import Longs
 
 _LARGEST = np.float32(LARGEST)
+_ZERO = np.float32(0.0)
 _LINE = 64
+_N_SIZES, _N_REGISTERS = 12, 7
 
 
-class Word(IntEnum):
-    """Indices of a stream's words; C reads the first few."""
+@kernel
+def lay_out(model: int, memory: int, rate: int, channels: int, mixes: int) -> int:
+    """Write the words of a stream; addresses count from the start of its memory.
 
-    CHANNELS = 0
-    OUTPUTS = 1
-    """Pointers that `process` writes to."""
-    LATENCY = 2
-    BYTES = 3
-    """Of the words and all arrays."""
-    MIXES = 4
-    """1 if the stems are mixed, 0 if they are the output."""
-    RESAMPLES = 5
-    RATE = 6
-    NUMBER = 7
-    """Of the next hop."""
-    FILLED = 8
-    """Samples of `BLOCK` that have been received."""
-    BLOCK_SIZE = 9
-    """Samples of the next hop's block."""
-    LONGEST = 10
-    """Samples of the longest block."""
-    DELAY = 11
-    """Of a hop's output against its input, in samples."""
-    QUEUE_SIZE = 12
-    """Samples of each row of `QUEUE`."""
-    READ = 13
-    QUEUED = 14
-    """Where the samples that wait in `QUEUE` begin, and where they end."""
-    CONVERTED = 15
-    """Samples in `DOWN_HISTORY`."""
-    STEP = 16
-    WAIT = 17
-    UP_STEP = 18
-    UP_WAIT = 19
-    KEPT = 20
-    """Samples in front of a hop in `UP_HISTORY`."""
-    # Addresses: first of what is computed once, then, from CLOCK on, of what a reset clears.
-    SIZES = 21
-    REGISTERS = 22
-    DOWN_TABLE = 23
-    UP_TABLE = 24
-    TARGETS = 25
-    LENGTHS = 26
-    CLOCK = 27
-    POSITION = 28
-    STATE = 29
-    WORK = 30
-    STFT_STATE = 31
-    SCRATCH = 32
-    BLOCK = 33
-    DRY = 34
-    HOP_INPUT = 35
-    STEMS = 36
-    WEIGHTS = 37
-    DOWN_HISTORY = 38
-    UP_HISTORY = 39
-    UP_WEIGHTS = 40
-    UP_TAPS = 41
-    FULL_BAND = 42
-    MIX = 43
-    RAMPS = 44
-    MIX_STATE = 45
-    MIX_LAST = 46
-    METERS = 47
-    QUEUE = 48
+    Args:
+        model: address of a model that passed `model_check.check`.
+        memory: address of the words, (N_STREAM_WORDS,).
+        rate: in Hz.
+        channels: of the input.
+        mixes: 1 for the mix, 0 for the stems.
 
-
-N_WORDS = len(Word)
-_FIRST_ADDRESS, _FIRST_CLEARED = int(Word.SIZES), int(Word.CLOCK)
+    Returns:
+        Bytes of memory that the stream needs, the words included.
+    """
+    header, words = longs(model, N_WORDS), longs(memory, N_STREAM_WORDS)
+    stems, hop, model_rate = header[WORD.n_stems], header[WORD.hop], header[WORD.sample_rate]
+    words[STREAM.channels], words[STREAM.mixes], words[STREAM.rate] = channels, mixes, rate
+    words[STREAM.outputs] = channels if mixes else channels * stems
+    _schedule(words, rate, model_rate, hop, header[WORD.delay])
+    longest, resamples = words[STREAM.longest], words[STREAM.resamples]
+    words[STREAM.bytes] = -(-8 * N_STREAM_WORDS // _LINE) * _LINE
+    _reserve(words, STREAM.sizes, 8 * _N_SIZES)
+    _reserve(words, STREAM.registers, 8 * _N_REGISTERS)
+    _reserve(words, STREAM.down_table, 4 * resamples * TABLE_ROWS * 2 * words[STREAM.wait])
+    _reserve(words, STREAM.up_table, 4 * resamples * TABLE_ROWS * 2 * words[STREAM.up_wait])
+    _reserve(words, STREAM.targets, 8 * (stems + N_EXTRA))
+    _reserve(words, STREAM.lengths, 8 * N_LENGTHS)
