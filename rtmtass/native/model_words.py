@@ -86,7 +86,7 @@ WORD = Words(*range(N_WORDS))
 SECTIONS = tuple(
     name.removesuffix("_at")
     for name in Words._fields
-    if f"{name.removesuffix('_at')}_bytes" in Words._fields
+    if name.endswith("_at") and f"{name.removesuffix('_at')}_bytes" in Words._fields
 )
 """The sections in the order of the file."""
 
