@@ -70,7 +70,7 @@ def _crc_step(crc: int, low: int, high: int) -> int:
     near ^= _CRC[1280 + (low >> 16 & 255)] ^ _CRC[1024 + (low >> 24)]
     far = _CRC[768 + (high & 255)] ^ _CRC[512 + (high >> 8 & 255)]
     far ^= _CRC[256 + (high >> 16 & 255)] ^ _CRC[high >> 24]
-    result: int = near ^ far
+    result: int = (near ^ far) & 0xFFFFFFFF  # numba makes uint64 of uint32; this is int64 again
     return result
 
 
