@@ -254,3 +254,10 @@ def check(address: int, size: int) -> int:
     if not _are_names_valid(address, header) or not is_program_safe(address, header):
         return RESULT.damaged
     return RESULT.ok
+
+
+def check_bytes(data: bytes) -> int:
+    """As `check`, for the bytes of a file."""
+    memory = np.zeros(len(data) // 8 + N_WORDS, np.int64)
+    memory.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    return int(check(memory.ctypes.data, len(data)))

@@ -16,18 +16,21 @@ import numpy as np
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError, UsageError
 from rtmtass.limits import shown
+from rtmtass.native.model_check import MOST_FLOATS, check_bytes
 from rtmtass.native.model_words import (
     ALIGNMENT,
     HEADER_BYTES,
     MAGIC,
     MOST_STEMS,
     N_WORDS,
+    RESULT,
     SECTIONS,
     VERSION,
     WORD,
     Words,
     c_header,
 )
+from rtmtass.native.program_check import MOST_OPERATIONS
 from rtmtass.runtime.compiled.lowering import build
 from rtmtass.runtime.compiled.program import WORDS, Program
 from rtmtass.runtime.stft_kernels import (
@@ -68,7 +71,7 @@ def write_model(model: Model, precision: str) -> bytes:
 
     Raises:
         UsageError: the precision is unknown.
-        ModelError: the weights don't fit the config, or there are too many stems for the
+        ModelError: the weights don't fit the config, or the network is too large for the
             native library.
     """
     config = model.config
@@ -103,7 +106,15 @@ def write_model(model: Model, precision: str) -> bytes:
         body.append(content + bytes(-len(content) % ALIGNMENT))
         at += len(body[-1])
     header[WORD.file_bytes] = at
-    return sealed(header.astype("<i8").tobytes() + b"".join(body))
+    data = sealed(header.astype("<i8").tobytes() + b"".join(body))
+    if check_bytes(data) != RESULT.ok:
+        raise ModelError(
+            f"{config.name} is too large for the native library, which takes up to 2 GiB of"
+            f" weights, {MOST_FLOATS // 2**20} Mi floats of state and"
+            f" {MOST_OPERATIONS // 10**6} million multiplications a hop; run it from Python:"
+            f" rtmtass separate --model {config.name}"
+        )
+    return data
 
 
 def sealed(data: bytes) -> bytes:
