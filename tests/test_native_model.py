@@ -35,6 +35,8 @@ from rtmtass.native.model_check import check_bytes
 from rtmtass.native.model_file import c_header, read_header, sealed, section, write_model
 from rtmtass.native.model_words import (
     HEADER_BYTES,
+    HIGHEST_RATE_HZ,
+    LOWEST_RATE_HZ,
     MAGIC,
     MOST_STEMS,
     N_WORDS,
@@ -50,9 +52,14 @@ from rtmtass.runtime.compiled.program import (
     OP_GRU,
 )
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
-from rtmtass.weights import Model, open_model, released
+from rtmtass.weights import open_model, released
 
 C_INTERFACE = Path(__file__).parent.parent / "rtmtass" / "native" / "c" / "rtmtass.h"
+
+
+def with_stft(**changes: int) -> ModelConfig:
+    return dataclasses.replace(tiny(), stft=dataclasses.replace(tiny().stft, **changes))
+
 
 # Files that are right
 
@@ -138,6 +145,7 @@ def test_results_and_limits_are_those_of_the_c_interface() -> None:
     results = re.findall(r"RTMTASS_(?:ERROR_)?(\w+) = (\d+)", enum)
     assert {name.lower(): int(number) for name, number in results} == RESULT._asdict()
     assert f"#define RTMTASS_MAX_STEMS {MOST_STEMS}\n" in text
+    assert f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz" in text
 
 
 def test_the_c_header_names_every_word() -> None:
@@ -148,15 +156,24 @@ def test_the_c_header_names_every_word() -> None:
     assert (found["MODEL_VERSION"], found["MODEL_HEADER_BYTES"]) == ("1", str(HEADER_BYTES))
 
 
-def test_models_that_no_file_can_hold_are_one_clear_line() -> None:
-    many = dataclasses.replace(tiny(), stems=tuple("abcdefghi"))
-    with pytest.raises(ModelError, match="tiny has 9 stems and the native library takes up to 8"):
-        write_model(Model(Path(), many, {}, {}), "f32")
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (dataclasses.replace(tiny(), stems=tuple("abcdefghi")), "has 9 stems, and the native"),
+        (with_stft(sample_rate=7999), "works at 7999 Hz, and the native"),
+        (with_stft(sample_rate=192_001), "works at 192001 Hz, and the native"),
+        (with_stft(hop=1), "has a hop of 1 at 16000 Hz, and the native"),
+        (tiny(hidden=24, kernel=64, dilations=(65536,)), "is too large, and the native"),
+    ],
+)
+def test_a_model_beyond_the_limits_is_one_clear_line(config: ModelConfig, reason: str) -> None:
+    with pytest.raises(ModelError, match=f"tiny {reason} library takes up to .*; run it from"):
+        write_model(model_of(config), "f32")
+
+
+def test_an_unknown_precision_lists_the_known() -> None:
     with pytest.raises(UsageError, match="unknown precision 'int4'; choose one of f32, bf16, int8"):
         write_model(model_of(tiny()), "int4")
-    long = tiny(hidden=24, kernel=64, dilations=(65536,))
-    with pytest.raises(ModelError, match="tiny is too large for the native library"):
-        write_model(model_of(long), "f32")
 
 
 # Files that are wrong

@@ -17,6 +17,8 @@ from rtmtass.native.arena_check import MOST_WORD, are_finite
 from rtmtass.native.model_words import (
     ALIGNMENT,
     HEADER_BYTES,
+    HIGHEST_RATE_HZ,
+    LOWEST_RATE_HZ,
     MAGIC,
     MOST_STEMS,
     N_WORDS,
@@ -35,7 +37,6 @@ MOST_FLOATS = 1 << 26
 
 _N_PRECISIONS = len(PRECISIONS)
 _N_SECTIONS = len(SECTIONS)
-_LEAST_RATE, _MOST_RATE = (int(bound) for bound in STFT_BOUNDS["sample_rate"])
 _LEAST_FFT, _MOST_FFT = (int(bound) for bound in STFT_BOUNDS["n_fft"])
 _MOST_LOOKAHEAD = int(NET_BOUNDS["lookahead"][1])
 _FFT_PADDING = work_size(0)
@@ -116,7 +117,9 @@ def _is_stft_valid(header: Longs) -> bool:
         return False
     if header[WORD.delay] != synthesis - hop + lookahead * hop:
         return False
-    if header[WORD.sample_rate] < _LEAST_RATE or header[WORD.sample_rate] > _MOST_RATE:
+    rate = header[WORD.sample_rate]
+    # A hop is a sample or more at every rate of a stream, so no block of a stream is empty.
+    if rate < LOWEST_RATE_HZ or rate > HIGHEST_RATE_HZ or hop * LOWEST_RATE_HZ < rate:
         return False
     return bool(header[WORD.work] == 2 * n_fft + _FFT_PADDING)
 
