@@ -1,0 +1,1 @@
+"""Builds the native library: the same kernels and models, for programs without Python."""
