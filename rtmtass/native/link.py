@@ -15,6 +15,9 @@ HEADER = "rtmtass.h"
 MODEL = "model.rtm"
 """Name under which a plugin's model lies beside the sources."""
 
+Objects = Sequence[str | Path]
+"""Object files, by their names in the workshop or their whole paths."""
+
 _OPTIONS = (
     "-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
     "-Wno-c23-extensions", "-I.",
@@ -57,7 +60,7 @@ class Workshop:
             self._cc(*_OPTIONS, *options, "-c", source, "-o", objects[-1])
         return objects
 
-    def link_shared(self, objects: Sequence[str | Path], name: str) -> None:
+    def link_shared(self, objects: Objects, name: str) -> None:
         """Link a shared library or plugin that needs nothing but the system's C library."""
         words: list[str | Path] = ["-shared", "-s", *self._target.link_options, *objects]
         system = self._target.name.partition("-")[0]
@@ -66,16 +69,16 @@ class Workshop:
         elif system == "macos":
             words += [f"-Wl,-install_name,@rpath/{name}"]
         elif name == self._target.shared_name:
-            words += [f"-Wl,--out-implib,{import_library(name)}"]
+            words += [f"-Wl,--out-implib,{import_library(self._target)}"]
         self._cc(*words, "-o", name)
 
-    def link_wasm(self, objects: Sequence[str | Path], name: str) -> None:
+    def link_wasm(self, objects: Objects, name: str) -> None:
         """Link a module that imports nothing, and exports the library and a heap."""
         functions = exported_functions((self._folder / HEADER).read_text(encoding="utf-8"))
         exports = [f"-Wl,--export={function}" for function in (*functions, *_HEAP)]
         self._cc("-mexec-model=reactor", "-s", *exports, *objects, "-o", name)
 
-    def archive(self, objects: Sequence[str | Path], name: str) -> None:
+    def archive(self, objects: Objects, name: str) -> None:
         """Write a static library."""
         self._zig.ar(["rcs", name, *objects], self._folder)
 
@@ -83,6 +86,6 @@ class Workshop:
         self._zig.cc(["-target", self._target.zig, *words], self._folder)
 
 
-def import_library(shared_name: str) -> str:
-    """Return the name of the file by which Windows programs link to a DLL."""
-    return f"lib{shared_name}.a"
+def import_library(target: Target) -> str:
+    """Return the name of the file by which programs link to a DLL; empty but for Windows."""
+    return f"lib{target.shared_name}.a" if target.shared_name.endswith(".dll") else ""

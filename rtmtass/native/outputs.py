@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -62,37 +63,37 @@ class Outputs:
         """Remove what was not published."""
         self._discard()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a whole file.
+    def publish(self, files: Mapping[str, bytes]) -> dict[Path, int]:
+        """Write all files, then give them their names.
+
+        Args:
+            files: contents by name, one for each of the names.
+
+        Returns:
+            the size in bytes of each file, by path.
 
         Raises:
-            OutputError: the disk is full, or fails.
+            OutputError: the disk is full, or a file can't be renamed; those before it have been.
         """
-        part = self._parts[name]
-        part.write(data)
-        part.close()
-        if part.error:
-            raise self._unwritable(name, part.error) from part.error
-
-    def publish(self) -> list[Path]:
-        """Give all files their names; return their paths.
-
-        Raises:
-            OutputError: a file can't be renamed; those before it have been.
-        """
-        paths = []
+        for name in self._names:
+            part = self._parts[name]
+            part.write(files[name])
+            part.close()
+            if part.error:
+                raise self._unwritable(name, part.error) from part.error
         with defer_signals():
             for name in self._names:
-                path = self._folder / name
-                try:
-                    if path.suffix in _RUNNABLE:
-                        _make_runnable(part_path(path))
-                    self._parts[name].publish(path)
-                except OSError as error:
-                    raise self._unwritable(name, error) from error
-                paths.append(path)
-            self._made.clear()
-        return paths
+                self._rename(name)
+        return {self._folder / name: len(files[name]) for name in self._names}
+
+    def _rename(self, name: str) -> None:
+        path = self._folder / name
+        try:
+            if path.suffix in _RUNNABLE:
+                _make_runnable(part_path(path))
+            self._parts[name].publish(path)
+        except OSError as error:
+            raise self._unwritable(name, error) from error
 
     def _check_free(self) -> None:
         if self._folder.exists() and not self._folder.is_dir():
@@ -125,6 +126,8 @@ class Outputs:
                 break
             folder = folder.parent
         for path in reversed(missing):
+            if os.path.lexists(path) and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is not a folder")
             path.mkdir(exist_ok=True)
             self._made.append(path)
 

@@ -10,6 +10,14 @@
 
 #include "rtmtass.h"
 
+#ifdef _WIN32 /* where streams are text unless a program says otherwise */
+#include <fcntl.h>
+#include <io.h>
+#define MAKE_BINARY(file) _setmode(_fileno(file), _O_BINARY)
+#else
+#define MAKE_BINARY(file) (void)(file)
+#endif
+
 #define BLOCK 480
 
 static void *read_file(const char *path, size_t *size)
@@ -34,7 +42,12 @@ int main(int argc, char **argv)
 {
     size_t size = 0, n;
     void *bytes = argc == 2 ? read_file(argv[1], &size) : NULL;
-    if (!bytes) return fprintf(stderr, "usage: example MODEL.rtm < mono.f32 > stems.f32\n"), 2;
+    if (!bytes) {
+        fprintf(stderr, "usage: example MODEL.rtm < mono.f32 > stems.f32\n");
+        return 2;
+    }
+    MAKE_BINARY(stdin);
+    MAKE_BINARY(stdout);
 
     rtmtass_model *model;
     rtmtass_stream *stream;
