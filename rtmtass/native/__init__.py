@@ -1,0 +1,1 @@
+"""Builds the native library and plugins: the kernels without Python."""
