@@ -11,7 +11,7 @@ from typing import Protocol
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.native.link import MODEL, Objects, Workshop
-from rtmtass.native.parts import Parts
+from rtmtass.native.parts import WORDS_HEADER, Parts
 from rtmtass.native.targets import Target
 from rtmtass.native.zig import Zig
 
@@ -57,7 +57,8 @@ Link = Callable[[Workshop, Objects], None]
 
 def build(
     target: Target, sources: Sequence[str], options: Sequence[str], model: Callable[[], bytes],
-    link: Link, built: Mapping[str, str], *, parts: Parts, zig: Zig, on_step: OnStep,
+    link: Link, built: Mapping[str, str], *, headers: Mapping[str, str], parts: Parts, zig: Zig,
+    on_step: OnStep,
 ) -> dict[str, bytes]:  # fmt: skip
     """Build a library, a plugin or a module.
 
@@ -68,6 +69,7 @@ def build(
         model: packs the model; a plugin contains its bytes.
         link: links the objects of kernels and sources.
         built: names in the workshop of what to return, by another name.
+        headers: texts of generated headers, by name.
         parts: the rooms that contribute.
         zig: the compiler.
         on_step: shows the progress.
@@ -88,7 +90,7 @@ def build(
             meter.start("packing the model", _MODEL_S)
             shop = Workshop(folder / "c", zig, target)
             shop.add(MODEL, model())
-            for header, text in parts.headers().items():
+            for header, text in {WORDS_HEADER: parts.header(), **headers}.items():
                 shop.add(header, text.encode())
             (folder / "kernels").mkdir()
             kernels = parts.build_objects(
