@@ -70,6 +70,7 @@ def build(
         link: links the objects of kernels and sources.
         built: names in the workshop of what to return, by another name.
         headers: texts of generated headers, by name.
+        headers: texts of generated headers, by name.
         parts: the rooms that contribute.
         zig: the compiler.
         on_step: shows the progress.
@@ -96,7 +97,10 @@ def build(
             kernels = parts.build_objects(
                 target, folder / "kernels", meter.steps_of(_KERNEL_STEP_S)
             )
-            objects = [*shop.compile(sources, options, meter.steps_of(_SOURCE_S)), *kernels]
+            objects: list[str | Path] = [
+                *shop.compile(sources, options, meter.steps_of(_SOURCE_S)),
+                *kernels,
+            ]
             meter.start("linking", _LINK_S)
             link(shop, objects)
             meter.end()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rtmtass.errors import OutputError
 from rtmtass.io.paths import quoted
+from rtmtass.native import controls
 from rtmtass.native.targets import Target, this_machine
 from rtmtass.weights import Model
 
@@ -56,11 +57,43 @@ def licences(model: Model, name: str) -> dict[str, bytes]:
     return {"LICENSE": licence(), **({f"{name}.md": path.read_bytes()} if path.is_file() else {})}
 
 
-def plugin_place(plugin: str, target: Target) -> tuple[str, str]:
-    """Return the folder within the hosts' folder, empty or with a slash, and the binary's name."""
-    name = f"rtmtass{target.plugin_suffixes[plugin]}"
+def next_for_model(path: Path) -> str:
+    """Return how a program takes the file."""
+    return (
+        f"rtmtass_open() takes the bytes of {path}; the C library: rtmtass export MODEL"
+        " --native FOLDER"
+    )
+
+
+def next_for_library(folder: Path, target: Target) -> str:
+    """Return the command that compiles the example."""
+    example = quoted(folder / "example.c")
+    if target.name == this_machine() and target.name.startswith(("linux", "macos")):
+        found = f"PKG_CONFIG_PATH={quoted(folder / 'lib' / 'pkgconfig')} pkg-config"
+        rpath = quoted(f"-Wl,-rpath,{(folder / 'lib').absolute()}")
+        return f"cc {example} $({found} --cflags --libs rtmtass) {rpath} -o example"
+    include, lib = quoted(f"-I{folder / 'include'}"), quoted(f"-L{folder / 'lib'}")
+    suffix = {"windows": ".exe", "wasm32": ".wasm"}.get(target.system, "")
+    return (
+        f"python -m ziglang cc -target {target.zig_triple} {example} {include} {lib} -lrtmtass"
+        f" -o example{suffix}"
+    )
+
+
+def next_for_plugin(plugin: str, folder: Path, model: str, target: Target) -> str:
+    """Return a command that tries a plugin of this machine."""
+    if target.name != this_machine():
+        return f"copy it to the {plugin.upper()} folder of a {target.name} machine"
+    where = quoted(folder.absolute())
     if plugin == "lv2":
-        return "rtmtass.lv2/", name
-    if plugin == "clap" and target.name.startswith("macos"):
-        return "rtmtass.clap/Contents/MacOS/", "rtmtass"
-    return "", name
+        name = controls.uri(model, "stereo").replace(":", "\\\\:")
+        return f"LV2_PATH={where} ffmpeg -i in.wav -af {shlex.quote(f'lv2=p={name}')} out.wav"
+    if plugin == "ladspa":
+        words = shlex.quote(f"ladspa={model}:{controls.label(model, 'stereo')}")
+        return f"LADSPA_PATH={where} ffmpeg -i in.wav -af {words} out.wav"
+    return f"start your host with CLAP_PATH={where}, or let it scan that folder"
+
+
+def next_for_wasm(folder: Path) -> str:
+    """Return the command that serves the folder, as browsers load no module from a file."""
+    return f"python -m http.server --directory {quoted(folder)}"

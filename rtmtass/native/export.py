@@ -9,14 +9,17 @@ from typing import Any
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
-from rtmtass.native import contents
+from rtmtass.native import contents, controls, plugin_files
 from rtmtass.native.building import Link, OnStep, build
 from rtmtass.native.link import HEADER, MODEL, Objects, Workshop, import_library
 from rtmtass.native.outputs import Outputs
-from rtmtass.native.parts import C_FOLDER, JS_FOLDER, PLUGIN_SOURCES, load_parts
-from rtmtass.native.targets import PLUGINS, TARGETS, WASM, Target, find_target
+from rtmtass.native.parts import C_FOLDER, JS_FOLDER, load_parts
+from rtmtass.native.targets import TARGETS, WASM, Target, find_target
 from rtmtass.native.zig import Zig
 from rtmtass.weights import Model, open_model
+
+_PLUGIN = "plugin"
+"""Name of a plugin's binary in the workshop."""
 
 
 def _show_nothing(name: str, done: float, of: float) -> None:
@@ -91,6 +94,7 @@ class _Plan:
         next: what to type next.
         sources: names of C sources beyond the library's.
         options: of the C compiler.
+        headers: texts of generated headers beyond the library's, by name.
     """
 
     target: Target
@@ -102,6 +106,7 @@ class _Plan:
     next: str
     sources: tuple[str, ...] = ()
     options: tuple[str, ...] = ("-DRTMTASS_BUILD",)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def export_model_file(model: str, path: Path | str, settings: Settings = DEFAULTS) -> Report:
@@ -157,7 +162,7 @@ def export_library(model: str, folder: Path | str, settings: Settings = DEFAULTS
         "include/rtmtass.h": (C_FOLDER / HEADER).read_bytes(),
         "lib/pkgconfig/rtmtass.pc": contents.pkg_config(),
         "example.c": (C_FOLDER / "example.c").read_bytes(),
-        **contents.licences(opened, _name(opened)),
+        **_licences(opened),
     }
     line = contents.next_for_library(folder, target)
     return _run(_Plan(target, folder, "--native", built, texts, link, line), opened, settings)
@@ -170,7 +175,7 @@ def export_plugin(
 
     Args:
         model: name or folder, as of `rtmtass.load`.
-        plugin: its format, one of `PLUGINS`.
+        plugin: its format, one of `plugin_files.FORMATS`.
         folder: that hosts search, such as ~/.lv2; made if missing.
         settings: WebAssembly has no plugins.
 
@@ -182,19 +187,25 @@ def export_plugin(
     """
     target, folder = _plugin_target(plugin, settings), Path(folder)
     opened = _open(model, settings)
-    place, binary = contents.plugin_place(plugin, target)
-    texts = dict(contents.plugin_texts(plugin, binary, target))
-    if plugin == "lv2":
-        texts |= contents.licences(opened, _name(opened))
+    name, stems, suffix = _name(opened), opened.config.stems, target.library_suffix
+    library = plugin_files.file_name(plugin, name, suffix)
+    texts = {
+        path: text.encode()
+        for path, text in plugin_files.extra_files(plugin, name, stems, suffix).items()
+    }
+    if "/" in library:  # a folder of our own, with room for the licences
+        bundle = library.partition("/")[0]
+        texts |= {f"{bundle}/{path}": text for path, text in _licences(opened).items()}
 
     def link(shop: Workshop, objects: Objects) -> None:
-        shop.link_shared(objects, binary)
+        shop.link_shared(objects, _PLUGIN)
 
     plan = _Plan(
-        target, folder, "-o", {f"{place}{binary}": binary},
-        {f"{place.partition('/')[0]}/{name}": data for name, data in texts.items()}, link,
-        contents.next_for_plugin(plugin, folder, target), PLUGIN_SOURCES[plugin],
+        target, folder, "-o", {library: _PLUGIN}, texts, link,
+        contents.next_for_plugin(plugin, folder, name, target),
+        plugin_files.FORMATS[plugin].sources,
         ("-DRTMTASS_PRIVATE", f'-DRTMTASS_MODEL_FILE="{MODEL}"'),
+        {plugin_files.HEADER: controls.header(name, stems)},
     )  # fmt: skip
     return _run(plan, opened, settings)
 
@@ -223,7 +234,7 @@ def export_wasm(model: str, folder: Path | str, settings: Settings = DEFAULTS) -
     model_name = f"{_name(opened)}.rtm"
     texts = {
         "rtmtass.js": (JS_FOLDER / "rtmtass.js").read_bytes(),
-        **contents.licences(opened, _name(opened)),
+        **_licences(opened),
     }
 
     def link(shop: Workshop, objects: Objects) -> None:
@@ -247,16 +258,18 @@ def _name(model: Model) -> str:
     return model.folder.resolve().name
 
 
+def _licences(model: Model) -> dict[str, bytes]:
+    return contents.licences(model, _name(model))
+
+
 def _plugin_target(plugin: str, settings: Settings) -> Target:
-    if plugin not in PLUGINS:
-        raise UsageError(f"unknown plugin format {plugin!r}; --plugin takes {', '.join(PLUGINS)}")
+    formats = plugin_files.FORMATS
+    if plugin not in formats:
+        raise UsageError(f"unknown plugin format {plugin!r}; --plugin takes {', '.join(formats)}")
     target = find_target(settings.target)
-    if plugin not in target.plugin_suffixes:
-        able = ", ".join(name for name, one in TARGETS.items() if plugin in one.plugin_suffixes)
-        raise UsageError(
-            f"there are no {plugin.upper()} plugins for {target.name}; --plugin {plugin} takes"
-            f" --target {able}"
-        )
+    if not target.shared_name:
+        able = ", ".join(name for name, one in TARGETS.items() if one.shared_name)
+        raise UsageError(f"there are no plugins for {target.name}; --plugin takes --target {able}")
     return target
 
 
@@ -270,7 +283,7 @@ def _run(plan: _Plan, model: Model, settings: Settings) -> Report:
         files = build(
             plan.target, (*parts.library, *plan.sources), plan.options,
             lambda: parts.write_model(model, settings.precision), plan.link, plan.built,
-            parts=parts, zig=zig, on_step=settings.on_step,
+            headers=plan.headers, parts=parts, zig=zig, on_step=settings.on_step,
         )  # fmt: skip
         sizes = outputs.publish({**files, **plan.texts})
     return Report(_name(model), settings.precision, plan.target, sizes, plan.next)

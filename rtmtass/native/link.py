@@ -63,10 +63,9 @@ class Workshop:
     def link_shared(self, objects: Objects, name: str) -> None:
         """Link a shared library or plugin that needs nothing but the system's C library."""
         words: list[str | Path] = ["-shared", "-s", *self._target.link_options, *objects]
-        system = self._target.name.partition("-")[0]
-        if system == "linux":
+        if self._target.system == "linux":
             words += [f"-Wl,-soname,{name}", "-lm"]
-        elif system == "macos":
+        elif self._target.system == "macos":
             words += [f"-Wl,-install_name,@rpath/{name}"]
         elif name == self._target.shared_name:
             words += [f"-Wl,--out-implib,{import_library(self._target)}"]

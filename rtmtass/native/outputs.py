@@ -35,9 +35,7 @@ class Outputs:
             writes the same file.
     """
 
-    def __init__(
-        self, folder: Path, names: Sequence[str], *, overwrite: bool, option: str
-    ) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], *, overwrite: bool, option: str) -> None:
         self._folder, self._names, self._option = folder, tuple(names), option
         self._overwrite = overwrite
         self._parts: dict[str, PartFile] = {}
@@ -98,8 +96,7 @@ class Outputs:
     def _check_free(self) -> None:
         if self._folder.exists() and not self._folder.is_dir():
             raise OutputError(
-                f"{self._folder} is a file, a folder was expected; name another with"
-                f" {self._option}"
+                f"{self._folder} is a file, a folder was expected; name another with {self._option}"
             )
         for name in self._names:
             path = self._folder / name

@@ -11,6 +11,7 @@ from rtmtass.weights import Model
 
 C_FOLDER = Path(__file__).parent / "c"
 JS_FOLDER = Path(__file__).parent / "js"
+WORDS_HEADER = "rtmtass_words.h"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,11 @@ class Target:
         return self.name == WASM
 
     @property
+    def system(self) -> str:
+        """The first word of its name: linux, windows, macos or wasm32."""
+        return self.name.partition("-")[0]
+
+    @property
     def library_suffix(self) -> str:
         """Suffix of shared libraries, such as ".so"; empty where there are none."""
         return PurePath(self.shared_name).suffix
