@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
     from rtmtass.native.export import Report, Settings
 
-_NATIVE = ("native", "plugin", "wasm", "rtm")
+_OUTPUTS = ("native", "plugin", "wasm", "rtm", "onnx")
 
 
 def register(commands: Commands) -> None:
@@ -79,7 +79,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass export`."""
     _check_options(arguments)
-    return _run_onnx(arguments) if arguments.onnx else _run_native(arguments)
+    return _run_native(arguments) if arguments.onnx is None else _run_onnx(arguments)
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -88,17 +88,17 @@ def _check_options(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: there is one, or a plugin's folder is missing.
     """
+    chosen = next(name for name in _OUTPUTS if getattr(arguments, name) is not None)
     unused = {
-        "-o": arguments.output is not None and arguments.plugin is None,
-        "--target": arguments.target is not None and bool(arguments.onnx or arguments.rtm),
-        "--precision": arguments.precision is not None and bool(arguments.onnx),
-        "--frames": arguments.frames is not None and not arguments.onnx,
+        "-o": arguments.output is not None and chosen != "plugin",
+        "--target": arguments.target is not None and chosen in ("onnx", "rtm"),
+        "--precision": arguments.precision is not None and chosen == "onnx",
+        "--frames": arguments.frames is not None and chosen != "onnx",
     }
-    chosen = next(f"--{name}" for name in (*_NATIVE, "onnx") if getattr(arguments, name))
     for option, is_unused in unused.items():
         if is_unused:
-            raise UsageError(f"{option} doesn't go with {chosen}; leave it out")
-    if arguments.plugin is not None and arguments.output is None:
+            raise UsageError(f"{option} doesn't go with --{chosen}; leave it out")
+    if chosen == "plugin" and arguments.output is None:
         raise UsageError(
             f"--plugin {arguments.plugin} needs a folder; give one that hosts search, such as"
             f" -o ~/.{arguments.plugin}"
@@ -129,12 +129,12 @@ def _run_native(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace, settings: Settings) -> Report:
     from rtmtass.native import export
 
-    if arguments.native:
+    if arguments.native is not None:
         return export.export_library(arguments.model, arguments.native, settings)
-    if arguments.plugin:
+    if arguments.plugin is not None:
         folder = arguments.output.expanduser()
         return export.export_plugin(arguments.model, arguments.plugin, folder, settings)
-    if arguments.wasm:
+    if arguments.wasm is not None:
         return export.export_wasm(arguments.model, arguments.wasm, settings)
     return export.export_model_file(arguments.model, arguments.rtm, settings)
 

@@ -20,7 +20,7 @@ Objects = Sequence[str | Path]
 
 _OPTIONS = (
     "-std=c11", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
-    "-Wno-c23-extensions", "-I.",
+    "-Wno-c23-extensions", "-I.", "-I../kernels",
 )  # fmt: skip
 _HEAP = ("malloc", "free")
 _FUNCTION = re.compile(r"^RTMTASS_API[^;]*?\b(rtmtass_\w+)\(", re.MULTILINE)
