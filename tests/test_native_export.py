@@ -39,7 +39,7 @@ class FakeZig:
         command = [str(word) for word in words]
         FakeZig.commands.append(command)
         assert (folder / "model.rtm").read_bytes() == BYTES
-        assert (folder / "rtmtass_words.h").read_text() == "words"
+        assert (folder.parent / "kernels" / "kernels.h").read_text() == "of the kernels"
         (folder / command[command.index("-o") + 1]).write_text(" ".join(command))
         for word in command:
             if word.startswith("-Wl,--out-implib,"):
@@ -53,6 +53,7 @@ class FakeZig:
 
 def fake_objects(target: Target, folder: Path, on_step: Callable[[str], None]) -> Sequence[Path]:
     paths = [folder / f"{variant.name}.o" for variant in target.variants]
+    (folder / "kernels.h").write_text("of the kernels")
     for path in paths:
         on_step(f"IR of {path.stem}")
         on_step(f"machine code of {path.stem}")
@@ -60,10 +61,14 @@ def fake_objects(target: Target, folder: Path, on_step: Callable[[str], None]) -
     return paths
 
 
+def fake_steps(target: Target) -> int:
+    return 2 * len(target.variants)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, the current one; the exports in it build nothing."""
-    parts = Parts(("rtmtass.c",), lambda: "words", fake_objects, lambda model, precision: BYTES)
+    parts = Parts(("rtmtass.c",), fake_steps, fake_objects, lambda model, precision: BYTES)
     FakeZig.commands, FakeZig.fails = [], None
     monkeypatch.setattr(export, "Zig", FakeZig)
     monkeypatch.setattr(export, "load_parts", lambda: parts)

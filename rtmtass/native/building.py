@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,14 +12,12 @@ from typing import Protocol
 from rtmtass.errors import OutputError
 from rtmtass.io.part_file import why_unwritable
 from rtmtass.native.link import MODEL, Objects, Workshop
-from rtmtass.native.parts import WORDS_HEADER, Parts
+from rtmtass.native.parts import Parts
 from rtmtass.native.targets import Target
 from rtmtass.native.zig import Zig
 
-_MODEL_S, _KERNEL_STEP_S, _SOURCE_S, _LINK_S = 3.0, 10.0, 1.0, 3.0
+_MODEL_S, _KERNEL_STEP_S, _SOURCE_S, _LINK_S = 3.0, 8.0, 1.0, 3.0
 """What the steps take, about, for a fair bar."""
-_KERNEL_STEPS = 2
-"""Steps that `Parts.build_objects` reports for each variant."""
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -33,22 +32,19 @@ class Meter:
     """Turns steps, each expected to take some seconds, into percents of them all."""
 
     def __init__(self, on_step: OnStep, total_s: float) -> None:
-        self._on_step, self._total_s = on_step, total_s
-        self._done_s, self._step_s = 0.0, 0.0
+        self._on_step, self._total_s, self._done_s = on_step, total_s, 0.0
+        self._lock = threading.Lock()
 
-    def start(self, name: str, takes_s: float) -> None:
-        """End the last step, and begin the next."""
-        self._done_s = min(self._done_s + self._step_s, self._total_s)
-        self._step_s = takes_s
-        self._on_step(name, 100 * self._done_s / self._total_s, 100)
+    def show(self, name: str) -> None:
+        """Show what is being done now."""
+        with self._lock:
+            self._on_step(name, 100 * min(self._done_s / self._total_s, 1), 100)
 
-    def steps_of(self, takes_s: float) -> Callable[[str], None]:
-        """Return a function that begins steps of equal length."""
-        return lambda name: self.start(name, takes_s)
-
-    def end(self) -> None:
-        """End the last step."""
-        self._on_step("writing", 100, 100)
+    def add(self, name: str, took_s: float) -> None:
+        """End a step; from any thread."""
+        with self._lock:
+            self._done_s += took_s
+        self.show(name)
 
 
 Link = Callable[[Workshop, Objects], None]
@@ -82,28 +78,26 @@ def build(
         CompilerError: the compiler fails.
         OutputError: there is no space for the intermediate files.
     """
-    kernels_s = _KERNEL_STEP_S * _KERNEL_STEPS * len(target.variants)
+    kernels_s = _KERNEL_STEP_S * parts.n_steps(target)
     meter = Meter(on_step, _MODEL_S + kernels_s + _SOURCE_S * len(sources) + _LINK_S)
     folder = Path(tempfile.gettempdir())
     try:
         with tempfile.TemporaryDirectory(prefix="rtmtass-") as name:
             folder = Path(name)
-            meter.start("packing the model", _MODEL_S)
             shop = Workshop(folder / "c", zig, target)
-            shop.add(MODEL, model())
-            for header, text in {WORDS_HEADER: parts.header(), **headers}.items():
+            for header, text in headers.items():
                 shop.add(header, text.encode())
-            (folder / "kernels").mkdir()
+            meter.show("packing the model")
+            shop.add(MODEL, model())
+            meter.add("compiling the kernels", _MODEL_S)
             kernels = parts.build_objects(
-                target, folder / "kernels", meter.steps_of(_KERNEL_STEP_S)
+                target, shop.kernels, lambda step: meter.add(step, _KERNEL_STEP_S)
             )
-            objects: list[str | Path] = [
-                *shop.compile(sources, options, meter.steps_of(_SOURCE_S)),
-                *kernels,
-            ]
-            meter.start("linking", _LINK_S)
-            link(shop, objects)
-            meter.end()
+            meter.show("compiling the C sources")
+            compiled = shop.compile(sources, options, lambda step: meter.add(step, _SOURCE_S))
+            meter.show("linking")
+            link(shop, [*compiled, *kernels])
+            meter.add("writing", _LINK_S)
             return {name: shop.read(made) for name, made in built.items()}
     except OSError as error:
         if error.errno not in _OF_THE_DISK:

@@ -35,11 +35,16 @@ class Workshop:
     """A temporary folder with the C sources and generated headers, where a target is built.
 
     Everything is named relative to it, so that the same sources give the same bytes anywhere.
+
+    Attributes:
+        kernels: a folder beside it, for the objects and headers of the kernels.
     """
 
     def __init__(self, folder: Path, zig: Zig, target: Target) -> None:
         self._folder, self._zig, self._target = folder, zig, target
         shutil.copytree(C_FOLDER, folder, dirs_exist_ok=True)
+        self.kernels = folder.parent / "kernels"
+        self.kernels.mkdir()
 
     def add(self, name: str, data: bytes) -> None:
         """Write a file beside the sources."""
@@ -52,12 +57,12 @@ class Workshop:
     def compile(
         self, sources: Sequence[str], options: Sequence[str], on_step: Callable[[str], None]
     ) -> list[str]:
-        """Compile C sources, each of which is a step; return the names of the object files."""
+        """Compile C sources, with a step after each; return the names of the object files."""
         objects = []
         for source in sources:
-            on_step(f"compiling {source}")
             objects.append(f"{source}.o")
             self._cc(*_OPTIONS, *options, "-c", source, "-o", objects[-1])
+            on_step(f"compiled {source}")
         return objects
 
     def link_shared(self, objects: Objects, name: str) -> None:
