@@ -116,7 +116,7 @@ def test_a_library_comes_with_all_that_a_c_program_needs(target: str, folder: Pa
     assert (folder / "sdk" / f"{MODEL}.rtm").read_bytes() == BYTES
     assert (folder / "sdk/include/rtmtass.h").read_bytes() == (C_FOLDER / "rtmtass.h").read_bytes()
     assert all(
-        command[:2] == ["-target", TARGETS[target].zig_triple] for command in FakeZig.commands
+        command[:2] == ["-target", TARGETS[target].zig] for command in FakeZig.commands
     )
 
 

@@ -74,7 +74,7 @@ class Converter:
         n = len(block)
         self._history[self._filled : self._filled + n] = block
         self._filled += n
-        written, used = _convert(
+        written, used = convert(
             self._history,
             self._filled,
             self._position,
@@ -93,7 +93,7 @@ class Converter:
 
 
 @kernel
-def _convert(
+def convert(
     history: Floats, filled: int, start: Longs, step: int, wait: int, table: Floats, out: Floats
 ) -> tuple[int, int]:
     """Interpolate at start, start + step, … as far as the input reaches; 2**44 is one sample.

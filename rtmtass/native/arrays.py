@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from rtmtass.types import Doubles, Floats, Longs
+from rtmtass.types import Bytes, Doubles, Floats, Longs
 
 
 def _array_at(dtype: Any, n_dims: int) -> Any:
@@ -67,3 +67,4 @@ doubles2 = cast(Callable[[int, int, int], Doubles], _array_at(types.float64, 2))
 doubles3 = cast(Callable[[int, int, int, int], Doubles], _array_at(types.float64, 3))
 longs = cast(Callable[[int, int], Longs], _array_at(types.int64, 1))
 longs2 = cast(Callable[[int, int, int], Longs], _array_at(types.int64, 2))
+bytes_ = cast(Callable[[int, int], Bytes], _array_at(types.uint8, 1))

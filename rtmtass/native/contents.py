@@ -75,7 +75,7 @@ def next_for_library(folder: Path, target: Target) -> str:
     include, lib = quoted(f"-I{folder / 'include'}"), quoted(f"-L{folder / 'lib'}")
     suffix = {"windows": ".exe", "wasm32": ".wasm"}.get(target.system, "")
     return (
-        f"python -m ziglang cc -target {target.zig_triple} {example} {include} {lib} -lrtmtass"
+        f"python -m ziglang cc -target {target.zig} {example} {include} {lib} -lrtmtass"
         f" -o example{suffix}"
     )
 

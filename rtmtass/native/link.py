@@ -87,7 +87,7 @@ class Workshop:
         self._zig.ar(["rcs", name, *objects], self._folder)
 
     def _cc(self, *words: str | Path) -> None:
-        self._zig.cc(["-target", self._target.zig_triple, *words], self._folder)
+        self._zig.cc(["-target", self._target.zig, *words], self._folder)
 
 
 def import_library(target: Target) -> str:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 class StreamWords(NamedTuple):
     """Places of a stream's int64 words; samples are those of the stream unless said.
 
-    From `sizes` on they are addresses: first of what is computed once, then, from `clock`
-    on, of what a reset clears.
+    From `down_table` on they are addresses: first of what is computed once, then, from
+    `clock` on, of what a reset clears. After the named words come `N_SIZES` of
+    `stft_kernels.Frames.sizes` and the registers of `runtime.run_hops`.
 
     Attributes:
         outputs: pointers that `process` writes to.
@@ -52,12 +53,11 @@ class StreamWords(NamedTuple):
     up_step: int
     up_wait: int
     kept: int
-    sizes: int
-    registers: int
     down_table: int
     up_table: int
     targets: int
     lengths: int
+    audible: int
     clock: int
     position: int
     state: int
@@ -84,13 +84,17 @@ class StreamWords(NamedTuple):
 
 STREAM = StreamWords(*range(len(StreamWords._fields)))
 """The place of every word: `words[STREAM.channels]`. A constant for numba."""
-N_STREAM_WORDS = len(StreamWords._fields)
+N_SIZES, N_REGISTERS = 12, 7
+SIZES_AT = len(StreamWords._fields)
+REGISTERS_AT = SIZES_AT + N_SIZES
+N_STREAM_WORDS = REGISTERS_AT + N_REGISTERS
 
 
 def c_header() -> str:
     """Return the lines of `rtmtass_words.h` about streams: what C reads and allocates."""
-    constants = {
-        "STREAM_WORDS": N_STREAM_WORDS,
-        **{f"STREAM_{name.upper()}": getattr(STREAM, name) for name in ("channels", "outputs", "latency")},
-    }
+    named = {f"STREAM_{name.upper()}": getattr(STREAM, name) for name in _READ_BY_C}
+    constants = {"STREAM_WORDS": N_STREAM_WORDS, **named}
     return "".join(f"#define RTMTASS_{name} {value}\n" for name, value in constants.items())
+
+
+_READ_BY_C = ("channels", "outputs", "latency", "bytes")

@@ -34,16 +34,16 @@ class Target:
 
     Attributes:
         name: as of `--target`.
-        llvm_triple: LLVM's triple, for the kernels.
-        zig_triple: Zig's triple, for the C sources and for linking; names the oldest system.
+        llvm: LLVM's triple, for the kernels.
+        zig: Zig's triple, for the C sources and for linking; names the oldest system.
         variants: the builds of the kernels, the preferred one first.
         shared_name: file name of the shared library; empty where there is none.
         link_options: of a shared library, beyond `-shared`.
     """
 
     name: str
-    llvm_triple: str
-    zig_triple: str
+    llvm: str
+    zig: str
     variants: tuple[Variant, ...]
     shared_name: str
     link_options: tuple[str, ...] = ()
