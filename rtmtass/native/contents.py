@@ -70,9 +70,9 @@ def next_for_library(folder: Path, target: Target) -> str:
     example = quoted(folder / "example.c")
     if target.name == this_machine() and target.name.startswith(("linux", "macos")):
         found = f"PKG_CONFIG_PATH={quoted(folder / 'lib' / 'pkgconfig')} pkg-config"
-        rpath = quoted(f"-Wl,-rpath,{(folder / 'lib').absolute()}")
+        rpath = shlex.quote(f"-Wl,-rpath,{(folder / 'lib').absolute()}")
         return f"cc {example} $({found} --cflags --libs rtmtass) {rpath} -o example"
-    include, lib = quoted(f"-I{folder / 'include'}"), quoted(f"-L{folder / 'lib'}")
+    include, lib = (shlex.quote(f"-{x}{folder / y}") for x, y in (("I", "include"), ("L", "lib")))
     suffix = {"windows": ".exe", "wasm32": ".wasm"}.get(target.system, "")
     return (
         f"python -m ziglang cc -target {target.zig} {example} {include} {lib} -lrtmtass"

@@ -67,7 +67,7 @@ class Target:
 WASM = "wasm32"
 
 _X86 = (
-    Variant("avx512vnni", "icelake-server", "", "avx512vnni", has_fma=True),
+    Variant("avx512vnni", "x86-64-v4", "+avx512vnni", "avx512vnni", has_fma=True),
     Variant("avx2", "x86-64-v3", "", "avx2", has_fma=True),
     Variant("baseline", "x86-64", "", "portable", has_fma=False),
 )
