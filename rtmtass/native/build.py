@@ -11,18 +11,20 @@ from rtmtass import __version__
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native import model_words, stream_words
 from rtmtass.native.ir import ir_file
-from rtmtass.native.targets import Target
+from rtmtass.native.targets import Target, Variant
 
 C_FOLDER = Path(__file__).parent / "c"
 C_SOURCES = ("rtmtass.c", "cpu.c")
 """Of the library; they include the generated `rtmtass_words.h` and `kernels.h`."""
 _ENTRIES = {"check": 2, "lay_out": 5, "start": 2, "reset": 2, "apply": 3, "process": 5}
 """`entries.ENTRIES`, whose import would load the kernels; a test compares them."""
+_SHARED = "check"
+"""Compiled once, for the variant that every processor of the target runs: the last."""
 
 
 def n_steps(target: Target) -> int:
     """Return how often `build_objects` calls `on_step`."""
-    return len({variant.int8 for variant in target.variants}) + len(target.variants)
+    return 2 * len(target.variants)
 
 
 def build_objects(
@@ -44,19 +46,20 @@ def build_objects(
     from rtmtass.native.objects import write_object
 
     write_headers(target, folder)
-    isas = list(dict.fromkeys(variant.int8 for variant in target.variants))
+    last = target.variants[-1]
 
-    def compile_ir(isa: str) -> Path:
-        path = ir_file(isa, folder)
-        on_step(f"kernels for {isa}")
+    def compile_ir(variant: Variant) -> Path:
+        entries = [entry for entry in _ENTRIES if entry != _SHARED or variant is last]
+        path = ir_file(variant.int8, entries, folder)
+        on_step(f"kernels for {variant.name}")
         return path
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        irs = dict(zip(isas, pool.map(compile_ir, isas), strict=True))
+        irs = list(pool.map(compile_ir, target.variants))
     objects = []
-    for variant in target.variants:
+    for variant, ir in zip(target.variants, irs, strict=True):
         path = folder / f"kernels_{variant.name}.o"
-        write_object(irs[variant.int8], target, variant, path)
+        write_object(ir, target, variant, path)
         on_step(f"machine code for {variant.name}")
         objects.append(path)
     return objects
@@ -82,14 +85,18 @@ def _kernels_header(target: Target) -> str:
         return ", ".join(["int64_t"] * n)
 
     names = [variant.name for variant in target.variants]
-    functions = "".join(
-        f"int64_t rtmtass_{name}_{entry}({parameters(n)});\n"
+
+    def symbol(variant: str, entry: str) -> str:
+        return f"rtmtass_{names[-1] if entry == _SHARED else variant}_{entry}"
+
+    functions = dict.fromkeys(
+        f"int64_t {symbol(name, entry)}({parameters(n)});\n"
         for name in names
         for entry, n in _ENTRIES.items()
     )
     members = "".join(f"    int64_t (*{e})({parameters(n)});\n" for e, n in _ENTRIES.items())
     rows = "".join(
-        f'    {{"{name}", {", ".join(f"rtmtass_{name}_{entry}" for entry in _ENTRIES)}}},\n'
+        f'    {{"{name}", {", ".join(symbol(name, entry) for entry in _ENTRIES)}}},\n'
         for name in names
     )
     return f"""/* The kernels of every variant, the preferred one first. */
@@ -97,7 +104,7 @@ def _kernels_header(target: Target) -> str:
 
 #include <stdint.h>
 
-{functions}
+{"".join(functions)}
 typedef struct {{
     const char *variant;
 {members}}} rtmtass_kernels;

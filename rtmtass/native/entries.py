@@ -5,6 +5,7 @@ Every argument and result is an int64, addresses among them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from numba import types
@@ -22,7 +23,8 @@ ENTRIES: dict[str, tuple[Any, int]] = {
 """Kernels by their names in C, with the number of their arguments."""
 
 
-def compile_entries() -> None:
-    """Compile every entry point for its arguments."""
-    for kernel, n_arguments in ENTRIES.values():
+def compile_entries(names: Iterable[str]) -> None:
+    """Compile entry points for their arguments."""
+    for name in names:
+        kernel, n_arguments = ENTRIES[name]
         kernel.compile((types.int64,) * n_arguments)

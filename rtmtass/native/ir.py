@@ -1,6 +1,6 @@
 """Writes the LLVM IR of the native library's kernels for one int8 instruction set.
 
-Run as a program of its own, `python -m rtmtass.native.ir ISA FILE`: an instruction set is
+Run as a program of its own, `python -m rtmtass.native.ir ISA FILE ENTRY …`: an instruction set is
 chosen once a process, and numba must neither optimise for this processor nor run the code.
 """
 
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ _ENVIRONMENT = {
 }
 
 
-def ir_file(isa: str, folder: Path) -> Path:
-    """Return a file with the IR of all entry points; their names are beside it, in `.json`.
+def ir_file(isa: str, entries: Sequence[str], folder: Path) -> Path:
+    """Return a file with the IR of entry points; their symbols are beside it, in `.json`.
 
     Args:
         isa: a name in `rtmtass.jit.cpu.ISAS`; this processor may lack it.
+        entries: names in `entries.ENTRIES`.
         folder: where to write it, unless it can be kept with the machine code.
 
     Raises:
@@ -42,12 +44,13 @@ def ir_file(isa: str, folder: Path) -> Path:
     """
     from rtmtass.jit.compiler import STORE
 
-    name = f"native-{isa}-{version('numba')}-{version('llvmlite')}.ll"
+    which = "-".join(entries)
+    name = f"native-{isa}-{which}-{version('numba')}-{version('llvmlite')}.ll"
     kept = None if STORE.writable is None else STORE.writable / name
     if kept is not None and kept.exists():  # its names are written first
         return kept
     path = folder / name
-    _run_child(isa, path)
+    _run_child(isa, entries, path)
     if kept is not None:
         _keep(path, kept)
     return path
@@ -72,7 +75,7 @@ def _keep(path: Path, kept: Path) -> None:
                 part.unlink(missing_ok=True)
 
 
-def _run_child(isa: str, path: Path) -> None:
+def _run_child(isa: str, entries: Sequence[str], path: Path) -> None:
     with tempfile.TemporaryDirectory() as cache:
         package = Path(__file__).resolve().parent.parent.parent
         paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -82,7 +85,7 @@ def _run_child(isa: str, path: Path) -> None:
             "NUMBA_CACHE_DIR": cache,  # or it would replace the machine code of this processor
             "PYTHONPATH": os.pathsep.join(paths),
         }
-        command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path)]
+        command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path), *entries]
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             check=False,
@@ -112,7 +115,7 @@ def _compile_only() -> None:
     codegen.JITCPUCodegen = Codegen
 
 
-def _main(isa: str, path: Path) -> None:
+def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
     cpu.compile_for(isa)
     _compile_only()
     from llvmlite import binding as llvm
@@ -120,9 +123,10 @@ def _main(isa: str, path: Path) -> None:
 
     from rtmtass.native.entries import ENTRIES, compile_entries
 
-    compile_entries()
+    compile_entries(entries)
     module, names = None, {}
-    for name, (entry, n_arguments) in ENTRIES.items():
+    for name in entries:
+        entry, n_arguments = ENTRIES[name]
         result = entry.overloads[entry.signatures[0]]
         with global_compiler_lock:
             result.library.finalize()
@@ -137,4 +141,4 @@ def _main(isa: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]))
+    _main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
