@@ -106,6 +106,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 
 def _run_native(arguments: argparse.Namespace) -> int:
+    from rtmtass.cli.loading import run_interruptibly
     from rtmtass.cli.progress import open_steps
     from rtmtass.native.export import Settings
 
@@ -117,6 +118,7 @@ def _run_native(arguments: argparse.Namespace) -> int:
                 precision=arguments.precision or "int8",
                 overwrite=arguments.overwrite,
                 on_step=steps,
+                run=run_interruptibly,
             ),
         )
     if arguments.json:
