@@ -94,7 +94,7 @@ def build(
     )
     meter.show("compiling the C sources")
     compiled = shop.compile(sources, options, lambda step: meter.add(step, _SOURCE_S))
-    meter.show("linking")
+    meter.show("linking (the first time, the system's C library is compiled)")
     link(shop, [*compiled, *kernels])
     meter.add("writing", _LINK_S)
     return {name: shop.read(made) for name, made in built.items()}
