@@ -85,7 +85,8 @@ def _plugin(model: str, layout: str, table: Sequence[Control]) -> str:
         f"\tlv2:minorVersion {2 * minor} ;\n"
         f"\tlv2:microVersion {micro} ;\n"
         "\tlv2:optionalFeature lv2:hardRTCapable ;\n"
-        f"{main}{numbered}".removesuffix(" ;\n") + " .\n"
+        f"{main}{numbered}".removesuffix(" ;\n")
+        + " .\n"
     )
 
 
