@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,9 +116,7 @@ def test_a_library_comes_with_all_that_a_c_program_needs(target: str, folder: Pa
     assert files(folder) == {f"sdk/{name}" for name in LIBRARY | SHARED[target]}
     assert (folder / "sdk" / f"{MODEL}.rtm").read_bytes() == BYTES
     assert (folder / "sdk/include/rtmtass.h").read_bytes() == (C_FOLDER / "rtmtass.h").read_bytes()
-    assert all(
-        command[:2] == ["-target", TARGETS[target].zig] for command in FakeZig.commands
-    )
+    assert all(command[:2] == ["-target", TARGETS[target].zig] for command in FakeZig.commands)
 
 
 PLUGINS = {
@@ -293,6 +292,32 @@ def test_an_export_that_stops_leaves_everything_as_it_was(
     assert run(f"{words} --overwrite") == code
     assert [path.name for path in folder.rglob("*")] == ["sdk", "LICENSE"]
     assert (folder / "sdk" / "LICENSE").read_text() == "old"
+
+
+def test_a_signal_ends_the_wait_for_a_compiler_and_leaves_nothing(folder: Path) -> None:
+    """The thread that compiles can't be stopped: what it left goes before the process ends."""
+    is_waiting = folder.parent / "waiting"
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from rtmtass.native import export; from rtmtass.native.parts import Parts\n"
+        "def wait(*_):\n"
+        f"    Path({str(is_waiting)!r}).touch(); time.sleep(60)\n"
+        "export.Zig = object; export.load_parts = lambda: Parts((), lambda t: 1, wait, wait)\n"
+        "from rtmtass.cli.main import main\n"
+        f"sys.exit(main(['export', {MODEL!r}, '--native', 'new/sdk']))"
+    )
+    temporary = folder.parent / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    while not is_waiting.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert files(folder)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert not list(folder.iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
+from rtmtass.native.targets import TARGETS, WASM
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
@@ -38,8 +39,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--target",
         metavar="TARGET",
-        help="linux-x86_64, linux-aarch64, windows-x86_64, macos-arm64 or wasm32 (default: this"
-        " machine; wasm32 for --wasm)",
+        help=f"one of {', '.join(TARGETS)} (default: this machine; {WASM} for --wasm)",
     )
     parser.add_argument(
         "--precision",
@@ -106,6 +106,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 
 def _run_native(arguments: argparse.Namespace) -> int:
+    from rtmtass.cli.loading import run_interruptibly
     from rtmtass.cli.progress import open_steps
     from rtmtass.native.export import Settings
 
@@ -117,6 +118,7 @@ def _run_native(arguments: argparse.Namespace) -> int:
                 precision=arguments.precision or "int8",
                 overwrite=arguments.overwrite,
                 on_step=steps,
+                run=run_interruptibly,
             ),
         )
     if arguments.json:

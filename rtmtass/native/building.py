@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +53,7 @@ Link = Callable[[Workshop, Objects], None]
 
 
 def build(
+    folder: Path,
     target: Target, sources: Sequence[str], options: Sequence[str], model: Callable[[], bytes],
     link: Link, built: Mapping[str, str], *, headers: Mapping[str, str], parts: Parts, zig: Zig,
     on_step: OnStep,
@@ -59,6 +61,7 @@ def build(
     """Build a library, a plugin or a module.
 
     Args:
+        folder: an empty one, of `temporary_folder`.
         target: the system and processor.
         sources: names of the C sources.
         options: of the C compiler for them.
@@ -76,30 +79,39 @@ def build(
 
     Raises:
         CompilerError: the compiler fails.
-        OutputError: there is no space for the intermediate files.
+        OutputError: there is no space for the compiler's files.
     """
     kernels_s = _KERNEL_STEP_S * parts.n_steps(target)
     meter = Meter(on_step, _MODEL_S + kernels_s + _SOURCE_S * len(sources) + _LINK_S)
-    folder = Path(tempfile.gettempdir())
+    shop = Workshop(folder / "c", zig, target)
+    for header, text in headers.items():
+        shop.add(header, text.encode())
+    meter.show("packing the model")
+    shop.add(MODEL, model())
+    meter.add("compiling the kernels", _MODEL_S)
+    kernels = parts.build_objects(
+        target, shop.kernels, lambda step: meter.add(step, _KERNEL_STEP_S)
+    )
+    meter.show("compiling the C sources")
+    compiled = shop.compile(sources, options, lambda step: meter.add(step, _SOURCE_S))
+    meter.show("linking (the first time, the system's C library is compiled)")
+    link(shop, [*compiled, *kernels])
+    meter.add("writing", _LINK_S)
+    return {name: shop.read(made) for name, made in built.items()}
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for `build`, which may still write to it when a signal ends the wait for it.
+
+    Raises:
+        OutputError: there is no space for it, or for what is written to it.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix="rtmtass-") as name:
-            folder = Path(name)
-            shop = Workshop(folder / "c", zig, target)
-            for header, text in headers.items():
-                shop.add(header, text.encode())
-            meter.show("packing the model")
-            shop.add(MODEL, model())
-            meter.add("compiling the kernels", _MODEL_S)
-            kernels = parts.build_objects(
-                target, shop.kernels, lambda step: meter.add(step, _KERNEL_STEP_S)
-            )
-            meter.show("compiling the C sources")
-            compiled = shop.compile(sources, options, lambda step: meter.add(step, _SOURCE_S))
-            meter.show("linking")
-            link(shop, [*compiled, *kernels])
-            meter.add("writing", _LINK_S)
-            return {name: shop.read(made) for name, made in built.items()}
+        with tempfile.TemporaryDirectory(prefix="rtmtass-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
+        folder = Path(tempfile.gettempdir()) / "rtmtass"
         raise OutputError(why_unwritable(folder, error, "TMPDIR=")) from error

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
 from rtmtass.native import contents, controls, plugin_files
-from rtmtass.native.building import Link, OnStep, build
+from rtmtass.native.building import Link, OnStep, build, temporary_folder
 from rtmtass.native.link import HEADER, MODEL, Objects, Workshop, import_library
 from rtmtass.native.outputs import Outputs
 from rtmtass.native.parts import C_FOLDER, JS_FOLDER, load_parts
@@ -18,12 +18,25 @@ from rtmtass.native.targets import TARGETS, WASM, Target, find_target
 from rtmtass.native.zig import Zig
 from rtmtass.weights import Model, open_model
 
+T = TypeVar("T")
+
 _PLUGIN = "plugin"
 """Name of a plugin's binary in the workshop."""
 
 
 def _show_nothing(name: str, done: float, of: float) -> None:
     pass
+
+
+class Run(Protocol):
+    """Calls a function and returns what it returns, perhaps in a thread that can be left."""
+
+    def __call__(self, work: Callable[[], T], /) -> T:
+        """Call it."""
+
+
+def _run_here(work: Callable[[], T], /) -> T:
+    return work()
 
 
 @dataclass(frozen=True)
@@ -35,12 +48,15 @@ class Settings:
         precision: of the model's weights, one of `PRECISIONS`.
         overwrite: replace files that exist.
         on_step: shows the progress.
+        run: runs the slow work. What is unfinished is removed outside of it, so that this
+            happens also where a signal ends the wait for a compiler.
     """
 
     target: str | None = None
     precision: str = "int8"
     overwrite: bool = False
     on_step: OnStep = _show_nothing
+    run: Run = _run_here
 
 
 @dataclass(frozen=True)
@@ -127,9 +143,9 @@ def export_model_file(model: str, path: Path | str, settings: Settings = DEFAULT
     outputs = Outputs(path.parent, [path.name], overwrite=settings.overwrite, option="--rtm")
     with outputs:
         settings.on_step("packing the model", 0, 100)
-        files = {path.name: load_parts().write_model(opened, settings.precision)}
+        data = settings.run(lambda: load_parts().write_model(opened, settings.precision))
         settings.on_step("writing", 100, 100)
-        sizes = outputs.publish(files)
+        sizes = outputs.publish({path.name: data})
     return Report(_name(opened), settings.precision, None, sizes, contents.next_for_model(path))
 
 
@@ -279,11 +295,18 @@ def _run(plan: _Plan, model: Model, settings: Settings) -> Report:
     names = [*plan.built, *plan.texts]
     overwrite, option = settings.overwrite, plan.option
     with Outputs(plan.folder, names, overwrite=overwrite, option=option) as outputs:
-        parts = load_parts()
-        files = build(
-            plan.target, (*parts.library, *plan.sources), plan.options,
-            lambda: parts.write_model(model, settings.precision), plan.link, plan.built,
-            headers=plan.headers, parts=parts, zig=zig, on_step=settings.on_step,
-        )  # fmt: skip
+        with temporary_folder() as folder:
+            files = settings.run(lambda: _build(plan, folder, model, settings, zig))
         sizes = outputs.publish({**files, **plan.texts})
     return Report(_name(model), settings.precision, plan.target, sizes, plan.next)
+
+
+def _build(
+    plan: _Plan, folder: Path, model: Model, settings: Settings, zig: Zig
+) -> dict[str, bytes]:
+    parts = load_parts()
+    return build(
+        folder, plan.target, (*parts.library, *plan.sources), plan.options,
+        lambda: parts.write_model(model, settings.precision), plan.link, plan.built,
+        headers=plan.headers, parts=parts, zig=zig, on_step=settings.on_step,
+    )  # fmt: skip
