@@ -59,9 +59,7 @@ def controls(stems: Sequence[str]) -> tuple[Control, ...]:
         ModelError: no stems, too many, or two whose symbols are the same.
     """
     if not 0 < len(stems) <= MAX_STEMS:
-        raise ModelError(
-            f"the model has {len(stems)} stems; a plugin can have 1 to {MAX_STEMS}"
-        )
+        raise ModelError(f"the model has {len(stems)} stems; a plugin can have 1 to {MAX_STEMS}")
     gains = [
         Control(
             f"{symbol(stem)}_gain",
