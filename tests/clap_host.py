@@ -242,17 +242,17 @@ class Library:
         assert self.entry.init(str(path).encode())
         address = self.entry.get_factory(b"clap.plugin-factory")
         assert self.entry.get_factory(b"clap.unknown") is None
-        self._address = address
+        self.address = address
         self.factory = Factory.from_address(address)
 
     def descriptors(self):
-        n = self.factory.count(self._address)
-        assert not self.factory.descriptor(self._address, n)
-        return [self.factory.descriptor(self._address, i).contents for i in range(n)]
+        n = self.factory.count(self.address)
+        assert not self.factory.descriptor(self.address, n)
+        return [self.factory.descriptor(self.address, i).contents for i in range(n)]
 
     def create(self, plugin_id, extensions=True):
-        """Create and initialise a plugin; its host has the latency and params extensions or none."""
-        return Instance(self.factory, self._address, plugin_id, extensions)
+        """Create and initialise a plugin, whose host has extensions or has none."""
+        return Instance(self.factory, self.address, plugin_id, extensions)
 
 
 class Instance:

@@ -18,6 +18,7 @@ from ctypes import (
     c_void_p,
 )
 from pathlib import Path
+from typing import Any
 
 import clap_host
 import numpy as np
@@ -159,9 +160,14 @@ def test_our_headers_match_the_installed_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fault", [{"standin_stems": ("speech", "music")}, {"standin_stems": ("speech", "music", "voice")},
-              {"stems": ("speech", "music")}, {"magic": "junk"}]
-)  # fmt: skip
+    "fault",
+    [
+        {"standin_stems": ("speech", "music")},
+        {"standin_stems": ("speech", "music", "voice")},
+        {"stems": ("speech", "music")},
+        {"magic": "junk"},
+    ],
+)
 def test_a_model_that_does_not_fit_its_plugin_is_refused(tmp_path, fault):
     assert not Ladspa(build(tmp_path, "ladspa", **fault)).instantiate(RATE)
 
@@ -215,6 +221,8 @@ class Lv2Descriptor(Structure):
 class Ported:
     """A plugin and its connected ports: inputs, outputs, controls, latency."""
 
+    descriptor: Any
+
     def __init__(self, library, channels):
         self.dll = ctypes.CDLL(str(library))
         self.channels = channels
@@ -242,6 +250,15 @@ class Ported:
     def activate(self):
         self.descriptor.activate(self.handle)
 
+    def instantiate(self, rate):
+        self.handle = self.create(rate)
+        if self.handle:
+            self.activate()
+        return self.handle
+
+    def create(self, rate):
+        raise NotImplementedError
+
     def close(self):
         self.descriptor.cleanup(self.handle)
 
@@ -258,11 +275,8 @@ class Ladspa(Ported):
         names = self.descriptor.port_names[: self.descriptor.n_ports]
         self.names = [name.decode() for name in names]
 
-    def instantiate(self, rate):
-        self.handle = self.descriptor.instantiate(self.pointer, rate)
-        if self.handle:
-            self.activate()
-        return self.handle
+    def create(self, rate):
+        return self.descriptor.instantiate(self.pointer, rate)
 
 
 class Lv2(Ported):
@@ -275,14 +289,9 @@ class Lv2(Ported):
         self.pointer = self.dll.lv2_descriptor(channels - 1)
         self.descriptor = self.pointer.contents
 
-    def instantiate(self, rate):
+    def create(self, rate):
         features = c_void_p()
-        self.handle = self.descriptor.instantiate(
-            self.pointer, rate, b"/", ctypes.addressof(features)
-        )
-        if self.handle:
-            self.activate()
-        return self.handle
+        return self.descriptor.instantiate(self.pointer, rate, b"/", ctypes.addressof(features))
 
 
 @pytest.fixture(params=["ladspa", "lv2"])
@@ -475,9 +484,14 @@ def test_the_lv2_bundle_is_valid(libraries):
 
 
 @pytest.fixture
-def clap(libraries):
+def clap_library(libraries):
+    return clap_host.Library(libraries["clap"])
+
+
+@pytest.fixture
+def clap(clap_library):
     """A function that creates an instance of a number of channels."""
-    library = clap_host.Library(libraries["clap"])
+    library = clap_library
     made = []
 
     def create(channels=2, extensions=True):
@@ -485,14 +499,13 @@ def clap(libraries):
         made.append(library.create(identity, extensions))
         return made[-1]
 
-    create.library = library
     yield create
     for instance in made:
         instance.close()
 
 
-def test_clap_describes_two_plugins(clap):
-    mono, stereo = clap.library.descriptors()
+def test_clap_describes_two_plugins(clap_library):
+    mono, stereo = clap_library.descriptors()
     assert (mono.id, stereo.id) == (b"rtmtass.rtmtass_small.mono", b"rtmtass.rtmtass_small.stereo")
     assert (mono.version.major, mono.version.minor) == (1, 1)
     for descriptor, layout in ((mono, b"mono"), (stereo, b"stereo")):
@@ -500,8 +513,7 @@ def test_clap_describes_two_plugins(clap):
         assert features == [b"audio-effect", b"restoration", b"utility", layout]
         assert descriptor.features[4] is None
         assert all((descriptor.name, descriptor.vendor, descriptor.release, descriptor.description))
-    library = clap.library
-    assert not library.factory.create(library._address, None, b"unknown")
+    assert not clap_library.factory.create(clap_library.address, None, b"unknown")
 
 
 def test_clap_audio_ports(clap):

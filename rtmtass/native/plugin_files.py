@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtmtass.native import controls, lv2_ttl
+from rtmtass import __version__
+from rtmtass.native import lv2_ttl
 
 C_FOLDER = Path(__file__).parent / "c"
 HEADER = "rtmtass_controls.h"
@@ -74,8 +75,8 @@ def _info_plist(model: str) -> str:
         "CFBundleIdentifier": f"rtmtass.{model}",
         "CFBundleName": model,
         "CFBundlePackageType": "BNDL",
-        "CFBundleVersion": controls.__version__,
-        "CFBundleShortVersionString": controls.__version__,
+        "CFBundleVersion": __version__,
+        "CFBundleShortVersionString": __version__,
     }
     lines = (f"\t<key>{key}</key>\n\t<string>{value}</string>\n" for key, value in entries.items())
     return (
