@@ -26,7 +26,7 @@ AS_NOBODY = [
 CALL = """
 import numpy as np
 from rtmtass.jit.compiler import CACHE_FOLDER
-from rtmtass.dsp.live_resample import _convert as kernel
+from rtmtass.dsp.live_resample import convert as kernel
 floats = np.zeros((8, 1), np.float32)
 kernel(floats, 0, np.zeros(1, np.int64), 1, 2, floats.reshape(2, 4), floats)
 print("RESULT", CACHE_FOLDER, sum(kernel.stats.cache_hits.values()))

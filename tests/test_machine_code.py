@@ -244,7 +244,7 @@ def test_folders_of_other_users_are_unsafe(tmp_path: Path) -> None:
 CALL = """
 import numpy as np
 from rtmtass.jit.compiler import CACHE_FOLDER
-from rtmtass.dsp.live_resample import _convert as kernel
+from rtmtass.dsp.live_resample import convert as kernel
 def call():
     floats = np.zeros((8, 1), np.float32)
     kernel(floats, 0, np.zeros(1, np.int64), 1, 2, floats.reshape(2, 4), floats)

@@ -24,6 +24,7 @@ ORDER = [
     ["spectrogram", "benchmark"],
     ["report"],
     ["offline", "live", "evaluation"],
+    ["native"],
     ["training"],
     ["cli", "examples"],
 ]

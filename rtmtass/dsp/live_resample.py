@@ -10,20 +10,17 @@ import math
 
 import numpy as np
 
+from rtmtass.dsp.resample_filter import (
+    FRACTION,
+    FRACTION_MASK,
+    filter_table,
+    fixed_step,
+    history_rows,
+    room_for,
+    wait_of,
+)
 from rtmtass.jit.compiler import kernel
 from rtmtass.types import Floats, Longs
-
-_CROSSINGS = 23
-"""Zero crossings of the sinc on either side: 1.4 ms at 16 kHz, so that down and up again stay
-below 3 ms."""
-_PHASES = 512
-"""Tabulated filter phases between two samples; the filter is interpolated between them."""
-_KAISER_BETA = 9.0
-FRACTION = 44
-"""Fractional bits of a position: integers add up the same for any block size."""
-FRACTION_MASK = (1 << FRACTION) - 1
-_PASS = 0.92
-"""Cutoff (-6 dB), as a fraction of the lower rate's Nyquist frequency."""
 
 
 class Converter:
@@ -50,8 +47,9 @@ class Converter:
         self.wait = wait_of(in_rate, out_rate)
         self._step = in_rate / out_rate
         self._table = filter_table(in_rate, out_rate)
-        self._history = np.zeros((2 * self.wait + 2 + longest, channels), np.float32)
-        self.room = math.ceil(longest * out_rate / in_rate * 1.01) + 2
+        rows = history_rows(in_rate, out_rate, longest)
+        self._history = np.zeros((rows, channels), np.float32)
+        self.room = room_for(in_rate, out_rate, longest)
         self._position = np.zeros(1, np.int64)
         self.reset()
         self.process(self._history[:1], np.zeros((self.room, channels), np.float32))  # compiles
@@ -76,7 +74,7 @@ class Converter:
         n = len(block)
         self._history[self._filled : self._filled + n] = block
         self._filled += n
-        written, used = _convert(
+        written, used = convert(
             self._history,
             self._filled,
             self._position,
@@ -94,37 +92,18 @@ class Converter:
         return max(0, math.ceil((n_in - self.wait) / self._step))
 
 
-def wait_of(in_rate: int, out_rate: int) -> int:
-    """Return the inputs after an output that it depends on."""
-    return math.ceil(_CROSSINGS / min(1.0, out_rate / in_rate))
-
-
-def fixed_step(in_rate: int, out_rate: int, ratio: float = 1.0) -> int:
-    """Return the inputs per output as a fixed-point number with `FRACTION` fractional bits."""
-    return round(in_rate / out_rate / ratio * (1 << FRACTION))
-
-
-def filter_table(in_rate: int, out_rate: int) -> Floats:
-    """Return (phases + 1, 2 * wait): row p is the filter at p / phases after a sample.
-
-    Source: J. O. Smith, "Digital Audio Resampling", bandlimited interpolation, 1984.
-    """
-    wait, scale = wait_of(in_rate, out_rate), min(1.0, out_rate / in_rate)
-    positions = np.arange(_PHASES + 1)[:, None] / _PHASES
-    distance = positions - (np.arange(2 * wait)[None, :] - (wait - 1))
-    shape = np.clip(distance / wait, -1, 1)
-    window = np.i0(_KAISER_BETA * np.sqrt(1 - shape**2)) / np.i0(_KAISER_BETA)
-    cutoff = scale * _PASS
-    table = cutoff * np.sinc(cutoff * distance) * window
-    normalised: Floats = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
-    return normalised
-
-
 @kernel
-def _convert(
+def convert(
     history: Floats, filled: int, start: Longs, step: int, wait: int, table: Floats, out: Floats
 ) -> tuple[int, int]:
     """Interpolate at start, start + step, … as far as the input reaches; 2**44 is one sample.
+
+    Args:
+        history: (n, C), of which the first `filled` samples are input; at first `wait` zeros.
+        filled: see `history`.
+        start: (1,), position of the next output; at first `wait` samples. Updated.
+        step, wait, table: see `resample_filter`.
+        out: (m, C), receives the outputs.
 
     Returns:
         Outputs written, and inputs that are no longer needed.

@@ -48,9 +48,13 @@ _KERNELS = (
     "config.py",
     "runtime/*.py",
     "runtime/compiled/*.py",
-    "live/mixer.py",
+    "live/meters.py",
+    "live/mix_kernels.py",
     "live/full_band.py",
     "live/devices/callback.py",
+    "native/model_check.py",
+    "native/model_words.py",
+    "native/program_check.py",
 )
 """Files with compiled functions, or with constants compiled into them."""
 
@@ -224,25 +228,39 @@ def kernel_noalias(function: F) -> F:
     return kernel(function, pipeline_class=_NoaliasCompiler)
 
 
-def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
+def _view(context: Any, builder: Any, signature: Any, args: Any, sizes: list[Any]) -> Any:
+    """Emit a contiguous view of `sizes` from element args[1] of the array args[0] on."""
     arrays: Any = arrayobj
     pack: Any = cgutils.pack_array
-    view_type = types.Array(types.float32, 1, "C")
+    source = arrays.make_array(signature.args[0])(context, builder, args[0])
+    view = arrays.make_array(signature.return_type)(context, builder)
+    item = context.get_constant(types.intp, 4)
+    strides = [item]
+    for size in sizes[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], size))
+    arrays.populate_array(
+        view,
+        data=builder.gep(source.data, [args[1]]),
+        shape=pack(builder, sizes),
+        strides=pack(builder, strides),
+        itemsize=item,
+        meminfo=None,
+    )
+    return view._getvalue()
 
+
+def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source = arrays.make_array(signature.args[0])(context, builder, args[0])
-        view = arrays.make_array(view_type)(context, builder)
-        arrays.populate_array(
-            view,
-            data=builder.gep(source.data, [args[1]]),
-            shape=pack(builder, [args[2]]),
-            strides=pack(builder, [context.get_constant(types.intp, 4)]),
-            itemsize=context.get_constant(types.intp, 4),
-            meminfo=None,
-        )
-        return view._getvalue()
+        return _view(context, builder, signature, args, list(args[2:]))
 
-    return view_type(array, types.intp, types.intp), build
+    return types.Array(types.float32, 1, "C")(array, types.intp, types.intp), build
+
+
+def _borrow_rows(typing_context: Any, array: Any, start: Any, rows: Any, width: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _view(context, builder, signature, args, list(args[2:]))
+
+    return types.Array(types.float32, 2, "C")(array, *[types.intp] * 3), build
 
 
 borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))
@@ -250,4 +268,9 @@ borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))
 
 For compiled code only. A slice costs two atomic operations; a dozen slices cost more than
 a whole FFT. The array must be contiguous float32 and outlive the view.
+"""
+borrow_rows = cast(Callable[[Floats, int, int, int], Floats], intrinsic(_borrow_rows))
+"""borrow_rows(array, start, rows, width) is the same memory as (rows, width).
+
+As `borrow`; a reshape, besides, calls a function that only numba's runtime has.
 """

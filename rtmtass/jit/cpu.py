@@ -20,6 +20,17 @@ ISAS: dict[str, tuple[str, ...]] = {
 VARIABLE = "RTMTASS_INT8"
 """Environment variable that forces one of `ISAS`, for tests and benchmarks."""
 
+_compiled_for = ""
+
+
+def compile_for(isa: str) -> None:
+    """Use one of `ISAS` that this processor may lack, to compile for another processor.
+
+    Call it before any kernel is imported.
+    """
+    global _compiled_for
+    _compiled_for = isa
+
 
 def features() -> frozenset[str]:
     """Return this processor's features, by LLVM's names."""
@@ -34,11 +45,13 @@ def usable_isas() -> tuple[str, ...]:
 
 
 def int8_isa() -> str:
-    """Return the instruction set to use: the fastest, or the one that the environment forces.
+    """Return the instruction set to use: the fastest, or one forced by `compile_for` or `VARIABLE`.
 
     Raises:
         UsageError: the environment forces one that is unknown or that this processor lacks.
     """
+    if _compiled_for:
+        return _compiled_for
     isas = usable_isas()
     forced = os.environ.get(VARIABLE, "")
     if not forced:

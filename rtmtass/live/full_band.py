@@ -9,12 +9,20 @@ so the stems sum to the mixture over the whole band.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import numpy as np
 
-from rtmtass.dsp.live_resample import (
+from rtmtass.dsp.hop_schedule import (
+    UNIT_STEP,
+    delay_at,
+    end_of_hop,
+    hop_at,
+    kept_stems,
+    longest_block,
+    start_in_history,
+)
+from rtmtass.dsp.resample_filter import (
     FRACTION,
     FRACTION_MASK,
     filter_table,
@@ -25,8 +33,7 @@ from rtmtass.jit.compiler import LOOSE, kernel
 from rtmtass.live.limits import check_rate
 from rtmtass.types import Floats
 
-_SPARE = 8
-"""Samples of the model's rate by which an output may lie before its hop, beyond the filter."""
+_ZERO = np.float32(0.0)
 
 
 class Timing(Protocol):
@@ -67,21 +74,17 @@ class HopSchedule:
         self.hop, self.model_delay = separator.hop, separator.delay
         self.needs_resampling = sample_rate != separator.sample_rate
         self.delay, self.algorithmic_latency = separator.delay, separator.algorithmic_latency
-        self._step, self._wait = 1 << FRACTION, 0
+        self._step, self._wait = UNIT_STEP, 0
         if self.needs_resampling:
-            self._step = fixed_step(sample_rate, self.model_rate)
-            self._wait = wait_of(sample_rate, self.model_rate)
-            ratio = sample_rate / self.model_rate
-            upsampled = ratio * (separator.delay + wait_of(self.model_rate, sample_rate))
-            self.delay = self._wait + math.ceil(upsampled) + 1
-            self.algorithmic_latency = self.delay + math.ceil(ratio * self.hop)
-        self.longest = max(self.block(0), self.block(1) + 1)
+            rates = sample_rate, self.model_rate
+            self._step, self._wait = fixed_step(*rates, 1.0), wait_of(*rates)
+            self.delay = delay_at(*rates, self.model_delay)
+            self.algorithmic_latency = self.delay + hop_at(*rates, self.hop)
+        self.longest = longest_block(self.hop, self._step, self._wait)
 
     def end(self, n_hops: int) -> int:
         """Return the samples of the stream after which the first `n_hops` hops are complete."""
-        if not n_hops or not self.needs_resampling:
-            return n_hops * self.hop
-        return self._wait + ((n_hops * self.hop - 1) * self._step >> FRACTION) + 1
+        return end_of_hop(n_hops, self.hop, self._step, self._wait)
 
     def block(self, number: int) -> int:
         """Return the samples from the end of hop `number` - 1 to that of hop `number`."""
@@ -110,20 +113,19 @@ class StemUpsampler:
         self._schedule = schedule
         rates = schedule.model_rate, schedule.sample_rate
         self._wait = wait_of(*rates)
-        self._step = fixed_step(*rates)
+        self._step = fixed_step(*rates, 1.0)
         self._table = filter_table(*rates)
         self._taps = np.zeros(2 * self._wait, np.float32)
-        spare = _SPARE + math.ceil(2 * schedule.model_rate / schedule.sample_rate)
-        # The first block begins before its hop by the filter of the other direction, too.
-        self._n_kept = 3 * self._wait + spare
+        self._n_kept = kept_stems(schedule.sample_rate, schedule.model_rate)
         length = self._n_kept + schedule.hop
         self._history = np.zeros((n_stems, channels, length), np.float32)
         self._weights = np.zeros((n_stems, length), np.float32)
-        self._no_stems = np.zeros((n_stems, schedule.hop, channels), np.float32)
+        self._newest = np.zeros((n_stems, schedule.hop, channels), np.float32)
+        self._newest_weights = np.zeros((n_stems, schedule.hop), np.float32)
         self.reset()
         if schedule.needs_resampling:
             out = np.zeros((n_stems, schedule.block(0), channels), np.float32)
-            self.process(self._no_stems, self._no_stems[:, :, 0], out[0], out)  # compiles
+            self.process(None, None, out[0], out)  # compiles
         self.reset()
 
     def reset(self, number: int = 0) -> None:
@@ -147,30 +149,55 @@ class StemUpsampler:
             mixture: (n, C), n = `schedule.block`, at the stream's rate, aligned with the output.
             out: (S, n, C), receives the stems.
         """
-        schedule, hop, kept = self._schedule, self._schedule.hop, self._n_kept
+        schedule = self._schedule
         number, self._number = self._number, self._number + 1
         if not schedule.needs_resampling:
             out[:] = 0 if stems is None else stems
             return
-        history, weights = self._history, self._weights
-        history[:, :, :kept] = history[:, :, hop:]
-        weights[:, :kept] = weights[:, hop:]
-        if stems is None or highband_weights is None:
-            history[:, :, kept:] = 0
-            weights[:, kept:] = weights[:, kept - 1 : kept]
-        else:
-            history[:, :, kept:] = stems.transpose(0, 2, 1)
-            weights[:, kept:] = highband_weights
-        # The stream's sample e lies this far behind the first sample in `history`:
-        first = schedule.end(number) - schedule.delay
-        start = first * self._step + (schedule.model_delay - number * hop + kept << FRACTION)
-        _upsample(
-            history, weights, start, self._step, self._wait, self._table, self._taps, mixture, out
-        )
+        has_stems = stems is not None and highband_weights is not None
+        if has_stems:  # contiguous for any input, or numba would compile once more
+            self._newest[:], self._newest_weights[:] = stems, highband_weights
+        push_hop(self._newest, self._newest_weights, has_stems, self._history, self._weights)
+        start = start_in_history(
+            number, schedule.hop, schedule.end(number), schedule.delay, schedule.model_delay,
+            self._n_kept, self._step,
+        )  # fmt: skip
+        upsample(
+            self._history, self._weights, start, self._step, self._wait, self._table, self._taps,
+            mixture, out,
+        )  # fmt: skip
+
+
+@kernel
+def push_hop(
+    stems: Floats, highband_weights: Floats, has_stems: bool, history: Floats, weights: Floats
+) -> None:
+    """Move an upsampler's history on by a hop, and append the hop.
+
+    Args:
+        stems: (S, H, C), read if `has_stems`; otherwise silence is appended.
+        highband_weights: (S, H), read if `has_stems`; otherwise the last ones are repeated.
+        has_stems: whether the hop's stems are there.
+        history: (S, C, L), L = `kept_stems` + H; zeros at first.
+        weights: (S, L); 1 / S at first.
+    """
+    n_stems, channels, length = history.shape
+    hop = stems.shape[1]
+    kept = length - hop
+    for s in range(n_stems):
+        for i in range(kept):
+            weights[s, i] = weights[s, i + hop]
+        for i in range(hop):
+            weights[s, kept + i] = highband_weights[s, i] if has_stems else weights[s, kept - 1]
+        for c in range(channels):
+            for i in range(kept):
+                history[s, c, i] = history[s, c, i + hop]
+            for i in range(hop):
+                history[s, c, kept + i] = stems[s, i, c] if has_stems else _ZERO
 
 
 @kernel(fastmath=LOOSE)
-def _upsample(
+def upsample(
     history: Floats,
     weights: Floats,
     start: int,
@@ -187,7 +214,7 @@ def _upsample(
         history: (S, C, L), stems.
         weights: (S, L), highband weights.
         start, step: positions in `history`, with `FRACTION` fractional bits.
-        wait, table: see `live_resample.Converter`.
+        wait, table: see `resample_filter`.
         taps: (2 * wait,), scratch.
         mixture: (n, C).
         out: (S, n, C), receives the stems.
@@ -211,7 +238,7 @@ def _upsample(
             residual = mixture[t, c]
             for s in range(n_stems):
                 samples = history[s, c, first : first + taps.shape[0]]
-                total = np.float32(0.0)
+                total = _ZERO
                 for k in range(taps.shape[0]):
                     total += taps[k] * samples[k]
                 out[s, t, c] = total

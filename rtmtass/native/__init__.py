@@ -1,1 +1,1 @@
-"""Builds the native library and plugins: the kernels without Python."""
+"""Builds the native library: the same kernels and models, for programs without Python."""

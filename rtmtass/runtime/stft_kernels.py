@@ -87,24 +87,43 @@ class Frames:
     @property
     def state_size(self) -> int:
         """Floats of STFT state per stream."""
-        n = self.sizes
-        per_channel = n[N_FFT] + n[STEMS] * n[SYNTHESIS] + n[RING] * 2 * n[IMAG_OFFSET]
-        return int(n[CHANNELS] * per_channel + n[STEMS] * n[SYNTHESIS] + n[STEMS] + 1)
+        return stft_state_size(self.sizes)
 
     @property
     def scratch_size(self) -> int:
         """Floats of scratch space; streams may use the same."""
-        n = self.sizes
-        return int(n[WORK] + 2 * n[HOP] + (2 * n[STEMS] + 2) * n[IMAG_OFFSET])
+        return stft_scratch_size(self.sizes)
 
     def silence(self) -> Floats:
-        """Return the state before the first sample; the stems' highband weights are equal."""
+        """Return the state before the first sample: `highband_overlap`, then zeros."""
         state = np.zeros(self.state_size, np.float32)
-        n_stems, synthesis, hop = (int(self.sizes[i]) for i in (STEMS, SYNTHESIS, HOP))
-        highband_weights = state[: n_stems * synthesis].reshape(n_stems, synthesis)
-        for start in range(hop, synthesis, hop):
-            highband_weights[:, : synthesis - start] += self.product[start:] / n_stems
+        overlap = self.highband_overlap()
+        state[: overlap.size] = overlap.ravel()
         return state
+
+    def highband_overlap(self) -> Floats:
+        """Return (S, synthesis): the tails of frames before the first, of equal weights."""
+        n_stems, synthesis, hop = (int(self.sizes[i]) for i in (STEMS, SYNTHESIS, HOP))
+        overlap = np.zeros((n_stems, synthesis), np.float32)
+        for start in range(hop, synthesis, hop):
+            overlap[:, : synthesis - start] += self.product[start:] / n_stems
+        return overlap
+
+
+@kernel
+def stft_state_size(sizes: Longs) -> int:
+    """Return the floats of STFT state of a stream; `sizes` are those of `Frames`."""
+    overlaps = sizes[STEMS] * sizes[SYNTHESIS]
+    per_channel = sizes[N_FFT] + overlaps + sizes[RING] * 2 * sizes[IMAG_OFFSET]
+    size: int = sizes[CHANNELS] * per_channel + overlaps + sizes[STEMS] + 1
+    return size
+
+
+@kernel
+def stft_scratch_size(sizes: Longs) -> int:
+    """Return the floats of scratch space of a stream; `sizes` are those of `Frames`."""
+    size: int = sizes[WORK] + 2 * sizes[HOP] + (2 * sizes[STEMS] + 2) * sizes[IMAG_OFFSET]
+    return size
 
 
 @kernel(fastmath=LOOSE)

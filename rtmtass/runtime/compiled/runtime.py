@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import LOOSE, borrow_rows, kernel
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import build
 from rtmtass.runtime.compiled.program import Program
@@ -80,8 +80,7 @@ def run_hops(
 @kernel(fastmath=LOOSE)
 def _register(work: Floats, at: int, stride: int, stream: int, chunk: int) -> Floats:
     """Return a register's frames of one stream as a view, (chunk, stride)."""
-    start = at + stream * chunk * stride
-    return work[start : start + chunk * stride].reshape((chunk, stride))
+    return borrow_rows(work, at + stream * chunk * stride, chunk, stride)
 
 
 class _Arenas:

@@ -1,0 +1,99 @@
+"""Writes the LLVM IR of the native library's kernels for one int8 instruction set.
+
+Run as a program of its own, `python -m rtmtass.native.ir ISA FILE`: an instruction set is
+chosen once a process, and numba must neither optimise for this processor nor run the code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rtmtass.errors import RtmtassError
+from rtmtass.jit import cpu
+
+_ENVIRONMENT = {
+    "NUMBA_OPT": "0",
+    "NUMBA_LOOP_VECTORIZE": "0",
+    "NUMBA_SLP_VECTORIZE": "0",
+    "NUMBA_CPU_NAME": "generic",
+    "NUMBA_CPU_FEATURES": "",
+    "NUMBA_DISABLE_JIT": "0",
+}
+
+
+def write_ir(isa: str, path: Path) -> None:
+    """Write the IR of all entry points to `path`, and their names to `path` + ".json".
+
+    Args:
+        isa: a name in `rtmtass.jit.cpu.ISAS`; this processor may lack it.
+
+    Raises:
+        RtmtassError: the compilation failed.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        package = Path(__file__).resolve().parent.parent.parent
+        paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != cpu.VARIABLE},
+            **_ENVIRONMENT,
+            "NUMBA_CACHE_DIR": cache,
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RtmtassError(
+            f"the kernels couldn't be compiled for {isa}: {done.stderr.strip()[-2000:]}"
+        )
+
+
+def _compile_only() -> None:
+    """Make numba compile without generating machine code, loading or caching it."""
+    from numba.core import codegen, dispatcher
+    from numba.core import cpu as numba_cpu
+
+    class Codegen(codegen.AOTCPUCodegen):  # type: ignore[misc]
+        """Numba's code generation ahead of time, for what expects to run the result."""
+
+        def set_env(self, name: str, env: object) -> None:
+            """Do nothing: no code is loaded that could read it."""
+
+    def no_executable(self: Any, library: Any, fndesc: Any, env: Any) -> Any:
+        return [].append  # a different builtin each time: numba finds functions by it
+
+    dispatcher.Dispatcher.enable_caching = lambda self: None
+    numba_cpu.CPUContext.get_executable = no_executable
+    codegen.JITCPUCodegen = Codegen
+
+
+def _main(isa: str, path: Path) -> None:
+    cpu.compile_for(isa)
+    _compile_only()
+    from llvmlite import binding as llvm
+    from numba.core.compiler_lock import global_compiler_lock
+
+    from rtmtass.native.entries import ENTRIES
+
+    module, names = None, {}
+    for name, (entry, n_arguments) in ENTRIES.items():
+        result = entry.overloads[entry.signatures[0]]
+        with global_compiler_lock:
+            result.library.finalize()
+        linked = llvm.parse_assembly(str(result.library._final_module))
+        if module is None:
+            module = linked
+        else:
+            module.link_in(linked)
+        names[name] = {"symbol": result.fndesc.mangled_name, "arguments": n_arguments}
+    path.write_text(str(module))
+    Path(f"{path}.json").write_text(json.dumps(names))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], Path(sys.argv[2]))
