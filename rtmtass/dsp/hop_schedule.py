@@ -21,15 +21,17 @@ _SPARE = 8
 
 
 @kernel
-def scale(n: int, step: int) -> int:
-    """Return n * step, rounded down to whole samples; exact for n up to 2**41, four years.
+def scale(n: int, step: int) -> tuple[int, int]:
+    """Return n * step as whole samples, rounded down, and a fraction of `FRACTION` bits.
 
-    The product itself would exceed 64 bits after seconds, so the fraction is multiplied in
-    halves of 22 bits.
+    Exact for n up to 2**41, a month at 768 kHz. The product itself would exceed 64 bits after
+    seconds, and an overflow is undefined in compiled code; so the step's fraction is
+    multiplied in halves.
     """
-    fraction = step & FRACTION_MASK
-    low = n * (fraction & _HALF_MASK) >> _HALF
-    return n * (step >> FRACTION) + (n * (fraction >> _HALF) + low >> _HALF)
+    low = n * (step & _HALF_MASK)
+    high = n * ((step & FRACTION_MASK) >> _HALF) + (low >> _HALF)
+    whole = n * (step >> FRACTION) + (high >> _HALF)
+    return whole, (high & _HALF_MASK) << _HALF | low & _HALF_MASK
 
 
 @kernel
@@ -37,7 +39,7 @@ def end_of_hop(n_hops: int, hop: int, step: int, wait: int) -> int:
     """Return the samples of the stream after which the first `n_hops` hops are complete."""
     if n_hops == 0:
         return 0
-    return wait + scale(n_hops * hop - 1, step) + 1
+    return wait + scale(n_hops * hop - 1, step)[0] + 1
 
 
 @kernel
@@ -87,7 +89,7 @@ def start_in_history(
         up_step: `fixed_step` from the model to the stream.
 
     Returns:
-        A position with `FRACTION` fractional bits. It fits 64 bits; its two terms may not, but
-        they wrap alike, so that the sum is exact.
+        A position with `FRACTION` fractional bits.
     """
-    return (end - delay) * up_step + (model_delay - number * hop + kept << FRACTION)
+    whole, fraction = scale(end - delay, up_step)
+    return (model_delay - number * hop + kept + whole << FRACTION) + fraction

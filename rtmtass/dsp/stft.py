@@ -94,7 +94,9 @@ def analyse_hop(
     points = n_fft // 2
     region = work.size // 4
     hop = block.size
-    for start in range(0, n_fft - hop, hop):
+    # Counted, because a step of zero would raise, and a native library can't.
+    for number in range(n_fft // hop - 1):
+        start = number * hop
         _copy(borrow(history, start + hop, hop), borrow(history, start, hop))
     _append(block, borrow(history, n_fft - hop, hop))
     _apply_window(history, window, borrow(work, 0, points), borrow(work, region, points))
@@ -137,7 +139,8 @@ def synthesise_hop(
     _interleave(even, minus_odd, borrow(work, frame, 2 * (points - first)))
     frame += synthesis % 2
     _overlap_add(overlap, window, borrow(work, frame, hop), out)
-    for start in range(hop, synthesis, hop):
+    for number in range(1, synthesis // hop):
+        start = number * hop
         _overlap_add(
             borrow(overlap, start, hop),
             borrow(window, start, hop),

@@ -78,8 +78,9 @@ def _main(isa: str, path: Path) -> None:
     from llvmlite import binding as llvm
     from numba.core.compiler_lock import global_compiler_lock
 
-    from rtmtass.native.entries import ENTRIES
+    from rtmtass.native.entries import ENTRIES, compile_entries
 
+    compile_entries()
     module, names = None, {}
     for name, (entry, n_arguments) in ENTRIES.items():
         result = entry.overloads[entry.signatures[0]]

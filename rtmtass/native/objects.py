@@ -10,7 +10,11 @@ from llvmlite import binding as llvm
 
 from rtmtass.native.targets import Target, Variant
 
-_REFCOUNT = re.compile(r"^define [^\n]*@NRT_(?:incref|decref)\(ptr[^\n]*\{\n.*?^\}\n", re.M | re.S)
+_REFCOUNT = re.compile(
+    r"^(?:declare [^\n]*@NRT_(?:incref|decref)\([^\n]*\n"
+    r"|define [^\n]*@NRT_(?:incref|decref)\([^\n]*\{\n.*?^\}\n)",
+    re.M | re.S,
+)
 _NO_REFCOUNT = """
 define internal void @NRT_incref(ptr %x) alwaysinline { ret void }
 define internal void @NRT_decref(ptr %x) alwaysinline { ret void }
@@ -28,7 +32,7 @@ def write_object(ir: Path, target: Target, variant: Variant, path: Path) -> None
     """
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    machine = llvm.Target.from_triple(target.llvm_triple).create_target_machine(
+    machine = llvm.Target.from_triple(target.llvm).create_target_machine(
         cpu=variant.cpu, features=variant.features, opt=3, reloc="pic", codemodel="default"
     )
     text = _REFCOUNT.sub("", _HEADER.sub("", ir.read_text()))
@@ -39,7 +43,7 @@ def write_object(ir: Path, target: Target, variant: Variant, path: Path) -> None
         _c_function(f"rtmtass_{variant.name}_{entry}", **about) for entry, about in names.items()
     )
     module = llvm.parse_assembly(text)
-    module.triple, module.data_layout = target.llvm_triple, str(machine.target_data)
+    module.triple, module.data_layout = target.llvm, str(machine.target_data)
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration and not value.name.startswith("rtmtass_"):
             value.linkage = "internal"

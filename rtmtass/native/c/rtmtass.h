@@ -49,7 +49,7 @@ typedef enum {
     RTMTASS_ERROR_NOT_A_MODEL = 3,   /* the bytes aren't a .rtm file */
     RTMTASS_ERROR_VERSION = 4,       /* the file was made by a newer version */
     RTMTASS_ERROR_DAMAGED = 5,       /* cut short, altered, or not a program we can run */
-    RTMTASS_ERROR_SAMPLE_RATE = 6,   /* out of range: 8000 to 192000 Hz */
+    RTMTASS_ERROR_SAMPLE_RATE = 6,   /* out of range: 2000 to 768000 Hz */
     RTMTASS_ERROR_CHANNELS = 7,      /* out of range: 1 to RTMTASS_MAX_CHANNELS */
     RTMTASS_ERROR_OUTPUT = 8,        /* unknown rtmtass_output */
     RTMTASS_ERROR_VARIANT = 9,       /* unknown, or this processor can't run it */
