@@ -52,6 +52,7 @@ _KERNELS = (
     "live/mix_kernels.py",
     "live/full_band.py",
     "live/devices/callback.py",
+    "native/arena_check.py",
     "native/model_check.py",
     "native/model_words.py",
     "native/program_check.py",

@@ -221,9 +221,9 @@ def apply(model: int, memory: int, settings: int) -> int:
     stems = header[WORD.n_stems]
     values = doubles(settings, stems + 2)
     gains, audible = values[:stems], bytes_(words[STREAM.audible], stems)
-    for s in range(stems):
-        audible[s] = gains[s] > _MUTED_DB
-        gains[s] = min(gains[s], MAX_GAIN_DB)
+    for s in range(stems):  # muted stems too: with a strength of 0 dB the input stays as it is
+        audible[s] = 1
+        gains[s] = min(gains[s], MAX_GAIN_DB) if gains[s] > _MUTED_DB else -np.inf
     targets, _, _, _, _, _ = mixer(header, words)
     fill_targets(gains, audible, values[stems], values[stems + 1] != 0.0, targets)
     return 0

@@ -7,14 +7,18 @@ arenas, divide an integer by zero, or run for long.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtmtass.config import NET_BOUNDS, PRECISIONS, STFT_BOUNDS
 from rtmtass.dsp.fft import work_size
-from rtmtass.jit.addresses import bytes_at, longs_at, words_at
+from rtmtass.jit.addresses import bytes_at, longs_at
 from rtmtass.jit.compiler import kernel
+from rtmtass.native.arena_check import MOST_WORD, are_finite
 from rtmtass.native.model_words import (
     ALIGNMENT,
     HEADER_BYTES,
+    HIGHEST_RATE_HZ,
+    LOWEST_RATE_HZ,
     MAGIC,
     MOST_STEMS,
     N_WORDS,
@@ -23,12 +27,7 @@ from rtmtass.native.model_words import (
     VERSION,
     WORD,
 )
-from rtmtass.native.program_check import (
-    MOST_INSTRUCTIONS,
-    MOST_WORD,
-    are_finite,
-    is_program_safe,
-)
+from rtmtass.native.program_check import MOST_INSTRUCTIONS, is_program_safe
 from rtmtass.runtime.compiled.program import WORDS
 from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Longs
@@ -38,14 +37,13 @@ MOST_FLOATS = 1 << 26
 
 _N_PRECISIONS = len(PRECISIONS)
 _N_SECTIONS = len(SECTIONS)
-_LEAST_RATE, _MOST_RATE = (int(bound) for bound in STFT_BOUNDS["sample_rate"])
 _LEAST_FFT, _MOST_FFT = (int(bound) for bound in STFT_BOUNDS["n_fft"])
 _MOST_LOOKAHEAD = int(NET_BOUNDS["lookahead"][1])
 _FFT_PADDING = work_size(0)
 _POLYNOMIAL = 0xEDB88320
 
 
-def _crc_tables() -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+def _crc_tables() -> NDArray[np.uint32]:
     """Return the CRC-32 of every byte followed by 0, 1 ... 7 zero bytes, (8 * 256,)."""
     tables = np.zeros((8, 256), np.uint32)
     for byte in range(256):
@@ -73,19 +71,18 @@ def _crc_step(crc: int, low: int, high: int) -> int:
     near ^= _CRC[1280 + (low >> 16 & 255)] ^ _CRC[1024 + (low >> 24)]
     far = _CRC[768 + (high & 255)] ^ _CRC[512 + (high >> 8 & 255)]
     far ^= _CRC[256 + (high >> 16 & 255)] ^ _CRC[high >> 24]
-    return np.int64(near ^ far)
+    result: int = (near ^ far) & 0xFFFFFFFF  # numba makes uint64 of uint32; this is int64 again
+    return result
 
 
 @kernel
 def _crc32(address: int, size: int) -> int:
     """Return the CRC-32 of a file whose word for it is taken as 0."""
-    words = words_at(address, size // 4)
-    crc = np.int64(0xFFFFFFFF)
-    for i in range(size // 8):
-        is_crc = i == WORD.crc
-        low = np.int64(0) if is_crc else np.int64(words[2 * i])
-        high = np.int64(0) if is_crc else np.int64(words[2 * i + 1])
-        crc = _crc_step(crc, low, high)
+    words = longs_at(address, size // 8)
+    crc = 0xFFFFFFFF
+    for i in range(words.size):
+        word = 0 if i == WORD.crc else words[i]
+        crc = _crc_step(crc, word & 0xFFFFFFFF, word >> 32 & 0xFFFFFFFF)
     return crc ^ 0xFFFFFFFF
 
 
@@ -121,11 +118,10 @@ def _is_stft_valid(header: Longs) -> bool:
     if header[WORD.delay] != synthesis - hop + lookahead * hop:
         return False
     rate = header[WORD.sample_rate]
-    return (
-        _LEAST_RATE <= rate
-        and rate <= _MOST_RATE
-        and header[WORD.work] == 2 * n_fft + _FFT_PADDING
-    )
+    # A hop is a sample or more at every rate of a stream, so no block of a stream is empty.
+    if rate < LOWEST_RATE_HZ or rate > HIGHEST_RATE_HZ or hop * LOWEST_RATE_HZ < rate:
+        return False
+    return bool(header[WORD.work] == 2 * n_fft + _FFT_PADDING)
 
 
 @kernel
@@ -168,17 +164,14 @@ def _are_sections_valid(header: Longs) -> bool:
     """Return whether the sections follow each other to the file's end, each of its length."""
     end = header[WORD.header_bytes]
     for i in range(_N_SECTIONS):
-        at, n_bytes = (
-            header[WORD.instructions_at + 2 * i],
-            header[WORD.instructions_at + 2 * i + 1],
-        )
-        if at != end or n_bytes < 1:
+        n_bytes = header[WORD.instructions_at + 2 * i + 1]
+        if header[WORD.instructions_at + 2 * i] != end or n_bytes < 1:
             return False
         end += (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     n, n_fft, synthesis = header[WORD.n_instructions], header[WORD.n_fft], header[WORD.synthesis]
     if n < 1 or n > MOST_INSTRUCTIONS or header[WORD.words] != WORDS:
         return False
-    return (
+    return bool(
         end == header[WORD.file_bytes]
         and header[WORD.instructions_bytes] == 8 * WORDS * n
         and header[WORD.weights_bytes] % ALIGNMENT == 0
@@ -216,7 +209,7 @@ def _are_names_valid(address: int, header: Longs) -> bool:
     n_names = length = left = 0
     low, high = 0x80, 0xBF
     for i in range(n):
-        byte = np.int64(names[i])
+        byte = names[i]
         if left:
             if byte < low or byte > high:
                 return False
@@ -264,3 +257,10 @@ def check(address: int, size: int) -> int:
     if not _are_names_valid(address, header) or not is_program_safe(address, header):
         return RESULT.damaged
     return RESULT.ok
+
+
+def check_bytes(data: bytes) -> int:
+    """As `check`, for the bytes of a file."""
+    memory = np.zeros(len(data) // 8 + N_WORDS, np.int64)
+    memory.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    return int(check(memory.ctypes.data, len(data)))

@@ -16,18 +16,23 @@ import numpy as np
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError, UsageError
 from rtmtass.limits import shown
+from rtmtass.native.model_check import MOST_FLOATS, check_bytes
 from rtmtass.native.model_words import (
     ALIGNMENT,
     HEADER_BYTES,
+    HIGHEST_RATE_HZ,
+    LOWEST_RATE_HZ,
     MAGIC,
     MOST_STEMS,
     N_WORDS,
+    RESULT,
     SECTIONS,
     VERSION,
     WORD,
     Words,
     c_header,
 )
+from rtmtass.native.program_check import MOST_OPERATIONS
 from rtmtass.runtime.compiled.lowering import build
 from rtmtass.runtime.compiled.program import WORDS, Program
 from rtmtass.runtime.stft_kernels import (
@@ -68,19 +73,15 @@ def write_model(model: Model, precision: str) -> bytes:
 
     Raises:
         UsageError: the precision is unknown.
-        ModelError: the weights don't fit the config, or there are too many stems for the
-            native library.
+        ModelError: the weights don't fit the config, or the network is beyond the limits of
+            the native library.
     """
     config = model.config
     if precision not in PRECISIONS:
         raise UsageError(
             f"unknown precision {shown(precision)}; choose one of {', '.join(PRECISIONS)}"
         )
-    if len(config.stems) > MOST_STEMS:
-        raise ModelError(
-            f"{config.name} has {len(config.stems)} stems and the native library takes up to"
-            f" {MOST_STEMS}; run it from Python: rtmtass separate --model {config.name}"
-        )
+    _check_limits(config)
     program = build(config, model.weights, chunk=1, precision=precision)
     frames = Frames.of(config, program.imag_offset, chunk=1, channels=1)
     sections = {
@@ -103,7 +104,35 @@ def write_model(model: Model, precision: str) -> bytes:
         body.append(content + bytes(-len(content) % ALIGNMENT))
         at += len(body[-1])
     header[WORD.file_bytes] = at
-    return sealed(header.astype("<i8").tobytes() + b"".join(body))
+    data = sealed(header.astype("<i8").tobytes() + b"".join(body))
+    if check_bytes(data) != RESULT.ok:
+        raise _unfit(
+            config,
+            "is too large",
+            f"2 GiB of weights, {MOST_FLOATS // 2**20} Mi floats of state and"
+            f" {MOST_OPERATIONS // 10**6} million multiplications a hop",
+        )
+    return data
+
+
+def _check_limits(config: ModelConfig) -> None:
+    """Check what a stream of the native library depends on."""
+    n_stems, rate, hop = len(config.stems), config.stft.sample_rate, config.stft.hop
+    if n_stems > MOST_STEMS:
+        raise _unfit(config, f"has {n_stems} stems", f"{MOST_STEMS}")
+    if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
+        raise _unfit(
+            config, f"works at {rate} Hz", f"{HIGHEST_RATE_HZ} Hz, and {LOWEST_RATE_HZ} Hz or more"
+        )
+    if hop * LOWEST_RATE_HZ < rate:
+        raise _unfit(config, f"has a hop of {hop} at {rate} Hz", f"{LOWEST_RATE_HZ} hops a second")
+
+
+def _unfit(config: ModelConfig, found: str, most: str) -> ModelError:
+    return ModelError(
+        f"{config.name} {found}, and the native library takes up to {most}; run it from Python:"
+        f" rtmtass separate --model {config.name}"
+    )
 
 
 def sealed(data: bytes) -> bytes:

@@ -5,9 +5,6 @@ against what its kernel in `runtime.compiled` reads and writes, for one frame of
 Those kernels compute addresses and loop counts from instructions and the frame's number
 alone, never from samples or weights, so this proof holds for any sound.
 
-No sum or product here can overflow: every word is below 2**31, every factor of a product
-of three at most `MOST_COUNT`, and the operations are totalled against a limit.
-
 Weights must be finite, as no trained network has others. That isn't needed for the proof:
 finite ones can still overflow to NaN at run time, and then the int8 quantiser's conversion
 gives bytes that depend on the processor; they reach samples, never an address.
@@ -18,12 +15,18 @@ from __future__ import annotations
 import dataclasses
 
 from rtmtass.config import TARGETS
-from rtmtass.jit.addresses import longs_at, words_at
+from rtmtass.jit.addresses import longs_at
 from rtmtass.jit.compiler import kernel
+from rtmtass.native.arena_check import (
+    MOST_COUNT,
+    MOST_WORD,
+    REFUSED,
+    has_floats,
+    holds,
+    holds_spectrum,
+    matmul_operations,
+)
 from rtmtass.native.model_words import WORD
-from rtmtass.runtime.compiled.int8 import ROW_HEADER
-from rtmtass.runtime.compiled.matmul import INT8, REGISTRY
-from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.program import (
     AFFINE,
     COMPRESS,
@@ -35,7 +38,6 @@ from rtmtass.runtime.compiled.program import (
     JOIN,
     KINDS,
     LEVEL,
-    MATMUL,
     MIXTURE_CONSISTENCY,
     OP_AFFINE,
     OP_COMPRESS,
@@ -53,67 +55,18 @@ from rtmtass.runtime.compiled.program import (
     TAPS,
     WORDS,
 )
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.runtime.compiled.spectral_ops import MAGNITUDE
 from rtmtass.types import Longs
 
-MOST_WORD = (1 << 31) - 1
-"""Largest word of a header or instruction; all bytes and floats of a file can be counted."""
-MOST_COUNT = 1 << 20
-"""Most rows, and inputs or outputs of a matmul."""
 MOST_INSTRUCTIONS = 1 << 16
 MOST_OPERATIONS = 1 << 30
 """Most multiplications per hop; the preset `large` has 44 million."""
-REFUSED = -1
 
 _N_KINDS = len(KINDS)
 _N_TARGETS = len(TARGETS)
 _FIELDS = tuple(len(dataclasses.fields(kind)) for kind in KINDS)
-_STEP_INPUTS = tuple(one.step_inputs for one in REGISTRY.values())
-_STEP_BYTES = tuple(one.step_bytes for one in REGISTRY.values())
-_FOOTER_BYTES = tuple(one.footer_bytes for one in REGISTRY.values())
-_EXPONENT = 0x7F800000
-_ROW_HEADER = ROW_HEADER // 4
-_STEPS_OF_RANK = 32
-
-
-@kernel
-def are_finite(address: int, n: int) -> bool:
-    """Return whether `n` float32 at an address are neither NaN nor Inf."""
-    words = words_at(address, n)
-    worst = 0
-    for i in range(n):
-        worst = max(worst, words[i] & _EXPONENT)
-    return worst < _EXPONENT
-
-
-@kernel
-def _are_finite_halves(address: int, n: int) -> bool:
-    """As `are_finite`, for `n` pairs of bfloat16."""
-    words = words_at(address, n)
-    worst = 0
-    for i in range(n):
-        worst = max(worst, words[i] & _EXPONENT, (words[i] << 16) & _EXPONENT)
-    return worst < _EXPONENT
-
-
-@kernel
-def _are_weights_finite(precision: int, at: int, steps: int, n: int) -> bool:
-    """Return whether a matmul's weights, or their scales in int8, are finite."""
-    if precision != INT8:
-        n_words = _STEP_BYTES[precision] * steps * n // 4
-        if _STEP_BYTES[precision] == 4:
-            return are_finite(at, n_words)
-        return _are_finite_halves(at, n_words)
-    start = 0
-    while start < n:
-        outputs = PANEL if n - start >= PANEL else LANES
-        at += _STEP_BYTES[precision] * steps * outputs
-        if not are_finite(at, outputs):
-            return False
-        at += _FOOTER_BYTES[precision] * outputs
-        start += outputs
-    return True
+_RANK_STEPS = 32
+"""Passes over a level's window per frame; see `spectral_ops.largest`."""
 
 
 @kernel
@@ -135,83 +88,38 @@ def _is_sane(op: Longs) -> bool:
 
 
 @kernel
-def _holds(size: int, at: int, stride: int, rows: int, width: int) -> bool:
-    """Return whether rows of `width` floats, `stride` apart, lie in an arena of `size`."""
-    if width < 1 or rows < 1 or rows > MOST_COUNT:
-        return False
-    return at + (rows - 1) * stride + width <= size
-
-
-@kernel
-def _holds_spectrum(header: Longs, at: int, bins: int, imag_offset: int) -> bool:
-    """Return whether a spectrum has the size of the STFT's and lies in the work arena."""
-    if bins != header[WORD.bins] or imag_offset != header[WORD.imag_offset]:
-        return False
-    return _holds(header[WORD.work_size], at, 0, 1, imag_offset + bins)
-
-
-@kernel
-def _has_floats(address: int, header: Longs, at: int, n: int) -> bool:
-    """Return whether the weights hold `n` finite floats at `at`."""
-    if not _holds(header[WORD.weights_bytes] // 4, at, 0, 1, n):
-        return False
-    return are_finite(address + header[WORD.weights_at] + 4 * at, n)
-
-
-@kernel
-def _matmul(address: int, header: Longs, op: Longs, m: int, n: int) -> int:
-    """Check weights and quantised inputs of a matmul; return its operations."""
-    precision, rows, weights = op[MATMUL.precision], op[MATMUL.rows], op[MATMUL.weights]
-    if precision != header[WORD.precision] or rows < 1 or rows > MOST_COUNT:
-        return REFUSED
-    if m < 1 or m > MOST_COUNT or n < LANES or n > MOST_COUNT or n % LANES:
-        return REFUSED
-    steps = (m + _STEP_INPUTS[precision] - 1) // _STEP_INPUTS[precision]
-    n_bytes = (_STEP_BYTES[precision] * steps + _FOOTER_BYTES[precision]) * n
-    if 4 * weights + n_bytes > header[WORD.weights_bytes]:
-        return REFUSED
-    if precision == INT8:  # a row's bytes are read in fours, each a float of the arena
-        at, stride = op[MATMUL.quantised], op[MATMUL.quantised_stride]
-        if not _holds(header[WORD.work_size], at, stride, rows, _ROW_HEADER + steps):
-            return REFUSED
-    if not _are_weights_finite(precision, address + header[WORD.weights_at] + 4 * weights, steps, n):
-        return REFUSED
-    return rows * m * n
-
-
-@kernel
 def _affine(address: int, header: Longs, op: Longs) -> int:
     work = header[WORD.work_size]
     m, n, rows = op[AFFINE.m], op[AFFINE.n], op[AFFINE.rows]
-    operations = _matmul(address, header, op, m, n)
+    operations = matmul_operations(address, header, op, m, n)
     if operations < 0:
         return REFUSED
-    if not _holds(work, op[AFFINE.x], op[AFFINE.x_stride], rows, m):
+    if not holds(work, op[AFFINE.x], op[AFFINE.x_stride], rows, m):
         return REFUSED
     # n is whole vectors, so the matmul writes no further than the result.
-    if not _holds(work, op[AFFINE.y], op[AFFINE.y_stride], rows, n):
+    if not holds(work, op[AFFINE.y], op[AFFINE.y_stride], rows, n):
         return REFUSED
-    if op[AFFINE.scratch] >= 0 and not _holds(work, op[AFFINE.scratch], n, rows, n):
+    if op[AFFINE.scratch] >= 0 and not holds(work, op[AFFINE.scratch], n, rows, n):
         return REFUSED
-    return operations if _has_floats(address, header, op[AFFINE.bias], 2 * n) else REFUSED
+    return operations if has_floats(address, header, op[AFFINE.bias], 2 * n) else REFUSED
 
 
 @kernel
 def _gru(address: int, header: Longs, op: Longs) -> int:
     work, state = header[WORD.work_size], header[WORD.state_size]
     width, padded, rows = op[GRU.width], op[GRU.padded], op[GRU.rows]
-    operations = _matmul(address, header, op, width, padded)
+    operations = matmul_operations(address, header, op, width, padded)
     if operations < 0 or padded < 3 * width:
         return REFUSED
-    if not _holds(work, op[GRU.x], op[GRU.x_stride], rows, 3 * width):
+    if not holds(work, op[GRU.x], op[GRU.x_stride], rows, 3 * width):
         return REFUSED
-    if not _holds(work, op[GRU.y], op[GRU.y_stride], rows, width):
+    if not holds(work, op[GRU.y], op[GRU.y_stride], rows, width):
         return REFUSED
-    if not _holds(work, op[GRU.scratch], padded, rows, padded):
+    if not holds(work, op[GRU.scratch], padded, rows, padded):
         return REFUSED
-    if not _holds(state, op[GRU.state], op[GRU.state_stride], rows, width):
+    if not holds(state, op[GRU.state], op[GRU.state_stride], rows, width):
         return REFUSED
-    return operations if _has_floats(address, header, op[GRU.bias], 3 * width) else REFUSED
+    return operations if has_floats(address, header, op[GRU.bias], 3 * width) else REFUSED
 
 
 @kernel
@@ -223,85 +131,83 @@ def _taps(header: Longs, op: Longs) -> int:
     # The ring has a power of two of slots; a frame beyond it would be a later one.
     if mask & (mask + 1) or (size - 1) * op[TAPS.dilation] > mask:
         return REFUSED
-    if not _holds(state, op[TAPS.ring], 0, 1, (mask + 1) * width):
+    if not holds(state, op[TAPS.ring], 0, 1, (mask + 1) * width):
         return REFUSED
-    if not _holds(work, op[TAPS.x], 0, 1, width) or not _holds(
-        work, op[TAPS.y], 0, 1, size * width
-    ):
+    if not holds(work, op[TAPS.x], 0, 1, width) or not holds(work, op[TAPS.y], 0, 1, size * width):
         return REFUSED
-    return size * width
+    return int(size * width)
 
 
 @kernel
 def _gate(header: Longs, op: Longs) -> int:
     work, width = header[WORD.work_size], op[GATE.width]
-    if not _holds(work, op[GATE.x], 0, 1, 2 * width) or not _holds(work, op[GATE.y], 0, 1, width):
+    if not holds(work, op[GATE.x], 0, 1, 2 * width) or not holds(work, op[GATE.y], 0, 1, width):
         return REFUSED
-    return 2 * width
+    return int(2 * width)
 
 
 @kernel
 def _copy(header: Longs, op: Longs) -> int:
     work, width = header[WORD.work_size], op[COPY.width]
-    if op[COPY.adds] > 1 or not _holds(work, op[COPY.x], 0, 1, width):
+    if op[COPY.adds] > 1 or not holds(work, op[COPY.x], 0, 1, width):
         return REFUSED
-    return width if _holds(work, op[COPY.y], 0, 1, width) else REFUSED
+    return width if holds(work, op[COPY.y], 0, 1, width) else REFUSED
 
 
 @kernel
 def _subtract(header: Longs, op: Longs) -> int:
     work, width = header[WORD.work_size], op[SUBTRACT.width]
     for at in (op[SUBTRACT.a], op[SUBTRACT.b], op[SUBTRACT.y]):
-        if not _holds(work, at, 0, 1, width):
+        if not holds(work, at, 0, 1, width):
             return REFUSED
-    return width
+    return int(width)
 
 
 @kernel
 def _cut(header: Longs, op: Longs) -> int:
     # The kernel clips each piece to x, so `first` and `step` can't lead outside.
     work, rows, width = header[WORD.work_size], op[CUT.rows], op[CUT.y_width]
-    if not _holds(work, op[CUT.x], 0, 1, op[CUT.x_width]):
+    if not holds(work, op[CUT.x], 0, 1, op[CUT.x_width]):
         return REFUSED
-    if not _holds(work, op[CUT.y], op[CUT.y_stride], rows, width):
+    if not holds(work, op[CUT.y], op[CUT.y_stride], rows, width):
         return REFUSED
-    return rows * width
+    return int(rows * width)
 
 
 @kernel
 def _join(header: Longs, op: Longs) -> int:
     # The kernel clips each row to y.
     work, rows, width = header[WORD.work_size], op[JOIN.rows], op[JOIN.x_width]
-    if not _holds(work, op[JOIN.x], op[JOIN.x_stride], rows, width):
+    if not holds(work, op[JOIN.x], op[JOIN.x_stride], rows, width):
         return REFUSED
-    return rows * width if _holds(work, op[JOIN.y], 0, 1, op[JOIN.y_width]) else REFUSED
+    return rows * width if holds(work, op[JOIN.y], 0, 1, op[JOIN.y_width]) else REFUSED
 
 
 @kernel
 def _level(address: int, header: Longs, op: Longs) -> int:
     bins, window = op[LEVEL.bins], op[LEVEL.window]
     size = 3 + window if window else 2
-    if not _holds_spectrum(header, op[LEVEL.x], bins, op[LEVEL.imag_offset]):
+    if not holds_spectrum(header, op[LEVEL.x], bins, op[LEVEL.imag_offset]):
         return REFUSED
-    if not _holds(header[WORD.work_size], op[LEVEL.level], 0, 1, 1):
+    if not holds(header[WORD.work_size], op[LEVEL.level], 0, 1, 1):
         return REFUSED
-    if not _holds(header[WORD.state_size], op[LEVEL.state], 0, 1, size):
+    if not holds(header[WORD.state_size], op[LEVEL.state], 0, 1, size):
         return REFUSED
     if op[LEVEL.by_power] > 1 or op[LEVEL.rank] < 1 or op[LEVEL.rank] > max(window, 1):
         return REFUSED
-    if not _has_floats(address, header, op[LEVEL.constants], 2):
+    if not has_floats(address, header, op[LEVEL.constants], 2):
         return REFUSED
-    return bins + _STEPS_OF_RANK * window
+    return int(bins + _RANK_STEPS * window)
 
 
 @kernel
 def _compress(header: Longs, op: Longs) -> int:
     work, bins, parts = header[WORD.work_size], op[COMPRESS.bins], op[COMPRESS.parts]
-    if not _holds_spectrum(header, op[COMPRESS.x], bins, op[COMPRESS.imag_offset]):
+    if not holds_spectrum(header, op[COMPRESS.x], bins, op[COMPRESS.imag_offset]):
         return REFUSED
-    if not _holds(work, op[COMPRESS.level], 0, 1, 1) or parts < 1 or parts > 3:
+    if not holds(work, op[COMPRESS.level], 0, 1, 1) or parts < 1 or parts > 3:
         return REFUSED
-    return bins if _holds(work, op[COMPRESS.y], 0, 1, parts * bins) else REFUSED
+    return bins if holds(work, op[COMPRESS.y], 0, 1, parts * bins) else REFUSED
 
 
 @kernel
@@ -309,17 +215,17 @@ def _estimate(address: int, header: Longs, op: Longs) -> int:
     work, bins, imag_offset = header[WORD.work_size], op[ESTIMATE.bins], op[ESTIMATE.imag_offset]
     target = op[ESTIMATE.target]
     parts = 1 if target == MAGNITUDE else 2
-    if not _holds_spectrum(header, op[ESTIMATE.x], bins, imag_offset):
+    if not holds_spectrum(header, op[ESTIMATE.x], bins, imag_offset):
         return REFUSED
-    if not _holds_spectrum(header, op[ESTIMATE.y], bins, imag_offset):
+    if not holds_spectrum(header, op[ESTIMATE.y], bins, imag_offset):
         return REFUSED
     if target >= _N_TARGETS or op[ESTIMATE.adds] > 1:
         return REFUSED
-    if not _holds(work, op[ESTIMATE.head], 0, 1, parts * bins):
+    if not holds(work, op[ESTIMATE.head], 0, 1, parts * bins):
         return REFUSED
-    if not _holds(work, op[ESTIMATE.level], 0, 1, 1):
+    if not holds(work, op[ESTIMATE.level], 0, 1, 1):
         return REFUSED
-    return bins if _has_floats(address, header, op[ESTIMATE.limit], 1) else REFUSED
+    return bins if has_floats(address, header, op[ESTIMATE.limit], 1) else REFUSED
 
 
 @kernel
@@ -328,11 +234,11 @@ def _mixture_consistency(header: Longs, op: Longs) -> int:
     n_stems, stems = op[MIXTURE_CONSISTENCY.n_stems], op[MIXTURE_CONSISTENCY.stems]
     if n_stems != header[WORD.n_stems]:
         return REFUSED
-    if not _holds_spectrum(header, op[MIXTURE_CONSISTENCY.x], bins, imag_offset):
+    if not holds_spectrum(header, op[MIXTURE_CONSISTENCY.x], bins, imag_offset):
         return REFUSED
-    if not _holds(header[WORD.work_size], stems, 2 * imag_offset, n_stems, imag_offset + bins):
+    if not holds(header[WORD.work_size], stems, 2 * imag_offset, n_stems, imag_offset + bins):
         return REFUSED
-    return n_stems * bins
+    return int(n_stems * bins)
 
 
 @kernel

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
+from pathlib import PurePath
 
 from rtmtass.errors import UsageError
 
@@ -39,7 +38,6 @@ class Target:
         zig: Zig's triple, for the C sources and for linking; names the oldest system.
         variants: the builds of the kernels, the preferred one first.
         shared_name: file name of the shared library; empty where there is none.
-        plugin_suffixes: suffix of a plugin's binary by format; lacks what can't be built.
         link_options: of a shared library, beyond `-shared`.
     """
 
@@ -48,7 +46,6 @@ class Target:
     zig: str
     variants: tuple[Variant, ...]
     shared_name: str
-    plugin_suffixes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     link_options: tuple[str, ...] = ()
 
     @property
@@ -56,13 +53,21 @@ class Target:
         """Whether programs load it as WebAssembly, without a system's libraries."""
         return self.name == WASM
 
+    @property
+    def system(self) -> str:
+        """The first word of its name: linux, windows, macos or wasm32."""
+        return self.name.partition("-")[0]
+
+    @property
+    def library_suffix(self) -> str:
+        """Suffix of shared libraries, such as ".so"; empty where there are none."""
+        return PurePath(self.shared_name).suffix
+
 
 WASM = "wasm32"
-PLUGINS = ("clap", "lv2", "ladspa")
-"""Formats of `--plugin`."""
 
 _X86 = (
-    Variant("avx512vnni", "icelake-server", "", "avx512vnni", has_fma=True),
+    Variant("avx512vnni", "x86-64-v4", "+avx512vnni", "avx512vnni", has_fma=True),
     Variant("avx2", "x86-64-v3", "", "avx2", has_fma=True),
     Variant("baseline", "x86-64", "", "portable", has_fma=False),
 )
@@ -74,10 +79,6 @@ _APPLE = (Variant("neon", "apple-m1", "", "neon", has_fma=True),)
 _WASM = (Variant("baseline", "generic", "+simd128", "portable", has_fma=False),)
 
 
-def _plugins(suffix: str) -> Mapping[str, str]:
-    return MappingProxyType({"clap": ".clap", "lv2": suffix, "ladspa": suffix})
-
-
 # `-z defs`: a symbol that neither we nor libc have is an error of the link, not of a user's start.
 _ELF = ("-Wl,-z,defs",)
 # glibc 2.17, of 2012, is that of the manylinux2014 wheels.
@@ -86,19 +87,19 @@ TARGETS = {
     for target in (
         Target(
             "linux-x86_64", "x86_64-unknown-linux-gnu", "x86_64-linux-gnu.2.17", _X86,
-            "librtmtass.so", _plugins(".so"), _ELF,
+            "librtmtass.so", _ELF,
         ),
         Target(
             "linux-aarch64", "aarch64-unknown-linux-gnu", "aarch64-linux-gnu.2.17", _ARM,
-            "librtmtass.so", _plugins(".so"), _ELF,
+            "librtmtass.so", _ELF,
         ),
         Target(
             "windows-x86_64", "x86_64-pc-windows-gnu", "x86_64-windows-gnu", _X86,
-            "rtmtass.dll", _plugins(".dll"),
+            "rtmtass.dll",
         ),
         Target(
             "macos-arm64", "arm64-apple-macosx11.0.0", "aarch64-macos.11.0", _APPLE,
-            "librtmtass.dylib", _plugins(".dylib"),
+            "librtmtass.dylib",
         ),
         Target(WASM, "wasm32-unknown-unknown", "wasm32-wasi", _WASM, ""),
     )

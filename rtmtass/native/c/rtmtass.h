@@ -24,7 +24,13 @@
 extern "C" {
 #endif
 
-#if defined(_WIN32) && defined(RTMTASS_BUILD)
+#if defined(RTMTASS_PRIVATE) /* a plugin that contains the library keeps it to itself */
+#if defined(_WIN32)
+#define RTMTASS_API
+#else
+#define RTMTASS_API __attribute__((visibility("hidden")))
+#endif
+#elif defined(_WIN32) && defined(RTMTASS_BUILD)
 #define RTMTASS_API __declspec(dllexport)
 #elif defined(__GNUC__) || defined(__clang__)
 #define RTMTASS_API __attribute__((visibility("default")))
