@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import plistlib
+import re
 import shutil
 import subprocess
 import threading
@@ -44,6 +46,7 @@ PACKAGES = {
     "applyplugin": "ladspa-sdk",
     "sox": "sox",
     "ffmpeg": "ffmpeg",
+    "lv2apply": "lilv-utils",
     "lv2info": "lilv-utils",
     "lv2_validate": "lv2-dev",
     "sord_validate": "sordi",
@@ -139,6 +142,16 @@ def test_names_with_quotes_are_valid_in_c_and_turtle():
     assert r'"a\042b\134c mono"' in header
     assert r'"m\303\272sica"' in header
     assert 'lv2:name "Spe\\"ech gain"' in lv2_ttl.plugins("m", ['spe"ech'])
+
+
+def test_a_clap_plugin_for_macos_is_a_bundle():
+    model = "a & b"
+    (name, text), *rest = plugin_files.extra_files("clap", model, STEMS, ".dylib").items()
+    assert not rest
+    entries = plistlib.loads(text.encode())
+    library = plugin_files.file_name("clap", model, ".dylib")
+    assert library == str(Path(name).parent / "MacOS" / entries["CFBundleExecutable"])
+    assert re.fullmatch(r"[A-Za-z0-9.-]+", entries["CFBundleIdentifier"])
 
 
 def test_our_headers_match_the_installed_ones(tmp_path):
@@ -461,6 +474,16 @@ def test_ffmpeg_applies_the_plugin(libraries, tmp_path, channels, plugin_format)
         env={**os.environ, "LV2_PATH": f"{library.parent.parent}:/usr/lib/lv2"})  # fmt: skip
     y = soundfile.read(tmp_path / "out.wav", always_2d=True)[0].T
     np.testing.assert_allclose(y, delayed(x, WHOLE - PARTS["speech"]), atol=1e-6)
+
+
+@needs("lv2apply")
+def test_lv2apply_applies_the_plugin(libraries, tmp_path):
+    x = noise(2, 5000)
+    path = {"LV2_PATH": f"{libraries['lv2'].parent.parent}:/usr/lib/lv2"}
+    run("lv2apply", "-i", write(tmp_path / "in.wav", x), "-o", tmp_path / "out.wav", "-c",
+        "enabled", "0", controls.uri(MODEL, "stereo"), env={**os.environ, **path})  # fmt: skip
+    y = soundfile.read(tmp_path / "out.wav", always_2d=True)[0].T
+    np.testing.assert_array_equal(y, delayed(x, 1))
 
 
 @needs("lv2info")
