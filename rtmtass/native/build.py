@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rtmtass import __version__
+from rtmtass.jit.cpu import n_cores
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native import model_words, stream_words
 from rtmtass.native.ir import ir_file
@@ -54,7 +55,7 @@ def build_objects(
         on_step(f"kernels for {variant.name}")
         return path
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         irs = list(pool.map(compile_ir, target.variants))
     objects = []
     for variant, ir in zip(target.variants, irs, strict=True):

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from rtmtass import __version__
 from rtmtass.errors import ModelError
 from rtmtass.live.controls import LARGEST_STRENGTH_DB, LOWEST_GAIN_DB
+from rtmtass.native.model_words import MOST_STEMS
 
 HIGHEST_GAIN_DB = 12.0
-MAX_STEMS = 8
-"""RTMTASS_MAX_STEMS of rtmtass.h."""
 LAYOUTS = {"mono": 1, "stereo": 2}
 """Every plugin comes in these, with so many channels."""
 VENDOR = "The rtmtass authors"
@@ -58,8 +57,8 @@ def controls(stems: Sequence[str]) -> tuple[Control, ...]:
     Raises:
         ModelError: no stems, too many, or two whose symbols are the same.
     """
-    if not 0 < len(stems) <= MAX_STEMS:
-        raise ModelError(f"the model has {len(stems)} stems; a plugin can have 1 to {MAX_STEMS}")
+    if not 0 < len(stems) <= MOST_STEMS:
+        raise ModelError(f"the model has {len(stems)} stems; a plugin can have 1 to {MOST_STEMS}")
     gains = [
         Control(
             f"{symbol(stem)}_gain",

@@ -18,6 +18,7 @@ from rtmtass.native.controls import (
 PLUGIN_TTL = "rtmtass.ttl"
 LICENCE_URI = "https://spdx.org/licenses/MIT"
 
+_PROJECT = "urn:rtmtass"
 _PREFIXES = """\
 @prefix doap: <http://usefulinc.com/ns/doap#> .
 @prefix foaf: <http://xmlns.com/foaf/0.1/> .
@@ -49,7 +50,12 @@ def plugins(model: str, stems: Sequence[str]) -> str:
         ModelError: see `controls`.
     """
     table = controls(stems)
-    return "\n".join([_PREFIXES, *(_plugin(model, layout, table) for layout in LAYOUTS)])
+    project = (
+        f'<{_PROJECT}>\n\ta doap:Project ;\n\tdoap:name "rtmtass" ;\n'
+        f"\tdoap:maintainer [ a foaf:Person ; foaf:name {_quoted(VENDOR)} ] .\n"
+    )
+    each = (_plugin(model, layout, table) for layout in LAYOUTS)
+    return "\n".join([_PREFIXES, project, *each])
 
 
 def _plugin(model: str, layout: str, table: Sequence[Control]) -> str:
@@ -80,7 +86,7 @@ def _plugin(model: str, layout: str, table: Sequence[Control]) -> str:
         f"\tdoap:name {_quoted(title(model, layout))} ;\n"
         f"\tdoap:shortdesc {_quoted(DESCRIPTION)} ;\n"
         f"\tdoap:license <{LICENCE_URI}> ;\n"
-        f"\tdoap:maintainer [ a foaf:Person ; foaf:name {_quoted(VENDOR)} ] ;\n"
+        f"\tlv2:project <{_PROJECT}> ;\n"
         # An even number, as lv2core asks of releases.
         f"\tlv2:minorVersion {2 * minor} ;\n"
         f"\tlv2:microVersion {micro} ;\n"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from rtmtass import __version__
 from rtmtass.native import lv2_ttl
+from rtmtass.native.controls import symbol
 
 C_FOLDER = Path(__file__).parent / "c"
 HEADER = "rtmtass_controls.h"
@@ -72,13 +74,16 @@ def extra_files(
 def _info_plist(model: str) -> str:
     entries = {
         "CFBundleExecutable": model,
-        "CFBundleIdentifier": f"rtmtass.{model}",
+        "CFBundleIdentifier": f"rtmtass.{symbol(model).replace('_', '-')}",
         "CFBundleName": model,
         "CFBundlePackageType": "BNDL",
         "CFBundleVersion": __version__,
         "CFBundleShortVersionString": __version__,
     }
-    lines = (f"\t<key>{key}</key>\n\t<string>{value}</string>\n" for key, value in entries.items())
+    lines = (
+        f"\t<key>{key}</key>\n\t<string>{escape(value)}</string>\n"
+        for key, value in entries.items()
+    )
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" '

@@ -5,6 +5,10 @@
  */
 #include "model_bytes.h"
 
+#ifndef RTMTASS_MODEL_NUMBERS
+#pragma clang diagnostic ignored "-Wc23-extensions" /* the rest is C11 */
+#endif
+
 _Alignas(64) const unsigned char rtmtass_model_bytes[] = {
 #ifdef RTMTASS_MODEL_NUMBERS
 #include RTMTASS_MODEL_NUMBERS

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+from rtmtass.jit.cpu import n_cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _AHEAD = 3
 """Queued tasks per process; more would only fill memory with results."""
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(
