@@ -28,7 +28,7 @@ from native_models import (
 )
 from networks import tiny
 
-from rtmtass.config import PRECISIONS
+from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError, UsageError
 from rtmtass.jit.cpu import VARIABLE
 from rtmtass.native.model_check import check_bytes

@@ -53,9 +53,13 @@ _KERNELS = (
     "live/full_band.py",
     "live/devices/callback.py",
     "native/arena_check.py",
+    "native/arrays.py",
+    "native/layout.py",
     "native/model_check.py",
     "native/model_words.py",
     "native/program_check.py",
+    "native/stream.py",
+    "native/stream_words.py",
 )
 """Files with compiled functions, or with constants compiled into them."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rtmtass import __version__
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native import model_words, stream_words
-from rtmtass.native.ir import write_ir
+from rtmtass.native.ir import ir_file
 from rtmtass.native.targets import Target
 
 C_FOLDER = Path(__file__).parent / "c"
@@ -47,8 +47,7 @@ def build_objects(
     isas = list(dict.fromkeys(variant.int8 for variant in target.variants))
 
     def compile_ir(isa: str) -> Path:
-        path = folder / f"{isa}.ll"
-        write_ir(isa, path)
+        path = ir_file(isa, folder)
         on_step(f"kernels for {isa}")
         return path
 
@@ -78,6 +77,7 @@ def write_headers(target: Target, folder: Path) -> None:
 
 def _kernels_header(target: Target) -> str:
     """Return the C declarations of all kernels, and the table of variants."""
+
     def parameters(n: int) -> str:
         return ", ".join(["int64_t"] * n)
 

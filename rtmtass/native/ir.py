@@ -6,16 +6,20 @@ chosen once a process, and numba must neither optimise for this processor nor ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rtmtass.errors import RtmtassError
 from rtmtass.jit import cpu
+from rtmtass.jit.trust import make_folder
 
 _ENVIRONMENT = {
     "NUMBA_OPT": "0",
@@ -23,34 +27,69 @@ _ENVIRONMENT = {
     "NUMBA_SLP_VECTORIZE": "0",
     "NUMBA_CPU_NAME": "generic",
     "NUMBA_CPU_FEATURES": "",
-    "NUMBA_DISABLE_JIT": "0",
 }
 
 
-def write_ir(isa: str, path: Path) -> None:
-    """Write the IR of all entry points to `path`, and their names to `path` + ".json".
+def ir_file(isa: str, folder: Path) -> Path:
+    """Return a file with the IR of all entry points; their names are beside it, in `.json`.
 
     Args:
         isa: a name in `rtmtass.jit.cpu.ISAS`; this processor may lack it.
+        folder: where to write it, unless it can be kept with the machine code.
 
     Raises:
         RtmtassError: the compilation failed.
     """
+    from rtmtass.jit.compiler import STORE
+
+    name = f"native-{isa}-{version('numba')}-{version('llvmlite')}.ll"
+    kept = None if STORE.writable is None else STORE.writable / name
+    if kept is not None and kept.exists():  # its names are written first
+        return kept
+    path = folder / name
+    _run_child(isa, path)
+    if kept is not None:
+        _keep(path, kept)
+    return path
+
+
+def names_file(ir: Path) -> Path:
+    """Return the file with the names of the entry points in an IR file."""
+    return ir.with_suffix(".json")
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Copy both files to where the next export finds them; do without if that fails."""
+    with contextlib.suppress(OSError):
+        make_folder(kept.parent)
+        for source, target in ((names_file(path), names_file(kept)), (path, kept)):
+            part = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+            try:
+                shutil.copyfile(source, part)
+                os.chmod(part, 0o644)  # the umask may let a group write
+                os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _run_child(isa: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as cache:
         package = Path(__file__).resolve().parent.parent.parent
         paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **{name: value for name, value in os.environ.items() if name != cpu.VARIABLE},
             **_ENVIRONMENT,
-            "NUMBA_CACHE_DIR": cache,
+            "NUMBA_CACHE_DIR": cache,  # or it would replace the machine code of this processor
             "PYTHONPATH": os.pathsep.join(paths),
         }
         command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
     if done.returncode:
-        raise RtmtassError(
-            f"the kernels couldn't be compiled for {isa}: {done.stderr.strip()[-2000:]}"
-        )
+        said = done.stderr.strip()[-2000:]
+        raise RtmtassError(f"the kernels couldn't be compiled for {isa}: {said}")
 
 
 def _compile_only() -> None:
@@ -67,7 +106,8 @@ def _compile_only() -> None:
     def no_executable(self: Any, library: Any, fndesc: Any, env: Any) -> Any:
         return [].append  # a different builtin each time: numba finds functions by it
 
-    dispatcher.Dispatcher.enable_caching = lambda self: None
+    patched: Any = dispatcher.Dispatcher
+    patched.enable_caching = lambda self: None
     numba_cpu.CPUContext.get_executable = no_executable
     codegen.JITCPUCodegen = Codegen
 
@@ -93,7 +133,7 @@ def _main(isa: str, path: Path) -> None:
             module.link_in(linked)
         names[name] = {"symbol": result.fndesc.mangled_name, "arguments": n_arguments}
     path.write_text(str(module))
-    Path(f"{path}.json").write_text(json.dumps(names))
+    names_file(path).write_text(json.dumps(names))
 
 
 if __name__ == "__main__":

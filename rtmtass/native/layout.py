@@ -35,7 +35,16 @@ from rtmtass.live.mix_kernels import (
     fill_targets,
     start_mix,
 )
-from rtmtass.native.arrays import bytes_, doubles, doubles2, doubles3, floats, floats2, floats3, longs
+from rtmtass.native.arrays import (
+    bytes_,
+    doubles,
+    doubles2,
+    doubles3,
+    floats,
+    floats2,
+    floats3,
+    longs,
+)
 from rtmtass.native.model_words import N_WORDS, WORD
 from rtmtass.native.stream_words import (
     N_REGISTERS,
@@ -86,7 +95,8 @@ def lay_out(model: int, memory: int, rate: int, channels: int, mixes: int) -> in
     _reserve(words, STREAM.lengths, 8 * N_LENGTHS)
     _reserve(words, STREAM.audible, header[WORD.n_stems])
     _reserve_state(header, words)
-    return words[STREAM.bytes]
+    total: int = words[STREAM.bytes]
+    return total
 
 
 @kernel

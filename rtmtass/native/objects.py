@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llvmlite import binding as llvm
 
+from rtmtass.native.ir import names_file
 from rtmtass.native.targets import Target, Variant
 
 _REFCOUNT = re.compile(
@@ -24,7 +25,7 @@ _HEADER = re.compile(r"^target (?:datalayout|triple) = .*\n", re.M)
 
 
 def write_object(ir: Path, target: Target, variant: Variant, path: Path) -> None:
-    """Compile IR of `ir.write_ir` for a variant of a target.
+    """Compile IR of `ir.ir_file` for a variant of a target.
 
     Args:
         ir: the file, with its names beside it.
@@ -38,7 +39,7 @@ def write_object(ir: Path, target: Target, variant: Variant, path: Path) -> None
     text = _REFCOUNT.sub("", _HEADER.sub("", ir.read_text()))
     if not variant.has_fma:  # or each would be a call of a slow function
         text = text.replace("@llvm.fma.", "@llvm.fmuladd.")
-    names = json.loads(Path(f"{ir}.json").read_text())
+    names = json.loads(names_file(ir).read_text())
     text += _NO_REFCOUNT + "".join(
         _c_function(f"rtmtass_{variant.name}_{entry}", **about) for entry, about in names.items()
     )
