@@ -160,13 +160,14 @@ def test_the_fastest_instruction_set_is_selected(monkeypatch: pytest.MonkeyPatch
         ({"avx2", "avxvnni"}, "avxvnni"),
         ({"avx2"}, "avx2"),
         ({"neon", "dotprod"}, "neon"),
-        ({"sse2"}, "portable"),
+        ({"sse2"}, "sse2"),
+        (set(), "portable"),
     ):
         monkeypatch.setattr(cpu, "features", lambda detected=detected: frozenset(detected))
         assert cpu.int8_isa() == isa
     monkeypatch.setenv(cpu.VARIABLE, "avx2")
     with pytest.raises(
-        UsageError, match="RTMTASS_INT8=avx2 is set, but this processor supports port"
+        UsageError, match="RTMTASS_INT8=avx2 is set, but this processor supports portable"
     ):
         cpu.int8_isa()
 
@@ -190,6 +191,8 @@ def test_the_environment_forces_an_instruction_set() -> None:
         ("avx512vnni", "x86_64-linux-gnu", "+avx512f,+avx512bw,+avx512vnni", "vpdpbusd"),
         ("avxvnni", "x86_64-linux-gnu", "+avx2,+avxvnni", "vpdpbusd"),
         ("avx2", "x86_64-linux-gnu", "+avx2", "vpmaddubsw"),
+        ("sse2", "x86_64-linux-gnu", "", "pmaddwd"),
+        ("wasm", "wasm32-unknown-unknown", "+simd128", "i32x4.dot_i16x8_s"),
         ("portable", "riscv64-linux-gnu", "", "mul"),
     ],
 )

@@ -13,6 +13,8 @@ ISAS: dict[str, tuple[str, ...]] = {
     "avxvnni": ("avx2", "avxvnni"),
     "avx2": ("avx2",),
     "neon": ("dotprod",),
+    "sse2": ("sse2",),
+    "wasm": ("simd128",),
     "portable": (),
 }
 """Instruction sets with an int8 dot product, fastest first, and the features each needs."""

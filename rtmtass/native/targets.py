@@ -69,14 +69,14 @@ WASM = "wasm32"
 _X86 = (
     Variant("avx512vnni", "x86-64-v4", "+avx512vnni", "avx512vnni", has_fma=True),
     Variant("avx2", "x86-64-v3", "", "avx2", has_fma=True),
-    Variant("baseline", "x86-64", "", "portable", has_fma=False),
+    Variant("baseline", "x86-64", "", "sse2", has_fma=False),
 )
 _ARM = (
     Variant("neon", "generic", "+dotprod", "neon", has_fma=True),
     Variant("baseline", "generic", "", "portable", has_fma=True),
 )
 _APPLE = (Variant("neon", "apple-m1", "", "neon", has_fma=True),)
-_WASM = (Variant("baseline", "generic", "+simd128", "portable", has_fma=False),)
+_WASM = (Variant("baseline", "generic", "+simd128", "wasm", has_fma=False),)
 
 
 # `-z defs`: a symbol that neither we nor libc have is an error of the link, not of a user's start.

@@ -112,7 +112,7 @@ def _processor() -> Iterator[Check]:
     isas, isa = cpu.usable_isas(), cpu.int8_isa()
     forced = f", forced by {cpu.VARIABLE}; best: {isas[0]}" if isa != isas[0] else ""
     yield Check(
-        "int8", isa != "portable", f"int8 matmul by {isa}{forced}",
+        "int8", isa not in ("sse2", "portable"), f"int8 matmul by {isa}{forced}",
         "without int8 instructions int8 saves little: try rtmtass live --precision f32",
         is_needed=False,
     )  # fmt: skip

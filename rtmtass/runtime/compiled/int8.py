@@ -102,6 +102,31 @@ def _neon(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
     return _intrinsic(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", sums.type, sums, w, x)
 
 
+def _pairs(name: str) -> Dot:
+    """Make the dot product of the instruction that multiplies shorts and adds pairs of them."""
+    shorts = ir.VectorType(_SHORT, 8)
+
+    def dot(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
+        four = builder.sext(
+            builder.bitcast(inputs, ir.VectorType(_BYTE, 4)), ir.VectorType(_SHORT, 4)
+        )
+        x = _shuffle(builder, four, four, [0, 1, 2, 3] * 2)
+        w = builder.bitcast(weights, ir.VectorType(_BYTE, 16))
+        halves = [
+            builder.sext(_shuffle(builder, w, w, list(range(start, start + 8))), shorts)
+            for start in (0, 8)
+        ]
+        a, b = (_intrinsic(builder, name, sums.type, half, x) for half in halves)
+        even, odd = (_shuffle(builder, a, b, list(range(start, 8, 2))) for start in (0, 1))
+        return builder.add(builder.add(sums, even), odd)
+
+    return dot
+
+
+def _shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT, len(lanes)), lanes))
+
+
 def _portable(builder: Any, sums: Any, inputs: Any, weights: Any) -> Any:
     lanes = sums.type.count
     x = spread(builder, inputs, lanes)
@@ -118,6 +143,8 @@ ISAS = {
     "avxvnni": Int8Isa(8, 4, 2, 128, _vnni(8)),
     "avx2": Int8Isa(8, 4, 2, 0, _avx2),
     "neon": Int8Isa(4, 6, 4, 0, _neon),
+    "sse2": Int8Isa(4, 2, 4, 0, _pairs("llvm.x86.sse2.pmadd.wd")),
+    "wasm": Int8Isa(4, 2, 4, 0, _pairs("llvm.wasm.dot")),
     "portable": Int8Isa(16, 4, 1, 0, _portable),
 }
 
