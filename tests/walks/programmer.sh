@@ -15,11 +15,11 @@ holds '[ ! -e build ] && [ ! -e plugins ] && [ ! -e site ]'
 say 'The library, and the example compiled as its last line says.'
 run 'rtmtass export rtmtass-small --native build'
 prints 'librtmtass'
+next=$(sed -n 's/^next: //p' "$WALK/out" "$WALK/err" | head -n 1)
 holds '[ -z "$(find build -name "*.part")" ]'
 refuses 1 '--overwrite' 'rtmtass export rtmtass-small --native build'
 if command -v cc > /dev/null && command -v pkg-config > /dev/null && command -v sox > /dev/null; then
-  run "$(grep -h '^next: ' "$WALK"/out "$WALK"/err 2> /dev/null | sed 's/^next: //' | grep . ||
-    echo 'cc build/example.c $(PKG_CONFIG_PATH=build/lib/pkgconfig pkg-config --cflags --libs rtmtass) -Wl,-rpath,$PWD/build/lib -o example')"
+  run "$next"
   run 'sox talk.wav -t f32 -r 48000 -c 1 - | ./example build/rtmtass-small.rtm > stems.f32'
   holds '[ "$(stat -c %s stems.f32)" = $((4 * 48000 * 3 * 4)) ]'
   refuses 1 'rtmtass export MODEL --rtm FILE' './example talk.wav < /dev/null'
