@@ -6,7 +6,8 @@ on NEON or SSE; no instruction set is named, and the sums don't depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ LANES = 16
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
 
-_VECTOR = ir.VectorType(_FLOAT, LANES)
 
 _EXP2 = (1.535336188e-4, 1.339887440e-3, 9.618437357e-3, 5.550332471e-2, 0.2402264791, 0.6931472028)
 """Minimax polynomial of 2^x on [-0.5, 0.5], highest power first, without the constant 1."""
@@ -83,74 +83,100 @@ class _Elements:
         if kind.layout != "C":
             self._stride = cgutils.unpack_tuple(builder, struct.strides)[0]
 
-    def one(self, index: Any) -> Any:
-        """Load one element."""
+    def load(self, index: Any, lanes: int) -> Any:
+        """Emit the load of a vector from an index on; of a float for one lane."""
         if self._stride is None:
-            return self._builder.load(self._builder.gep(self._data, [index]))
-        offset = self._builder.mul(index, self._stride)
-        return self._builder.load(cgutils.pointer_add(self._builder, self._data, offset))
-
-    def store(self, value: Any, index: Any) -> None:
-        """Store a vector, or a float, from an index of a contiguous array on."""
-        at = self._builder.gep(self._data, [index])
-        self._builder.store(value, self._builder.bitcast(at, value.type.as_pointer())).align = 4
-
-    def vector(self, index: Any) -> Any:
-        """Load the vector from an index on."""
-        if self._stride is None:
-            at = self._builder.gep(self._data, [index])
-            vector = self._builder.load(self._builder.bitcast(at, _VECTOR.as_pointer()))
+            vector = self._builder.load(self._at(index, lanes))
             vector.align = 4  # as of a float, not of a vector
             return vector
-        vector = ir.Constant(_VECTOR, ir.Undefined)
-        for lane in range(LANES):
-            element = self.one(self._builder.add(index, ir.Constant(index.type, lane)))
-            vector = self._builder.insert_element(vector, element, ir.Constant(_INT, lane))
-        return vector
+        elements = []
+        for lane in range(lanes):
+            number = self._builder.add(index, ir.Constant(index.type, lane))
+            offset = self._builder.mul(number, self._stride)
+            at = cgutils.pointer_add(self._builder, self._data, offset)
+            elements.append(self._builder.load(at))
+        return _vector(self._builder, elements)
+
+    def store(self, value: Any, index: Any, lanes: int) -> None:
+        """Emit the store of a vector, or of a float, to a contiguous array."""
+        self._builder.store(value, self._at(index, lanes)).align = 4
+
+    def _at(self, index: Any, lanes: int) -> Any:
+        at = self._builder.gep(self._data, [index])
+        return self._builder.bitcast(at, _floats(lanes).as_pointer())
 
 
-def _emit_dot(builder: Any, size: Any, pair: Callable[[Any, bool], tuple[Any, Any]]) -> Any:
-    """Emit the sum of products: lane by lane, the lanes as a tree, then what is left, one by one.
-
-    `pair` emits the factors at an index: vectors, or one of each.
-    """
-    total = cgutils.alloca_once(builder, _VECTOR)
-    builder.store(ir.Constant(_VECTOR, [0.0] * LANES), total)
-    n_vectors = builder.udiv(size, ir.Constant(size.type, LANES))
-    with cgutils.for_range(builder, n_vectors) as loop:
-        a, b = pair(builder.mul(loop.index, ir.Constant(size.type, LANES)), True)
-        builder.store(call_llvm(builder, "llvm.fma.v16f32", a, b, builder.load(total)), total)
-    lanes, n = builder.load(total), LANES
-    while n > 1:
-        n //= 2
-        low, high = (
-            builder.shuffle_vector(
-                lanes, lanes, ir.Constant(ir.VectorType(_INT, n), list(range(start, start + n)))
-            )
-            for start in (0, n)
-        )
-        lanes = builder.fadd(low, high)
-    rest = cgutils.alloca_once(builder, _FLOAT)
-    builder.store(builder.extract_element(lanes, ir.Constant(_INT, 0)), rest)
-    done = builder.mul(n_vectors, ir.Constant(size.type, LANES))
-    with cgutils.for_range(builder, builder.sub(size, done)) as loop:
-        a, b = pair(builder.add(done, loop.index), False)
-        builder.store(call_llvm(builder, "llvm.fma.f32", a, b, builder.load(rest)), rest)
-    return builder.load(rest)
+def _floats(lanes: int) -> Any:
+    """Return the type of a vector; a float for one lane."""
+    return _FLOAT if lanes == 1 else ir.VectorType(_FLOAT, lanes)
 
 
-def _spread(builder: Any, value: Any) -> Any:
-    """Emit a vector with a float in every lane."""
-    vector = ir.Constant(_VECTOR, ir.Undefined)
-    for lane in range(LANES):
-        vector = builder.insert_element(vector, value, ir.Constant(_INT, lane))
+def _vector(builder: Any, elements: list[Any]) -> Any:
+    """Emit a vector of elements; one is itself."""
+    if len(elements) == 1:
+        return elements[0]
+    vector = ir.Constant(_floats(len(elements)), ir.Undefined)
+    for lane, element in enumerate(elements):
+        vector = builder.insert_element(vector, element, ir.Constant(_INT, lane))
     return vector
 
 
-def _between(builder: Any, low: Any, high: Any, fraction: Any) -> Any:
-    """Emit low + fraction * (high - low), of floats or vectors."""
-    name = "llvm.fma.v16f32" if low.type == _VECTOR else "llvm.fma.f32"
-    return call_llvm(builder, name, fraction, builder.fsub(high, low), low)
+def _fma(builder: Any, lanes: int, *args: Any) -> Any:
+    return call_llvm(builder, f"llvm.fma.{'' if lanes == 1 else f'v{lanes}'}f32", *args)
+
+
+# An array of n is taken in vectors of 16, then one each of 8, 4, 2 and 1 where n has that bit.
+
+
+@contextmanager
+def _whole_vectors(builder: Any, size: Any) -> Iterator[Any]:
+    """Emit a loop over the vectors; the body gets their first index."""
+    lanes = ir.Constant(size.type, LANES)
+    with cgutils.for_range(builder, builder.udiv(size, lanes)) as loop:
+        yield builder.mul(loop.index, lanes)
+
+
+@contextmanager
+def _part_vector(builder: Any, size: Any, lanes: int) -> Iterator[Any]:
+    """Emit what is run if there is a part of so many lanes; the body gets its first index."""
+    bit = builder.and_(size, ir.Constant(size.type, lanes))
+    with builder.if_then(builder.icmp_unsigned("!=", bit, ir.Constant(size.type, 0))):
+        yield builder.and_(size, ir.Constant(size.type, -2 * lanes))
+
+
+def _emit_dot(builder: Any, size: Any, factors: Callable[[Any, int], tuple[Any, Any]]) -> Any:
+    """Emit the sum of products, lane by lane.
+
+    The upper half of the lanes is added to the lower until one is left, and to each half the
+    part of the array with as many lanes.
+
+    Args:
+        builder: of llvmlite.
+        size: how many products.
+        factors: (index, lanes) -> the factors there.
+    """
+    total = cgutils.alloca_once(builder, _floats(LANES))
+    builder.store(ir.Constant(_floats(LANES), [0.0] * LANES), total)
+    with _whole_vectors(builder, size) as at:
+        builder.store(_fma(builder, LANES, *factors(at, LANES), builder.load(total)), total)
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        sums = builder.load(total)
+        total = cgutils.alloca_once(builder, _floats(lanes))
+        builder.store(builder.fadd(*_halves(builder, sums, lanes)), total)
+        with _part_vector(builder, size, lanes) as at:
+            builder.store(_fma(builder, lanes, *factors(at, lanes), builder.load(total)), total)
+    return builder.load(total)
+
+
+def _halves(builder: Any, vector: Any, lanes: int) -> list[Any]:
+    """Emit the lower and the upper half of a vector of 2 * lanes."""
+    if lanes == 1:
+        return [builder.extract_element(vector, ir.Constant(_INT, lane)) for lane in (0, 1)]
+    masks = (list(range(start, start + lanes)) for start in (0, lanes))
+    kind = ir.VectorType(_INT, lanes)
+    return [builder.shuffle_vector(vector, vector, ir.Constant(kind, mask)) for mask in masks]
 
 
 @intrinsic
@@ -159,37 +185,22 @@ def dot(typing_context: Any, x: Any, y: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b = (_Elements(context, builder, *one) for one in zip(signature.args, args, strict=True))
-        return _emit_dot(
-            builder,
-            a.size,
-            lambda at, wide: (a.vector(at), b.vector(at)) if wide else (a.one(at), b.one(at)),
-        )
+        return _emit_dot(builder, a.size, lambda at, lanes: (a.load(at, lanes), b.load(at, lanes)))
 
     return types.float32(x, y), emit
 
 
-@intrinsic
-def filtered(typing_context: Any, lower: Any, upper: Any, fraction: Any, x: Any) -> Any:
-    """Return the dot product of x and of lower + fraction * (upper - lower), all (n,) float32.
+class _Mixture:
+    """lower + fraction * (upper - lower) of two arrays, in LLVM IR."""
 
-    The sum has the order of `dot`.
-    """
+    def __init__(self, builder: Any, lower: _Elements, upper: _Elements, fraction: Any) -> None:
+        self._builder, self._lower, self._upper, self._fraction = builder, lower, upper, fraction
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        below, above, samples = (
-            _Elements(context, builder, signature.args[i], args[i]) for i in (0, 1, 3)
-        )
-        fractions = _spread(builder, args[2])
-
-        def pair(at: Any, wide: bool) -> tuple[Any, Any]:
-            low, high, sample = (
-                one.vector(at) if wide else one.one(at) for one in (below, above, samples)
-            )
-            return _between(builder, low, high, fractions if wide else args[2]), sample
-
-        return _emit_dot(builder, samples.size, pair)
-
-    return types.float32(lower, upper, types.float32, x), emit
+    def load(self, index: Any, lanes: int) -> Any:
+        """Emit the values from an index on."""
+        low, high = self._lower.load(index, lanes), self._upper.load(index, lanes)
+        fractions = _vector(self._builder, [self._fraction] * lanes)
+        return _fma(self._builder, lanes, fractions, self._builder.fsub(high, low), low)
 
 
 @intrinsic
@@ -200,22 +211,41 @@ def interpolate(typing_context: Any, lower: Any, upper: Any, fraction: Any, out:
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        below, above, results = (
+        low, high, results = (
             _Elements(context, builder, signature.args[i], args[i]) for i in (0, 1, 3)
         )
-        n_vectors = builder.udiv(results.size, ir.Constant(results.size.type, LANES))
-        done = builder.mul(n_vectors, ir.Constant(results.size.type, LANES))
-        fractions = _spread(builder, args[2])
-        with cgutils.for_range(builder, n_vectors) as loop:
-            at = builder.mul(loop.index, ir.Constant(results.size.type, LANES))
-            low, high = below.vector(at), above.vector(at)
-            results.store(_between(builder, low, high, fractions), at)
-        with cgutils.for_range(builder, builder.sub(results.size, done)) as loop:
-            at = builder.add(done, loop.index)
-            results.store(_between(builder, below.one(at), above.one(at), args[2]), at)
+        values = _Mixture(builder, low, high, args[2])
+        with _whole_vectors(builder, results.size) as at:
+            results.store(values.load(at, LANES), at, LANES)
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            with _part_vector(builder, results.size, lanes) as at:
+                results.store(values.load(at, lanes), at, lanes)
         return context.get_dummy_value()
 
     return types.void(lower, upper, types.float32, out), emit
+
+
+@intrinsic
+def filtered(typing_context: Any, lower: Any, upper: Any, fraction: Any, x: Any) -> Any:
+    """Return the dot product of x and of lower + fraction * (upper - lower), all (n,) float32.
+
+    The sum has the order of `dot`.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        low, high, samples = (
+            _Elements(context, builder, signature.args[i], args[i]) for i in (0, 1, 3)
+        )
+        values = _Mixture(builder, low, high, args[2])
+        return _emit_dot(
+            builder,
+            samples.size,
+            lambda at, lanes: (values.load(at, lanes), samples.load(at, lanes)),
+        )
+
+    return types.float32(lower, upper, types.float32, x), emit
 
 
 @intrinsic
