@@ -182,7 +182,7 @@ KERNELS = [
     (resample_filter.history_rows, (LONG,) * 3),
     (resample_filter.room_for, (LONG,) * 3),
     (resample_filter.fill_filter_table, (LONG, LONG, floats(2))),
-    (live_resample._convert, (floats(2), LONG, LONGS, LONG, LONG, floats(2), floats(2))),
+    (live_resample.convert, (floats(2), LONG, LONGS, LONG, LONG, floats(2), floats(2))),
     (hop_schedule.end_of_hop, (LONG,) * 4),
     (hop_schedule.longest_block, (LONG,) * 3),
     (hop_schedule.delay_at, (LONG,) * 3),
