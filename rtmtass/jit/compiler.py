@@ -47,7 +47,6 @@ _KERNELS = (
     "live/full_band.py",
     "live/devices/callback.py",
     "native/arena_check.py",
-    "native/arrays.py",
     "native/layout.py",
     "native/model_check.py",
     "native/model_words.py",
