@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rtmtass.errors import RtmtassError
 from rtmtass.jit import cpu
@@ -122,9 +122,14 @@ def _compile_only() -> None:
     codegen.JITCPUCodegen = Codegen
 
 
-def _end_with(parent: BinaryIO) -> None:
-    """End this process when its input ends; a signal may have ended who waited for the result."""
-    parent.read()
+def _end_with(parent: int) -> None:
+    """End this process when its input ends; a signal may have ended who waited for the result.
+
+    Args:
+        parent: the input's file descriptor; a Python file's lock would be held at the normal end.
+    """
+    while os.read(parent, 1):
+        pass
     os._exit(1)
 
 
@@ -154,5 +159,5 @@ def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     _main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
