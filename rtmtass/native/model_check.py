@@ -13,6 +13,7 @@ from rtmtass.config import NET_BOUNDS, PRECISIONS, STFT_BOUNDS
 from rtmtass.dsp.fft import work_size
 from rtmtass.jit.addresses import bytes_, longs
 from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import LANES
 from rtmtass.native.arena_check import MOST_WORD, are_finite
 from rtmtass.native.model_words import (
     ALIGNMENT,
@@ -29,7 +30,6 @@ from rtmtass.native.model_words import (
 )
 from rtmtass.native.program_check import MOST_INSTRUCTIONS, is_program_safe
 from rtmtass.runtime.compiled.program import WORDS
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Longs
 
 MOST_FLOATS = 1 << 26
