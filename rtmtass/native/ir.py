@@ -122,14 +122,9 @@ def _compile_only() -> None:
     codegen.JITCPUCodegen = Codegen
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its input ends; a signal may have ended who waited for the result.
-
-    Args:
-        parent: the input's file descriptor; a Python file's lock would be held at the normal end.
-    """
-    while os.read(parent, 1):
-        pass
+def _end_with_input() -> None:
+    """End this process when its input ends; a signal may have ended who waited for the result."""
+    os.read(0, 1)  # not by sys.stdin, whose lock Python takes when it ends
     os._exit(1)
 
 
@@ -159,5 +154,5 @@ def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_end_with_input, daemon=True).start()
     _main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
