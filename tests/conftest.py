@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from native_builds import Builds
+
     from rtmtass.training.data.corpus import Corpus
 
 _HERE = Path(__file__).parent
@@ -120,3 +123,14 @@ def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
     folder = tmp_path_factory.mktemp("pitched")
     return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """The native library and what is built around it, once for all processes of a test run."""
+    from native_builds import Builds
+
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):  # each of them has a folder below the run's
+        folder = folder.parent
+    return Builds(folder / "native-builds")
