@@ -3,7 +3,7 @@
 # make quick  runs a sixth of it, 2 minutes: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
-# make walks  what four kinds of user do, step by step, in 10 minutes; see tests/walks/
+# make walks  what five kinds of user do, step by step, in 15 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
 PYTHON ?= python3
@@ -40,7 +40,7 @@ check-core:
 	.venv-core/bin/python -m pytest --quick --numprocesses=auto --dist=loadfile
 
 walks: .venv/dev.done
-	@for walk in podcaster streamer researcher maintainer; do \
+	@for walk in podcaster streamer researcher maintainer programmer; do \
 	  echo "== $$walk"; PYTHON=$(CURDIR)/$(BIN)/python bash tests/walks/$$walk.sh || exit 1; done
 
 bench: .venv/bench.done

@@ -30,6 +30,7 @@ SCRIPTS: dict[str, list[str]] = {
     "streams": [],
     "files": ["--python", f"${RIVALS}"],
     "engine": [],
+    "native": ["--python", f"${RIVALS}"],
     "quality": [f"${SET}", "--clips", "20", "--python", f"${RIVALS}"],
 }
 """Scripts of `make bench` and their options. Run by hand: drift.py (needs a set), soak.py (takes
@@ -40,6 +41,7 @@ SMOKE: dict[str, list[str]] = {
     "streams": ["--seconds", "0.01", "--sizes", "1", "4"],
     "files": ["--minutes", "0.05", "0.1", "--race", "2", "--rounds", "1"],
     "engine": ["--seconds", "1.5", "--rounds", "1", "--blocks", "16"],
+    "native": ["--seconds", "1"],
     "quality": ["--clips", "2"],
 }
 """Options that only test that the scripts run; the figures are meaningless."""
@@ -154,6 +156,11 @@ def engine(result: dict[str, Any]) -> str:
     return own_tables("engine", result)
 
 
+def native(result: dict[str, Any]) -> str:
+    """One 16 ms hop in the C library and in WebAssembly."""
+    return own_tables("native", result)
+
+
 def quality(result: dict[str, Any]) -> str:
     """Separation of the dev mixtures, and speech compared with enhancers from PyPI."""
     from benchmarks.quality import pass_table, precision_table, remarks, speech_table, stems_table
@@ -237,6 +244,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "streams": streams,
     "files": files,
     "engine": engine,
+    "native": native,
     "quality": quality,
     "soak": soak,
     "drift": drift,

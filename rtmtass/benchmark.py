@@ -55,11 +55,14 @@ class Hops:
         step: called with (hop, 1) blocks.
         hop: samples per block.
         is_silent: feed silence after `_WARM_UP` hops of sound.
+        sound: to feed over and over, (n,), instead of `sound_of`'s.
     """
 
-    def __init__(self, step: Step, hop: int, *, is_silent: bool = False) -> None:
+    def __init__(
+        self, step: Step, hop: int, *, is_silent: bool = False, sound: Samples | None = None
+    ) -> None:
         self._step, self._hop, self._is_silent = step, hop, is_silent
-        self._sound = sound_of(_SOUND_S)[:, None].copy()
+        self._sound = (sound_of(_SOUND_S) if sound is None else sound)[:, None].copy()
         self._silence = np.zeros((hop, 1), np.float32)
         self._count = 0
 

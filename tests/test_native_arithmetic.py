@@ -14,7 +14,7 @@ from numba import types
 from rtmtass.dsp import hop_schedule, live_resample, resample_filter
 from rtmtass.dsp.hop_schedule import end_of_hop, kept_stems, scale, start_in_history
 from rtmtass.dsp.resample_filter import filter_table, fixed_step, wait_of
-from rtmtass.jit.compiler import LOOSE, borrow_rows, kernel
+from rtmtass.jit.compiler import borrow_rows, kernel
 from rtmtass.live import full_band, mix_kernels
 from rtmtass.live.full_band import HopSchedule, StemUpsampler, push_hop
 from rtmtass.live.mixer import RAMP_MS, Mixer
@@ -171,7 +171,7 @@ LONG, LONGS, YES = types.int64, types.Array(types.int64, 1, "C"), types.boolean
 _MIX = (doubles(1), doubles(2), doubles(1), doubles(3), doubles(2), doubles(1))
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _last_row(work, start, rows, width):
     return borrow_rows(work, start, rows, width)[rows - 1].sum()
 
@@ -182,7 +182,7 @@ KERNELS = [
     (resample_filter.history_rows, (LONG,) * 3),
     (resample_filter.room_for, (LONG,) * 3),
     (resample_filter.fill_filter_table, (LONG, LONG, floats(2))),
-    (live_resample._convert, (floats(2), LONG, LONGS, LONG, LONG, floats(2), floats(2))),
+    (live_resample.convert, (floats(2), LONG, LONGS, LONG, LONG, floats(2), floats(2))),
     (hop_schedule.end_of_hop, (LONG,) * 4),
     (hop_schedule.longest_block, (LONG,) * 3),
     (hop_schedule.delay_at, (LONG,) * 3),

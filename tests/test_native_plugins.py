@@ -366,7 +366,7 @@ def test_ports_the_latency_reported_is_the_one_measured(make, rate):
     assert np.argmax(plugin.run(x, plugin.plain)[0]) == 100 + plugin.latency[0]
 
 
-@pytest.mark.parametrize("rate", [0, 7999, 192001, 10**8])
+@pytest.mark.parametrize("rate", [0, 1999, 768001, 10**8])
 def test_ports_a_rate_out_of_range_is_refused(make, rate):
     assert make(1, rate).handle is None
 
@@ -690,7 +690,7 @@ def test_clap_latency_is_the_one_measured_and_told_when_it_changes(clap, rate):
     assert len(instance.calls) == 2
 
 
-@pytest.mark.parametrize("rate", [0, -1, 7999, 192001, 1e12, np.nan, np.inf])
+@pytest.mark.parametrize("rate", [0, -1, 1999, 768001, 1e12, np.nan, np.inf])
 def test_clap_a_rate_out_of_range_is_refused(clap, rate):
     instance = clap()
     assert not instance.plugin.activate(instance.pointer, rate, 1, 64)

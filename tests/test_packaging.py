@@ -20,6 +20,12 @@ def test_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "demo.flac"):
         assert f"rtmtass/models/rtmtass-small/{name}" in names
     assert "rtmtass/py.typed" in names
+    # Exports are built from these wherever rtmtass is installed.
+    assert "rtmtass/LICENSE" in names
+    native = ROOT / "rtmtass" / "native"
+    shipped = [*(native / "c").iterdir(), *(native / "js").iterdir(), *native.glob("*.md")]
+    assert {path.suffix for path in shipped} == {".c", ".h", ".js", ".md"}
+    assert {path.relative_to(ROOT).as_posix() for path in shipped} <= set(names)
     assert not [n for n in names if n.startswith(("tests", "benchmarks")) or "__pycache__" in n]
     script = (
         "import rtmtass, sys; assert 'installed' in rtmtass.__file__, rtmtass.__file__\n"

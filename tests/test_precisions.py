@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
 from rtmtass.jit import cpu
+from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
 from rtmtass.runtime.compiled.matmul import REGISTRY, multiply
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
 from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.packing import pack, pack_int8, to_bf16, to_int8
-from rtmtass.runtime.compiled.simd import LANES
 
 Floats = NDArray[np.float32]
 QUANTISED_STRIDE = ROW_HEADER + 1088

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
+from rtmtass.jit.simd import complex_product, fma
 from rtmtass.types import Floats
 
 Pair = tuple[Floats, Floats]
@@ -87,11 +88,11 @@ def _first_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats) -> N
         ur, ui, vr, vi = x1r[p] + x3r[p], x1i[p] + x3i[p], x1r[p] - x3r[p], x1i[p] - x3i[p]
         yr[4 * p], yi[4 * p] = sr + ur, si + ui
         er, ei = tr + vi, ti - vr
-        yr[4 * p + 1], yi[4 * p + 1] = er * w1r[p] - ei * w1i[p], er * w1i[p] + ei * w1r[p]
+        yr[4 * p + 1], yi[4 * p + 1] = complex_product(er, ei, w1r[p], w1i[p])
         er, ei = sr - ur, si - ui
-        yr[4 * p + 2], yi[4 * p + 2] = er * w2r[p] - ei * w2i[p], er * w2i[p] + ei * w2r[p]
+        yr[4 * p + 2], yi[4 * p + 2] = complex_product(er, ei, w2r[p], w2i[p])
         er, ei = tr - vi, ti + vr
-        yr[4 * p + 3], yi[4 * p + 3] = er * w3r[p] - ei * w3i[p], er * w3i[p] + ei * w3r[p]
+        yr[4 * p + 3], yi[4 * p + 3] = complex_product(er, ei, w3r[p], w3i[p])
 
 
 @kernel_noalias
@@ -111,11 +112,11 @@ def _second_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, fou
             ur, ui, vr, vi = x1r[i] + x3r[i], x1i[i] + x3i[i], x1r[i] - x3r[i], x1i[i] - x3i[i]
             yr[o], yi[o] = sr + ur, si + ui
             er, ei = tr + vi, ti - vr
-            yr[o + 4], yi[o + 4] = er * w1r - ei * w1i, er * w1i + ei * w1r
+            yr[o + 4], yi[o + 4] = complex_product(er, ei, w1r, w1i)
             er, ei = sr - ur, si - ui
-            yr[o + 8], yi[o + 8] = er * w2r - ei * w2i, er * w2i + ei * w2r
+            yr[o + 8], yi[o + 8] = complex_product(er, ei, w2r, w2i)
             er, ei = tr - vi, ti + vr
-            yr[o + 12], yi[o + 12] = er * w3r - ei * w3i, er * w3i + ei * w3r
+            yr[o + 12], yi[o + 12] = complex_product(er, ei, w3r, w3i)
 
 
 @kernel_noalias
@@ -135,11 +136,11 @@ def _middle_stage(xr: Floats, xi: Floats, yr: Floats, yi: Floats, w: Floats, str
             ur, ui, vr, vi = x1r[i] + x3r[i], x1i[i] + x3i[i], x1r[i] - x3r[i], x1i[i] - x3i[i]
             y0r[q], y0i[q] = sr + ur, si + ui
             er, ei = tr + vi, ti - vr
-            y1r[q], y1i[q] = er * w1r - ei * w1i, er * w1i + ei * w1r
+            y1r[q], y1i[q] = complex_product(er, ei, w1r, w1i)
             er, ei = sr - ur, si - ui
-            y2r[q], y2i[q] = er * w2r - ei * w2i, er * w2i + ei * w2r
+            y2r[q], y2i[q] = complex_product(er, ei, w2r, w2i)
             er, ei = tr - vi, ti + vr
-            y3r[q], y3i[q] = er * w3r - ei * w3i, er * w3i + ei * w3r
+            y3r[q], y3i[q] = complex_product(er, ei, w3r, w3i)
 
 
 @kernel_noalias
@@ -212,11 +213,11 @@ def _split(low: Pair, high: Pair, w: Floats, spec_low: Pair, spec_high: Pair) ->
     cosine, minus_sine = borrow(w, 0, n), borrow(w, n, n)
     for k in range(n):
         j = np.uint64(n - 1 - k)  # unsigned, or numba would check whether it is negative
-        er, ei = _HALF * (zr[k] + yr[j]), _HALF * (zi[k] - yi[j])
+        er, ei = zr[k] + yr[j], zi[k] - yi[j]
         dr, di = _HALF * (zi[k] + yi[j]), _HALF * (yr[j] - zr[k])
-        tr, ti = dr * cosine[k] - di * minus_sine[k], dr * minus_sine[k] + di * cosine[k]
-        xr[k], xi[k] = _round(er + tr), _round(ei + ti)
-        vr[j], vi[j] = _round(er - tr), _round(ti - ei)
+        tr, ti = complex_product(dr, di, cosine[k], minus_sine[k])
+        xr[k], xi[k] = _round(fma(_HALF, er, tr)), _round(fma(_HALF, ei, ti))
+        vr[j], vi[j] = _round(fma(_HALF, er, -tr)), _round(fma(-_HALF, ei, ti))
 
 
 @kernel_noalias
@@ -228,11 +229,11 @@ def _merge(spec_low: Pair, spec_high: Pair, w: Floats, low: Pair, high: Pair) ->
     scale = np.float32(0.25) / np.float32(n)
     for k in range(n):
         j = np.uint64(n - 1 - k)
-        er, ei = scale * (xr[k] + vr[j]), scale * (xi[k] - vi[j])
+        er, ei = xr[k] + vr[j], xi[k] - vi[j]
         dr, di = scale * (xr[k] - vr[j]), scale * (xi[k] + vi[j])
-        tr, ti = dr * cosine[k] + di * minus_sine[k], di * cosine[k] - dr * minus_sine[k]
-        zr[k], zi[k] = er - ti, -(ei + tr)
-        yr[j], yi[j] = er + ti, ei - tr
+        tr, ti = complex_product(dr, di, cosine[k], -minus_sine[k])
+        zr[k], zi[k] = fma(scale, er, -ti), fma(-scale, ei, -tr)
+        yr[j], yi[j] = fma(scale, er, ti), fma(scale, ei, -tr)
 
 
 @kernel

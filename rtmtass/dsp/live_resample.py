@@ -20,6 +20,7 @@ from rtmtass.dsp.resample_filter import (
     wait_of,
 )
 from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import filtered
 from rtmtass.types import Floats, Longs
 
 
@@ -121,11 +122,8 @@ def convert(
         fraction = np.float32(phase - row)
         first = whole - wait + 1
         for c in range(channels):
-            total = np.float32(0.0)
-            for k in range(2 * wait):
-                weight = table[row, k] + fraction * (table[row + 1, k] - table[row, k])
-                total += weight * history[first + k, c]
-            out[written, c] = total
+            samples = history[first : first + 2 * wait, c]
+            out[written, c] = filtered(table[row], table[row + 1], fraction, samples)
         written += 1
         position += step
     used = max(0, (position >> FRACTION) - wait)

@@ -15,6 +15,7 @@ from rtmtass.dsp.fft import fft_tables, forward, inverse, work_size
 from rtmtass.dsp.windows import windows
 from rtmtass.errors import BlockSizeError
 from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
+from rtmtass.jit.simd import fma
 from rtmtass.types import Floats
 
 __all__ = [
@@ -66,7 +67,7 @@ def _interleave(even: Floats, minus_odd: Floats, frame: Floats) -> None:
 @kernel_noalias
 def _overlap_add(overlap: Floats, window: Floats, frame: Floats, target: Floats) -> None:
     for i in range(target.size):
-        target[i] = overlap[i] + window[i] * frame[i]
+        target[i] = fma(window[i], frame[i], overlap[i])
 
 
 @kernel

@@ -1,4 +1,8 @@
-"""Arrays over memory that compiled code knows by its address, such as a file's bytes."""
+"""Arrays over memory that compiled code knows by its address: of a file, or allocated by C.
+
+For compiled code only; nothing is checked, kept or counted. Addresses are int64 on every
+processor, so that one signature fits pointers of 32 and 64 bits.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +10,65 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import NDArray
 
-from rtmtass.types import Longs
+from rtmtass.types import Bytes, Doubles, Floats, Longs
 
 
-def _array_at(number: Any, n_bytes: int) -> Any:
-    """Make the function that returns an array of one number type at an address."""
-    arrays: Any = arrayobj
-    pack: Any = cgutils.pack_array
-    view_type = types.Array(number, 1, "C")
+def _array_at(dtype: Any, n_dims: int) -> Any:
+    """Make the intrinsic (address, shape ...) -> array, C-contiguous, without a reference count."""
+    kind = types.Array(dtype, n_dims, "C")
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = arrays.make_array(view_type)(context, builder)
+        arrays: Any = arrayobj
+        pack: Any = cgutils.pack_array
+        address, *shape = args
+        size = context.get_abi_sizeof(context.get_data_type(dtype))
+        strides = [context.get_constant(types.intp, size)]
+        for length in reversed(shape[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        view = arrays.make_array(kind)(context, builder)
         arrays.populate_array(
             view,
-            data=builder.inttoptr(args[0], ir.IntType(8 * n_bytes).as_pointer()),
-            shape=pack(builder, [args[1]]),
-            strides=pack(builder, [context.get_constant(types.intp, n_bytes)]),
-            itemsize=context.get_constant(types.intp, n_bytes),
+            data=builder.inttoptr(address, context.get_data_type(dtype).as_pointer()),
+            shape=pack(builder, shape),
+            strides=pack(builder, strides),
+            itemsize=context.get_constant(types.intp, size),
             meminfo=None,
         )
         return view._getvalue()
 
-    def array_at(typing_context: Any, address: Any, count: Any) -> Any:
-        return view_type(types.intp, types.intp), build
+    def one(typing_context: Any, address: Any, n: Any) -> Any:
+        """Array of shape (n,)."""
+        return kind(types.int64, types.int64), build
 
-    return intrinsic(array_at)
+    def two(typing_context: Any, address: Any, n: Any, m: Any) -> Any:
+        """Array of shape (n, m)."""
+        return kind(types.int64, types.int64, types.int64), build
+
+    def three(typing_context: Any, address: Any, n: Any, m: Any, k: Any) -> Any:
+        """Array of shape (n, m, k)."""
+        return kind(*[types.int64] * 4), build
+
+    def four(typing_context: Any, address: Any, n: Any, m: Any, k: Any, j: Any) -> Any:
+        """Array of shape (n, m, k, j)."""
+        return kind(*[types.int64] * 5), build
+
+    return intrinsic((one, two, three, four)[n_dims - 1])
 
 
-longs_at = cast(Callable[[int, int], Longs], _array_at(types.int64, 8))
-"""longs_at(address, n): n int64 there. For compiled code only; nothing is checked or kept."""
-words_at = cast(Callable[[int, int], NDArray[np.uint32]], _array_at(types.uint32, 4))
-"""As `longs_at`, for uint32."""
-bytes_at = cast(Callable[[int, int], NDArray[np.uint8]], _array_at(types.uint8, 1))
-"""As `longs_at`, for bytes."""
+floats = cast(Callable[[int, int], Floats], _array_at(types.float32, 1))
+floats2 = cast(Callable[[int, int, int], Floats], _array_at(types.float32, 2))
+floats3 = cast(Callable[[int, int, int, int], Floats], _array_at(types.float32, 3))
+floats4 = cast(Callable[[int, int, int, int, int], Floats], _array_at(types.float32, 4))
+doubles = cast(Callable[[int, int], Doubles], _array_at(types.float64, 1))
+doubles2 = cast(Callable[[int, int, int], Doubles], _array_at(types.float64, 2))
+doubles3 = cast(Callable[[int, int, int, int], Doubles], _array_at(types.float64, 3))
+longs = cast(Callable[[int, int], Longs], _array_at(types.int64, 1))
+longs2 = cast(Callable[[int, int, int], Longs], _array_at(types.int64, 2))
+words_ = cast(Callable[[int, int], NDArray[np.uint32]], _array_at(types.uint32, 1))
+bytes_ = cast(Callable[[int, int], Bytes], _array_at(types.uint8, 1))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast
 
 import numba
 from numba import cfunc, njit, types
@@ -34,12 +34,6 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _HINT_S = 0.5
 _PACKAGE = Path(__file__).resolve().parent.parent
-STRICT = frozenset({"contract", "nsz"})
-"""Allows fused multiply-adds and ignores the sign of zero; NaN and Inf keep their meaning."""
-LOOSE = STRICT | {"reassoc", "arcp"}
-"""Also allows reordered sums, which vectorise, and reciprocals; NaN is still NaN."""
-
-
 _KERNELS = (
     "jit/*.py",
     "dsp/*.py",
@@ -53,7 +47,6 @@ _KERNELS = (
     "live/full_band.py",
     "live/devices/callback.py",
     "native/arena_check.py",
-    "native/arrays.py",
     "native/layout.py",
     "native/model_check.py",
     "native/model_words.py",
@@ -140,35 +133,22 @@ CACHE_FOLDER = STORE.writable or next(iter(STORE.readable), _PACKAGE / "__pycach
 install()
 
 
-@overload
-def kernel(function: F, *, fastmath: frozenset[str] = ..., **options: Any) -> F: ...
-@overload
-def kernel(*, fastmath: frozenset[str] = ..., **options: Any) -> Callable[[F], F]: ...
-def kernel(
-    function: F | None = None, *, fastmath: frozenset[str] = STRICT, **options: Any
-) -> F | Callable[[F], F]:
+def kernel(function: F, **options: Any) -> F:
     """Compile `function` when first called, cache the machine code, release the GIL.
 
+    Arithmetic is done as it is written, so that every processor and every way to compile
+    gives the same bits: nothing is fused, reordered or turned into a reciprocal. Where that
+    is wanted for speed it is written out, with `jit.simd`.
+
     Args:
-        function: the function; omitted when options are given.
-        fastmath: `STRICT` or `LOOSE`.
+        function: the function.
         options: further options of numba.njit.
     """
-    if function is None:
-        return lambda inner: _compiled(inner, fastmath, options)
-    return _compiled(function, fastmath, options)
-
-
-def _compiled(function: F, fastmath: frozenset[str], options: dict[str, Any]) -> F:
     with kept_in(STORE):
         compiled = njit(
-            nogil=True,
-            cache=True,
-            boundscheck=False,
-            error_model="numpy",
-            fastmath=set(fastmath),
+            nogil=True, cache=True, boundscheck=False, error_model="numpy", fastmath=False,
             **options,
-        )(function)
+        )(function)  # fmt: skip
     return cast(F, compiled)
 
 

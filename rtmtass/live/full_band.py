@@ -29,7 +29,8 @@ from rtmtass.dsp.resample_filter import (
     fixed_step,
     wait_of,
 )
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import dot, fma, interpolate
 from rtmtass.live.limits import check_rate
 from rtmtass.types import Floats
 
@@ -196,7 +197,7 @@ def push_hop(
                 history[s, c, kept + i] = stems[s, i, c] if has_stems else _ZERO
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def upsample(
     history: Floats,
     weights: Floats,
@@ -229,21 +230,16 @@ def upsample(
         phase = between * np.float32(rows)
         row = min(int(phase), rows - 1)
         fraction = phase - np.float32(row)
-        # Views and lengths known to be positive: the loops vectorise.
-        lower, upper = table[row], table[row + 1]
-        for k in range(taps.shape[0]):
-            taps[k] = lower[k] + fraction * (upper[k] - lower[k])
+        interpolate(table[row], table[row + 1], fraction, taps)
         first = whole - wait + 1
         for c in range(channels):
             residual = mixture[t, c]
             for s in range(n_stems):
-                samples = history[s, c, first : first + taps.shape[0]]
-                total = _ZERO
-                for k in range(taps.shape[0]):
-                    total += taps[k] * samples[k]
+                total = dot(taps, history[s, c, first : first + taps.shape[0]])
                 out[s, t, c] = total
                 residual -= total
             for s in range(n_stems):
                 slope = weights[s, whole + 1] - weights[s, whole]
-                out[s, t, c] += (weights[s, whole] + between * slope) * residual
+                weight = fma(between, slope, weights[s, whole])
+                out[s, t, c] = fma(weight, residual, out[s, t, c])
         position += step

@@ -6,14 +6,14 @@ product of three at most `MOST_COUNT`.
 
 from __future__ import annotations
 
-from rtmtass.jit.addresses import words_at
+from rtmtass.jit.addresses import words_
 from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import LANES
 from rtmtass.native.model_words import WORD
 from rtmtass.runtime.compiled.int8 import ROW_HEADER
 from rtmtass.runtime.compiled.matmul import INT8, REGISTRY
 from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.program import MATMUL
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Longs
 
 MOST_WORD = (1 << 31) - 1
@@ -33,7 +33,7 @@ _EXPONENT = 0x7F800000
 @kernel
 def are_finite(address: int, n: int) -> bool:
     """Return whether `n` float32 at an address are neither NaN nor Inf."""
-    words = words_at(address, n)
+    words = words_(address, n)
     worst = 0
     for i in range(n):
         worst = max(worst, words[i] & _EXPONENT)
@@ -43,7 +43,7 @@ def are_finite(address: int, n: int) -> bool:
 @kernel
 def _are_finite_halves(address: int, n: int) -> bool:
     """As `are_finite`, for `n` pairs of bfloat16."""
-    words = words_at(address, n)
+    words = words_(address, n)
     worst = 0
     for i in range(n):
         worst = max(worst, words[i] & _EXPONENT, (words[i] << 16) & _EXPONENT)

@@ -17,7 +17,7 @@ C_FOLDER = Path(__file__).parent / "c"
 C_SOURCES = ("rtmtass.c", "cpu.c")
 """Of the library; they include the generated `rtmtass_words.h` and `kernels.h`."""
 _ENTRIES = {"check": 2, "lay_out": 5, "start": 2, "reset": 2, "apply": 3, "process": 5}
-"""`entries.ENTRIES`, whose import would load the kernels; a test compares them."""
+"""Arguments of `entries.ENTRIES`, whose import would load the kernels; a test compares them."""
 _SHARED = "check"
 """Compiled once, for the variant that every processor of the target runs: the last."""
 

@@ -69,7 +69,6 @@ def build(
         link: links the objects of kernels and sources.
         built: names in the workshop of what to return, by another name.
         headers: texts of generated headers, by name.
-        headers: texts of generated headers, by name.
         parts: the rooms that contribute.
         zig: the compiler.
         on_step: shows the progress.

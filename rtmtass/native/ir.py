@@ -1,7 +1,8 @@
 """Writes the LLVM IR of the native library's kernels for one int8 instruction set.
 
 Run as a program of its own, `python -m rtmtass.native.ir ISA FILE ENTRY …`: an instruction set is
-chosen once a process, and numba must neither optimise for this processor nor run the code.
+chosen once a process, and numba must neither optimise for this processor nor run the code. It
+ends when its input is closed, as happens to a pipe when the process at the other end ends.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rtmtass.errors import RtmtassError
 from rtmtass.jit import cpu
@@ -76,20 +77,26 @@ def _keep(path: Path, kept: Path) -> None:
 
 
 def _run_child(isa: str, entries: Sequence[str], path: Path) -> None:
-    with tempfile.TemporaryDirectory() as cache:
-        package = Path(__file__).resolve().parent.parent.parent
-        paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != cpu.VARIABLE},
-            **_ENVIRONMENT,
-            "NUMBA_CACHE_DIR": cache,  # or it would replace the machine code of this processor
-            "PYTHONPATH": os.pathsep.join(paths),
-        }
-        command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path), *entries]
+    cache = path.with_suffix(".cache")
+    cache.mkdir(exist_ok=True)
+    package = Path(__file__).resolve().parent.parent.parent
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != cpu.VARIABLE},
+        **_ENVIRONMENT,
+        "NUMBA_CACHE_DIR": str(cache),  # or it would replace the machine code of this processor
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    command = [sys.executable, "-m", "rtmtass.native.ir", isa, str(path), *entries]
+    child_input, ours = os.pipe()  # closed by the system too, however this process ends
+    try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            command, env=environment, stdin=child_input, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
+    finally:
+        os.close(child_input)
+        os.close(ours)
     if done.returncode:
         said = done.stderr.strip()[-2000:]
         raise RtmtassError(f"the kernels couldn't be compiled for {isa}: {said}")
@@ -113,6 +120,12 @@ def _compile_only() -> None:
     patched.enable_caching = lambda self: None
     numba_cpu.CPUContext.get_executable = no_executable
     codegen.JITCPUCodegen = Codegen
+
+
+def _end_with(parent: BinaryIO) -> None:
+    """End this process when its input ends; a signal may have ended who waited for the result."""
+    parent.read()
+    os._exit(1)
 
 
 def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
@@ -141,4 +154,5 @@ def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
     _main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

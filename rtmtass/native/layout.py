@@ -19,6 +19,16 @@ from rtmtass.dsp.resample_filter import (
     history_rows,
     wait_of,
 )
+from rtmtass.jit.addresses import (
+    bytes_,
+    doubles,
+    doubles2,
+    doubles3,
+    floats,
+    floats2,
+    floats3,
+    longs,
+)
 from rtmtass.jit.compiler import kernel
 from rtmtass.live.mix_kernels import (
     IS_BYPASS_MATCHED,
@@ -34,16 +44,6 @@ from rtmtass.live.mix_kernels import (
     fill_lengths,
     fill_targets,
     start_mix,
-)
-from rtmtass.native.arrays import (
-    bytes_,
-    doubles,
-    doubles2,
-    doubles3,
-    floats,
-    floats2,
-    floats3,
-    longs,
 )
 from rtmtass.native.model_words import N_WORDS, WORD
 from rtmtass.native.stream_words import (

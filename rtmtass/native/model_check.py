@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rtmtass.config import NET_BOUNDS, PRECISIONS, STFT_BOUNDS
 from rtmtass.dsp.fft import work_size
-from rtmtass.jit.addresses import bytes_at, longs_at
+from rtmtass.jit.addresses import bytes_, longs
 from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import LANES
 from rtmtass.native.arena_check import MOST_WORD, are_finite
 from rtmtass.native.model_words import (
     ALIGNMENT,
@@ -29,7 +30,6 @@ from rtmtass.native.model_words import (
 )
 from rtmtass.native.program_check import MOST_INSTRUCTIONS, is_program_safe
 from rtmtass.runtime.compiled.program import WORDS
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Longs
 
 MOST_FLOATS = 1 << 26
@@ -78,7 +78,7 @@ def _crc_step(crc: int, low: int, high: int) -> int:
 @kernel
 def _crc32(address: int, size: int) -> int:
     """Return the CRC-32 of a file whose word for it is taken as 0."""
-    words = longs_at(address, size // 8)
+    words = longs(address, size // 8)
     crc = 0xFFFFFFFF
     for i in range(words.size):
         word = 0 if i == WORD.crc else words[i]
@@ -205,7 +205,7 @@ def _are_names_valid(address: int, header: Longs) -> bool:
     Source: The Unicode Standard 15.0, table 3-7, well-formed UTF-8 byte sequences.
     """
     n = header[WORD.names_bytes]
-    names = bytes_at(address + header[WORD.names_at], n)
+    names = bytes_(address + header[WORD.names_at], n)
     n_names = length = left = 0
     low, high = 0x80, 0xBF
     for i in range(n):
@@ -241,7 +241,7 @@ def check(address: int, size: int) -> int:
     Returns:
         `RESULT.ok`, `not_a_model`, `version` (made by a newer version) or `damaged`.
     """
-    header = longs_at(address, N_WORDS)
+    header = longs(address, N_WORDS)
     if size < 8 or header[WORD.magic] != MAGIC:
         return RESULT.not_a_model
     if size < HEADER_BYTES:

@@ -100,7 +100,7 @@ assert HEADER_BYTES % ALIGNMENT == 0
 MOST_STEMS = 8
 """`RTMTASS_MAX_STEMS` of rtmtass.h."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 8000, 192_000
-"""Rates of streams, and of models: every model can run at its own rate."""
+"""Rates of models. Streams take those of `live.limits`, more on both sides."""
 
 
 class Results(NamedTuple):
@@ -131,7 +131,5 @@ def c_header() -> str:
         "MODEL_VERSION": str(VERSION),
         "MODEL_HEADER_BYTES": str(HEADER_BYTES),
         "MODEL_ALIGNMENT": str(ALIGNMENT),
-        "LOWEST_RATE_HZ": str(LOWEST_RATE_HZ),
-        "HIGHEST_RATE_HZ": str(HIGHEST_RATE_HZ),
     }
     return "".join(f"#define RTMTASS_{name} {value}\n" for name, value in constants.items())

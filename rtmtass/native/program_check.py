@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 
 from rtmtass.config import TARGETS
-from rtmtass.jit.addresses import longs_at
+from rtmtass.jit.addresses import longs
 from rtmtass.jit.compiler import kernel
 from rtmtass.native.arena_check import (
     MOST_COUNT,
@@ -286,7 +286,7 @@ def is_program_safe(address: int, header: Longs) -> bool:
     first = address + header[WORD.instructions_at]
     total = 0
     for i in range(header[WORD.n_instructions]):
-        operations = _instruction(address, header, longs_at(first + 8 * WORDS * i, WORDS))
+        operations = _instruction(address, header, longs(first + 8 * WORDS * i, WORDS))
         total += operations
         if operations < 0 or total > MOST_OPERATIONS:
             return False

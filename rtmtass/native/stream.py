@@ -13,10 +13,10 @@ from rtmtass.amplitude import LARGEST
 from rtmtass.dsp.hop_schedule import end_of_hop, start_in_history
 from rtmtass.dsp.live_resample import convert
 from rtmtass.dsp.resample_filter import TABLE_ROWS
+from rtmtass.jit.addresses import floats, floats2, floats3, floats4, longs, longs2
 from rtmtass.jit.compiler import kernel
 from rtmtass.live.full_band import push_hop, upsample
 from rtmtass.live.mix_kernels import mix
-from rtmtass.native.arrays import floats, floats2, floats3, floats4, longs, longs2
 from rtmtass.native.layout import (
     down_history,
     frame_sizes,

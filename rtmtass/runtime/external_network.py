@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import kernel
 from rtmtass.runtime.protocols import CHUNK
 from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
 from rtmtass.types import Floats, Longs
@@ -34,7 +34,7 @@ class Network(Protocol):
         """Reset the state of one stream, or of all."""
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _analyse_all(
     samples: Floats,
     first: int,
@@ -54,7 +54,7 @@ def _analyse_all(
         )
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _synthesise_all(
     aligned: Floats,
     stems: Floats,

@@ -13,7 +13,8 @@ import numpy as np
 from rtmtass.config import ModelConfig
 from rtmtass.dsp.fft import fft_tables, work_size
 from rtmtass.dsp.stft import analyse_hop, synthesise_hop, windows
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import borrow, kernel
+from rtmtass.jit.simd import complex_product, dot, fma
 from rtmtass.types import Floats, Longs
 
 TOP_BAND_HZ = (6000.0, 7300.0)
@@ -126,7 +127,7 @@ def stft_scratch_size(sizes: Longs) -> int:
     return size
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def analyse(
     samples: Floats,
     first: int,
@@ -184,11 +185,11 @@ def analyse(
                 if c == 0:
                     row[k] = _ZERO
                     row[imag_offset + k] = _ZERO
-                row[k] += scale * re[k]
-                row[imag_offset + k] += scale * im[k]
+                row[k] = fma(scale, re[k], row[k])
+                row[imag_offset + k] = fma(scale, im[k], row[imag_offset + k])
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def synthesise(
     aligned: Floats,
     stems: Floats,
@@ -249,15 +250,14 @@ def synthesise(
                     re = spec[:bins]
                     im = spec[imag_offset : imag_offset + bins]
                     for k in range(bins):
-                        re[k] = m_re[k] * x_re[k] - m_im[k] * x_im[k]
-                        im[k] = m_re[k] * x_im[k] + m_im[k] * x_re[k]
+                        re[k], im[k] = complex_product(m_re[k], m_im[k], x_re[k], x_im[k])
                 o = overlaps + (c * n_stems + s) * length
                 synthesise_hop(re, im, state[o : o + length], window, tables, work, block)
                 for i in range(hop):
                     out[s, start + i, c] = block[i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _weigh_top_band(
     mixture: Floats,
     stems: Floats,
@@ -275,17 +275,14 @@ def _weigh_top_band(
         sizes[STEMS],
     )
     sums = state[n_stems * length : n_stems * length + n_stems + 1]
-    power = _ZERO
-    for k in range(sizes[TOP], sizes[TOP_END]):
-        power += mixture[k] * mixture[k] + mixture[imag_offset + k] * mixture[imag_offset + k]
-    sums[n_stems] = max(TOP_DECAY * sums[n_stems] + power, TINY)
+    top, n_top = sizes[TOP], sizes[TOP_END] - sizes[TOP]
+    re, im = borrow(mixture, top, n_top), borrow(mixture, imag_offset + top, n_top)
+    sums[n_stems] = max(fma(TOP_DECAY, sums[n_stems], dot(re, re) + dot(im, im)), TINY)
     total = _ZERO
     for s in range(n_stems):
-        inner = _ZERO
-        for k in range(sizes[TOP], sizes[TOP_END]):
-            inner += stems[2 * s * imag_offset + k] * mixture[k]
-            inner += stems[(2 * s + 1) * imag_offset + k] * mixture[imag_offset + k]
-        sums[s] = TOP_DECAY * sums[s] + inner
+        at = 2 * s * imag_offset + top
+        inner = dot(borrow(stems, at, n_top), re) + dot(borrow(stems, at + imag_offset, n_top), im)
+        sums[s] = fma(TOP_DECAY, sums[s], inner)
         if abs(sums[s]) < TINY:
             sums[s] = _ZERO
         total += max(sums[s], _ZERO)
@@ -295,14 +292,14 @@ def _weigh_top_band(
             fraction = max(sums[s], _ZERO) / total
         overlap = state[s * length : (s + 1) * length]
         for i in range(hop):
-            highband_weights[s, start + i] = overlap[i] + fraction * product[i]
+            highband_weights[s, start + i] = fma(fraction, product[i], overlap[i])
         for i in range(length - hop):
-            overlap[i] = overlap[i + hop] + fraction * product[i + hop]
+            overlap[i] = fma(fraction, product[i + hop], overlap[i + hop])
         for i in range(length - hop, length):
             overlap[i] = _ZERO
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _recover_masks(
     mid: Floats, stems: Floats, masks: Floats, sizes: Longs, state: Floats, ring: int
 ) -> None:
@@ -320,23 +317,25 @@ def _recover_masks(
         power = _ZERO
         for c in range(channels):
             at = ring + c * step + k
-            power += state[at] * state[at] + state[at + imag_offset] * state[at + imag_offset]
-        scale = _ONE / (a * a + b * b + MID_FLOOR * power + TINY)
+            power = fma(state[at], state[at], power)
+            power = fma(state[at + imag_offset], state[at + imag_offset], power)
+        scale = _ONE / fma(a, a, fma(b, b, fma(MID_FLOOR, power, TINY)))
         residual_re = _ONE
         residual_im = _ZERO
         total = _ZERO
         for s in range(n_stems):
             re = stems[2 * s * imag_offset + k]
             im = stems[(2 * s + 1) * imag_offset + k]
-            mask_re = (re * a + im * b) * scale
-            mask_im = (im * a - re * b) * scale
+            mask_re = fma(re, a, im * b) * scale
+            mask_im = fma(im, a, -(re * b)) * scale
             masks[2 * s * imag_offset + k] = mask_re
             masks[(2 * s + 1) * imag_offset + k] = mask_im
             residual_re -= mask_re
             residual_im -= mask_im
-            total += mask_re * mask_re + mask_im * mask_im + MASK_FLOOR
+            total += fma(mask_re, mask_re, fma(mask_im, mask_im, MASK_FLOOR))
         for s in range(n_stems):
             at = 2 * s * imag_offset + k
-            fraction = (masks[at] ** 2 + masks[at + imag_offset] ** 2 + MASK_FLOOR) / total
-            masks[at] += fraction * residual_re
-            masks[at + imag_offset] += fraction * residual_im
+            mask_re, mask_im = masks[at], masks[at + imag_offset]
+            fraction = fma(mask_re, mask_re, fma(mask_im, mask_im, MASK_FLOOR)) / total
+            masks[at] = fma(fraction, residual_re, mask_re)
+            masks[at + imag_offset] = fma(fraction, residual_im, mask_im)

@@ -88,7 +88,7 @@ rtmtass_result rtmtass_new_stream(const rtmtass_model *model, const rtmtass_conf
                                   rtmtass_stream **stream)
 {
     (void)model;
-    if (config->sample_rate < 8000 || config->sample_rate > 192000)
+    if (config->sample_rate < 2000 || config->sample_rate > 768000)
         return RTMTASS_ERROR_SAMPLE_RATE;
     if (config->output != RTMTASS_MIX)
         return RTMTASS_ERROR_OUTPUT;

@@ -9,6 +9,7 @@ import numpy as np
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
+from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.int8 import ROW_HEADER
 from rtmtass.runtime.compiled.matmul import REGISTRY
 from rtmtass.runtime.compiled.memory import LINE, allocate
@@ -24,7 +25,6 @@ from rtmtass.runtime.compiled.program import (
     Register,
     Taps,
 )
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.runtime.folding import Layer
 from rtmtass.types import Bytes, Floats
 

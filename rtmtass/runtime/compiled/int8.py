@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rtmtass.jit.cpu import int8_isa
+from rtmtass.jit.simd import LANES, call_llvm
 from rtmtass.runtime.compiled.microkernels import (
     FLOAT,
     INT,
@@ -25,7 +26,6 @@ from rtmtass.runtime.compiled.microkernels import (
     load,
     spread,
 )
-from rtmtass.runtime.compiled.simd import LANES, call_llvm
 
 ROW_HEADER = 64
 """Bytes before a row of quantised inputs; the first four hold its scale as a float32."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import fma, sigmoid, tanh
 from rtmtass.runtime.compiled.matmul import multiply
 from rtmtass.runtime.compiled.program import (
     AFFINE,
@@ -33,14 +34,13 @@ from rtmtass.runtime.compiled.program import (
     SUBTRACT,
     TAPS,
 )
-from rtmtass.runtime.compiled.simd import sigmoid, tanh
 from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, mixture_consistency
 from rtmtass.types import Floats, Longs
 
 _ZERO = np.float32(0.0)
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _multiply(
     op: Longs,
     weights: Floats,
@@ -61,7 +61,7 @@ def _multiply(
     )  # fmt: skip
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _affine(op: Longs, weights: Floats, work: Floats, rows: int) -> None:
     """Affine layer: y = W x + b, then slope * y where negative; stored, or added to y."""
     x, x_stride, y, y_stride = op[AFFINE.x], op[AFFINE.x_stride], op[AFFINE.y], op[AFFINE.y_stride]
@@ -80,14 +80,14 @@ def _affine(op: Longs, weights: Floats, work: Floats, rows: int) -> None:
             out = work[y + t * y_stride : y + t * y_stride + n]
             for i in range(n):
                 value = product[i] + bias[i]
-                out[i] += max(value, _ZERO) + slope[i] * min(value, _ZERO)
+                out[i] += fma(slope[i], min(value, _ZERO), max(value, _ZERO))
         else:
             for i in range(n):
                 value = product[i] + bias[i]
-                product[i] = max(value, _ZERO) + slope[i] * min(value, _ZERO)
+                product[i] = fma(slope[i], min(value, _ZERO), max(value, _ZERO))
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _taps(
     op: Longs, state: Floats, work: Floats, clock: int, frames: int, stream_stride: int
 ) -> None:
@@ -109,7 +109,7 @@ def _taps(
                 work[to + i] = state[slot + i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _gate(op: Longs, work: Floats, frames: int) -> None:
     """Gate: y = value * sigmoid(gate), value and gate side by side."""
     x, x_stride, y, y_stride = op[GATE.x], op[GATE.x_stride], op[GATE.y], op[GATE.y_stride]
@@ -122,7 +122,7 @@ def _gate(op: Longs, work: Floats, frames: int) -> None:
             out[i] = value[i] * sigmoid(gate[i])
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _gru(
     op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, stream_stride: int
 ) -> None:
@@ -159,13 +159,13 @@ def _gru(
             for i in range(width):
                 reset = sigmoid(inputs[i] + recurrent[i] + bias[i])
                 update = sigmoid(inputs[width + i] + recurrent[width + i] + bias[width + i])
-                gated = reset * (recurrent[2 * width + i] + bias[2 * width + i])
-                new = tanh(inputs[2 * width + i] + gated)
-                h[i] = new + update * (h[i] - new)
+                gated = recurrent[2 * width + i] + bias[2 * width + i]
+                new = tanh(fma(reset, gated, inputs[2 * width + i]))
+                h[i] = fma(update, h[i] - new, new)
                 out[i] = h[i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _copy(op: Longs, work: Floats, frames: int) -> None:
     """Copy a slice of one register to a slice of another, or add it."""
     x, x_stride, y, y_stride = op[COPY.x], op[COPY.x_stride], op[COPY.y], op[COPY.y_stride]
@@ -181,7 +181,7 @@ def _copy(op: Longs, work: Floats, frames: int) -> None:
                 out[i] = source[i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _subtract(op: Longs, work: Floats, frames: int) -> None:
     """Subtract: y = a - b, whole registers."""
     a, a_stride = op[SUBTRACT.a], op[SUBTRACT.a_stride]
@@ -195,7 +195,7 @@ def _subtract(op: Longs, work: Floats, frames: int) -> None:
             out[i] = minuend[i] - subtrahend[i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _cut(op: Longs, work: Floats, frames: int) -> None:
     """Cut a frame into pieces, evenly spaced, zero-padded beyond its ends."""
     x, x_stride, x_width = op[CUT.x], op[CUT.x_stride], op[CUT.x_width]
@@ -214,7 +214,7 @@ def _cut(op: Longs, work: Floats, frames: int) -> None:
                 out[i] = source[start + i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _join(op: Longs, work: Floats, frames: int) -> None:
     """Add the rows of a frame, end to end, to a register."""
     x, x_stride, width = op[JOIN.x], op[JOIN.x_stride], op[JOIN.x_width]
@@ -229,7 +229,7 @@ def _join(op: Longs, work: Floats, frames: int) -> None:
                 out[start + i] += source[i]
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def execute(
     instructions: Longs,
     weights: Floats,

@@ -6,6 +6,7 @@ import numpy as np
 
 from rtmtass.config import TARGETS, ModelConfig
 from rtmtass.errors import ModelError
+from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.program import (
     Compress,
@@ -18,7 +19,6 @@ from rtmtass.runtime.compiled.program import (
     Subtract,
     encode,
 )
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.runtime.folding import TrackedWeights, Weights, fold, input_layer, read_grus
 
 

@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from rtmtass.config import PRECISIONS
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled import packing
 from rtmtass.runtime.compiled.int8 import GROUP, ISA, int8_microkernel, quantise
 from rtmtass.runtime.compiled.microkernels import (
@@ -20,7 +21,6 @@ from rtmtass.runtime.compiled.microkernels import (
     bf16_microkernel,
     f32_microkernel,
 )
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Bytes, Floats
 
 
@@ -138,13 +138,13 @@ def _make_matmul(number: int) -> _Matmul:
 
     # Numba names machine code and cache files by this; closures of one name could be confused.
     matmul.__name__ = matmul.__qualname__ = f"matmul_{name}"
-    return kernel(matmul, fastmath=LOOSE)
+    return kernel(matmul)
 
 
 matmul_f32, matmul_bf16, matmul_int8 = map(_make_matmul, range(len(REGISTRY)))
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def quantise_rows(
     x: int, x_stride: int, m: int, quantised: int, quantised_stride: int, rows: int
 ) -> None:
@@ -153,7 +153,7 @@ def quantise_rows(
         quantise(x + t * x_stride, m, quantised + t * quantised_stride)
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def multiply(
     precision: int,
     weights: int,

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from rtmtass.runtime.compiled.simd import LANES, call_llvm
+from rtmtass.jit.simd import LANES, call_llvm
 
 PANEL = 64
 """Outputs of a panel: four vectors hide an FMA's latency."""

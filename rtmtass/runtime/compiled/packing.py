@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.int8 import GROUP
 from rtmtass.runtime.compiled.microkernels import PANEL
-from rtmtass.runtime.compiled.simd import LANES
 from rtmtass.types import Bytes, Floats
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.jit.compiler import LOOSE, borrow_rows, kernel
+from rtmtass.jit.compiler import borrow_rows, kernel
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import build
 from rtmtass.runtime.compiled.program import Program
@@ -17,7 +17,7 @@ from rtmtass.runtime.stft_kernels import HOP, Frames, analyse, synthesise
 from rtmtass.types import Floats, Longs
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def run_hops(
     samples: Floats,
     out: Floats,
@@ -77,7 +77,7 @@ def run_hops(
         done += frames
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def _register(work: Floats, at: int, stride: int, stream: int, chunk: int) -> Floats:
     """Return a register's frames of one stream as a view, (chunk, stride)."""
     return borrow_rows(work, at + stream * chunk * stride, chunk, stride)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.config import LEVEL_HEADROOM, TARGETS
-from rtmtass.jit.compiler import LOOSE, kernel
+from rtmtass.jit.compiler import kernel
+from rtmtass.jit.simd import dot, float_of_bits, fma, sigmoid, tanh
 from rtmtass.net.constants import (
     COMPRESS_FLOOR,
     CONSISTENCY_FLOOR,
@@ -19,7 +20,6 @@ from rtmtass.net.constants import (
     LEVEL_TINY,
 )
 from rtmtass.runtime.compiled.program import COMPRESS, ESTIMATE, LEVEL, MIXTURE_CONSISTENCY
-from rtmtass.runtime.compiled.simd import float_of_bits, fma, sigmoid, tanh
 from rtmtass.types import Floats, Longs
 
 MAGNITUDE = TARGETS.index("magnitude_mask")
@@ -37,7 +37,7 @@ _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def largest(powers: Floats, rank: int) -> np.float32:
     """Return the `rank`-th largest of powers, (n,), all of them >= 0.
 
@@ -57,7 +57,7 @@ def largest(powers: Floats, rank: int) -> np.float32:
     return value
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def level(
     op: Longs,
     weights: Floats,
@@ -80,10 +80,7 @@ def level(
     for t in range(frames):
         re = work[x + t * x_stride : x + t * x_stride + bins]
         im = work[x + t * x_stride + imag_offset : x + t * x_stride + imag_offset + bins]
-        power = _ZERO
-        for k in range(bins):
-            power += re[k] * re[k] + im[k] * im[k]
-        power = power / np.float32(bins)
+        power = (dot(re, re) + dot(im, im)) / np.float32(bins)
         at = op[LEVEL.state] + t * stream_stride
         pop = _ZERO
         if window:
@@ -100,7 +97,7 @@ def level(
         work[op[LEVEL.level] + t] = np.sqrt(max(mean, pop / _HEADROOM) + _LEVEL_FLOOR)
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def compress(op: Longs, work: Floats, frames: int) -> None:
     """Spectrum over level with square-rooted magnitude; see net.layers.compress."""
     x, x_stride, bins = op[COMPRESS.x], op[COMPRESS.x_stride], op[COMPRESS.bins]
@@ -114,17 +111,18 @@ def compress(op: Longs, work: Floats, frames: int) -> None:
         for k in range(bins):
             a = re[k] * scale
             b = im[k] * scale
-            magnitude = np.sqrt(np.sqrt(a * a + b * b + _COMPRESS_FLOOR))
+            magnitude = np.sqrt(np.sqrt(fma(a, a, fma(b, b, _COMPRESS_FLOOR))))
             if parts == 1:
                 out[k] = magnitude
             else:
-                out[k] = a / magnitude
-                out[bins + k] = b / magnitude
+                inverse = _ONE / magnitude
+                out[k] = a * inverse
+                out[bins + k] = b * inverse
                 if parts == 3:
                     out[2 * bins + k] = magnitude
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
     """Turn a head's output into a spectrum: a mask on x, or the stem's spectrum itself."""
     head, head_stride, bins = op[ESTIMATE.head], op[ESTIMATE.head_stride], op[ESTIMATE.bins]
@@ -145,25 +143,26 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
         if target == MAGNITUDE:
             for k in range(bins):
                 gain = sigmoid(a[k])
-                out_re[k] += gain * re[k]
-                out_im[k] += gain * im[k]
+                out_re[k] = fma(gain, re[k], out_re[k])
+                out_im[k] = fma(gain, im[k], out_im[k])
             continue
         b = work[head + t * head_stride + bins : head + t * head_stride + 2 * bins]
         if target == MAPPING:
             level = work[op[ESTIMATE.level] + t]
             for k in range(bins):
-                magnitude = np.sqrt(a[k] * a[k] + b[k] * b[k] + _COMPRESS_FLOOR) * level
-                out_re[k] += a[k] * magnitude
-                out_im[k] += b[k] * magnitude
+                magnitude = np.sqrt(fma(a[k], a[k], fma(b[k], b[k], _COMPRESS_FLOOR))) * level
+                out_re[k] = fma(a[k], magnitude, out_re[k])
+                out_im[k] = fma(b[k], magnitude, out_im[k])
         else:
+            inverse = _ONE / limit
             for k in range(bins):
-                mask_re = limit * tanh(a[k] / limit)
-                mask_im = limit * tanh(b[k] / limit)
-                out_re[k] += mask_re * re[k] - mask_im * im[k]
-                out_im[k] += mask_re * im[k] + mask_im * re[k]
+                mask_re = limit * tanh(a[k] * inverse)
+                mask_im = limit * tanh(b[k] * inverse)
+                out_re[k] = fma(mask_re, re[k], fma(-mask_im, im[k], out_re[k]))
+                out_im[k] = fma(mask_re, im[k], fma(mask_im, re[k], out_im[k]))
 
 
-@kernel(fastmath=LOOSE)
+@kernel
 def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
     """Make the stems sum to the mixture; see net.mtass.mixture_consistency."""
     x, x_stride = op[MIXTURE_CONSISTENCY.x], op[MIXTURE_CONSISTENCY.x_stride]
@@ -177,22 +176,20 @@ def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
         for k in range(bins):
             residual_re = re[k]
             residual_im = im[k]
-            floor = (
-                _CONSISTENCY_FLOOR * (residual_re * residual_re + residual_im * residual_im)
-                + _CONSISTENCY_TINY
-            )
+            power = fma(residual_re, residual_re, residual_im * residual_im)
+            floor = fma(_CONSISTENCY_FLOOR, power, _CONSISTENCY_TINY)
             total = _ZERO
             for s in range(n_stems):
                 a = work[first + 2 * s * imag_offset + k]
                 b = work[first + (2 * s + 1) * imag_offset + k]
                 residual_re -= a
                 residual_im -= b
-                total += a * a + b * b + floor
+                total += fma(a, a, fma(b, b, floor))
             scale = _ONE / total
             for s in range(n_stems):
                 at = first + 2 * s * imag_offset + k
                 a = work[at]
                 b = work[at + imag_offset]
-                fraction = (a * a + b * b + floor) * scale
-                work[at] = a + fraction * residual_re
-                work[at + imag_offset] = b + fraction * residual_im
+                fraction = fma(a, a, fma(b, b, floor)) * scale
+                work[at] = fma(fraction, residual_re, a)
+                work[at + imag_offset] = fma(fraction, residual_im, b)
