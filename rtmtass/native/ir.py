@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rtmtass.errors import RtmtassError
 from rtmtass.jit import cpu
@@ -122,9 +122,9 @@ def _compile_only() -> None:
     codegen.JITCPUCodegen = Codegen
 
 
-def _end_with(parent: BinaryIO) -> None:
+def _end_with_input() -> None:
     """End this process when its input ends; a signal may have ended who waited for the result."""
-    parent.read()
+    os.read(0, 1)  # not by sys.stdin, whose lock Python takes when it ends
     os._exit(1)
 
 
@@ -154,5 +154,5 @@ def _main(isa: str, path: Path, entries: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with_input, daemon=True).start()
     _main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
