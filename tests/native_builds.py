@@ -28,7 +28,7 @@ PACKAGES = {"cc": "gcc", "node": "nodejs", "pkg-config": "pkgconf", "qemu-aarch6
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skip tests where the compiler package or a program is missing; in CI they have to be there."""
+    """Skip tests where the compiler package or a program is missing, except in CI."""
     missing = [name for name in programs if not shutil.which(name)]
     reasons = ["apt-get install " + " ".join(PACKAGES.get(name, name) for name in missing)]
     reasons = reasons if missing else []
@@ -77,7 +77,7 @@ class Builds:
         parts = Parts(C_SOURCES, lambda target: 0, self._copy_kernels, write_model)
 
         def run(folder: Path) -> None:
-            with mock.patch.object(export, "load_parts", lambda: parts):
+            with mock.patch.object(export, "load_parts", return_value=parts):
                 make(folder)
 
         return self._once(name, run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import c_char_p, c_float, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 from native_builds import MODEL
 
+from rtmtass import load
+from rtmtass.dsp.live_resample import Converter
+from rtmtass.live.full_band import HopSchedule, StemUpsampler
+from rtmtass.live.mixer import Mixer
 from rtmtass.native.model_file import write_model
 from rtmtass.types import Floats
 from rtmtass.weights import open_model
@@ -61,7 +65,7 @@ _FUNCTIONS = {
 """The functions of rtmtass.h without their prefix: result and arguments."""
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """A call returned an rtmtass_result that isn't 0, which is `code`."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -186,7 +190,9 @@ def noise(channels: int, n: int, seed: int = 0) -> Floats:
     return np.asarray(level * rng.standard_normal((channels, n)), np.float32)
 
 
-def random_blocks(seed: int, lengths: Sequence[int] = (0, 1, 7, 64, 255, 256, 257, 4097)) -> Iterable[int]:
+def random_blocks(
+    seed: int, lengths: Sequence[int] = (0, 1, 7, 64, 255, 256, 257, 4097)
+) -> Iterable[int]:
     """Yield block lengths for ever."""
     rng = np.random.default_rng(seed)
     while True:
@@ -202,3 +208,55 @@ def snr_db(expected: Floats, found: Floats) -> float:
     """Return the ratio of a signal to the difference from it, in dB."""
     error = (expected.astype(np.float64) - found) ** 2
     return float(10 * np.log10((expected.astype(np.float64) ** 2).sum() / error.sum()))
+
+
+def live(
+    x: Floats, rate: int, mixer: Mixer | None = None, changes: Mapping[int, float] | None = None
+) -> tuple[int, Floats]:
+    """What the parts of a live session make of x (C, n): the delay, then (outputs, n).
+
+    A session waits for the filter's reach beyond a hop; the library's stream has silence
+    there, before its first sample.
+
+    Args:
+        x: (C, n), at `rate`.
+        rate: in Hz.
+        mixer: mixes the stems; without one they are the outputs.
+        changes: speech's gain in dB, by the number of the hop from which it is set.
+    """
+    channels = len(x)
+    separator = load(MODEL, precision="f32", channels=channels, block=256)
+    schedule = HopSchedule(separator, rate)
+    down = Converter(rate, 16000, channels, schedule.longest)
+    wait = down.wait if schedule.needs_resampling else 0
+    up = StemUpsampler(schedule, 3, channels)
+    heard = np.pad(x.T, [(wait, 0), (0, 0)])
+    late = np.pad(heard, [(schedule.delay, 0), (0, 0)])
+    outs, number = [], 0
+    while schedule.end(number + 1) <= len(heard):
+        span = slice(schedule.end(number), schedule.end(number + 1))
+        hop = heard[span]
+        if schedule.needs_resampling:
+            hop = np.zeros((down.room, channels), np.float32)
+            assert down.process(heard[span], hop) == 256
+        stems, weights = separator.process_with_highband(hop[:256].reshape(256, -1).squeeze())
+        mixture = np.ascontiguousarray(late[span])
+        out = np.zeros((3, len(mixture), channels), np.float32)
+        up.process(stems.reshape(3, 256, channels), weights, mixture, out)
+        if mixer is not None:
+            if changes and number in changes:
+                mixer.set_gain("speech", changes[number])
+            stems, out = out, np.zeros((1, len(mixture), channels), np.float32)
+            mixer.process(stems, mixture, out)
+        outs.append(out.transpose(0, 2, 1).reshape(-1, len(mixture)))
+        number += 1
+    return schedule.delay, np.hstack(outs)[:, wait:]
+
+
+def assert_late(found: Floats, expected: Floats, late: int, atol: float) -> None:
+    """Check that `found` is silence, then all that there is of `expected`."""
+    assert late >= 0
+    n = min(found.shape[1] - late, expected.shape[1])
+    assert n > 0.9 * found.shape[1]
+    np.testing.assert_allclose(found[:, :late], 0, rtol=0, atol=atol)
+    np.testing.assert_allclose(found[:, late : late + n], expected[:, :n], rtol=0, atol=atol)

@@ -8,23 +8,17 @@ from ctypes import byref, c_uint32, c_void_p
 
 import numpy as np
 import pytest
-from native_builds import MODEL, Builds, needs
+from native_builds import MODEL, needs
 from native_library import MIX, STEMS, Config, Library, Model, Refused, delayed, model_bytes
 
 from rtmtass import __version__
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native.model_file import sealed
 from rtmtass.native.model_words import RESULT, VERSION, WORD
-from rtmtass.native.targets import find_target
 
 pytestmark = needs()
 
 SIZE = ctypes.sizeof(Config)
-
-
-@pytest.fixture(scope="module")
-def library(builds: Builds) -> Library:
-    return Library(builds.library() / "lib" / find_target().shared_name)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from native_builds import MODEL, Builds, needs
 from native_library import MIX, Library, delayed, model_bytes, noise
-from test_native_plugins import Ladspa, Lv2, Ported, run
+from test_native_plugins import Ladspa, Lv2, run
 
 from rtmtass.native import controls, plugin_files
 from rtmtass.native.targets import find_target
@@ -21,11 +21,6 @@ pytestmark = needs()
 
 RATES = [16000, 44100, 48000, 96000]
 FORMATS = list(plugin_files.FORMATS)
-
-
-@pytest.fixture(scope="module")
-def library(builds: Builds) -> Library:
-    return Library(builds.library() / "lib" / find_target().shared_name)
 
 
 def binary(builds: Builds, plugin_format: str) -> Path:
@@ -57,7 +52,7 @@ def mixed(
             outs = [plugin.process(block, () if i else gains) for i, block in enumerate(blocks)]
         plugin.close()
         return latency, np.hstack(outs)
-    ported: Ported = {"ladspa": Ladspa, "lv2": Lv2}[plugin_format](path, channels)
+    ported = Ladspa(path, channels) if plugin_format == "ladspa" else Lv2(path, channels)
     assert ported.instantiate(rate)
     settings = [*gains_db, *ported.plain[3:]]
     found = np.hstack([ported.run(block, settings) for block in blocks])
@@ -161,9 +156,7 @@ def test_ffmpeg_gives_the_librarys_mix(
 
 
 @needs("lv2apply")
-def test_lv2apply_gives_the_librarys_mix(
-    builds: Builds, library: Library, tmp_path: Path
-) -> None:
+def test_lv2apply_gives_the_librarys_mix(builds: Builds, library: Library, tmp_path: Path) -> None:
     x, path = noise(2, RATE // 2), binary(builds, "lv2")
     _, expected = expected_mix(library, RATE, x, *GAINS)
     run("lv2apply", "-i", write(tmp_path / "in.wav", x), "-o", tmp_path / "out.wav",
