@@ -96,7 +96,7 @@ def test_a_gain_a_strength_and_a_bypass_change_the_mix(node: Script, folder: Pat
         begin += f'stream.setGain("{stem}", -60);'
     for more, expected in (
         ("", 0 * whole),
-        ("stream.setStrength(0);", whole),
+        ("""stream.setGain("music", 3); stream.setStrength(0);""", 10 ** (3 / 20) * whole),
         ("stream.setBypass(true);", whole),
         ("stream.setBypass(true); stream.setBypass(false);", 0 * whole),
     ):
