@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from native_builds import Builds
+    from native_library import Library
+
     from rtmtass.training.data.corpus import Corpus
 
 _HERE = Path(__file__).parent
@@ -20,6 +24,13 @@ _LONG = (
     "test_docs.py",
     "test_packaging.py",
     "test_jit.py",
+    "test_native_api.py",
+    "test_native_c_programs.py",
+    "test_native_library.py",
+    "test_native_mix.py",
+    "test_native_real_plugins.py",
+    "test_native_targets.py",
+    "test_native_wasm.py",
 )
 """Files that install, compile or run all commands of the README; left out by --quick."""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
@@ -120,3 +131,24 @@ def pitched(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
     folder = tmp_path_factory.mktemp("pitched")
     return Corpus(make_corpus(folder / "corpus", tones), folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """The native library and what is built around it, once for all processes of a test run."""
+    from native_builds import Builds
+
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):  # each of them has a folder below the run's
+        folder = folder.parent
+    return Builds(folder / "native-builds")
+
+
+@pytest.fixture(scope="session")
+def library(builds: Builds) -> Library:
+    """The shared library for this machine."""
+    from native_library import Library
+
+    from rtmtass.native.targets import find_target
+
+    return Library(builds.library() / "lib" / find_target().shared_name)
