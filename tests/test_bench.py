@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -235,13 +236,14 @@ def test_files_tables_with_and_without_rivals(tmp_path):
 
 def test_native_compares_a_stream_with_one_that_is_earlier():
     found = native.Candidates()
-    stems = np.random.default_rng(0).standard_normal((3, native.COMPARED * 256))
+    drawn = np.random.default_rng(0).standard_normal((3, native.COMPARED * 256))
+    stems = drawn.astype(np.float32)
     late = np.pad(stems, ((0, 0), (255, 0)))[:, : stems.shape[1]]
     by_hop = [x.reshape(3, -1, 256).swapaxes(0, 1) for x in (late, stems)]
-    found.compare("C", "Python", *by_hop)
+    found.compare("C", "Python", by_hop[0], by_hop[1])
     assert found.delta == {"C": 0}
     by_hop[0][9, 1, 3] += 0.5
-    found.compare("C", "Python", *by_hop)
+    found.compare("C", "Python", by_hop[0], by_hop[1])
     assert found.delta["C"] == pytest.approx(0.5)
 
 
@@ -254,9 +256,7 @@ def test_native_tables_with_and_without_rivals():
         ("Python int8", 0.016, 300), ("C avx2 int8", 0.016, 150),
         ("C avx2 int8, 48 kHz", 0.016, 200), ("RNNoise", 0.01, 250),
     ):  # fmt: skip
-        found.add(
-            name, iter(lambda us=p50_us: us / 1e6, None).__next__, hop_s, is_paced="Python" in name
-        )
+        found.add(name, repeat(p50_us / 1e6).__next__, hop_s, is_paced="Python" in name)
     found.peers["C avx2 int8"], found.delta["C avx2 int8"] = "Python int8", 0.0
     sizes = {"librtmtass.so": 400_000, "model, int8": 4_000_000}
     result = {"rows": native.rows(found, 0), "bytes": sizes, "node": "", "not_run": missing}
