@@ -173,14 +173,20 @@ def add_variants(
         is_preferred = False
 
 
-def measure(python: str, seconds: float) -> dict[str, Any]:
+def build(folder: Path) -> None:
+    """Export what an earlier run hasn't left in a folder."""
+    for name, export in (("native", export_library), ("wasm", export_wasm)):
+        if not (folder / name).exists():
+            print(f"building {name}: a minute or more", file=sys.stderr)
+            export(DEFAULT, folder / name, Settings())
+
+
+def measure(python: str, seconds: float, kept: Path | None = None) -> dict[str, Any]:
     """Build, then measure everything; plain values for JSON."""
     found, clip = Candidates(), Clip()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print("building the library: minutes, but only once", file=sys.stderr)
-        export_library(DEFAULT, folder / "native", Settings())
-        export_wasm(DEFAULT, folder / "wasm", Settings())
+        folder = kept or Path(name)
+        build(folder)
         shutil.copy(folder / "wasm" / "rtmtass.js", folder / "wasm" / "rtmtass.mjs")
         sizes = our_candidates(found, folder, clip)
         steps, missing = rivals(python)
@@ -283,11 +289,12 @@ def main() -> None:
     )
     parser.add_argument("--python", default=sys.executable, help="interpreter with the rivals")
     parser.add_argument("--seconds", type=float, default=60.0, help="of timing, about")
+    parser.add_argument("--keep", type=Path, help="folder to build in, and to reuse as it is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     stay_on_one_core()
     try:
-        result = measure(arguments.python, arguments.seconds)
+        result = measure(arguments.python, arguments.seconds, arguments.keep)
     except RtmtassError as error:
         sys.exit(f"native: {error}")
     print_result(result, tables(result), is_json=arguments.json)

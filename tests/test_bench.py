@@ -6,14 +6,16 @@ import argparse
 import json
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import engine, files, run_all, step, streams
+from benchmarks import engine, files, native, run_all, step, streams
 from benchmarks.harness import costs, hops, live_run, roofline
 from benchmarks.harness.candidates import open_rivals
+from benchmarks.harness.native_calls import rivals
 from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
@@ -230,6 +232,39 @@ def test_files_tables_with_and_without_rivals(tmp_path):
     assert "not run: GTCRN: " in text
     files.draw(result, tmp_path / "files.png")
     assert (tmp_path / "files.png").exists()
+
+
+def test_native_compares_a_stream_with_one_that_is_earlier():
+    found = native.Candidates()
+    drawn = np.random.default_rng(0).standard_normal((3, native.COMPARED * 256))
+    stems = drawn.astype(np.float32)
+    late = np.pad(stems, ((0, 0), (255, 0)))[:, : stems.shape[1]]
+    by_hop = [x.reshape(3, -1, 256).swapaxes(0, 1) for x in (late, stems)]
+    found.compare("C", "Python", by_hop[0], by_hop[1])
+    assert found.delta == {"C": 0}
+    by_hop[0][9, 1, 3] += 0.5
+    found.compare("C", "Python", by_hop[0], by_hop[1])
+    assert found.delta["C"] == pytest.approx(0.5)
+
+
+def test_native_tables_with_and_without_rivals():
+    steps, missing = rivals(sys.executable)
+    assert not steps
+    assert missing["RNNoise"].endswith(f"{sys.executable} -m pip install --no-deps pyrnnoise")
+    found = native.Candidates()
+    for name, hop_s, p50_us in (
+        ("Python int8", 0.016, 300), ("C avx2 int8", 0.016, 150),
+        ("C avx2 int8, 48 kHz", 0.016, 200), ("RNNoise", 0.01, 250),
+    ):  # fmt: skip
+        found.add(name, repeat(p50_us / 1e6).__next__, hop_s, is_paced="Python" in name)
+    found.peers["C avx2 int8"], found.delta["C avx2 int8"] = "Python int8", 0.0
+    sizes = {"librtmtass.so": 400_000, "model, int8": 4_000_000}
+    result = {"rows": native.rows(found, 0), "bytes": sizes, "node": "", "not_run": missing}
+    text = markdown(native.tables(from_json(result)))
+    assert "| C avx2 int8 | 150 | 150 | 150 |  |  |  | 0.50x | 0.0094 |  | 0 |" in text
+    assert "| RNNoise | 250 | 250 | 250 |  |  |  |  | 0.0250 | 2.00x |  |" in text
+    assert "| librtmtass.so | 0.40 | 1 |" in text
+    assert "not run: RNNoise: " in text
 
 
 def test_lags_of_a_delayed_recording():

@@ -29,7 +29,7 @@ PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
     for name in (
         "README.md", "CONTRIBUTING.md", "DECISIONS.md", "EXPERIMENTS.md", "CHANGELOG.md",
-        "rtmtass/training/GUIDE.md",
+        "rtmtass/training/GUIDE.md", "rtmtass/native/README.md", "rtmtass/native/PLUGINS.md",
     )
 }  # fmt: skip
 README = PAGES["README.md"]

@@ -39,13 +39,26 @@ def test_every_model_can_run_at_its_own_rate() -> None:
     assert model_words.HIGHEST_RATE_HZ <= HIGHEST_RATE_HZ
 
 
+def start_compiler(path: Path, *entries: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rtmtass.native.ir", "portable", str(path), *entries]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(path.parent)}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def test_the_compiler_of_kernels_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "kernels.ll"
-    command = [sys.executable, "-m", "rtmtass.native.ir", "portable", str(path), *ENTRIES]
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    with start_compiler(path, *ENTRIES) as child:
         _, said = child.communicate(timeout=TIMEOUT_S)  # closes its input
     assert (child.returncode, said) == (1, "")
     assert not path.exists()
+
+
+def test_the_compiler_of_kernels_ends_when_it_is_done(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.ll"
+    with start_compiler(path, "reset") as child:
+        assert child.stderr is not None
+        assert child.stderr.read() == ""
+        assert child.wait(TIMEOUT_S) == 0
+    assert path.stat().st_size > 1000

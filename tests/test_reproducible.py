@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,8 +128,9 @@ def test_the_ir_of_a_kernel_has_no_fast_arithmetic() -> None:
     """Numba adds its flags to every instruction of a kernel, those of `jit.simd` too."""
     array = types.Array(types.float32, 1, "C")
     pair = types.UniTuple(array, 2)
-    options = {k: v for k, v in _split.targetoptions.items() if k not in ("cache", "nopython")}
-    fresh = njit(**options)(_split.py_func)
+    kernel: Any = _split
+    options = {k: v for k, v in kernel.targetoptions.items() if k not in ("cache", "nopython")}
+    fresh = njit(**options)(kernel.py_func)
     fresh.compile((pair, pair, array, pair, pair))
     text = "".join(fresh.inspect_llvm().values())
     assert "llvm.fma" in text

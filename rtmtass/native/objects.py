@@ -21,6 +21,19 @@ define internal void @NRT_incref(ptr %x) alwaysinline { ret void }
 define internal void @NRT_decref(ptr %x) alwaysinline { ret void }
 """
 """The kernels work on memory of C, which has no reference counts."""
+_ROUND = """
+define internal {kind} @rtmtass_rint.{name}({kind} %x) alwaysinline {{
+    %far = fadd {kind} %x, {far}
+    %near = fsub {kind} %far, {far}
+    ret {kind} %near
+}}
+"""
+"""Rounds half to even up to 2**22, where a float32 has no fraction; the kernels round up to 127."""
+_FAR = "12582912.0"
+_ROUNDED = {
+    "f32": ("float", _FAR),
+    "v16f32": ("<16 x float>", "<" + ", ".join([f"float {_FAR}"] * 16) + ">"),
+}
 _HEADER = re.compile(r"^target (?:datalayout|triple) = .*\n", re.M)
 
 
@@ -39,6 +52,13 @@ def write_object(ir: Path, target: Target, variant: Variant, path: Path) -> None
     text = _REFCOUNT.sub("", _HEADER.sub("", ir.read_text()))
     if not variant.has_fma:  # or each would be a call of a slow function
         text = text.replace("@llvm.fma.", "@llvm.fmuladd.")
+    if not variant.has_rounding:
+        text = text.replace("@llvm.rint.f32(float %", "@rtmtass_rint.f32(float %")
+        text = text.replace(
+            "@llvm.rint.v16f32(<16 x float> %", "@rtmtass_rint.v16f32(<16 x float> %"
+        )
+        for name, (kind, far) in _ROUNDED.items():
+            text += _ROUND.format(name=name, kind=kind, far=far)
     names = json.loads(names_file(ir).read_text())
     text += _NO_REFCOUNT + "".join(
         _c_function(f"rtmtass_{variant.name}_{entry}", **about) for entry, about in names.items()

@@ -19,6 +19,7 @@ class Variant:
         features: LLVM's features beyond those of `cpu`, such as "+dotprod".
         int8: instruction set of the int8 dot product, one of `rtmtass.jit.cpu.ISAS`.
         has_fma: whether the processor multiplies and adds in one instruction.
+        has_rounding: whether it rounds to whole numbers in one.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Variant:
     features: str
     int8: str
     has_fma: bool
+    has_rounding: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ WASM = "wasm32"
 _X86 = (
     Variant("avx512vnni", "x86-64-v4", "+avx512vnni", "avx512vnni", has_fma=True),
     Variant("avx2", "x86-64-v3", "", "avx2", has_fma=True),
-    Variant("baseline", "x86-64", "", "sse2", has_fma=False),
+    Variant("baseline", "x86-64", "", "sse2", has_fma=False, has_rounding=False),
 )
 _ARM = (
     Variant("neon", "generic", "+dotprod", "neon", has_fma=True),
