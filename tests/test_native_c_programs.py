@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from native_builds import C_FOLDER, MODEL, Builds, needs
 from native_library import Library, model_bytes, noise
+from native_models import file_of
 
 from rtmtass.native.build import C_SOURCES
 from rtmtass.native.parts import C_FOLDER as LIBRARY_SOURCES
@@ -93,17 +94,25 @@ def test_a_lifetime_passes_the_sanitizers(compiled: Compile, model: Path) -> Non
         assert_done(done)
 
 
+@pytest.fixture(scope="module", params=["gated", "multiscale"])
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model so small that hundreds of damaged ones take seconds."""
+    path = tmp_path_factory.mktemp("small") / "small.rtm"
+    path.write_bytes(file_of(request.param, "int8"))
+    return path
+
+
 def counts(done: subprocess.CompletedProcess[str]) -> list[int]:
     assert_done(done)
     return [int(word) for word in done.stdout.split()]
 
 
-def test_damaged_models_are_refused_or_run(compiled: Compile, model: Path) -> None:
+def test_damaged_models_are_refused_or_run(compiled: Compile, small: Path) -> None:
     opened, argument, memory, no_model, version, damaged, *others = counts(
-        run(compiled("fuzz", *SANITIZED), model, BASELINE, "300")
+        run(compiled("fuzz", *SANITIZED), small, BASELINE, "800")
     )
     assert not any([argument, memory, *others])
-    assert damaged > 100
+    assert damaged > 250
     assert no_model
     assert version
     assert opened  # some changes are harmless, and were run
@@ -111,10 +120,10 @@ def test_damaged_models_are_refused_or_run(compiled: Compile, model: Path) -> No
 
 @needs("valgrind")
 def test_damaged_models_are_refused_or_run_within_their_memory(
-    compiled: Compile, model: Path
+    compiled: Compile, small: Path
 ) -> None:
-    done = run("valgrind", "-q", "--error-exitcode=9", compiled("fuzz"), model, BASELINE, "24")
-    assert sum(counts(done)) == 24
+    done = run("valgrind", "-q", "--error-exitcode=9", compiled("fuzz"), small, BASELINE, "40")
+    assert sum(counts(done)) == 40
 
 
 def test_threads_do_not_race(compiled: Compile, model: Path) -> None:
