@@ -61,7 +61,7 @@ def test_stems_are_the_separators(
     elif precision == "int8":
         assert snr_db(expected, found) > 45  # roundings to int8 that fall to the other side
     else:
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_the_best_build_that_the_processor_runs_is_chosen(library: Library) -> None:
