@@ -3,6 +3,7 @@
 # make quick  runs a sixth of it, 2 minutes: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
+# make cross  the native library for ARM, Windows and macOS, in 10 minutes under emulation
 # make walks  what five kinds of user do, step by step, in 15 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
@@ -11,7 +12,7 @@ BIN := .venv/bin
 SOURCES := $(shell find rtmtass models -type f -not -path '*/__pycache__/*' 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test quick check check-core walks bench fix clean
+.PHONY: demo test cross quick check check-core walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
@@ -19,8 +20,12 @@ demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 # Tests over a sound server run by themselves: they need their turn at the processor in time.
 test: .venv/dev.done
 	@echo "The whole suite takes about 10 minutes on two cores; a sixth of it, in 2 minutes: make quick"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime and not cross'
 	$(BIN)/python -m pytest -m realtime
+
+# Needs: apt install libc6-arm64-cross qemu-user wine
+cross: .venv/dev.done
+	$(BIN)/python -m pytest -m cross tests/test_native_targets.py
 
 quick: .venv/dev.done
 	@echo "A sixth of the suite, 2 minutes on two cores: each test once, without training and live audio"

@@ -19,6 +19,7 @@ from rtmtass.native.zig import Zig
 from rtmtass.types import Floats
 
 pytestmark = [
+    pytest.mark.cross,
     needs(),
     pytest.mark.skipif(this_machine() != "linux-x86_64", reason="compares with linux-x86_64"),
 ]

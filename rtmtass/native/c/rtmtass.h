@@ -127,7 +127,7 @@ RTMTASS_API void rtmtass_reset(rtmtass_stream *stream);
 
 /* Gain of a stem in dB: 0 at first, up to +20; -60 and less mute it. */
 RTMTASS_API rtmtass_result rtmtass_set_gain(rtmtass_stream *stream, uint32_t stem, float gain_db);
-/* How far a stem may lie below the loudest, in dB: INFINITY at first, 0 leaves the input as it is. */
+/* How far a stem may lie below the loudest, in dB: INFINITY at first; 0 gives all its gain. */
 RTMTASS_API rtmtass_result rtmtass_set_strength(rtmtass_stream *stream, float strength_db);
 /* 1: output the input instead, unchanged and as late as the mix. */
 RTMTASS_API void rtmtass_set_bypass(rtmtass_stream *stream, int is_bypassed);
