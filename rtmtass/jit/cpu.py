@@ -1,4 +1,4 @@
-"""Detects what this processor has: its int8 instruction set, and its cores."""
+"""Detects the int8 instruction set of this processor."""
 
 from __future__ import annotations
 
@@ -64,10 +64,3 @@ def int8_isa() -> str:
             f" unset {VARIABLE}, or set it to one of them"
         )
     return forced
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rtmtass import __version__
-from rtmtass.jit.cpu import n_cores
+from rtmtass.jit.cores import n_cores
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native import model_words, stream_words
 from rtmtass.native.ir import ir_file

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
-from rtmtass.jit.cpu import n_cores
+from rtmtass.jit.cores import n_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
