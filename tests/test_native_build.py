@@ -10,9 +10,9 @@ from pathlib import Path
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from rtmtass.native import build, model_words
 from rtmtass.native.entries import ENTRIES
+from rtmtass.native.parts import C_FOLDER
 from rtmtass.native.targets import TARGETS
 
-C_FOLDER = build.C_FOLDER
 TIMEOUT_S = 120
 
 

@@ -29,6 +29,7 @@ import soundfile
 
 from rtmtass.errors import ModelError
 from rtmtass.native import controls, lv2_ttl, plugin_files
+from rtmtass.native.parts import C_FOLDER
 
 HERE = Path(__file__).parent / "native"
 MODEL = "rtmtass-small"
@@ -71,11 +72,11 @@ def build(folder, plugin_format, *, stems=STEMS, standin_stems=STEMS, magic="sta
     (folder / "numbers.inc").write_text(", ".join(str(byte) for byte in magic.encode()))
     for name, text in plugin_files.extra_files(plugin_format, MODEL, stems, ".so").items():
         (folder / name).write_text(text)
-    sources = [plugin_files.C_FOLDER / name for name in plugin_files.FORMATS[plugin_format].sources]
+    sources = [C_FOLDER / name for name in plugin_files.FORMATS[plugin_format].sources]
     names = ", ".join(f'"{stem}"' for stem in standin_stems)
     subprocess.run(
         ["cc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC",
-         "-fvisibility=hidden", "-Wl,-Bsymbolic", f"-I{folder}", f"-I{plugin_files.C_FOLDER}",
+         "-fvisibility=hidden", "-Wl,-Bsymbolic", f"-I{folder}", f"-I{C_FOLDER}",
          '-DRTMTASS_MODEL_NUMBERS="numbers.inc"', f"-DSTANDIN_STEMS={names}", *sources,
          HERE / "standin.c", "-o", library, "-lm"],
         check=True,
@@ -162,7 +163,7 @@ def test_our_headers_match_the_installed_ones(tmp_path):
         layouts = []
         for options in ([], ["-DINSTALLED"]):
             program = tmp_path / "probe"
-            run("cc", "-std=c11", "-Wall", "-Werror", f"-I{plugin_files.C_FOLDER}",
+            run("cc", "-std=c11", "-Wall", "-Werror", f"-I{C_FOLDER}",
                 f"-DPROBE_{name}", *options, HERE / "abi_probe.c", "-o", program)  # fmt: skip
             layouts.append(run(program).stdout)
         assert layouts[0] == layouts[1]

@@ -6,7 +6,7 @@ processor, so that one signature fits pointers of 32 and 64 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,28 +19,40 @@ from numpy.typing import NDArray
 from rtmtass.types import Bytes, Doubles, Floats, Longs
 
 
+def contiguous(context: Any, builder: Any, kind: Any, data: Any, shape: Sequence[Any]) -> Any:
+    """Emit an array over memory that others own: C-contiguous, without a reference count.
+
+    Args:
+        context, builder: of numba and llvmlite.
+        kind: numba's type of the array.
+        data: pointer to the first element.
+        shape: int64 values.
+    """
+    arrays: Any = arrayobj
+    pack: Any = cgutils.pack_array
+    size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    strides = [context.get_constant(types.intp, size)]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    view = arrays.make_array(kind)(context, builder)
+    arrays.populate_array(
+        view,
+        data=data,
+        shape=pack(builder, shape),
+        strides=pack(builder, strides),
+        itemsize=context.get_constant(types.intp, size),
+        meminfo=None,
+    )
+    return view._getvalue()
+
+
 def _array_at(dtype: Any, n_dims: int) -> Any:
-    """Make the intrinsic (address, shape ...) -> array, C-contiguous, without a reference count."""
+    """Make the intrinsic (address, shape ...) -> array."""
     kind = types.Array(dtype, n_dims, "C")
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        arrays: Any = arrayobj
-        pack: Any = cgutils.pack_array
-        address, *shape = args
-        size = context.get_abi_sizeof(context.get_data_type(dtype))
-        strides = [context.get_constant(types.intp, size)]
-        for length in reversed(shape[1:]):
-            strides.insert(0, builder.mul(strides[0], length))
-        view = arrays.make_array(kind)(context, builder)
-        arrays.populate_array(
-            view,
-            data=builder.inttoptr(address, context.get_data_type(dtype).as_pointer()),
-            shape=pack(builder, shape),
-            strides=pack(builder, strides),
-            itemsize=context.get_constant(types.intp, size),
-            meminfo=None,
-        )
-        return view._getvalue()
+        data = builder.inttoptr(args[0], context.get_data_type(dtype).as_pointer())
+        return contiguous(context, builder, kind, data, args[1:])
 
     def one(typing_context: Any, address: Any, n: Any) -> Any:
         """Array of shape (n,)."""

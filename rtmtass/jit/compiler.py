@@ -19,11 +19,12 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba import cfunc, njit, types
-from numba.core import cgutils, event
+from numba.core import event
 from numba.core.compiler import Compiler, Flags
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
+from rtmtass.jit.addresses import contiguous
 from rtmtass.jit.cache import LOG, Store, kept_in
 from rtmtass.jit.cpu import int8_isa
 from rtmtass.jit.stops import install
@@ -44,6 +45,7 @@ _KERNELS = (
     "runtime/compiled/*.py",
     "live/meters.py",
     "live/mix_kernels.py",
+    "live/controls.py",
     "live/full_band.py",
     "live/devices/callback.py",
     "native/arena_check.py",
@@ -213,39 +215,20 @@ def kernel_noalias(function: F) -> F:
     return kernel(function, pipeline_class=_NoaliasCompiler)
 
 
-def _view(context: Any, builder: Any, signature: Any, args: Any, sizes: list[Any]) -> Any:
-    """Emit a contiguous view of `sizes` from element args[1] of the array args[0] on."""
+def _view(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit a view of the array args[0] from element args[1] on, of shape args[2:]."""
     arrays: Any = arrayobj
-    pack: Any = cgutils.pack_array
     source = arrays.make_array(signature.args[0])(context, builder, args[0])
-    view = arrays.make_array(signature.return_type)(context, builder)
-    item = context.get_constant(types.intp, 4)
-    strides = [item]
-    for size in sizes[:0:-1]:
-        strides.insert(0, builder.mul(strides[0], size))
-    arrays.populate_array(
-        view,
-        data=builder.gep(source.data, [args[1]]),
-        shape=pack(builder, sizes),
-        strides=pack(builder, strides),
-        itemsize=item,
-        meminfo=None,
-    )
-    return view._getvalue()
+    data = builder.gep(source.data, [args[1]])
+    return contiguous(context, builder, signature.return_type, data, args[2:])
 
 
 def _borrow(typing_context: Any, array: Any, start: Any, size: Any) -> Any:
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _view(context, builder, signature, args, list(args[2:]))
-
-    return types.Array(types.float32, 1, "C")(array, types.intp, types.intp), build
+    return types.Array(types.float32, 1, "C")(array, types.intp, types.intp), _view
 
 
 def _borrow_rows(typing_context: Any, array: Any, start: Any, rows: Any, width: Any) -> Any:
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _view(context, builder, signature, args, list(args[2:]))
-
-    return types.Array(types.float32, 2, "C")(array, *[types.intp] * 3), build
+    return types.Array(types.float32, 2, "C")(array, *[types.intp] * 3), _view
 
 
 borrow = cast(Callable[[Floats, int, int], Floats], intrinsic(_borrow))

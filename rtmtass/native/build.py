@@ -13,7 +13,6 @@ from rtmtass.native import model_words, stream_words
 from rtmtass.native.ir import ir_file
 from rtmtass.native.targets import Target, Variant
 
-C_FOLDER = Path(__file__).parent / "c"
 C_SOURCES = ("rtmtass.c", "cpu.c")
 """Of the library; they include the generated `rtmtass_words.h` and `kernels.h`."""
 _ENTRIES = {"check": 2, "lay_out": 5, "start": 2, "reset": 2, "apply": 3, "process": 5}

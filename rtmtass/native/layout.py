@@ -30,6 +30,7 @@ from rtmtass.jit.addresses import (
     longs,
 )
 from rtmtass.jit.compiler import kernel
+from rtmtass.live.controls import LOWEST_GAIN_DB
 from rtmtass.live.mix_kernels import (
     IS_BYPASS_MATCHED,
     IS_DRY_WHEN_LATE,
@@ -64,8 +65,6 @@ from rtmtass.runtime.stft_kernels import (
 from rtmtass.types import Doubles, Floats, Longs
 
 _LINE = 64
-_MUTED_DB = -60.0
-"""A gain of this or less mutes a stem."""
 
 
 @kernel
@@ -144,7 +143,6 @@ def _reserve_state(header: Longs, words: Longs) -> None:
     _reserve(words, STREAM.work, 4 * header[WORD.work_size])
     _reserve(words, STREAM.stft_state, 4 * stft_state_size(frame_sizes(words)))
     _reserve(words, STREAM.scratch, 4 * stft_scratch_size(frame_sizes(words)))
-    _reserve(words, STREAM.block, 4 * longest * channels)
     _reserve(words, STREAM.dry, 4 * rows * channels)
     _reserve(words, STREAM.hop_input, 4 * hop * channels)
     _reserve(words, STREAM.stems, 4 * stems * hop * channels)
@@ -233,7 +231,7 @@ def apply(model: int, memory: int, settings: int) -> int:
     gains, audible = values[:stems], bytes_(words[STREAM.audible], stems)
     for s in range(stems):  # muted stems too: with a strength of 0 dB the input stays as it is
         audible[s] = 1
-        gains[s] = min(gains[s], MAX_GAIN_DB) if gains[s] > _MUTED_DB else -np.inf
+        gains[s] = min(gains[s], MAX_GAIN_DB) if gains[s] > LOWEST_GAIN_DB else -np.inf
     targets, _, _, _, _, _ = mixer(header, words)
     fill_targets(gains, audible, values[stems], values[stems + 1] != 0.0, targets)
     return 0
@@ -249,6 +247,13 @@ def frame_sizes(words: Longs) -> Longs:
 def registers(words: Longs) -> Longs:
     """Return the registers of `runtime.run_hops`."""
     return words[REGISTERS_AT:N_STREAM_WORDS]
+
+
+@kernel
+def block_at(words: Longs) -> int:
+    """Return the address of the next hop's block, (longest, C), in the dry input."""
+    at: int = words[STREAM.dry] + 4 * words[STREAM.delay] * words[STREAM.channels]
+    return at
 
 
 @kernel

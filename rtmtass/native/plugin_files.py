@@ -11,7 +11,6 @@ from rtmtass import __version__
 from rtmtass.native import lv2_ttl
 from rtmtass.native.controls import symbol
 
-C_FOLDER = Path(__file__).parent / "c"
 HEADER = "rtmtass_controls.h"
 """Name of the generated header that the C files include."""
 
@@ -21,7 +20,7 @@ class PluginFormat:
     """A plugin format.
 
     Attributes:
-        sources: C files in `C_FOLDER` that are linked with the library's own.
+        sources: C files in `parts.C_FOLDER` that are linked with the library's own.
         symbol: the one symbol that the shared library has to export.
     """
 

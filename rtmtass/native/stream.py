@@ -18,6 +18,7 @@ from rtmtass.jit.compiler import kernel
 from rtmtass.live.full_band import push_hop, upsample
 from rtmtass.live.mix_kernels import mix
 from rtmtass.native.layout import (
+    block_at,
     down_history,
     frame_sizes,
     mixer,
@@ -63,7 +64,7 @@ def process(model: int, memory: int, ins: int, outs: int, n: int) -> int:
 def _receive(words: Longs, sources: Longs, first: int, n: int) -> None:
     """Append n samples of every channel to the block; NaN and Inf become silence."""
     channels, filled = words[STREAM.channels], words[STREAM.filled]
-    block = floats2(words[STREAM.block], words[STREAM.longest], channels)
+    block = floats2(block_at(words), words[STREAM.longest], channels)
     for c in range(channels):
         source = floats(sources[c], first + n)
         for i in range(n):
@@ -92,14 +93,11 @@ def _run_hop(header: Longs, model: int, words: Longs) -> None:
     stems, hop, channels = header[WORD.n_stems], header[WORD.hop], words[STREAM.channels]
     n, delay = words[STREAM.block_size], words[STREAM.delay]
     number, resamples = words[STREAM.number], words[STREAM.resamples]
-    block = floats2(words[STREAM.block], n, channels)
     dry = floats2(words[STREAM.dry], delay + words[STREAM.longest], channels)
-    for i in range(n):
-        for c in range(channels):
-            dry[delay + i, c] = block[i, c]
     mixture = floats2(words[STREAM.dry], n, channels)
-    at = words[STREAM.block]
+    at = block_at(words)
     if resamples:
+        block = floats2(at, n, channels)
         at = words[STREAM.hop_input]
         _downsample(header, words, block, floats2(at, hop, channels))
     _separate(header, model, words, at)

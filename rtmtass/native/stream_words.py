@@ -18,16 +18,16 @@ class StreamWords(NamedTuple):
         bytes: of the words and all arrays.
         mixes: 1 if the output is the mix, 0 if it is the stems.
         number: of the next hop.
-        filled: samples of `block` that have been received.
-        block_size: samples of the next hop's block.
+        filled: samples of the next hop's block that have been received.
+        block_size: samples of that block.
         longest: samples of the longest block.
         delay: of a hop's output against its input.
         read, queued: where the samples that wait in `queue` begin and end.
         queue_size: samples of each of its rows.
         converted: samples in `down_history`.
         kept: samples of the model's rate in front of the newest hop in `up_history`.
-        block: (longest, C), input.
-        dry: (delay + longest, C), the input that the stems haven't reached yet.
+        dry: (delay + longest, C), the input that the stems haven't reached yet; the block of
+            the next hop comes last.
         hop_input: (hop, C), the block at the model's rate.
         full_band: (S, longest, C), stems at the stream's rate.
     """
@@ -64,7 +64,6 @@ class StreamWords(NamedTuple):
     work: int
     stft_state: int
     scratch: int
-    block: int
     dry: int
     hop_input: int
     stems: int
@@ -88,6 +87,7 @@ N_SIZES, N_REGISTERS = 12, 7
 SIZES_AT = len(StreamWords._fields)
 REGISTERS_AT = SIZES_AT + N_SIZES
 N_STREAM_WORDS = REGISTERS_AT + N_REGISTERS
+_READ_BY_C = ("channels", "outputs", "latency")
 
 
 def c_header() -> str:
@@ -95,6 +95,3 @@ def c_header() -> str:
     named = {f"STREAM_{name.upper()}": getattr(STREAM, name) for name in _READ_BY_C}
     constants = {"STREAM_WORDS": N_STREAM_WORDS, **named}
     return "".join(f"#define RTMTASS_{name} {value}\n" for name, value in constants.items())
-
-
-_READ_BY_C = ("channels", "outputs", "latency", "bytes")
