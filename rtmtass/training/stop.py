@@ -106,8 +106,10 @@ class StopSignals:
                 if number not in _SIGNALS:
                     continue
                 received += 1
-                # The main thread may be past the end of `deferred` by now.
-                until = self._until or self._granted
+                # The main thread may be past the end of that `deferred` by now, even in
+                # the next one, so what it granted counts, and is read last.
+                until = self._until
+                until = self._granted or until
                 if received == 1 and until:
                     self._print(f"stopping after {until}; Ctrl-C again to stop now")
                     continue
