@@ -1,0 +1,111 @@
+"""Recordings separated in several processes: the same files, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import rtmtass
+from rtmtass.errors import ModelError
+from rtmtass.fullband import StreamSeparator
+from rtmtass.offline.parallel import n_processes, separate_in_parallel
+from rtmtass.offline.plan import Job, Result, SeparateOptions, plan
+from rtmtass.offline.separate import NullProgress, separate_files
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.ended: list[Path] = []
+        self.steps: list[tuple[float, float]] = []
+
+    def progressed(self, done: float, of: float) -> None:
+        self.steps.append((done, of))
+
+    def finished(self, result: Result) -> None:
+        self.ended.append(result.path)
+
+
+def open_killed_once(marker: Path) -> StreamSeparator:
+    """Ends the first process that opens the model, as the system does when memory runs out."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return rtmtass.load()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def open_nothing() -> StreamSeparator:
+    raise ModelError("no such model")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(1)
+    for k in range(4):
+        sound = 0.1 * rng.standard_normal(16000 * (1 + k)).astype(np.float32)
+        soundfile.write(folder / f"{k}.wav", sound, 16000)
+    (folder / "2b.wav").write_text("no sound")
+    return folder
+
+
+def planned(recordings: Path, folder: Path) -> tuple[list[Job], SeparateOptions]:
+    options = SeparateOptions(folder=folder)
+    return plan([recordings], options), options
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_files_and_their_order_are_those_of_one_process(
+    recordings: Path, tmp_path: Path
+) -> None:
+    jobs, options = planned(recordings, tmp_path / "one")
+    alone = list(separate_files(jobs, options, rtmtass.load, NullProgress()))
+    jobs, options = planned(recordings, tmp_path / "two")
+    listener = Listener()
+    together = list(separate_in_parallel(jobs, options, rtmtass.load, 2, listener))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert [(r.path, r.status, r.frames) for r in together] == [
+        (r.path, r.status, r.frames) for r in alone
+    ]
+    assert [r.error for r in together] == [r.error for r in alone]
+    assert sorted(listener.ended) == sorted(r.path for r in alone)
+    done, of = zip(*listener.steps, strict=True)
+    assert list(done) == sorted(done)
+    assert done[-1] == of[-1] == sum(job.path.stat().st_size for job in jobs)
+
+
+def test_a_process_that_is_killed_costs_its_file_only(recordings: Path, tmp_path: Path) -> None:
+    jobs, options = planned(recordings, tmp_path / "out")
+    open_model = functools.partial(open_killed_once, tmp_path / "marker")
+    results = list(separate_in_parallel(jobs, options, open_model, 2, Listener()))
+    assert [r.status for r in results] == ["failed", "done", "done", "failed", "done"]
+    assert results[0].error == (
+        f"{jobs[0].path}: its process was ended by signal 9 (SIGKILL); is there enough memory?"
+    )
+    assert len(list((tmp_path / "out").glob("*.wav"))) == 9
+
+
+def test_a_model_that_does_not_open_ends_the_series(recordings: Path, tmp_path: Path) -> None:
+    jobs, options = planned(recordings, tmp_path / "out")
+    with pytest.raises(ModelError, match="no such model"):
+        list(separate_in_parallel(jobs, options, open_nothing, 2, Listener()))
+
+
+def test_a_process_is_started_only_where_it_is_worth_its_second(tmp_path: Path) -> None:
+    for k in range(3):
+        with (tmp_path / f"{k}.wav").open("wb") as file:
+            file.truncate(25_000_000)
+    jobs = [Job(tmp_path / f"{k}.wav", {}) for k in range(3)]
+    assert [n_processes(jobs, cores) for cores in (1, 2, 8)] == [1, 2, 3]
+    assert n_processes(jobs[:1], 8) == 1
+    assert n_processes([Job(tmp_path / "none.wav", {})] * 5, 8) == 1
