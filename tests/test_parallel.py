@@ -14,7 +14,12 @@ import soundfile
 import rtmtass
 from rtmtass.errors import ModelError
 from rtmtass.fullband import StreamSeparator
-from rtmtass.offline.parallel import n_processes, separate_in_parallel
+from rtmtass.offline.parallel import (
+    n_physical_cores,
+    n_processes,
+    separate_in_parallel,
+    shard_of,
+)
 from rtmtass.offline.plan import Job, Result, SeparateOptions, plan
 from rtmtass.offline.separate import NullProgress, separate_files
 
@@ -109,3 +114,22 @@ def test_a_process_is_started_only_where_it_is_worth_its_second(tmp_path: Path) 
     assert [n_processes(jobs, cores) for cores in (1, 2, 8)] == [1, 2, 3]
     assert n_processes(jobs[:1], 8) == 1
     assert n_processes([Job(tmp_path / "none.wav", {})] * 5, 8) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux")
+def test_threads_that_share_a_core_count_once(tmp_path: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    assert n_physical_cores(tmp_path) == len(cores)
+    for number in cores:
+        folder = tmp_path / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{cores[0]},{cores[-1]}\n")
+    assert n_physical_cores(tmp_path) == 1
+
+
+def test_shards_divide_the_recordings_and_stay() -> None:
+    paths = [Path(f"season {k % 7}/talk {k}.flac") for k in range(3000)]
+    counts = np.bincount([shard_of(path, 8) for path in paths], minlength=8)
+    assert counts.min() > 0.8 * 3000 / 8
+    assert counts.max() < 1.2 * 3000 / 8
+    assert [shard_of(path, 8) for path in paths[:6]] == [4, 2, 4, 0, 6, 4]

@@ -8,7 +8,9 @@ don't survive a fork. They share the machine code and the pages of the weights' 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -21,12 +23,14 @@ from typing import Protocol
 
 from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.fullband import StreamSeparator
+from rtmtass.jit.cores import n_cores
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.separate import Interrupted, separate_files
 from rtmtass.signals import defer_signals, on_signal
 
 START_BYTES = 20_000_000
 """Bytes of recordings from which one more process, which takes a second to start, is worth it."""
+_TOPOLOGY = Path("/sys/devices/system/cpu")
 _STOP_S = 10.0
 """How long the workers may take to complete their files after a signal."""
 _POLL_S = 0.2
@@ -47,6 +51,23 @@ class SeriesListener(Protocol):
         """Called when a recording is done, skipped or failed, in the order of their ends."""
 
 
+def n_physical_cores(topology: Path = _TOPOLOGY) -> int:
+    """Return how many cores this process may use, each once however many threads it runs.
+
+    Where the system doesn't report which threads share a core, it is `n_cores`.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return n_cores()
+    siblings = [
+        topology / f"cpu{number}" / "topology" / "thread_siblings_list"
+        for number in os.sched_getaffinity(0)
+    ]
+    try:
+        return len({path.read_text().strip() for path in siblings})
+    except OSError:
+        return n_cores()
+
+
 def n_processes(jobs: Sequence[Job], cores: int) -> int:
     """Return how many processes to use if nothing else is asked for.
 
@@ -56,6 +77,12 @@ def n_processes(jobs: Sequence[Job], cores: int) -> int:
     """
     total = sum(size_of(job) for job in jobs)
     return max(1, min(cores, len(jobs), round(total / START_BYTES)))
+
+
+def shard_of(path: Path, n: int) -> int:
+    """Return which of `n` shards, from 0, a recording is in: the same for the same path."""
+    digest = hashlib.sha256(os.fsencode(path)).digest()  # a CRC is too regular for similar names
+    return int.from_bytes(digest[:8]) % n
 
 
 def size_of(job: Job) -> int:
