@@ -24,6 +24,7 @@ export class Player {
   #isClosed = false;
   #capacity;
   isPlaying = false;
+  isWaiting = false; // for samples that are late
 
   // Args: the recording; `listener` {changed(), levels(rms, peak), failed(error)}; a context to
   // render into, for tests.
@@ -117,9 +118,10 @@ export class Player {
     this.#node?.port.postMessage(message, transferred);
   }
 
-  #receive({ generation, position, hasEnded, isSounding, rms, peak }) {
+  #receive({ generation, position, hasEnded, isSounding, isWaiting, rms, peak }) {
     if (generation !== this.#generation) return; // of before a seek
     this.#position = position;
+    this.isWaiting = isWaiting;
     this.#listener.levels(rms, peak);
     if (hasEnded) {
       this.#position = this.#recording.frames;

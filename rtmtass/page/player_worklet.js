@@ -162,8 +162,8 @@ class PlayerProcessor extends AudioWorkletProcessor {
   }
 
   report(hasEnded) {
-    const { generation, position, steps, left } = this.current;
-    this.port.postMessage({ generation, position, hasEnded, left,
+    const { generation, position, steps } = this.current;
+    this.port.postMessage({ generation, position, hasEnded,
       isSounding: this.voices.some((voice) => voice.steps > 0),
       isWaiting: this.isPlaying && steps === 0,
       rms: Math.sqrt(this.power / Math.max(1, this.samples)), peak: this.peak });
