@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from rtmtass.errors import DeviceError
 from rtmtass.live.linked_process import ENGINE, LinkedProcess
 from rtmtass.live.messages import Message
+from rtmtass.types import Bytes
 from rtmtass.web.link import EngineLink, read_hello, send_opening
-from rtmtass.web.pictures import Columns
 
 COMMAND = (sys.executable, "-m", "rtmtass", "live", "--plain")
 _PREFIX = "rtmtass: "
@@ -30,7 +30,7 @@ class Listener(Protocol):
     def snapshot(self, values: dict[str, Any]) -> None:
         """Receive figures, settings, title and messages."""
 
-    def columns(self, columns: Columns) -> None:
+    def columns(self, columns: Bytes) -> None:
         """Receive pictures."""
 
     def line(self, text: str) -> None:

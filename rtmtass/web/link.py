@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rtmtass.live.page import STEMS_MARK
-from rtmtass.web.pictures import Columns, Pictures
+from rtmtass.types import Bytes
+from rtmtass.web.pictures import Pictures
 
 _LONGEST_FRAME = 4_000_000
 _MOST_WAITING = 500
@@ -67,7 +68,7 @@ class EngineLink:
         hello: Hello,
         *,
         on_snapshot: Callable[[dict[str, Any]], None],
-        on_columns: Callable[[Columns], None],
+        on_columns: Callable[[Bytes], None],
     ) -> None:
         self._connection = connection
         self._n_columns = len(hello.stems) * hello.channels

@@ -13,8 +13,8 @@ from rtmtass.errors import RtmtassError
 from rtmtass.live.controls import HIGHEST_GAIN_DB, LOWEST_GAIN_DB, ControlState, changed
 from rtmtass.live.events import minutes
 from rtmtass.live.messages import Message
+from rtmtass.types import Bytes
 from rtmtass.web.engine_process import Listener
-from rtmtass.web.pictures import Columns
 
 _MOST_MESSAGES = 8
 
@@ -53,7 +53,7 @@ class Stream:
         start: Start | None,
         *,
         on_state: Callable[[dict[str, Any]], None],
-        on_columns: Callable[[Columns], None],
+        on_columns: Callable[[Bytes], None],
     ) -> None:
         self.engine: Engine | None = None
         self._start, self._on_state, self._on_columns = start, on_state, on_columns
@@ -131,7 +131,7 @@ class Stream:
         self._title, self._messages = values["title"], values["messages"]
         self._on_state(self.state())
 
-    def show_columns(self, columns: Columns) -> None:
+    def show_columns(self, columns: Bytes) -> None:
         """Show pictures."""
         self._on_columns(columns)
 
@@ -163,7 +163,7 @@ class LoopListener:
         """See `Listener`."""
         self._call(self._stream.show_snapshot, values)
 
-    def columns(self, columns: Columns) -> None:
+    def columns(self, columns: Bytes) -> None:
         """See `Listener`."""
         self._call(self._stream.show_columns, columns)
 

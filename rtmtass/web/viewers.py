@@ -17,10 +17,11 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from rtmtass.live.messages import LONGEST, Message, MessageError, parse_message
-from rtmtass.web.pictures import Columns, encode
+from rtmtass.types import Bytes
+from rtmtass.web.pictures import encode_picture
 
 _MOST_COLUMNS = 256
-"""Columns that wait for a page: some seconds."""
+"""Bytes that wait for a page: some seconds."""
 _MOST_PROBLEMS = 50
 _PING_S, _CLOSE_S = 20.0, 0.5
 
@@ -50,7 +51,7 @@ class Viewers:
             for viewer in self._viewers:
                 viewer.show_state(text)
 
-    def show_columns(self, columns: Columns) -> None:
+    def show_columns(self, columns: Bytes) -> None:
         """Show pictures on every page."""
         for viewer in self._viewers:
             viewer.show_columns(columns)
@@ -98,7 +99,7 @@ class _Viewer:
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket = socket
         self._state: str | None = None
-        self._columns: deque[Columns] = deque()
+        self._columns: deque[Bytes] = deque()
         self._n_columns = 0
         self._problems: deque[str] = deque(maxlen=_MOST_PROBLEMS)
         self._has_news = asyncio.Event()
@@ -107,7 +108,7 @@ class _Viewer:
         self._state = text
         self._has_news.set()
 
-    def show_columns(self, columns: Columns) -> None:
+    def show_columns(self, columns: Bytes) -> None:
         self._columns.append(columns)
         self._n_columns += len(columns)
         while self._n_columns > _MOST_COLUMNS:
@@ -134,7 +135,7 @@ class _Viewer:
                     columns = np.concatenate(self._columns)
                     self._columns.clear()
                     self._n_columns = 0
-                    await self.socket.send_bytes(encode(columns))
+                    await self.socket.send_bytes(encode_picture(columns))
 
 
 def _state_text(state: dict[str, Any]) -> str:
