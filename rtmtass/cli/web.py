@@ -54,7 +54,7 @@ def register(commands: Commands) -> None:
     add_page_options(add)
     add("--json", action="store_true", help="print one JSON object with the address")
     add("--max-upload", type=megabytes, metavar="MB", help="size of the largest file to separate"
-        " (default: 4000)")  # fmt: skip
+        " (default: 8590)")  # fmt: skip
     add = parser.add_argument_group("live").add_argument
     add("--input", metavar="NAME|N", help="input device unless the page chooses another: part of"
         " its name, or its number (default: the system's)")  # fmt: skip
@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.live.controls import initial_state
     from rtmtass.live.presets import load_gains
     from rtmtass.web import server
+    from rtmtass.web.files import MAX_UPLOAD_BYTES
     from rtmtass.weights import describe, find
 
     if arguments.gains is not None:
@@ -106,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         has_outputs=not arguments.sink,
         input=arguments.input,
         output=arguments.output,
-        max_upload_bytes=arguments.max_upload or server.MAX_UPLOAD_BYTES,
+        max_upload_bytes=arguments.max_upload or MAX_UPLOAD_BYTES,
     )
     on_ready = functools.partial(_print_address, arguments)
     opens_browser = not arguments.no_browser

@@ -112,7 +112,7 @@ class EngineProcess:
     def _add_line(self, line: str) -> None:
         if len(self._lines) < _MOST_LINES:
             self._lines.append(line)
-        if line.startswith(_PREFIX):
+        if line.startswith(_PREFIX) and not self._is_stopping:
             self._listener.line(line.removeprefix(_PREFIX))
 
     def _watch(self) -> None:

@@ -29,7 +29,6 @@ from rtmtass.web.stream import Start, Stream
 from rtmtass.web.viewers import Viewers
 
 DEFAULT_PORT = 8600
-MAX_UPLOAD_BYTES = 4_000_000_000
 _SHUTDOWN_S = 0.5
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
@@ -58,7 +57,7 @@ class Setup:
     has_outputs: bool = True
     input: str | None = None
     output: str | None = None
-    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    max_upload_bytes: int = files.MAX_UPLOAD_BYTES
 
 
 class Server:
