@@ -19,9 +19,14 @@ from web_rig import ENVIRONMENT, TIMEOUT_S, FakeEngine, Rig, in_server
 from rtmtass.cli.main import main
 from rtmtass.config import STEMS
 from rtmtass.errors import DeviceError
-from rtmtass.live.controls import HIGHEST_GAIN_DB, Controls, changed, initial_state
 from rtmtass.live.messages import Message, MessageError, parse_message
 from rtmtass.live.mixer import MAX_GAIN_DB, Mixer
+from rtmtass.live.page_controls import (
+    HIGHEST_GAIN_DB,
+    PageControls,
+    changed,
+    initial_state,
+)
 from rtmtass.page import FILES, backend_module, path
 from rtmtass.web import access
 from rtmtass.web.stream import settings_messages
@@ -247,7 +252,7 @@ def test_a_message_that_is_too_long_is_refused_by_the_engine_too() -> None:
 def test_messages_do_the_same_to_a_running_mixer_as_to_settings_kept() -> None:
     rng = np.random.default_rng(0)
     mixer = Mixer(STEMS, 16000)
-    controls = Controls(mixer)
+    controls = PageControls(mixer)
     kept = initial_state(STEMS, {})
     assert kept == replace(controls.state(), can_record=True)
     for _ in range(300):
@@ -266,7 +271,7 @@ def test_messages_do_the_same_to_a_running_mixer_as_to_settings_kept() -> None:
             kept.gains_db, kept.muted, kept.soloed,
         )  # fmt: skip
         assert (state.strength_db, state.is_bypassed) == (kept.strength_db, kept.is_bypassed)
-        restored = Controls(Mixer(STEMS, 16000))
+        restored = PageControls(Mixer(STEMS, 16000))
         if kept.strength_db is None:  # which is an option of the command line, as gains are
             for each in settings_messages(kept):
                 restored.apply(parse_message(each.to_json(), STEMS))

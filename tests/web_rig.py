@@ -20,8 +20,9 @@ import aiohttp
 import numpy as np
 
 from rtmtass.config import ModelConfig
-from rtmtass.live.controls import ControlState, initial_state
+from rtmtass.live.controls import ControlState
 from rtmtass.live.messages import Message
+from rtmtass.live.page_controls import initial_state
 from rtmtass.types import Bytes
 from rtmtass.web.engine_process import Listener
 from rtmtass.web.server import Server, Setup, listen

@@ -231,10 +231,10 @@ def _run(
     import rtmtass
     from rtmtass.cli.separate import print_compiling
     from rtmtass.live import os_priority
-    from rtmtass.live.controls import Controls
     from rtmtass.live.engine import Engine
     from rtmtass.live.full_band import HopSchedule
     from rtmtass.live.mixer import Mixer
+    from rtmtass.live.page_controls import PageControls
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.weights import hop_of
 
@@ -267,7 +267,7 @@ def _run(
         has_mix=arguments.record_mix, is_realtime=True,
     )  # fmt: skip
     stack.callback(recorder.close)
-    controls, tap = Controls(mixer, recorder), open_tap(arguments, separator)
+    controls, tap = PageControls(mixer, recorder), open_tap(arguments, separator)
     engine = Engine(
         separator, ends.source, ends.sink, mixer=mixer, recorder=recorder, tap=tap,
         on_event=events.add, is_realtime=True, is_monitored=arguments.monitor,

@@ -12,9 +12,9 @@ from rtmtass.errors import UsageError
 from rtmtass.live.linked_process import ENGINE, is_linked
 
 if TYPE_CHECKING:
-    from rtmtass.live.controls import Controls
     from rtmtass.live.events import EventLog
     from rtmtass.live.page import Page
+    from rtmtass.live.page_controls import PageControls
     from rtmtass.live.tap import StemTap
     from rtmtass.separator import Separator
 
@@ -61,7 +61,7 @@ def connect_page(
     title: str,
     tap: StemTap | None,
     separator: Separator,
-    controls: Controls,
+    controls: PageControls,
     stack: contextlib.ExitStack,
 ) -> Page:
     """Connect to the server that started this process, and apply what is set there.

@@ -15,10 +15,10 @@ from rtmtass.live.events import Event, EventLog, minutes
 
 if TYPE_CHECKING:
     from rtmtass.cli.live_stop import Stops
-    from rtmtass.live.controls import Controls
     from rtmtass.live.display import Display
     from rtmtass.live.engine import Engine
     from rtmtass.live.page import Page
+    from rtmtass.live.page_controls import PageControls
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.live.stats import Stats
 
@@ -71,7 +71,7 @@ class Watch:
         self,
         engine: Engine,
         recorder: TakeRecorder,
-        controls: Controls,
+        controls: PageControls,
         events: EventLog,
         printer: Printer,
         display: Display | None,

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rtmtass.web import check_installed
 
     check_installed()
-    from rtmtass.live.controls import initial_state
+    from rtmtass.live.page_controls import initial_state
     from rtmtass.live.presets import load_gains
     from rtmtass.web import server
     from rtmtass.web.files import MAX_UPLOAD_BYTES

@@ -13,7 +13,8 @@ from typing import Any
 
 from rtmtass.errors import RtmtassError
 from rtmtass.limits import shown
-from rtmtass.live.controls import HIGHEST_GAIN_DB, LARGEST_STRENGTH_DB, LOWEST_GAIN_DB
+from rtmtass.live.controls import LARGEST_STRENGTH_DB, LOWEST_GAIN_DB
+from rtmtass.live.page_controls import HIGHEST_GAIN_DB
 
 LONGEST = 4096
 """Bytes of a message, at most."""

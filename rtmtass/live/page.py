@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from rtmtass.errors import DeviceError
-from rtmtass.live.controls import Controls
 from rtmtass.live.linked_process import ENGINE, PAGE, LinkedProcess, connect
 from rtmtass.live.messages import LONGEST, MessageError, parse_message
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
+from rtmtass.live.page_controls import PageControls
 from rtmtass.live.snapshot import encode_snapshot
 from rtmtass.live.stats import Stats
 from rtmtass.live.tap import StemTap
@@ -42,7 +42,7 @@ class Page(Protocol):
     def is_alive(self) -> bool:
         """Whether the server is there."""
 
-    def update(self, stats: Stats, controls: Controls, messages: Sequence[str]) -> None:
+    def update(self, stats: Stats, controls: PageControls, messages: Sequence[str]) -> None:
         """Send a snapshot, and apply the messages that have come since the last call."""
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class PageLink:
 
     @classmethod
     def to_parent(
-        cls, title: str, tap: StemTap, hello: Mapping[str, Any], controls: Controls
+        cls, title: str, tap: StemTap, hello: Mapping[str, Any], controls: PageControls
     ) -> PageLink:
         """Connect to the server that started this process, and apply the settings it sends.
 
@@ -107,7 +107,7 @@ class PageLink:
             controls.apply(parse_message(text, tuple(hello["stems"])))
         return cls(connection, title, hello["stems"], tap, is_needed=True)
 
-    def update(self, stats: Stats, controls: Controls, messages: Sequence[str]) -> None:
+    def update(self, stats: Stats, controls: PageControls, messages: Sequence[str]) -> None:
         """Send a snapshot, and apply the messages that have come since the last call."""
         if not self.is_alive:
             return
@@ -186,7 +186,7 @@ class PageServer:
         """Whether the server is running."""
         return self._child.is_alive
 
-    def update(self, stats: Stats, controls: Controls, messages: Sequence[str]) -> None:
+    def update(self, stats: Stats, controls: PageControls, messages: Sequence[str]) -> None:
         """See `PageLink`."""
         if self._link:
             self._link.update(stats, controls, messages)

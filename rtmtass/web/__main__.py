@@ -9,9 +9,9 @@ import threading
 from multiprocessing.connection import Connection
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.controls import initial_state
 from rtmtass.live.linked_process import PAGE, connect
 from rtmtass.live.messages import Message
+from rtmtass.live.page_controls import initial_state
 from rtmtass.web.link import EngineLink, Hello, read_hello
 from rtmtass.web.server import Server, Setup, run
 from rtmtass.web.stream import LoopListener, Stream

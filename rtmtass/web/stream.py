@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rtmtass.errors import RtmtassError
-from rtmtass.live.controls import HIGHEST_GAIN_DB, LOWEST_GAIN_DB, ControlState, changed
+from rtmtass.live.controls import LOWEST_GAIN_DB, ControlState
 from rtmtass.live.events import minutes
 from rtmtass.live.messages import Message
+from rtmtass.live.page_controls import HIGHEST_GAIN_DB, changed
 from rtmtass.types import Bytes
 from rtmtass.web.engine_process import Listener
 
