@@ -65,7 +65,7 @@ def files(chromium: Browser, server: Command) -> Iterator[Page]:  # noqa: F811
         yield opened
 
 
-def drop(page: Page, path: Path) -> None:  # noqa: F811
+def drop(page: Page, path: Path) -> None:
     """Drop a file on the page, as from a folder of the desktop."""
     page.evaluate("() => document.body.append(Object.assign(document.createElement('input'),"
                   " {type: 'file', id: 'dropped', hidden: true}))")  # fmt: skip
@@ -79,7 +79,7 @@ def drop(page: Page, path: Path) -> None:  # noqa: F811
     }""")
 
 
-def download(page: Page, button: str, folder: Path) -> tuple[str, Path]:  # noqa: F811
+def download(page: Page, button: str, folder: Path) -> tuple[str, Path]:
     """Click a button of the downloads; return the name that is proposed, and the file."""
     with page.expect_download() as started:
         page.get_by_role("button", name=button).click()
@@ -141,9 +141,7 @@ def test_what_is_no_recording_is_one_line_and_stays_text(
     assert "\n" not in line.inner_text()
     assert files.locator(".file img").count() == 0
     files.set_input_files(".drop-zone input", {"name": "e.wav", "mimeType": "", "buffer": b""})
-    files.wait_for_function(
-        "document.querySelector('.file .notice').textContent.includes('0 bytes')"
-    )
+    files.locator(".file .notice", has_text="e.wav is empty (0 bytes)").wait_for()
 
 
 def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Path) -> None:
@@ -152,9 +150,8 @@ def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Pa
     soundfile.write(path, samples, 16000)
     before = set(children_of(server.process.pid))
     files.set_input_files(".drop-zone input", path)
-    files.wait_for_function(
-        "/% · .* left/.test(document.querySelector('.opening-text').textContent)", timeout=_SLOW_MS
-    )
+    left = files.locator(".opening-text", has_text=re.compile("% · .* left"))
+    left.wait_for(timeout=_SLOW_MS)
     assert len(set(children_of(server.process.pid)) - before) == 1
     files.get_by_role("button", name="Cancel").click()
     files.wait_for_selector(".drop-zone")
@@ -177,6 +174,7 @@ def test_the_end_of_the_server_removes_its_files(folder: Path) -> None:
 def modules(chromium: Browser) -> Iterator[Page]:  # noqa: F811
     """A page that can import the modules of ours, and runs none by itself."""
     with PageServer() as served, open_page(chromium) as opened:
+        opened.route("**/favicon.ico", lambda route: route.fulfill(status=204))
         opened.goto(f"{served.url}style.css")
         yield opened
 
@@ -214,9 +212,9 @@ def test_the_factors_are_those_of_the_mixer(modules: Page) -> None:
 RATE, FRAMES = 16000, 16000 * 8
 
 _RENDER = """
-async ({ frames, steps, channels, seconds, delayMs }) => {
+async ({ frames, steps, channels, seconds, isGated }) => {
   const { Player } = await import("./player.js");
-  const rate = 16000, reads = [];
+  const rate = 16000, reads = [], gates = [];
   const tone = (hz, c) => (n) => 0.2 * Math.sin(2 * Math.PI * hz * n / rate + c);
   const tracks = ["mixture", "speech", "music", "noise"];
   const hz = [0, 110, 170, 290];
@@ -225,7 +223,7 @@ async ({ frames, steps, channels, seconds, delayMs }) => {
   const recording = { name: "made", sampleRate: rate, channels, frames, tracks,
     async read(start, count) {
       reads.push([start, count]);
-      if (delayMs) await new Promise((resolve) => setTimeout(resolve, delayMs));
+      if (isGated) await new Promise((resolve) => gates.push(resolve));
       const n = Math.min(count, frames - start);
       return tracks.map((_, k) => Float32Array.from({ length: n * channels },
         (_, i) => sample(k, start + Math.floor(i / channels), i % channels)));
@@ -234,10 +232,18 @@ async ({ frames, steps, channels, seconds, delayMs }) => {
   const player = new Player(recording, { changed() {}, failed(error) { throw error; },
     levels() {} }, context);
   await player.open();
+  const turn = () => new Promise((resolve) => setTimeout(resolve));
+  const release = async () => { // the samples that are waited for
+    while (gates.length === 0) await turn();
+    gates.shift()();
+    await turn();
+    await player.reached();
+  };
   for (const [atS, action, ...values] of steps) {
     const run = async () => {
-      await player[action](...values);
-      if (!delayMs) await player.settled();
+      if (action !== "release") await player[action](...values);
+      else await release();
+      if (!isGated) await player.settled();
     };
     if (atS === 0) await run();
     else context.suspend(atS).then(run).then(() => context.resume());
@@ -251,7 +257,7 @@ async ({ frames, steps, channels, seconds, delayMs }) => {
 
 def render(modules: Page, steps: list[list[Any]], **changes: Any) -> dict[str, Any]:
     """Play a recording of tones, 110, 170 and 290 Hz, and touch the player at times in s."""
-    values = {"frames": FRAMES, "channels": 1, "seconds": 2, "delayMs": 0, **changes}
+    values = {"frames": FRAMES, "channels": 1, "seconds": 2, "isGated": False, **changes}
     made: dict[str, Any] = modules.evaluate(_RENDER, {"steps": steps, **values})
     made["output"] = np.array(made["output"], np.float64)
     return made
@@ -331,9 +337,15 @@ def test_seeking_in_a_long_recording_reads_only_around_there(modules: Page) -> N
 
 
 def test_samples_that_come_late_make_silence_without_a_click(modules: Page) -> None:
-    made = render(modules, [[0, "play"]], delayMs=5, seconds=8)
-    output = made["output"][0]
+    steps = [[0, "play"], [0, "release"], [0.768, "release"]]  # pieces of 0.5 and 1 s
+    output = render(modules, steps, isGated=True)["output"][0]
     assert np.abs(np.diff(output, prepend=0)).max() < largest_step()
-    assert np.any(output)
-    heard = output[np.abs(output) > 0]
-    assert len(heard) < len(output)
+    fade, again = int(0.011 * RATE), int(0.768 * RATE)
+    np.testing.assert_allclose(
+        output[fade : 8000 - fade], tones(0, 8000).sum(axis=0)[fade:-fade], atol=1e-6
+    )
+    assert np.all(output[8000:again] == 0)
+    first = int(np.flatnonzero(output[:again])[-1]) + 1  # the sample that is next
+    np.testing.assert_allclose(
+        output[again + fade : again + 8000], tones(first, 8000).sum(axis=0)[fade:], atol=1e-6
+    )

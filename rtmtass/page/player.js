@@ -102,7 +102,12 @@ export class Player {
   async settled() {
     await this.open();
     while (this.#reading) await this.#reading;
-    await new Promise((resolve) => {
+    await this.reached();
+  }
+
+  // Resolves when all that was sent has reached the worklet.
+  reached() {
+    return new Promise((resolve) => {
       this.#answer = resolve;
       this.#send({ do: "answer" });
     });
