@@ -150,7 +150,7 @@ def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Pa
     soundfile.write(path, samples, 16000)
     before = set(children_of(server.process.pid))
     files.set_input_files(".drop-zone input", path)
-    left = files.locator(".opening-text", has_text=re.compile("% · .* left"))
+    left = files.locator(".opening-text", has_text=re.compile("Separating.*% · .* left"))
     left.wait_for(timeout=_SLOW_MS)
     assert len(set(children_of(server.process.pid)) - before) == 1
     files.get_by_role("button", name="Cancel").click()
