@@ -26,6 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
+    ["web"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -47,6 +48,7 @@ IMPORTERS = {
     },
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
+    "aiohttp": {"web"},
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }
