@@ -16,11 +16,10 @@ from aiohttp import web
 
 from rtmtass.errors import OutputError, RtmtassError
 from rtmtass.web.access import ROOT
-from rtmtass.web.folder import RunFolder
+from rtmtass.web.folder import RunFolder, disk_problem
 from rtmtass.web.jobs import Jobs, Recording, done
 from rtmtass.web.mix import MixFile, MixRequest
 from rtmtass.web.names import disposition, download_name
-from rtmtass.web.separating import disk_problem
 from rtmtass.web.tap import PEAKS, PICTURE
 
 MAX_UPLOAD_BYTES = 8 * 2**30
