@@ -15,7 +15,7 @@ const CLIPPED = 32767 / 32768; // as rtmtass/live/meters.py
 const CLIP_HOLD_S = 3;
 
 class LiveProcessor extends AudioWorkletProcessor {
-  constructor({ processorOptions: { module, model, controls } }) {
+  constructor({ processorOptions: { module, model, messages } }) {
     super();
     const compiled = module instanceof WebAssembly.Module ? module : new WebAssembly.Module(module);
     const opened = open(compiled, model);
@@ -26,13 +26,7 @@ class LiveProcessor extends AudioWorkletProcessor {
     this.silence = new Float32Array(128);
     this.isRunning = true;
     this.warmUp(opened);
-    for (const [stem, db] of Object.entries(controls.gains_db)) {
-      this.set({ do: "gain", stem, db });
-      this.set({ do: "mute", stem, on: controls.muted.includes(stem) });
-      this.set({ do: "solo", stem, on: controls.soloed.includes(stem) });
-    }
-    this.set({ do: "strength", db: controls.strength_db });
-    this.set({ do: "bypass", on: controls.is_bypassed });
+    for (const message of messages) this.set(message);
     this.stream.reset();
     this.prepareReports(opened);
     this.take = null; // {port, sound, filled}
