@@ -22,7 +22,7 @@ ORDER = [
     ["fullband"],
     ["separator", "batch"],
     ["spectrogram", "benchmark"],
-    ["report"],
+    ["report", "page"],
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
