@@ -86,15 +86,10 @@ class BrowserBackend {
 
   async devices() {
     const found = await navigator.mediaDevices?.enumerateDevices?.().catch(() => []) ?? [];
-    const of = (kind, name) => found.filter((device) => device.kind === kind).map(
-      (device, i) => ({
-        id: device.deviceId, name: device.label || `${name} ${i + 1}`,
-        isDefault: i === 0,
-      }));
     const outputs = "setSinkId" in (globalThis.AudioContext?.prototype ?? {})
-      ? of("audiooutput", "output") : [];
+      ? listed(found, "audiooutput", "output") : [];
     if (!outputs.length) outputs.push({ id: "", name: "the system's output", isDefault: true });
-    const inputs = of("audioinput", "microphone");
+    const inputs = listed(found, "audioinput", "microphone");
     if (!inputs.length && this.canLive) {
       return { inputs, outputs, problem: "no microphone is connected" };
     }
@@ -123,7 +118,6 @@ class BrowserBackend {
       this.#opened.stems.length, this.#opened.hop, this.#opened.sampleRate);
     this.#startedAt = performance.now();
     this.#controls.keepDevices(input, output);
-    this.#note("listen with headphones: what loudspeakers play comes back by the microphone");
     this.#send();
   }
 
@@ -222,6 +216,18 @@ class BrowserBackend {
       input, output, messages: [...this.#messages], problem: this.#problem,
     });
   }
+}
+
+// Return the devices of a kind; names are empty until the microphone may be used. Chromium lists
+// its choices for "default" and "communications" too, which are devices that come again.
+function listed(found, kind, name) {
+  const all = found.filter((device) => device.kind === kind);
+  const standard = all.find(({ deviceId }) => deviceId === "default");
+  const real = all.filter(({ deviceId }) => !["default", "communications"].includes(deviceId));
+  return (real.length ? real : all).map(({ deviceId, groupId, label }, i) => ({
+    id: deviceId, name: label || `${name} ${i + 1}`,
+    isDefault: standard ? groupId === standard.groupId : i === 0,
+  }));
 }
 
 const idleRecording = () => ({ is_running: false, folder: "", seconds: 0, left_s: 0, message: "" });

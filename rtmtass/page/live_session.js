@@ -5,6 +5,7 @@ import { save } from "./browser_files.js";
 
 const FADE_MS = 120; // latency and ramp of the mix, before a stop
 const PATIENCE_MS = 2000; // for the last piece of a recording
+const SETTLED_MS = 300, LONGEST_SETTLING_MS = 3000;
 const WARM_UP_HOPS = 64, WARM_UP_BATCH = 8;
 
 // Run the engine for a second of sound before it is needed, a little at a time: the browser
@@ -47,7 +48,7 @@ export class LiveSession {
 
   async #open(input, output, engine, messages) {
     const { context } = this;
-    context.resume();
+    context.suspend(); // until the engine is there: making it takes the audio thread a while
     const modules = context.audioWorklet.addModule(new URL("live_worklet.js", import.meta.url));
     this.#microphone = await openMicrophone(input);
     if (output && context.setSinkId) await context.setSinkId(output);
@@ -62,8 +63,10 @@ export class LiveSession {
     this.#node.onprocessorerror = () => this.#end("the audio thread failed; start again");
     this.latency = await firstMessage(this.#node);
     this.#node.port.onmessage = ({ data }) => this.#listener.report(data);
-    source.connect(this.#node);
     this.#node.connect(context.destination);
+    await context.resume();
+    await settle(context);
+    source.connect(this.#node); // from here on there is sound
   }
 
   #source() {
@@ -155,6 +158,19 @@ async function openNode(context, { module, wasm, model }, messages) {
     return make(module);
   } catch {
     return make(wasm);
+  }
+}
+
+// Let the engine run in silence until the output keeps up: the first moments of an audio thread
+// compete with the browser's compiler.
+async function settle(context) {
+  const count = () => context.playbackStats?.underrunEvents ?? 0;
+  const began = performance.now();
+  for (let since = began, before = count(); ;) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const now = performance.now();
+    if (count() !== before) [since, before] = [now, count()];
+    if (now - since > SETTLED_MS || now - began > LONGEST_SETTLING_MS) return;
   }
 }
 

@@ -17,25 +17,30 @@ const levelDb = (value) => {
   return db >= FLOOR_DB ? Math.round(100 * db) / 100 : null;
 };
 
-// Counts lost sound. A context's clock stops while its output has no sound to play, so each loss
-// makes it fall behind the computer's clock for good; the browser's own count, where there is
-// one, is taken as well.
+// Counts lost sound. Where the browser counts it, that counts. Else: the context's clock stops
+// while its output has nothing to play, so that it falls behind the computer's clock for good.
+// (Chromium may also go on with its clock after a gap, which only its own count shows.)
 export class LossCounter {
   constructor() {
     this.events = 0;
     this.lostS = 0;
     this.lags = [];
     this.settledMs = null;
-    this.browserEvents = 0;
+    this.before = null; // what the browser counted before the start
+    this.counted = { events: 0, lostS: 0 };
   }
 
   update({ contextTime, performanceTime }, playback = null) {
     if (contextTime > 0) this.addLag(performanceTime - 1000 * contextTime);
-    if (playback && playback.underrunEvents > this.browserEvents) {
-      this.browserEvents = playback.underrunEvents;
-      this.events = Math.max(this.events, this.browserEvents);
-      this.lostS = Math.max(this.lostS, playback.underrunDuration);
-    }
+    if (!playback) return;
+    const { underrunEvents, underrunDuration } = playback;
+    this.before ??= { underrunEvents, underrunDuration };
+    const events = underrunEvents - this.before.underrunEvents - this.counted.events;
+    const lostS = underrunDuration - this.before.underrunDuration - this.counted.lostS;
+    this.counted.events += events;
+    this.counted.lostS += lostS;
+    this.events += events;
+    this.lostS += lostS;
   }
 
   addLag(lagMs) {
@@ -126,8 +131,8 @@ export class LiveStats {
     };
     return {
       state: "running", seconds, hops: figures[HOPS], deadline_misses: figures[LATE_HOPS],
-      skipped: 0, damaged: 0, steps, cpu_share: null, levels: this.levels(figures),
-      run_levels: { levels: {}, clipped: {} }, device: this.device(context, steps),
+      skipped: 0, damaged: 0, steps, cpu_share: steps.recent_ms / deadline, levels: this.levels(figures),
+      run_levels: { levels: {}, clipped: {} }, device: this.device(context),
       recording, advice: this.advice(steps), start_up_s: null,
     };
   }
