@@ -198,6 +198,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
     from rtmtass.config import STEMS
     from rtmtass.offline.naming import NameTemplate
     from rtmtass.offline.plan import STREAM, SeparateOptions
+    from rtmtass.offline.provenance import describe_model
     from rtmtass.offline.writers import REST
 
     only_mix = arguments.mix == "-" and arguments.output is None
@@ -226,7 +227,9 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
         part=_part(arguments),
         limit=arguments.limit,
         bitrate=_bitrate(arguments),
-        model=_describe_model(arguments),
+        model=describe_model(
+            model_name(arguments), arguments.precision, arguments.passes, arguments.runtime
+        ),
     )
     if options.limit and options.mix is None:
         raise UsageError(
@@ -283,15 +286,6 @@ def _bitrate(arguments: argparse.Namespace) -> int | None:
         known = ", ".join(map(str, MP3_BITRATES))
         raise UsageError(f"MP3 has no bit rate of {bitrate} kbit/s; choose from {known}")
     return bitrate
-
-
-def _describe_model(arguments: argparse.Namespace) -> str:
-    """Return what decides the stems: the weights, and how they are run."""
-    from rtmtass.weights import describe, find
-
-    name = model_name(arguments)
-    weights = describe(find(name))[1].get("sha256", name)
-    return f"{weights} {arguments.precision} {arguments.passes} {arguments.runtime}"
 
 
 def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:

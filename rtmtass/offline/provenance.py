@@ -17,6 +17,7 @@ from rtmtass.errors import OutputError
 from rtmtass.io.special_files import is_special
 from rtmtass.offline.plan import STREAM, Job, SeparateOptions
 from rtmtass.offline.writers import MIX
+from rtmtass.weights import describe, find
 
 _ELSEWHERE = (
     "stems", "folder", "format", "mix", "overwrite", "raw", "allow_truncated", "naming",
@@ -87,6 +88,16 @@ def marks(path: Path, names: Iterable[str], options: SeparateOptions) -> dict[st
         name: str(_Mark(content, about.st_size, about.st_mtime_ns, settings_of(name, options)))
         for name in names
     }
+
+
+def describe_model(name: str, precision: str, passes: int, runtime: str) -> str:
+    """Return what decides the stems: the weights, and how they are run.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    weights = describe(find(name))[1].get("sha256", name)
+    return f"{weights} {precision} {passes} {runtime}"
 
 
 def settings_of(name: str, options: SeparateOptions) -> str:

@@ -1,0 +1,1 @@
+"""The local server of the page: the live engine's controls, and recordings."""
