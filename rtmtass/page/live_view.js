@@ -12,7 +12,8 @@ import { Strip } from "./strip.js";
 
 const COLUMNS = 500; // visible of the mixture, 8 s
 const KEPT_COLUMNS = 640;
-const REST_MS = 3000; // drawing ends this long after the last state of a running stream
+const REST_MS = 3000; // drawing ends this long after the last state of a running stream,
+const SETTLE_MS = 500; // and this long after that of a stopped one
 const FREQUENCIES = [[250, "250 Hz"], [1000, "1 kHz"], [4000, "4 kHz"]];
 
 export class LiveView {
@@ -106,7 +107,7 @@ export class LiveView {
 
   // Starts to draw, when the view is shown.
   wake() {
-    this.#drawUntil = performance.now() + REST_MS;
+    this.#drawUntil = performance.now() + (this.#state?.running ? REST_MS : SETTLE_MS);
     if (!this.#frame) this.#frame = requestAnimationFrame((now) => this.#draw(now));
   }
 

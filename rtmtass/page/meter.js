@@ -21,6 +21,8 @@ export class PeakHold {
   #heldDb = -Infinity;
   #since = 0;
 
+  clear() { this.#heldDb = -Infinity; }
+
   update(db, now) {
     if (db >= this.#heldDb || now - this.#since > HOLD_MS) {
       this.#heldDb = db;
@@ -61,6 +63,7 @@ export class Meter {
   // Levels of a state in dBFS: null for silence, nothing while nothing is measured. `beforeDb`
   // is the RMS before the gain.
   update(rmsDb, peakDb, beforeDb) {
+    if (rmsDb === undefined) this.#hold.clear();
     this.#target = { rms: fraction(rmsDb), before: fraction(beforeDb),
       peakDb: peakDb ?? -Infinity, isMeasured: rmsDb !== undefined };
   }
