@@ -32,7 +32,7 @@ CONTENT_SECURITY_POLICY = (
 )
 _ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_TIMEOUT_MS = 15_000
+_TIMEOUT_MS = 30_000
 
 
 def find_chromium() -> str | None:

@@ -96,6 +96,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"
         " all channels, which keeps the stereo image (default); independent; mono: mix down"
         )  # fmt: skip
+    add("--track", type=count, metavar="N", help="audio track of a video, from 1 (default: the one"
+        " marked as default, else the first)")  # fmt: skip
     add("--allow-truncated", action="store_true", help="separate what is left of a truncated"
         " file")  # fmt: skip
     add("--report", type=Path, metavar="FILE", help="also write a page of spectrograms, levels and"
@@ -227,6 +229,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
         part=_part(arguments),
         limit=arguments.limit,
         bitrate=_bitrate(arguments),
+        track=arguments.track,
         model=describe_model(
             model_name(arguments), arguments.precision, arguments.passes, arguments.runtime
         ),

@@ -11,12 +11,20 @@ from typing import Protocol
 
 import numpy as np
 
-from rtmtass.errors import InputError, OutputError, RtmtassError, UsageError
+from rtmtass.errors import (
+    InputError,
+    MissingPartError,
+    OutputError,
+    RtmtassError,
+    UsageError,
+)
 from rtmtass.fullband import BLOCK_S, FullBandSeparator, StreamSeparator
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
-from rtmtass.io.files import FileSink, FileSource
+from rtmtass.io.files import FileSink
+from rtmtass.io.media.source import MediaSource
+from rtmtass.io.opening import Recording, expected_frames, open_recording
 from rtmtass.io.part_file import why_unwritable
-from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
+from rtmtass.io.pipes import StreamSink, open_stdin, stdout_stream
 from rtmtass.io.protocols import Sink, Source
 from rtmtass.io.special_files import SpecialSink, is_special, open_special
 from rtmtass.io.tags.model import Metadata
@@ -128,6 +136,10 @@ def separate_files(
             if len(jobs) == 1:
                 raise
             result = Result(job.path, "failed", error=f"{job.path}: {error}")
+        except MissingPartError as error:
+            if opening.has_failed or len(jobs) == 1:
+                raise
+            result = Result(job.path, "failed", error=str(error))
         except (RtmtassError, BrokenPipeError):
             raise  # of the model, or of stdout
         except Exception as error:
@@ -192,7 +204,7 @@ def separate_file(
 
 
 def separate_source(
-    source: FileSource | StreamSource,
+    source: Recording,
     path: Path,
     targets: Mapping[str, Path],
     options: SeparateOptions,
@@ -221,7 +233,7 @@ def separate_source(
         if STREAM not in targets.values():  # a queue would add latency to a pipe
             with defer_signals():
                 thread = WriterThread(sink)
-        to_read = excerpt.to_read if excerpt else source.frames
+        to_read = excerpt.to_read if excerpt else expected_frames(source)
         progress.started(path, to_read, source.sample_rate)
         stems: Sink = thread or sink
         if tap is not None:
@@ -258,6 +270,7 @@ def separate_source(
         {name: writer.clipped for name, writer in sink.writers.items() if writer.clipped},
         excerpt.start if excerpt else 0,
         limiter.limiting if limiter else None,
+        *((source.number, source.track.codec) if isinstance(source, MediaSource) else ()),
     )
 
 
@@ -306,26 +319,27 @@ def _read_blocks(source: Source, advanced: Callable[[int], None]) -> Iterator[Sa
         advanced(count)
 
 
-def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
+def _open(path: Path, options: SeparateOptions) -> Recording:
     if path == STREAM:
         return open_stdin(options.raw, allow_truncated=options.allow_truncated)
-    return open_input(path, allow_truncated=options.allow_truncated)
+    return open_input(path, track=options.track, allow_truncated=options.allow_truncated)
 
 
-def open_input(path: Path, *, allow_truncated: bool = False) -> FileSource | StreamSource:
-    """Open a sound file, a named pipe or a device.
+def open_input(path: Path, *, track: int | None = None, allow_truncated: bool = False) -> Recording:
+    """Open a sound file, an audio track of a video, a named pipe or a device.
 
     Raises:
-        InputError: see `FileSource` and `StreamSource`.
+        InputError: see `open_recording` and `StreamSource`.
+        MissingPartError: see `open_recording`.
     """
     if is_special(path) and not path.is_file():
         return open_special(path, allow_truncated=allow_truncated)
-    return open_source(path, allow_truncated=allow_truncated)
+    return open_recording(path, track=track, allow_truncated=allow_truncated)
 
 
 def _open_writers(
     sink: StemWriters,
-    source: FileSource | StreamSource,
+    source: Recording,
     path: Path,
     channels: int,
     targets: Mapping[str, Path],
@@ -361,12 +375,12 @@ def _open_writers(
                 )
 
 
-def _metadata_of(
-    source: FileSource | StreamSource, path: Path, channels: int, excerpt: Excerpt | None
-) -> Metadata:
+def _metadata_of(source: Recording, path: Path, channels: int, excerpt: Excerpt | None) -> Metadata:
     """Return what an output of `channels` gets of the input's metadata; a pipe has none."""
     metadata = Metadata() if path == STREAM else read_metadata(path)
-    if metadata == Metadata():  # a format that only the decoder reads
+    if isinstance(source, MediaSource):
+        metadata = source.metadata
+    elif metadata == Metadata():  # a format that only the decoder reads
         metadata = Metadata.from_fields(source.tags)
     metadata = metadata.for_channels(source.channels, channels)
     if excerpt is None:
@@ -380,7 +394,7 @@ def is_mp3(target: Path) -> bool:
 
 
 def choose_file_encoding(
-    source: FileSource | StreamSource,
+    source: Recording,
     path: Path,
     target: Path,
     channels: int,
@@ -400,7 +414,7 @@ def choose_file_encoding(
 
 
 def _open_stdout(
-    source: FileSource | StreamSource, channels: int, options: SeparateOptions, frames: int | None
+    source: Recording, channels: int, options: SeparateOptions, frames: int | None
 ) -> StreamSink:
     """Open stdout in the input's format: raw for raw, else WAV; 16 bits for 16 bits or less."""
     if options.format not in (None, "wav"):
@@ -418,7 +432,7 @@ def _open_stdout(
 
 def _open_pipe(
     sink: StemWriters,
-    source: FileSource | StreamSource,
+    source: Recording,
     target: Path,
     channels: int,
     options: SeparateOptions,
@@ -438,7 +452,7 @@ def _open_pipe(
     )
 
 
-def _stream_encoding(source: FileSource | StreamSource, options: SeparateOptions) -> str:
+def _stream_encoding(source: Recording, options: SeparateOptions) -> str:
     """Return an encoding of `RAW_ENCODINGS`: 16 bits for 16 bits or less."""
     return "s16" if (options.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
 

@@ -195,7 +195,7 @@ export class LiveView {
     const levels = state.stats?.levels;
     for (const strip of this.#strips) strip.measure(levels);
     this.#output.measure(state);
-    this.#input.update(...(levels?.mixture ?? [null, null]));
+    this.#input.update(levels?.mixture);
     setAttribute(this.#clip, "data-on", Boolean(levels?.clipped.includes("mixture")));
     this.#figures.update(state.stats, now);
     this.#messages.update(state.messages);

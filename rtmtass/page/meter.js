@@ -38,7 +38,7 @@ export class Meter {
   #hold = new PeakHold();
   #shown = new Map();
   #rms = 0;
-  #target = { rms: 0, before: 0, peakDb: -Infinity };
+  #target = { rms: 0, before: 0, peakDb: -Infinity, isMeasured: false };
   #figureAt = -Infinity;
   #last = 0;
 
@@ -58,10 +58,12 @@ export class Meter {
     this.element = make("div", { class: "meter" }, this.#bar, this.figure, scale);
   }
 
-  // Levels of a state in dBFS, null for silence; `beforeDb` is the RMS before the gain.
-  update(rmsDb, peakDb, beforeDb = null) {
-    const peak = peakDb ?? -Infinity;
-    this.#target = { rms: fraction(rmsDb), before: fraction(beforeDb), peakDb: peak };
+  // Levels of a state in dBFS: [RMS, peak], null for silence; nothing while nothing runs.
+  // `beforeDb` is the RMS before the gain.
+  update(levels, beforeDb = null) {
+    const [rmsDb, peakDb] = levels ?? [null, null];
+    this.#target = { rms: fraction(rmsDb), before: fraction(beforeDb),
+      peakDb: peakDb ?? -Infinity, isMeasured: Boolean(levels) };
   }
 
   draw(now) {
@@ -89,7 +91,7 @@ export class Meter {
     this.#figureAt = now;
     const isSilent = heldDb === -Infinity;
     const text = levelText(isSilent ? null : heldDb);
-    setText(this.figure, text);
+    setText(this.figure, this.#target.isMeasured ? text : "");
     setAttribute(this.#bar, "data-red", heldDb > RED_DB);
     setAttribute(this.#bar, "data-silent", isSilent || heldDb <= FLOOR_DB);
     setAttribute(this.#bar, "aria-valuenow", Math.round(Math.max(FLOOR_DB, Math.min(0, heldDb))));

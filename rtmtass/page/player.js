@@ -5,7 +5,7 @@
 const WORKLET = "player_worklet.js";
 const AHEAD_S = 4; // at most, in the ring
 const CHUNK_S = 1;
-const FIRST_CHUNK_S = 0.25; // after a seek, so that it sounds soon
+const FIRST_CHUNK_S = 0.5; // after a seek, so that it sounds soon
 const LARGEST_RING = 4_000_000; // samples of all tracks
 const SEEK_MARGIN = 1; // the last frame can't be played from
 
@@ -57,11 +57,12 @@ export class Player {
     if (this.#position >= this.#recording.frames - SEEK_MARGIN) this.seek(0);
     this.#listener.changed();
     try {
-      await this.open();
+      const opened = this.open();
+      this.#feed();
+      await opened;
       if (!this.isPlaying) return;
       if (this.#ownsContext) await this.#context.resume();
       this.#send({ do: "play" });
-      this.#feed();
     } catch (error) {
       this.#fail(error);
     }
@@ -111,7 +112,7 @@ export class Player {
     this.#node.port.onmessage = ({ data }) => this.#receive(data);
     this.#node.onprocessorerror = () => this.#fail(new Error("the player stopped; reload the page"));
     this.#node.connect(this.#context.destination);
-    this.seek(this.#position);
+    this.#send({ do: "seek", generation: this.#generation, frame: this.#position });
   }
 
   #send(message, transferred = []) {
@@ -120,13 +121,11 @@ export class Player {
 
   #receive({ generation, position, hasEnded, isSounding, isWaiting, rms, peak }) {
     if (generation !== this.#generation) return; // of before a seek
-    this.#position = position;
+    const last = this.#recording.frames - SEEK_MARGIN;
+    this.#position = position < last ? position : this.#recording.frames;
     this.isWaiting = isWaiting;
     this.#listener.levels(rms, peak);
-    if (hasEnded) {
-      this.#position = this.#recording.frames;
-      this.isPlaying = false;
-    }
+    if (hasEnded) this.isPlaying = false;
     if (hasEnded || !this.isPlaying && !isSounding) this.#rest();
     this.#listener.changed();
     this.#feed();
@@ -140,7 +139,7 @@ export class Player {
   // Reads the next piece if there is room for it; one at a time.
   async #feed() {
     const { frames, sampleRate } = this.#recording;
-    if (this.#isReading || !this.#node || this.#isClosed || this.#filled >= frames) return;
+    if (this.#isReading || !this.#opening || this.#isClosed || this.#filled >= frames) return;
     const isFirst = this.#filled === this.#position;
     const wanted = Math.round((isFirst ? FIRST_CHUNK_S : CHUNK_S) * sampleRate);
     const room = this.#capacity - (this.#filled - this.#position);
@@ -150,6 +149,7 @@ export class Player {
     const generation = this.#generation;
     try {
       const tracks = await this.#recording.read(this.#filled, count);
+      await this.#opening;
       if (generation === this.#generation) this.#accept(tracks, generation);
     } catch (error) {
       this.#fail(error);

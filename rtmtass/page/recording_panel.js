@@ -12,7 +12,7 @@ import { Player } from "./player.js";
 import { LARGEST_STRENGTH_DB, LOWEST_GAIN_DB, Settings, steppedGain, steppedStrength,
 } from "./settings.js";
 import { Slider } from "./slider.js";
-import { Lane, scaleOf } from "./waveform.js";
+import { Lane, createRuler, scaleOf } from "./waveform.js";
 
 const JUMP_S = 5;
 const STEP_DB = 0.5;
@@ -151,6 +151,8 @@ export class RecordingPanel {
           make("div", { class: "tabs kinds", role: "group", "aria-label": "Show as" },
             ...this.#kinds), this.#createStrength().element),
         mixture.element),
+      make("div", { class: "track ruler-track" },
+        createRuler(this.#recording.frames / this.#recording.sampleRate)),
       ...this.#tracks.map((track) => track.element),
       make("p", { class: "quiet keys-hint", text: HINT }));
   }

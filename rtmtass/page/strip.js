@@ -68,8 +68,7 @@ export class Strip {
 
   // Shows the levels of a state; null while nothing runs.
   measure(levels) {
-    const [rms, peak] = levels?.stems[this.#stem] ?? [null, null];
-    this.meter.update(rms, peak, levels?.separated[this.#stem]?.[0]);
+    this.meter.update(levels?.stems[this.#stem], levels?.separated[this.#stem]?.[0]);
   }
 }
 

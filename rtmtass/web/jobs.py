@@ -7,6 +7,7 @@ import contextlib
 import json
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from rtmtass.errors import RtmtassError
 from rtmtass.web.mix import MixFile
 from rtmtass.web.names import label_of, suffix_of
 from rtmtass.web.samples import Tracks
-from rtmtass.web.separating import command
 
 MOST_WAITING = 4
 """Recordings that are uploaded or wait while another is separated."""
@@ -25,6 +25,7 @@ MOST_KEPT = 16
 """Recordings in all, with those that are done."""
 ABANDONED_S = 900.0
 """Without a request for so long, a recording is removed: its page is gone."""
+_MODULE = "rtmtass.web.separating"  # not imported here: it needs numba
 _LONGEST_LINE = 1 << 20
 
 
@@ -226,7 +227,7 @@ class Jobs:
     async def _separate(self, recording: Recording) -> None:
         """Run the process of a recording to its end."""
         recording.state, self._current = "separating", recording
-        words = command(recording.path, recording.out, recording.label, *self._model)
+        words = _command(recording.path, recording.out, recording.label, *self._model)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *words, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE
@@ -263,3 +264,18 @@ def done(recording: Recording) -> Separated:
     if recording.separated is None:
         raise RtmtassError(recording.problem or f"{recording.label} isn't separated yet")
     return recording.separated
+
+
+def _command(
+    path: Path, folder: Path, label: str, model: str, precision: str, passes: int
+) -> list[str]:
+    """Return the command line of the process.
+
+    Args:
+        path: of the recording.
+        folder: of the stems and of all else that is written.
+        label: name of the recording in messages.
+        model, precision, passes: as of `rtmtass.load`.
+    """
+    words = [str(path), str(folder), label, model, precision, str(passes)]
+    return [sys.executable, "-m", _MODULE, *words]
