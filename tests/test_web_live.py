@@ -99,7 +99,8 @@ def test_pictures_are_those_of_a_direct_computation_at_any_block_size(channels: 
     assert len(columns) == 9
     padded = np.concatenate((np.zeros((HOP, 3, channels)), stems))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
-    edges = 700 * (10 ** (np.linspace(*(np.log10(1 + f / 700) for f in (60, 8000)), 65)) - 1)
+    low, high = np.log10(1 + 60 / 700), np.log10(1 + 8000 / 700)
+    edges = 700 * (10 ** np.linspace(low, high, 65) - 1)
     for k in (0, 4, 8):
         frame = padded[k * HOP : k * HOP + 512]
         for track, x in enumerate((frame.sum(axis=1), *frame.transpose(1, 0, 2))):
@@ -205,7 +206,12 @@ def test_messages_that_no_page_may_send_change_nothing_in_the_engine() -> None:
     for text in (b"", b"\xff", b"{}", b'{"do": "gain", "stem": "music", "db": 99}', b"[" * 4000):
         theirs.send_bytes(text)
     theirs.send_bytes(Message("bypass", on=True).to_json().encode())
-    wait_for(lambda: link.update(Stats(), controls, []) or controls.state().is_bypassed)
+
+    def is_applied() -> bool:
+        link.update(Stats(), controls, [])
+        return controls.state().is_bypassed
+
+    wait_for(is_applied)
     assert controls.state().gains_db == before.gains_db
     assert link.is_alive
     link.close()
@@ -215,7 +221,12 @@ def test_messages_that_no_page_may_send_change_nothing_in_the_engine() -> None:
 def test_a_server_that_ends_is_noticed() -> None:
     link, theirs, _, controls = page_link()
     theirs.close()
-    wait_for(lambda: link.update(Stats(), controls, []) or not link.is_alive)
+
+    def is_noticed() -> bool:
+        link.update(Stats(), controls, [])
+        return not link.is_alive
+
+    wait_for(is_noticed)
     link.close()
 
 

@@ -37,6 +37,8 @@ class Page(Protocol):
 
     is_needed: bool
     """Whether the stream ends with the server."""
+    address: str
+    """Of the page; empty until it is known, and where it isn't for this process to show."""
 
     @property
     def is_alive(self) -> bool:
@@ -63,6 +65,8 @@ class PageLink:
     Attributes:
         is_alive: whether the server is there.
     """
+
+    address = ""
 
     def __init__(
         self,

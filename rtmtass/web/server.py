@@ -40,7 +40,7 @@ class Setup:
     Attributes:
         model: name or folder, for files.
         config: of the model.
-        precision: for files, see `rtmtass.load`.
+        precision, passes: for files, see `rtmtass.load`.
         controls: settings of the live stream before its first start.
         start: starts an engine; None under `live --web`.
         has_inputs, has_outputs: whether there are devices to choose on either side.
@@ -51,6 +51,7 @@ class Setup:
     model: str
     config: ModelConfig
     precision: str
+    passes: int
     controls: ControlState
     start: Start | None
     has_inputs: bool = True
@@ -90,7 +91,7 @@ class Server:
         app.router.add_get(f"{ROOT}/api/about", self._send_about)
         app.router.add_get(f"{ROOT}/api/devices", self._send_devices)
         files.add_routes(
-            app, model=setup.model, precision=setup.precision,
+            app, model=setup.model, precision=setup.precision, passes=setup.passes,
             max_upload_bytes=setup.max_upload_bytes,
         )  # fmt: skip
         static.add_routes(app)
