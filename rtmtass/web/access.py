@@ -7,12 +7,14 @@ the browser do so. Against the first there is the token, against the second the 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 import traceback
 from hmac import compare_digest
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from rtmtass.errors import RtmtassError
@@ -94,6 +96,17 @@ def guard(token: str, port: int) -> Middleware:
             return web.Response(status=500, text="a bug in rtmtass: see its terminal\n")
 
     return check
+
+
+def quiet_log() -> logging.Logger:
+    """Return a log for aiohttp, without a traceback for each request that isn't HTTP."""
+    log = logging.getLogger("rtmtass.web")
+    log.addFilter(_is_worth_it)
+    return log
+
+
+def _is_worth_it(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:

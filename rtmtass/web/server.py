@@ -23,7 +23,7 @@ from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.live.controls import ControlState
 from rtmtass.live.devices.listing import Kind
 from rtmtass.web import files, static
-from rtmtass.web.access import HOST, ROOT, add_headers, draw_token, guard
+from rtmtass.web.access import HOST, ROOT, add_headers, draw_token, guard, quiet_log
 from rtmtass.web.list_devices import describe, read_devices
 from rtmtass.web.stream import Start, Stream
 from rtmtass.web.viewers import Viewers
@@ -96,7 +96,11 @@ class Server:
         )  # fmt: skip
         static.add_routes(app)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+            app,
+            access_log=None,
+            logger=quiet_log(),
+            handle_signals=False,
+            shutdown_timeout=_SHUTDOWN_S,
         )
 
     async def start(self) -> None:
