@@ -40,8 +40,9 @@ from rtmtass.io.arrays import ArraySink, ArraySource
 from rtmtass.live.engine import Engine
 from rtmtass.live.messages import Message
 from rtmtass.live.mixer import Mixer
-from rtmtass.live.page import STEMS_MARK, PageLink
+from rtmtass.live.page import PageLink
 from rtmtass.live.page_controls import PageControls
+from rtmtass.live.snapshot import STEMS_MARK
 from rtmtass.live.stats import Stats
 from rtmtass.live.tap import StemTap
 from rtmtass.web.bands import BANDS, HIGH_HZ, LOW_HZ

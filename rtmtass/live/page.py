@@ -20,12 +20,10 @@ from rtmtass.live.linked_process import ENGINE, PAGE, LinkedProcess, connect
 from rtmtass.live.messages import LONGEST, MessageError, parse_message
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.page_controls import PageControls
-from rtmtass.live.snapshot import encode_snapshot
+from rtmtass.live.snapshot import STEMS_MARK, encode_snapshot
 from rtmtass.live.stats import Stats
 from rtmtass.live.tap import StemTap
 
-STEMS_MARK = b"\0"
-"""First byte of a block of stems, then float32, (n, S * C); everything else is JSON."""
 SERVER_MODULE = "rtmtass.web"
 _LONGEST_WAIT_S, _JOIN_S, _EXIT_TIMEOUT_S = 0.2, 0.2, 1.5
 _MOST_MESSAGES = 100

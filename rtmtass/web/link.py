@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmtass.live.page import STEMS_MARK
+from rtmtass.live.snapshot import STEMS_MARK
 from rtmtass.types import Bytes
 from rtmtass.web.pictures import Pictures
 
