@@ -43,6 +43,7 @@ class PyavMuxer:
     def __init__(self, remix: Remix) -> None:
         self._remix = remix
         self._position = 0
+        self._padding: int | None = None  # samples that the encoder puts before the first
         self._copied: dict[int, Any] = {}  # streams of the output, by index in the input
         self._input: InputContainer | None = None
         self._packets: Iterator[Packet] = iter(())
@@ -146,7 +147,24 @@ class PyavMuxer:
             time = _time_of(packet)
             while self._next is not None and _time_of(self._next) - self._remix.shift <= time:
                 self._copy_next()
+            if self._remix.target.is_matroska:
+                self._round_to_ms(packet)
             self._output.mux(packet)
+
+    def _round_to_ms(self, packet: Packet) -> None:
+        """Give a packet the whole milliseconds after which its samples begin where they should.
+
+        FFmpeg rounds the time of a packet and the encoder's padding, and adds the two.
+        """
+        rate = self._remix.sample_rate
+        if packet.pts is None or packet.time_base is None:
+            return
+        time = packet.pts * packet.time_base
+        if self._padding is None:
+            self._padding = round((self._remix.start - time) * rate)
+        padding = Fraction(self._padding, rate)
+        packet.pts = packet.dts = _rounded_ms(time + padding) - _rounded_ms(padding)
+        packet.time_base = Fraction(1, 1000)
 
     def _copy_next(self) -> None:
         packet = self._next
@@ -166,6 +184,11 @@ def _time_of(packet: Packet) -> Fraction:
     if ticks is None or packet.time_base is None:
         return Fraction(-1 << 60)
     return ticks * packet.time_base
+
+
+def _rounded_ms(time: Fraction) -> int:
+    """Return a time in whole milliseconds, halves away from zero, as FFmpeg rounds."""
+    return int(abs(time) * 1000 + Fraction(1, 2)) * (-1 if time < 0 else 1)
 
 
 def _of_stream(tags: dict[str, str]) -> dict[str, str]:

@@ -184,7 +184,8 @@ class MediaSink:
             contents, track = source.contents, source.track
             selection = select_streams(contents, track, self.target, source.name)
             if contents.container in _SHIFTED:
-                shift = contents.start or shift
+                # Not to zero exactly: ffmpeg would then shift by the start of the copied streams.
+                shift = max(shift, (contents.start or shift) - Fraction(1, 1000))
             start = source.timeline.start - shift
         options: dict[str, str] = {}
         if container.is_mp4:

@@ -83,6 +83,11 @@ class Target:
         """Whether it is of the family of MP4."""
         return self.muxer in ("mp4", "mov", "ipod")
 
+    @property
+    def is_matroska(self) -> bool:
+        """Whether it is Matroska or WebM, whose times are in whole milliseconds."""
+        return self.muxer in ("matroska", "webm")
+
     def takes(self, stream: Stream) -> bool:
         """Whether it can hold a stream of the input as it is."""
         if stream.is_cover:
