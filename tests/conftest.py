@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browser import chromium, page, playwright
 
 if TYPE_CHECKING:
     from native_builds import Builds
     from native_library import Library
 
     from rtmtass.training.data.corpus import Corpus
+
+__all__ = ["chromium", "page", "playwright"]
 
 _HERE = Path(__file__).parent
 _LONG = (

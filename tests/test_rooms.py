@@ -22,10 +22,11 @@ ORDER = [
     ["fullband"],
     ["separator", "batch"],
     ["spectrogram", "benchmark"],
-    ["report"],
+    ["report", "page"],
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
+    ["web"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -35,6 +36,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
     "soundfile": {"io/files", "io/libsndfile", "training/data/codecs", "examples/recording"},
+    "av": {"io/media/pyav"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {
@@ -47,6 +49,7 @@ IMPORTERS = {
     },
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
+    "aiohttp": {"web"},
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }

@@ -28,6 +28,7 @@ from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, req
 from rtmtass.live.overload import OverloadPolicy
 from rtmtass.live.protocols import MixRecorder, RealtimeEndpoint, Recorder
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
+from rtmtass.live.tap import StemTap
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
 from rtmtass.types import Floats
 
@@ -54,6 +55,7 @@ class Engine:
             is split. Devices that share a clock are source and sink in one object, see DeviceIO.
         mixer: default: all gains 0 dB.
         recorder: gets stems and mixture; a `MixRecorder` also the mix.
+        tap: gets the stems.
         on_levels: called about 20 times a second with `Levels`, from a thread of its own.
         on_event: called from that thread with a line about each event.
         is_realtime: request real-time priority.
@@ -71,6 +73,7 @@ class Engine:
         *,
         mixer: Mixer | None = None,
         recorder: Recorder | None = None,
+        tap: StemTap | None = None,
         on_levels: Callable[[Levels], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         is_realtime: bool = False,
@@ -89,7 +92,7 @@ class Engine:
         self.delay, self.sample_rate = self._schedule.delay, source.sample_rate
         self.mixer = mixer or Mixer(separator.stems, source.sample_rate, separator.channels)
         self.mixer.set_sample_rate(source.sample_rate)
-        self._source, self._sink, self._recorder = source, sink, recorder
+        self._source, self._sink, self._recorder, self._tap = source, sink, recorder, tap
         self._mix_recorder = recorder if isinstance(recorder, MixRecorder) else None
         self._is_monitored = is_monitored
         self._meters = StreamMeters(separator.stems, source.sample_rate)
@@ -342,9 +345,8 @@ class Engine:
 
     def _collect_late(self) -> None:
         """Collect a late hop, if one is done, for the recorder."""
-        slot = self._worker.collect(0)
-        if slot and self._recorder:
-            self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+        if slot := self._worker.collect(0):
+            self._keep_stems(slot)
 
     def _collect(self, number: int, wait_fraction: float) -> Slot | None:
         """Wait for the stems of hop `number`, for a fraction of the time left; record late ones."""
@@ -354,18 +356,24 @@ class Engine:
             slot = self._worker.collect(None if timeout_s == math.inf else timeout_s)
             if slot is None:
                 return None
-            if self._recorder:
-                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+            self._keep_stems(slot)
             if slot.number == number:
                 return slot
         return None
+
+    def _keep_stems(self, slot: Slot) -> None:
+        """Hand the stems of a hop, which may be late, to recorder and tap."""
+        if self._recorder:
+            self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+        if self._tap:
+            self._tap.add_stems(slot.stems)
 
     def _close(self) -> None:
         """Close sink, source and recorder, each even if another fails to close."""
         self._worker.stop()
         with contextlib.suppress(Exception):
-            while self._recorder and (slot := self._worker.collect(0)):
-                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+            while slot := self._worker.collect(0):
+                self._keep_stems(slot)
         for end in (self._sink, self._source, self._recorder):
             try:
                 if end is not None:

@@ -17,6 +17,7 @@ from rtmtass.errors import OutputError
 from rtmtass.io.special_files import is_special
 from rtmtass.offline.plan import STREAM, Job, SeparateOptions
 from rtmtass.offline.writers import MIX
+from rtmtass.weights import describe, find
 
 _ELSEWHERE = (
     "stems", "folder", "format", "mix", "overwrite", "raw", "allow_truncated", "naming",
@@ -89,6 +90,16 @@ def marks(path: Path, names: Iterable[str], options: SeparateOptions) -> dict[st
     }
 
 
+def describe_model(name: str, precision: str, passes: int, runtime: str) -> str:
+    """Return what decides the stems: the weights, and how they are run.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    weights = describe(find(name))[1].get("sha256", name)
+    return f"{weights} {precision} {passes} {runtime}"
+
+
 def settings_of(name: str, options: SeparateOptions) -> str:
     """Return a digest of all that decides the samples of a stem, or of the remix, but its input."""
     values = {
@@ -96,6 +107,8 @@ def settings_of(name: str, options: SeparateOptions) -> str:
         for field in dataclasses.fields(options)
         if field.name not in _ELSEWHERE
     }
+    if values["track"] is None:  # so that outputs of versions without this option stay valid
+        del values["track"]
     gains, is_limited = dict(values.pop("gains_db")), values.pop("limit")
     if name == MIX:
         values["gains_db"] = sorted(gains.items())
