@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,11 +16,14 @@ import numpy as np
 
 from rtmtass.io.media.muxing import MuxingError, Remix, StoppedError
 from rtmtass.io.media.program import LOG_LEVEL, Process, input_words
+from rtmtass.io.media.tags import OF_THE_CONTAINER
 from rtmtass.types import Samples
 
 _FLOAT = "f32le" if sys.byteorder == "little" else "f32be"
 _POLL_S = 0.1
 _QUEUED = "4096"  # packets of pictures before the first of the sound
+_UNWRITTEN = re.compile(r"Error (writing|closing|muxing)|av_interleaved_write_frame|No space left")
+"""Errors after which versions before 6 end as if all was well."""
 _FULL = "No space left on device"
 _CLUSTER = bytes.fromhex("1f43b675")
 _CODEC_DELAY, _TIMESTAMP, _SIMPLE_BLOCK = bytes.fromhex("56aa"), b"\xe7", b"\xa3"
@@ -63,7 +67,7 @@ class FfmpegMuxer:
                 self.abandon()
                 raise StoppedError
         self._process.kill()
-        if code:
+        if code or self._process.has_logged(_UNWRITTEN):
             raise self._failure()
 
     def abandon(self) -> None:
@@ -98,11 +102,9 @@ def command_of(remix: Remix) -> list[str]:
             words += [f"-disposition:{number}", "attached_pic"]
         elif stream.kind != "attachment":
             words += [f"-disposition:{number}", "default" if stream.is_default else "0"]
-    words += ["-map_metadata", "-1"]
+    words += _tag_words(remix)
     keeps_chapters = has_source and not remix.target.is_sound_only
     words += ["-map_chapters", "0" if keeps_chapters else "-1"]
-    for name, text in remix.tags.items():
-        words += ["-metadata", f"{name}={text}"]
     for name, value in remix.options.items():
         words += [f"-{name}", value]
     words += ["-max_muxing_queue_size", _QUEUED, "-f", remix.target.muxer, f"file:{remix.path}"]
@@ -111,6 +113,19 @@ def command_of(remix: Remix) -> list[str]:
 
 def _offset(time: Fraction) -> list[str]:
     return ["-itsoffset", f"{float(time):.6f}"] if time else []
+
+
+def _tag_words(remix: Remix) -> list[str]:
+    """Return the arguments for the tags; -1 would drop the chapters' names too."""
+    if remix.source is None:
+        words = ["-map_metadata", "-1"]
+    else:
+        words = ["-map_metadata:g", "0:g"]
+        for name in set(OF_THE_CONTAINER) - remix.tags.keys():
+            words += ["-metadata", f"{name}="]
+    for name, text in remix.tags.items():
+        words += ["-metadata", f"{name}={text}"]
+    return words
 
 
 def _sound_words(remix: Remix, number: int) -> list[str]:

@@ -106,6 +106,10 @@ class Process:
         errors = [line for line in self._errors if not _SUMMARIES.search(line)] or self._errors
         return errors[-1] if errors else "no reason given"
 
+    def has_logged(self, pattern: re.Pattern[str]) -> bool:
+        """Whether a line of its log that says what went wrong matches."""
+        return any(pattern.search(line) for line in self._errors)
+
     def kill(self) -> None:
         """End it, if it hasn't, and close the pipes; may be called twice."""
         with defer_signals():

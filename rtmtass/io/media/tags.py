@@ -13,11 +13,12 @@ _NAMES = {
     "wm/albumartist": "ALBUMARTIST",
 }  # fmt: skip
 """Vorbis' names for FFmpeg's, where they differ."""
-_OF_THE_CONTAINER = (
+OF_THE_CONTAINER = (
     "major_brand", "minor_version", "compatible_brands", "creation_time", "encoding_tool",
     "encoder", "software", "duration", "handler_name", "vendor_id", "language", "media_type",
     "gapless_playback", "isvbr", "devicemanufacturerid", "metadatacreator", "hasvideo", "hasaudio",
 )  # fmt: skip
+"""FFmpeg's names of tags that describe a container or its writer, not the recording."""
 _SPEAKERS = {
     "mono": 0x4, "stereo": 0x3, "2.1": 0xB, "3.0": 0x7, "3.0(back)": 0x103, "4.0": 0x107,
     "quad": 0x33, "quad(side)": 0x603, "3.1": 0xF, "5.0": 0x37, "5.0(side)": 0x607, "4.1": 0x10F,
@@ -37,7 +38,7 @@ def metadata_of(tags: Mapping[str, str], layout: str) -> Metadata:
     comments = tuple(
         (_NAMES.get(name.lower(), name.upper()), text)
         for name, text in tags.items()
-        if text and name.lower() not in _OF_THE_CONTAINER and is_kept(name) and _is_field(name)
+        if text and name.lower() not in OF_THE_CONTAINER and is_kept(name) and _is_field(name)
     )
     speakers = None if layout in ("mono", "stereo") else _SPEAKERS.get(layout)
     return Metadata(comments=comments, speakers=speakers)
@@ -53,7 +54,7 @@ def tags_of(given: Mapping[str, str] | Metadata | None, software: str) -> dict[s
     if isinstance(given, Metadata):
         names = {vorbis: name for name, vorbis in reversed(_NAMES.items())}
         given = {names.get(name.upper(), name.lower()): text for name, text in given.comments}
-    dropped = set(_OF_THE_CONTAINER) - {"creation_time"}
+    dropped = set(OF_THE_CONTAINER) - {"creation_time"}
     tags = {
         name: text
         for name, text in (given or {}).items()
