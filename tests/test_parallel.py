@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +108,76 @@ def test_a_model_that_does_not_open_ends_the_series(recordings: Path, tmp_path: 
     jobs, options = planned(recordings, tmp_path / "out")
     with pytest.raises(ModelError, match="no such model"):
         list(separate_in_parallel(jobs, options, open_nothing, 2, Listener()))
+
+
+def run_separate(*words: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rtmtass", "separate", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_prints_the_results_in_their_order(recordings: Path, tmp_path: Path) -> None:
+    process = run_separate(recordings, "-o", tmp_path, "--jobs", "2", "--json")
+    out, errors = process.communicate(timeout=120)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [Path(row["input"]).name for row in rows] == [
+        "0.wav", "1.wav", "2.wav", "2b.wav", "3.wav",
+    ]  # fmt: skip
+    assert [row["status"] for row in rows] == ["done", "done", "done", "failed", "done"]
+    assert errors.splitlines()[0] == "rtmtass: 1 of 5 recordings failed:"
+    assert process.returncode == 1
+
+
+def test_a_shard_is_its_part_of_the_recordings(recordings: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    for k in (1, 2, 3):
+        process = run_separate(recordings, "-o", tmp_path, "--shard", f"{k}/3", "--json")
+        out, _ = process.communicate(timeout=120)
+        seen += [Path(json.loads(line)["input"]).name for line in out.splitlines()]
+    assert sorted(seen) == ["0.wav", "1.wav", "2.wav", "2b.wav", "3.wav"]
+    process = run_separate(recordings, "-o", tmp_path, "--shard", "4/3")
+    assert process.communicate(timeout=60)[1].startswith(
+        "rtmtass: argument --shard: '4/3' isn't a part such as 1/8 or 8/8"
+    )
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_playable_files_and_no_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    sound = 0.1 * np.random.default_rng(0).standard_normal(16000 * 600).astype(np.float32)
+    for k in range(3):
+        soundfile.write(folder / f"{k}.wav", sound, 16000)
+    process = run_separate(folder, "-o", out, "--jobs", "2")
+    ends = time.monotonic() + 60
+    while len(list(out.glob("*.part"))) < 6:  # two recordings are open
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    line = errors.splitlines()[-1]
+    assert line.startswith("rtmtass: stopped; ")
+    parts = [path for path in out.iterdir() if path.suffix == ".part"]
+    for path in parts:
+        assert str(path) in line
+        with path.open("rb") as file:
+            assert soundfile.info(file).frames >= 0
+
+
+def test_one_process_is_refused_more(recordings: Path, tmp_path: Path) -> None:
+    process = run_separate(
+        recordings, "-o", tmp_path, "--jobs", "2", "--report", tmp_path / "a.html"
+    )
+    _, errors = process.communicate(timeout=60)
+    assert errors == "rtmtass: --report goes with one process; leave out --jobs 2\n"
+    assert process.returncode == 2
 
 
 def test_a_process_is_started_only_where_it_is_worth_its_second(tmp_path: Path) -> None:

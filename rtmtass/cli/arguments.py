@@ -56,6 +56,14 @@ def megabytes(text: str) -> int:
     return count(text) * 1_000_000
 
 
+def shard(text: str) -> tuple[int, int]:
+    """Parse I/N into (I, N), 1 <= I <= N."""
+    first, slash, last = text.partition("/")
+    if not slash or not 1 <= count(first) <= count(last):
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a part such as 1/8 or 8/8")
+    return count(first), count(last)
+
+
 def words(text: str) -> tuple[str, ...]:
     """Parse words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())

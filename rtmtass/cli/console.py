@@ -100,6 +100,39 @@ class Progress(_BarContext):
         self._bars.console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
 
 
+class SeriesProgress(_BarContext):
+    """A SeriesListener: one bar over all recordings, with elapsed and remaining time.
+
+    Use it as a context manager, which restores the terminal on exit.
+    """
+
+    def __init__(self, n_files: int) -> None:
+        self._n_files, self._n_done = n_files, 0
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=Console(stderr=True),
+        )
+        self._task = self._bars.add_task(self._description(), total=None)
+
+    def _description(self) -> str:
+        return f"{self._n_done} of {self._n_files} recordings"
+
+    def progressed(self, done: float, of: float) -> None:
+        """See SeriesListener."""
+        self._bars.update(self._task, completed=done, total=of)
+
+    def finished(self, result: Result) -> None:
+        """See SeriesListener."""
+        self._n_done += 1
+        self._bars.update(self._task, description=self._description())
+        self._bars.console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to stdout.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from rtmtass.cli.arguments import (
     model_name,
     moment,
     run_in,
+    shard,
     words,
 )
 from rtmtass.cli.loading import run_interruptibly
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from rtmtass.fullband import StreamSeparator
     from rtmtass.io.pipes import RawFormat
     from rtmtass.offline.excerpt import TimeRange
-    from rtmtass.offline.plan import Result, SeparateOptions
-    from rtmtass.offline.separate import ProgressListener
+    from rtmtass.offline.plan import Job, Result, SeparateOptions
+    from rtmtass.report.separation import SeparationReport
 
 
 def register(commands: Commands) -> None:
@@ -102,6 +103,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         " file")  # fmt: skip
     add("--report", type=Path, metavar="FILE", help="also write a page of spectrograms, levels and"
         " a player with a fader for each stem")  # fmt: skip
+    add("--jobs", type=count, metavar="N", help="processes that separate at the same time"
+        " (default: as many as there are cores, if there is work for them)")  # fmt: skip
+    add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts of the recordings,"
+        " chosen by their paths: for N computers")  # fmt: skip
     add("--quiet", action="store_true", help="no progress, only errors")
     add("--json", action="store_true", help="print one JSON object per file")
 
@@ -119,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
     from rtmtass.cli.report import add_result, open_report
     from rtmtass.offline.plan import plan, unread_files, why_unread
-    from rtmtass.offline.separate import Interrupted, separate_files
+    from rtmtass.offline.separate import Interrupted
 
     _name_streams(arguments)
     options = _options(arguments)
@@ -130,13 +135,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"rtmtass: {why_unread(unread)}", file=sys.stderr)
     if len(jobs) > 1 and "-" in (arguments.output, arguments.mix):
         raise UsageError(f"stdout takes one recording, not {len(jobs)}; add -o FOLDER")
+    jobs = _of_shard(jobs, arguments.shard)
+    if not jobs and not arguments.quiet:
+        print("rtmtass: no recording is in this part (--shard)", file=sys.stderr)
     results: list[Result] = []
     untold: list[OutputError] = []
-    load = loader(arguments)
     report = open_report(arguments, jobs)
-    with _progress(arguments, len(jobs)) as progress:
+    with _open_results(arguments, jobs, options, report) as separated:
         try:
-            for result in separate_files(jobs, options, load, progress, report):
+            for result in separated:
                 results.append(result)
                 if report:
                     add_result(report, result)
@@ -161,23 +168,85 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def loader(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
-    """Return a function that opens the model at its first call and returns it again later."""
+def _of_shard(jobs: list[Job], shard: tuple[int, int] | None) -> list[Job]:
+    """Return the jobs that --shard leaves."""
+    from rtmtass.offline.parallel import shard_of
 
-    @functools.cache
-    def load() -> StreamSeparator:
-        import rtmtass
+    if shard is None:
+        return jobs
+    number, n = shard
+    return [job for job in jobs if shard_of(job.path, n) == number - 1]
 
-        return rtmtass.load(
-            model_name(arguments),
-            runtime=arguments.runtime,
-            device=arguments.device,
-            precision=arguments.precision,
-            passes=arguments.passes,
-            on_compile=None if arguments.quiet else print_compiling,
-        )
 
-    return functools.partial(run_interruptibly, load)
+@contextmanager
+def _open_results(
+    arguments: argparse.Namespace,
+    jobs: Sequence[Job],
+    options: SeparateOptions,
+    report: SeparationReport | None,
+) -> Iterator[Iterator[Result]]:
+    """Within this context, progress is shown; its value gives the results of the jobs."""
+    from rtmtass.offline.separate import NullProgress, separate_files
+
+    n = _n_processes(arguments, jobs)
+    open_model = model_opener(arguments)
+    is_quiet = arguments.quiet or not sys.stderr.isatty()
+    if n > 1:
+        from rtmtass.offline.parallel import NullSeries, separate_in_parallel
+
+        if is_quiet:
+            yield separate_in_parallel(jobs, options, open_model, n, NullSeries())
+            return
+        from rtmtass.cli.console import SeriesProgress
+
+        with SeriesProgress(len(jobs)) as series:
+            yield separate_in_parallel(jobs, options, open_model, n, series)
+        return
+    load = functools.partial(run_interruptibly, functools.cache(open_model))
+    if is_quiet:
+        yield separate_files(jobs, options, load, NullProgress(), report)
+        return
+    from rtmtass.cli.console import Progress
+
+    with Progress(len(jobs)) as progress:
+        yield separate_files(jobs, options, load, progress, report)
+
+
+def _n_processes(arguments: argparse.Namespace, jobs: Sequence[Job]) -> int:
+    """Return how many processes to use: as many as are asked for, or as are worth starting."""
+    from rtmtass.offline.parallel import n_physical_cores, n_processes
+
+    needs_one = {
+        "--report": arguments.report is not None,
+        "stdin or stdout": "-" in (*arguments.inputs, arguments.output, arguments.mix),
+    }
+    for name, is_given in needs_one.items():
+        if is_given and (arguments.jobs or 1) > 1:
+            raise UsageError(f"{name} goes with one process; leave out --jobs {arguments.jobs}")
+    if any(needs_one.values()):
+        return 1
+    if arguments.jobs is None:  # torch uses all cores, or a GPU, by itself
+        return n_processes(jobs, n_physical_cores()) if arguments.runtime == "numba" else 1
+    return min(int(arguments.jobs), len(jobs))
+
+
+def model_opener(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
+    """Return a function that opens the model of the command line; other processes take it too."""
+    return functools.partial(
+        _open_model, model_name(arguments), arguments.runtime, arguments.device,
+        arguments.precision, arguments.passes, arguments.quiet,
+    )  # fmt: skip
+
+
+def _open_model(
+    model: str, runtime: str, device: str, precision: str, passes: int, is_quiet: bool
+) -> StreamSeparator:
+    import rtmtass
+
+    return rtmtass.load(
+        model, runtime=runtime, device=device, precision=precision, passes=passes,
+        on_compile=None if is_quiet else print_compiling,
+    )  # fmt: skip
 
 
 def print_compiling() -> None:
@@ -307,18 +376,6 @@ def _raw_format(arguments: argparse.Namespace) -> RawFormat | None:
     elif arguments.raw is None or "-" not in (arguments.output, arguments.mix):
         raise UsageError("--rate, --channels-in and --raw describe stdin; add - as input")
     return RawFormat(arguments.raw or "f32", arguments.rate or 0, arguments.channels_in or 1)
-
-
-def _progress(
-    arguments: argparse.Namespace, n_files: int
-) -> AbstractContextManager[ProgressListener]:
-    from rtmtass.offline.separate import NullProgress
-
-    if arguments.quiet or not sys.stderr.isatty():
-        return nullcontext(NullProgress())
-    from rtmtass.cli.console import Progress
-
-    return Progress(n_files)
 
 
 def _report_limits(results: list[Result], options: SeparateOptions) -> None:

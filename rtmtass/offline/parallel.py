@@ -51,6 +51,16 @@ class SeriesListener(Protocol):
         """Called when a recording is done, skipped or failed, in the order of their ends."""
 
 
+class NullSeries:
+    """A `SeriesListener` that does nothing."""
+
+    def progressed(self, done: float, of: float) -> None:
+        """See SeriesListener."""
+
+    def finished(self, result: Result) -> None:
+        """See SeriesListener."""
+
+
 def n_physical_cores(topology: Path = _TOPOLOGY) -> int:
     """Return how many cores this process may use, each once however many threads it runs.
 
