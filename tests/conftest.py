@@ -33,6 +33,28 @@ _LONG = (
     "test_native_wasm.py",
 )
 """Files that install, compile or run all commands of the README; left out by --quick."""
+_SLOWEST = (
+    "test_docs.py",
+    "test_reproducible.py",
+    "test_distributed.py",
+    "test_train.py",
+    "test_cli.py",
+    "test_net.py",
+    "test_bench.py",
+    "test_streams.py",
+    "test_evaluate.py",
+    "test_bench_ablations.py",
+    "test_machine_code.py",
+    "test_live_session.py",
+    "test_bare_machine.py",
+    "test_native_wasm.py",
+    "test_native_plugins.py",
+    "test_native_c_programs.py",
+)
+"""Files that run first, so that no process is left alone with one of them at the end.
+
+Those that use native builds come last of them: by then the first file has made the builds.
+"""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 
 
@@ -88,10 +110,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests over a sound server, which have to be on time; choose those of --quick."""
+    """Mark the tests over a sound server; begin with the slowest files; choose for --quick."""
     for item in items:
         if {"server", "card"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.realtime)
+    rank = {name: place for place, name in enumerate(_SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if config.getoption("--quick"):
         kept = _quick(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
