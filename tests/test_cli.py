@@ -121,7 +121,7 @@ def refused(talk, monkeypatch, capfd):
         with open(os.devnull) as nothing:
             monkeypatch.setattr(sys, "stdin", nothing)
             try:
-                exit_code = main(words)
+                exit_code: str | int | None = main(words)
             except SystemExit as end:
                 exit_code = end.code
         stdout, stderr = capfd.readouterr()
