@@ -34,6 +34,7 @@ _LONG = (
 )
 """Files that install, compile or run all commands of the README; left out by --quick."""
 _SLOWEST = (
+    "test_live_jack.py",
     "test_docs.py",
     "test_reproducible.py",
     "test_distributed.py",
