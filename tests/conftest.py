@@ -48,11 +48,13 @@ _SLOWEST = (
     "test_machine_code.py",
     "test_live_session.py",
     "test_bare_machine.py",
+    "test_web_",
+    "test_media",
     "test_native_wasm.py",
     "test_native_plugins.py",
     "test_native_c_programs.py",
 )
-"""Files that run first, so that no process is left alone with one of them at the end.
+"""Beginnings of the names of files that run first: no process is to end with one of them alone.
 
 Those that use native builds come last of them: by then the first file has made the builds.
 """
@@ -115,12 +117,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if {"server", "card"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.realtime)
-    rank = {name: place for place, name in enumerate(_SLOWEST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    items.sort(key=lambda item: _place(item.path.name))
     if config.getoption("--quick"):
         kept = _quick(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+
+
+def _place(name: str) -> int:
+    """Return the place of a test file in the order of a run."""
+    return next((k for k, start in enumerate(_SLOWEST) if name.startswith(start)), len(_SLOWEST))
 
 
 def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
