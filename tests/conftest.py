@@ -28,6 +28,7 @@ _LONG = (
     "test_native_c_programs.py",
     "test_native_library.py",
     "test_native_mix.py",
+    "test_native_plugins.py",
     "test_native_real_plugins.py",
     "test_native_targets.py",
     "test_native_wasm.py",

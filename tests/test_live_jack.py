@@ -32,7 +32,7 @@ IS_CI = os.environ.get("CI") == "true"
 pytestmark = pytest.mark.skipif(bool(MISSING) and not IS_CI, reason=MISSING)
 
 HOP = 256
-SECONDS = float(os.environ.get("RTMTASS_JACK_SECONDS", "60"))
+SECONDS = float(os.environ.get("RTMTASS_JACK_SECONDS", "30"))
 GAINS = {"speech": 0.0, "music": -20.0, "noise": -np.inf}
 
 
