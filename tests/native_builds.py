@@ -54,6 +54,16 @@ class Builds:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def command(self) -> list[str]:
+        """Return the words that run the command line with the kernels of this test run."""
+        return [sys.executable, __file__, str(self._folder)]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Export with the kernels of this test run, which take most of the time."""
+        with mock.patch.object(build, "build_objects", self._copy_kernels):
+            yield
+
     def kernels(
         self, target: str | None = None, on_step: Callable[[str], None] = lambda step: None
     ) -> Path:
@@ -79,17 +89,9 @@ class Builds:
         """Return the folder of `rtmtass export MODEL --wasm`."""
         return self._export("wasm", lambda path: export.export_wasm(MODEL, path))
 
-    def command(self) -> list[str]:
-        """Return the words that run the command line with the kernels of this test run."""
-        return [sys.executable, __file__, str(self._folder)]
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Export with the kernels of this test run, which take most of the time."""
-        with mock.patch.object(build, "build_objects", self._copy_kernels):
-            yield
-
     def _export(self, name: str, make: Callable[[Path], object]) -> Path:
+        """Export with the kernels of this test run, which take most of the time."""
+
         def run(folder: Path) -> None:
             with self.used():
                 make(folder)
