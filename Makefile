@@ -11,38 +11,57 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rtmtass models -type f -not -path '*/__pycache__/*' 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Bytecode that isn't kept is compiled again by each of the processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+# The slowest files first, as tests/conftest.py orders them.
+PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test cross quick check check-core walks bench fix clean
+.PHONY: demo test cross quick check lint kernels check-core core-venv core-tests walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
-# Tests over a sound server run by themselves: they need their turn at the processor in time.
-test: .venv/dev.done
+# Tests over a sound server run by themselves: they need their turn at the processor in time. Two
+# at once: each waits for its sound most of the time.
+test: kernels
 	@echo "The whole suite takes about 10 minutes on two cores; a sixth of it, in 2 minutes: make quick"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile -m 'not realtime and not cross'
-	$(BIN)/python -m pytest -m realtime
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'not realtime and not cross'
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m realtime
+
+# Once, before the tests' processes start: each would compile what no other has finished.
+kernels: .venv/dev.done
+	$(BIN)/python tests/compile_kernels.py
 
 # Needs: apt install libc6-arm64-cross qemu-user wine
 cross: .venv/dev.done
 	$(BIN)/python -m pytest -m cross tests/test_native_targets.py
 
-quick: .venv/dev.done
+quick: kernels
 	@echo "A sixth of the suite, 2 minutes on two cores: each test once, without training and live audio"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick --numprocesses=auto --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick $(PARALLEL)
 
 check: .venv/dev.done
+	$(MAKE) --jobs=2 --output-sync=line lint kernels
+	$(MAKE) test
+
+lint: .venv/dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file tests/mypy.ini tests
-	$(MAKE) test
 
 check-core:
+	$(MAKE) core-venv
+	$(MAKE) core-tests
+
+core-venv:
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
 	.venv-core/bin/python -m pip install --quiet --editable '.[test]'
-	.venv-core/bin/python -m pytest --quick --numprocesses=auto --dist=loadfile
+	.venv-core/bin/python tests/compile_kernels.py
+
+core-tests:
+	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick $(PARALLEL)
 
 walks: .venv/dev.done
 	@for walk in podcaster streamer researcher maintainer programmer; do \

@@ -31,11 +31,37 @@ _LONG = (
     "test_native_c_programs.py",
     "test_native_library.py",
     "test_native_mix.py",
+    "test_native_plugins.py",
     "test_native_real_plugins.py",
     "test_native_targets.py",
     "test_native_wasm.py",
 )
 """Files that install, compile or run all commands of the README; left out by --quick."""
+_SLOWEST = (
+    "test_live_jack.py",
+    "test_docs.py",
+    "test_reproducible.py",
+    "test_distributed.py",
+    "test_train.py",
+    "test_cli.py",
+    "test_net.py",
+    "test_bench.py",
+    "test_streams.py",
+    "test_evaluate.py",
+    "test_bench_ablations.py",
+    "test_machine_code.py",
+    "test_live_session.py",
+    "test_bare_machine.py",
+    "test_web_",
+    "test_media",
+    "test_native_wasm.py",
+    "test_native_plugins.py",
+    "test_native_c_programs.py",
+)
+"""Beginnings of the names of files that run first: no process is to end with one of them alone.
+
+Those that use native builds come last of them: by then the first file has made the builds.
+"""
 _TRAINING = ("torch", "scipy", "rtmtass.net", "rtmtass.training", "rtmtass.evaluation")
 
 
@@ -91,14 +117,20 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests over a sound server, which have to be on time; choose those of --quick."""
+    """Mark the tests over a sound server; begin with the slowest files; choose for --quick."""
     for item in items:
         if {"server", "card"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.realtime)
+    items.sort(key=lambda item: _place(item.path.name))
     if config.getoption("--quick"):
         kept = _quick(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+
+
+def _place(name: str) -> int:
+    """Return the place of a test file in the order of a run."""
+    return next((k for k, start in enumerate(_SLOWEST) if name.startswith(start)), len(_SLOWEST))
 
 
 def _quick(items: list[pytest.Item]) -> list[pytest.Item]:

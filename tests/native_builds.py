@@ -1,21 +1,26 @@
-"""Native builds: each made once a test run, for all of its processes."""
+"""Native builds: each made once a test run, for all of its processes.
+
+Run as a program, `native_builds.py FOLDER export …`, it is the command line with the kernels of
+the test run whose builds are in FOLDER.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from rtmtass.native import export
-from rtmtass.native.build import C_SOURCES, build_objects
-from rtmtass.native.model_file import write_model
-from rtmtass.native.parts import Parts
+from rtmtass.cli.main import main
+from rtmtass.native import build, export
+from rtmtass.native.build import build_objects, n_steps
 from rtmtass.native.targets import TARGETS, Target, find_target, this_machine
 
 MODEL = "rtmtass-small"
@@ -49,10 +54,22 @@ class Builds:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def kernels(self, target: str | None = None) -> Path:
+    def command(self) -> list[str]:
+        """Return the words that run the command line with the kernels of this test run."""
+        return [sys.executable, __file__, str(self._folder)]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Export with the kernels of this test run, which take most of the time."""
+        with mock.patch.object(build, "build_objects", self._copy_kernels):
+            yield
+
+    def kernels(
+        self, target: str | None = None, on_step: Callable[[str], None] = lambda step: None
+    ) -> Path:
         """Return a folder with the objects of the kernels, and their headers."""
         found = find_target(target)
-        return self._once(f"kernels-{found.name}", lambda path: build_objects(found, path))
+        return self._once(f"kernels-{found.name}", lambda path: build_objects(found, path, on_step))
 
     def library(self, target: str | None = None) -> Path:
         """Return the folder of `rtmtass export MODEL --native`."""
@@ -74,18 +91,25 @@ class Builds:
 
     def _export(self, name: str, make: Callable[[Path], object]) -> Path:
         """Export with the kernels of this test run, which take most of the time."""
-        parts = Parts(C_SOURCES, lambda target: 0, self._copy_kernels, write_model)
 
         def run(folder: Path) -> None:
-            with mock.patch.object(export, "load_parts", return_value=parts):
+            with self.used():
                 make(folder)
 
         return self._once(name, run)
 
     def _copy_kernels(
-        self, target: Target, folder: Path, on_step: Callable[[str], None]
+        self, target: Target, folder: Path, on_step: Callable[[str], None] = lambda step: None
     ) -> Sequence[Path]:
-        shutil.copytree(self.kernels(target.name), folder, dirs_exist_ok=True)
+        steps: list[str] = []
+
+        def count(step: str) -> None:
+            steps.append(step)
+            on_step(step)
+
+        shutil.copytree(self.kernels(target.name, count), folder, dirs_exist_ok=True)
+        for _ in range(n_steps(target) - len(steps)):  # built before
+            on_step("copying")
         return sorted(folder.glob("kernels_*.o"))
 
     def _once(self, name: str, make: Callable[[Path], object]) -> Path:
@@ -115,3 +139,8 @@ class Builds:
             assert time.monotonic() < end, f"{outcome} wasn't written"
             time.sleep(0.1)
         assert not outcome.read_text(), outcome.read_text()
+
+
+if __name__ == "__main__":
+    with Builds(Path(sys.argv[1])).used():
+        sys.exit(main(sys.argv[2:]))

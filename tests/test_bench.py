@@ -198,9 +198,9 @@ def test_stft_around_an_identity_network():
         np.testing.assert_allclose(stem[256:], factor * sound[:-256], atol=1e-6)
 
 
-@pytest.mark.realtime
 def test_streams_measures_curves(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "MIN_HOPS", 10)
+    monkeypatch.setattr(streams, "HOP_S", 100.0)  # a deadline that a busy computer meets, too
     result = from_json(streams.measure(DEFAULT, [1, 2], 0.01))
     assert {"numba int8, batch", "numba f32, one by one"} <= set(result["curves"])
     assert all(list(curve) == ["1", "2"] for curve in result["curves"].values())

@@ -37,8 +37,9 @@ def test_variants_train_on_equal_amounts_of_audio(tmp_path: Path) -> None:
 
 
 def test_variants_are_trained_once_and_compared_clip_by_clip(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ablations, "FIXED", {**ablations.FIXED, "seconds": 1.0, "batch": 2})
     corpus = make_corpus(tmp_path / "corpus")
     words = [str(corpus), "--cache", str(tmp_path / "cache"), "--steps", "2", "--clips", "3"]
     words += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "a.json")]

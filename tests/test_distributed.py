@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from runs import buzzing_corpus, config, write_toml
 
@@ -44,55 +46,49 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert (saved["step"], saved["batches"]) == (20, 40)
 
 
-def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
-    script = tmp_path / "mean.py"
-    script.write_text(TWO)
-    run(str(script), str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes saves, which take seconds to start."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "two.py").write_text(TWO)
+    run(str(folder / "two.py"), str(folder))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_gradients_are_averaged_over_processes(results: list[dict[str, Any]]) -> None:
     weight = torch.tensor([[2.0]])
-    for values in (first, second):  # d(w x)/dw = x: 1 in one process, 3 in the other
+    for values in results:  # d(w x)/dw = x: 1 in one process, 3 in the other
         torch.testing.assert_close(values["gradient"], weight.new_full((1, 1), 2.0))
         torch.testing.assert_close(values["loss"], torch.tensor(4.0))
         assert values["agreed"] == [1.0, 5.0]
+
+
+def test_muon_is_divided_between_two_processes(results: list[dict[str, Any]]) -> None:
+    for rank, result in enumerate(results):
+        assert sorted(result["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
+        for ours, alone in zip(result["shared"], result["alone"], strict=True):
+            assert torch.equal(ours, alone)
 
 
 TWO = """
 import sys
 import torch
 from torch import nn
+from rtmtass.training import optimisers
 from rtmtass.training.distributed import DistributedContext
-with DistributedContext("cpu") as group:
+
+def average(group):
     net = nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(2.0 if group.is_first else 9.0)  # DDP broadcasts rank 0's
     compute = group.wrap(net, lambda x: net(x).sum())
     loss = compute(torch.tensor([[1.0 + 2 * group.rank]]))
     loss.backward()
-    result = {
+    return {
         "gradient": net.weight.grad,
         "loss": group.mean(loss.detach()),
         "agreed": group.largest(float(group.rank), 5.0 - group.rank),
     }
-    torch.save(result, f"{sys.argv[1]}/{group.rank}.pt")
-"""
 
-
-def test_muon_is_divided_between_two_processes(tmp_path: Path) -> None:
-    script = tmp_path / "muon.py"
-    script.write_text(MUON)
-    run(str(script), str(tmp_path))
-    for rank in range(2):
-        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert sorted(result["made"]) == [[(4, 9), (4, 9)], [(4, 9), (6, 3)]][rank]
-        for ours, alone in zip(result["shared"], result["alone"], strict=True):
-            assert torch.equal(ours, alone)
-
-
-MUON = """
-import sys
-import torch
-from torch import nn
-from rtmtass.training import optimisers
-from rtmtass.training.distributed import DistributedContext
 made = []
 orthogonal = optimisers.orthogonal
 def spy(matrices):
@@ -106,13 +102,15 @@ def learn(group):
         matrix.grad = torch.randn_like(matrix)
     muon.step()
     return [matrix.detach() for matrix in matrices]
+
 with DistributedContext("cpu") as group:
+    result = average(group)
     one = DistributedContext("cpu")
     one.rank, one.size = 0, 1
-    alone = learn(one)
+    result["alone"] = learn(one)
     optimisers.orthogonal = spy
-    shared = learn(group)
-    torch.save({"alone": alone, "shared": shared, "made": made}, f"{sys.argv[1]}/{group.rank}.pt")
+    result |= {"shared": learn(group), "made": made}
+    torch.save(result, f"{sys.argv[1]}/{group.rank}.pt")
 """
 
 

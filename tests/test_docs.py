@@ -17,6 +17,7 @@ import jack_rig
 import numpy as np
 import pytest
 import soundfile
+from native_builds import Builds
 
 import rtmtass
 from rtmtass.cli.main import build_parser
@@ -68,8 +69,11 @@ RUNNABLE = [c for c in COMMANDS if c not in TRAINING and c not in DEVICES]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files and programs that the README's commands use."""
+def folder(tmp_path_factory: pytest.TempPathFactory, builds: Builds) -> Path:
+    """The files and programs that the README's commands use.
+
+    Exports compile their kernels where no other test of this run has.
+    """
     folder = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     sound = (0.1 * rng.standard_normal(32000)).astype(np.float32)
@@ -79,7 +83,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tools = folder / "tools"
     tools.mkdir()
     (tools / "ffmpeg").write_text(FFMPEG.format(python=sys.executable))
-    (tools / "rtmtass").write_text(f'#!/bin/sh\nexec {sys.executable} -m rtmtass "$@"\n')
+    (tools / "rtmtass").write_text(f"""#!/bin/sh
+test "$1" = export && exec {shlex.join(builds.command())} "$@"
+exec {sys.executable} -m rtmtass "$@"
+""")
     (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)

@@ -110,13 +110,15 @@ def test_kernels_run_without_a_writable_folder(install: Install) -> None:
 
 
 HINT = """
-import time
+import threading
 from rtmtass.jit import compiler
 compiler._HINT_S = 0
 calls = []
 with compiler.compile_hint(lambda: calls.append(1)):
     exec({call!r})
-    time.sleep(0.1)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
 print("RESULT", len(calls))
 """
 

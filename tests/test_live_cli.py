@@ -23,6 +23,7 @@ import jack_rig
 import numpy as np
 import pytest
 import soundfile
+from test_live_session import COMPILING
 
 from rtmtass.cli.live_display import parse_keys
 from rtmtass.cli.main import main
@@ -162,6 +163,18 @@ def test_the_start_of_the_process_is_known():
     assert before - 0.03 <= float(done.stdout) <= time.monotonic()
 
 
+def is_a_second(lines):
+    """Whether a second of sound passed between the last two lines."""
+    return 0.5 < lines[-1]["seconds"] - lines[-2]["seconds"] < 1.5
+
+
+def read_until(process, pattern):
+    """Read stdout to a line that matches, and return it."""
+    while not re.search(pattern, line := process.stdout.readline()):
+        assert process.poll() is None
+    return line
+
+
 @on_a_sound_card
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
@@ -170,14 +183,14 @@ def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     ) as process:
         lines: list[dict] = []
         events: list[dict] = []
-        while len(lines) < 2:
+        while len(lines) < 2 or not is_a_second(lines):
+            assert len(lines) < 8  # a computer may stall for seconds, but not each second
             line = json.loads(process.stdout.readline())
             (events if "event" in line else lines).append(line)
         process.send_signal(stop)
         rest, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
-    assert stderr == ""
-    assert 0.5 < lines[1]["seconds"] - lines[0]["seconds"] < 1.5
+    assert stderr.replace(COMPILING, "") == ""
     assert lines[1]["state"] == "running"
     assert lines[1]["device"]["latency"]["algorithm_ms"] == pytest.approx(34.9, abs=0.05)
     assert lines[1]["device"]["latency"]["measured_ms"] is None
@@ -186,25 +199,25 @@ def test_json_once_a_second_and_exit_code_0_on_signals(card, stop):
     assert requests["locked memory"]["at"] == "00:00"
     summary = json.loads(rest.splitlines()[-1])["summary"]
     assert summary["takes"] == []
-    assert summary["seconds"] >= lines[1]["seconds"]
+    assert summary["seconds"] >= lines[-1]["seconds"]
     assert 0 < lines[0]["start_up_s"] == lines[1]["start_up_s"]
 
 
 @on_a_sound_card
 def test_a_suspend_is_reported(card):
     with start("live", "--plain", *DEVICES) as process:
-        while "running 1 s" not in process.stdout.readline():
-            assert process.poll() is None
+        read_until(process, "running [1-9]")
         process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
         time.sleep(2)
         process.send_signal(signal.SIGCONT)
-        while "suspended for 2." not in process.stdout.readline():
-            assert process.poll() is None
-        while "running 2 s" not in process.stdout.readline():
-            assert process.poll() is None
+        line = read_until(process, r"suspended for \d")
+        most_s = time.monotonic() - stopped
+        read_until(process, "running [1-9]")
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stderr) == (0, "")
+    assert 1.9 < float(re.findall(r"suspended for ([\d.]+) s", line)[0]) < most_s + 0.1
+    assert (process.returncode, stderr.replace(COMPILING, "")) == (0, "")
 
 
 @on_a_sound_card
@@ -214,14 +227,14 @@ def test_a_recording_survives_a_kill(card, tmp_path):
         assert process.stdout.readline().startswith("[0] system, JACK")
         speaker = jack_rig.Loudspeaker(card, x, 8)
         speaker.wait_until_playing()
-        while " rec 3 s" not in process.stdout.readline():
-            assert process.poll() is None
+        line = read_until(process, r" rec ([3-9]|\d\d) s")
         process.send_signal(signal.SIGKILL)
     speaker.close()
     (take,) = tmp_path.glob("take-*")
     tracks = {p.stem: soundfile.read(p, dtype="float32")[0] for p in take.glob("*.wav")}
     n = min(map(len, tracks.values()))
-    assert n >= 2 * 48000  # 3 s were reported: at most one is lost
+    reported_s = int(re.findall(r" rec (\d+) s", line)[0])
+    assert n >= (reported_s - 1) * 48000  # at most one is lost
     mixture, stems = tracks["mixture"][:n], [tracks[stem][:n] for stem in STEMS]
     assert np.abs(mixture).max() > 0.05
     np.testing.assert_allclose(sum(stems), mixture, atol=1e-5)

@@ -293,9 +293,14 @@ def test_a_cut_cache_is_compiled_again_by_the_next_start(tmp_path: Path) -> None
     assert hits == [0, 1]
 
 
-COMMAND = (
-    CALL
-    + """
+LONG_CALL = """
+import numpy as np
+def call():
+    import rtmtass
+    rtmtass.load().process(np.zeros(4096, np.float32))
+"""
+"""Compiles for so long that a signal comes in time, however busy the computer."""
+COMMAND = """
 import os, signal, sys
 from types import SimpleNamespace
 from numba.core import event
@@ -319,14 +324,13 @@ parsed = SimpleNamespace(run=command)
 main.build_parser = lambda: SimpleNamespace(parse_args=lambda argv: parsed)
 sys.exit(main.main([]))
 """
-)
 
 
 @posix
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_signals_while_compiling_end_the_command(stop: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(itself=False, event="compile")],
+        [sys.executable, "-c", LONG_CALL + COMMAND.format(itself=False, event="compile")],
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -343,7 +347,8 @@ def test_signals_while_compiling_end_the_command(stop: signal.Signals, tmp_path:
 @posix
 def test_a_signal_while_machine_code_loads_is_never_lost(tmp_path: Path) -> None:
     run(CALL + RESULT, NUMBA_CACHE_DIR=str(tmp_path))
-    done = run(COMMAND.format(itself=True, event="compiler_lock"), NUMBA_CACHE_DIR=str(tmp_path))
+    script = CALL + COMMAND.format(itself=True, event="compiler_lock")
+    done = run(script, NUMBA_CACHE_DIR=str(tmp_path))
     assert "RAN" not in done.stdout
     assert (done.stderr, done.returncode) == ("rtmtass: stopped\n", 130)
     shutil.rmtree(tmp_path)

@@ -73,7 +73,7 @@ def test_a_pipe_is_an_input(tone, line, name):
 
 
 @pytest.mark.parametrize("line", [
-    f"rtmtass {REMIX} >(cat > got.wav); sleep 0.2",
+    f"rtmtass {REMIX} >(cat > got.wav); wait $!",
     f"rtmtass {REMIX} /dev/stdout > got.wav",
     f"rtmtass {REMIX} /dev/stdout | cat > got.wav",
     f"mkfifo out.wav; cat out.wav > got.wav & rtmtass {REMIX} out.wav --overwrite; wait",
