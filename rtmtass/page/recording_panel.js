@@ -22,7 +22,8 @@ const NO_LIMIT = LARGEST_STRENGTH_DB + 1; // the upper end of the strength
 const METER_FALLS_MS = 2500; // drawn on for so long after a pause
 const CLIP_HOLD_MS = 3000;
 const PATIENCE_MS = 500; // before a wait for samples is shown
-const OWN_SPACE = "button, select, textarea, a, input:not([type=range])";
+const OWN_KEYS = { " ": "button, select, textarea, a, input:not([type=range]), dialog",
+  Home: "input, dialog", End: "input, dialog" };
 const CHANNELS = { 1: "mono", 2: "stereo" };
 const HINT = "Space plays and pauses, \u2190 and \u2192 jump 5 s, B is the original, 0 resets.";
 
@@ -76,6 +77,7 @@ export class RecordingPanel {
   async load() {
     this.#overview = await this.#recording.overview();
     this.#drawLanes();
+    if (this.element.offsetParent !== null) this.#play.focus({ preventScroll: true });
   }
 
   close() {
@@ -89,10 +91,8 @@ export class RecordingPanel {
     const actions = { left: () => this.#jump(-JUMP_S), right: () => this.#jump(JUMP_S),
       Home: () => this.#player.seek(0), End: () => this.#player.seek(this.#recording.frames),
       " ": () => this.#toggle(), b: () => this.#toggleOriginal(), 0: () => this.#settings.reset() };
-    const isOwn = key === " " && event.target.closest?.(OWN_SPACE)
-      || event.key === key && event.target.closest?.("input");
-    if (!Object.hasOwn(actions, key ?? "") || isOwn && key !== " ") return;
-    if (key === " " && event.target.closest?.(OWN_SPACE)) return;
+    if (!Object.hasOwn(actions, key ?? "")) return;
+    if (event.target.closest?.(OWN_KEYS[key] ?? "dialog")) return; // an element's own
     event.preventDefault();
     actions[key]();
   }
