@@ -13,6 +13,7 @@ function sample(track, n) {
 function recordingOf(file, calls) {
   const tracks = ["mixture", "speech", "music", "noise"];
   return { name: file.name, sampleRate: RATE, channels: 1, frames: RATE * SECONDS, tracks,
+    canLimit: true,
     async overview() {
       return { columns: COLUMNS, peaks: Int8Array.from({ length: COLUMNS * ROWS },
         (_, at) => (at % ROWS ? 25 : 76)) };
