@@ -6,14 +6,24 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import soundfile
 from browser import PageServer, chromium, open_page, playwright  # noqa: F401
-from web_rig import ENVIRONMENT, Command, children_of, wait_for, web
+from web_rig import (
+    ENVIRONMENT,
+    Command,
+    children_of,
+    is_running,
+    origin_of,
+    wait_for,
+    web,
+)
 
 from rtmtass.config import STEMS
 from rtmtass.live.mixer import MixSettings
@@ -159,13 +169,27 @@ def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Pa
     wait_for(lambda: not _folders(folder))
 
 
-def test_the_end_of_the_server_removes_its_files(folder: Path) -> None:
+def test_the_end_of_the_server_removes_its_files(folder: Path, talk: Path) -> None:
     temporary = folder / "ended"
     temporary.mkdir()
+    runs = partial(temporary.glob, "rtmtass-web-*")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(temporary))
+        with web() as killed:
+            wait_for(lambda: [*runs()])
+            request = Request(
+                f"{killed.address}api/files?name=talk.flac",
+                data=talk.read_bytes(),
+                headers={"Origin": origin_of(killed.address)},
+            )
+            urlopen(request).close()
+            (process,) = wait_for(lambda: children_of(killed.process.pid))
+            killed.process.kill()
+        wait_for(lambda: not is_running(process))
+        assert len([*runs()]) == 1  # nobody has removed it
         with web() as command:
-            wait_for(lambda: list(temporary.glob("rtmtass-web-*")))
+            wait_for(lambda: [run for run in runs() if len([*run.iterdir()]) == 1])
+            assert len([*runs()]) == 1
             command.finish()
     assert list(temporary.iterdir()) == []
 
