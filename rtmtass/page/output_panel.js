@@ -20,19 +20,7 @@ export class OutputPanel {
   constructor(settings) {
     this.#settings = settings;
     this.meter = new Meter("Output");
-    this.#strength = new Slider({
-      label: "Strength", spoken: "Strength: how far the other stems are turned down",
-      text: strengthText,
-      range: { min: 0, max: NO_LIMIT, step: 1, reset: NO_LIMIT },
-      actions: {
-        change: (db) => settings.setStrength(db > LARGEST_STRENGTH_DB ? null : db),
-        nudge: (direction, steps) =>
-          settings.setStrength(steppedStrength(settings.strength, direction, steps)),
-        reset: () => settings.setStrength(null),
-        hold: () => settings.hold("strength"),
-        release: () => settings.release(),
-      },
-    });
+    this.#strength = createStrength(settings);
     this.#bypass = make("button", { class: "toggle bypass", text: "Bypass",
       title: "the input, equally loud", on: {
         click: () => settings.setBypass(!settings.isBypassed) } });
@@ -50,7 +38,7 @@ export class OutputPanel {
   // Shows the settings.
   show() {
     const { strength, isBypassed, isRecording } = this.#settings;
-    this.#strength.show(strength, strength ?? NO_LIMIT);
+    showStrength(this.#strength, strength);
     setAttribute(this.#bypass, "aria-pressed", isBypassed);
     setAttribute(this.#record, "aria-pressed", isRecording);
   }
@@ -65,6 +53,27 @@ export class OutputPanel {
     setText(this.#time, recording?.is_running ? clock(recording.seconds) : "");
     setText(this.#recording, recordingText(recording));
   }
+}
+
+// The slider of the strength; `showStrength` shows it.
+export function createStrength(settings) {
+  return new Slider({
+    label: "Strength", spoken: "Strength: how far the other stems are turned down",
+    text: strengthText,
+    range: { min: 0, max: NO_LIMIT, step: 1, reset: NO_LIMIT },
+    actions: {
+      change: (db) => settings.setStrength(db > LARGEST_STRENGTH_DB ? null : db),
+      nudge: (direction, steps) =>
+        settings.setStrength(steppedStrength(settings.strength, direction, steps)),
+      reset: () => settings.setStrength(null),
+      hold: () => settings.hold("strength"),
+      release: () => settings.release(),
+    },
+  });
+}
+
+export function showStrength(slider, strength) {
+  slider.show(strength, strength ?? NO_LIMIT);
 }
 
 // The mark of a signal that reached full scale in the last seconds.
