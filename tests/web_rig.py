@@ -64,7 +64,9 @@ class Rig:
         self.engines: list[FakeEngine] = []
         config = ModelConfig()
         options: dict[str, Any] = {"start": self._start, **changes}
-        setup = Setup("rtmtass-small", config, "auto", initial_state(config.stems, {}), **options)
+        setup = Setup(
+            "rtmtass-small", config, "auto", 1, initial_state(config.stems, {}), **options
+        )
         self.server = Server(setup, listen(0))
 
     def _start(self, *arguments: Any) -> FakeEngine:

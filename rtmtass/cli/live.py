@@ -274,8 +274,10 @@ def _run(
     )  # fmt: skip
     grants = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
     os_priority.request_priority(os_priority.OTHER_PRIORITY)
-    page = connect_page(ends.name, tap, separator, controls, stack) if is_controlled() else None
-    mixer.reset()  # what the page has set applies from the first sample on
+    page = None
+    if is_controlled():
+        page = connect_page(ends.name, tap, separator, controls, stack)
+        mixer.reset()  # what is set there applies from the first sample on
     session.mixer, session.recorder, session.engine = mixer, recorder, engine
     stack.callback(engine.stop)
     stops.on_exit += [recorder.close, session.takes]

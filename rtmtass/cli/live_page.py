@@ -94,6 +94,7 @@ def serve_page(
         **_hello(separator),
         "model": model_name(arguments),
         "precision": arguments.precision,
+        "passes": arguments.passes,
         "port": arguments.port,
         "opens_browser": not arguments.no_browser,
     }

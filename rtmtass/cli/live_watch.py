@@ -100,11 +100,21 @@ class Watch:
                 stats = self._engine.stats()
                 self._add_events(stats)
                 if display and display.is_alive:
-                    display.update(stats, [str(event) for event in self._events.latest(_N_SHOWN)])
+                    display.update(stats, self._shown())
                 else:
                     self._print(stats, self._events.unprinted())
                     every_s = _LINE_S
             time.sleep(_LOOK_S)
+
+    def _shown(self) -> list[str]:
+        """Return what the display shows below the meters: the page's address, and events."""
+        address = self._page.address if self._page else ""
+        events = [str(event) for event in self._events.latest(_N_SHOWN)]
+        if not address:
+            return events
+        # The event that the page can be opened would say the same.
+        others = [event for event in events if address not in event]
+        return [f"page: {address}", *others[-(_N_SHOWN - 1) :]]
 
     def _update_page(self, page: Page) -> bool:
         """Show the stream on the page; return whether it may go on."""

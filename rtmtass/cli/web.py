@@ -54,7 +54,7 @@ def register(commands: Commands) -> None:
     add_page_options(add)
     add("--json", action="store_true", help="print one JSON object with the address")
     add("--max-upload", type=megabytes, metavar="MB", help="size of the largest file to separate"
-        " (default: 8590)")  # fmt: skip
+        " (default: 8 GiB)")  # fmt: skip
     add = parser.add_argument_group("live").add_argument
     add("--input", metavar="NAME|N", help="input device unless the page chooses another: part of"
         " its name, or its number (default: the system's)")  # fmt: skip
@@ -101,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         model_name(arguments),
         config,
         arguments.precision,
+        arguments.passes,
         initial_state(config.stems, arguments.gain, arguments.strength),
         functools.partial(_start, arguments),
         has_inputs=not arguments.source,

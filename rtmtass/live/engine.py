@@ -26,6 +26,7 @@ from rtmtass.live.meters import StreamMeters
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
 from rtmtass.live.overload import OverloadPolicy
+from rtmtass.live.process_clock import CpuMeter
 from rtmtass.live.protocols import MixRecorder, RealtimeEndpoint, Recorder
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
 from rtmtass.live.tap import StemTap
@@ -110,7 +111,7 @@ class Engine:
         self._events: deque[str] = deque(maxlen=100)
         self._on_levels, self._on_event = on_levels, on_event
         self._grant: Grant | None = None
-        self._cpu_sampled = time.monotonic(), time.process_time()
+        self._cpu = CpuMeter()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
 
@@ -193,9 +194,6 @@ class Engine:
             device = replace(device, latency=latency)
         state = device.state if self._state == "running" else self._state
         steps = self._worker.clock.summary(1000 * self._hop_s)
-        now, used = time.monotonic(), time.process_time()
-        cpu_share = (used - self._cpu_sampled[1]) / max(now - self._cpu_sampled[0], 1e-9)
-        self._cpu_sampled = now, used
         return Stats(
             state=state,
             seconds=self._number * self._hop_s,
@@ -204,7 +202,7 @@ class Engine:
             skipped=self._overload.skipped,
             damaged=self._n_damaged,
             steps=steps,
-            cpu_share=cpu_share,
+            cpu_share=self._cpu.share(),
             levels=self._levels(),
             run_levels=self._meters.run_levels(),
             device=device,

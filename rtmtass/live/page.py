@@ -20,12 +20,10 @@ from rtmtass.live.linked_process import ENGINE, PAGE, LinkedProcess, connect
 from rtmtass.live.messages import LONGEST, MessageError, parse_message
 from rtmtass.live.os_priority import OTHER_PRIORITY, request_priority
 from rtmtass.live.page_controls import PageControls
-from rtmtass.live.snapshot import encode_snapshot
+from rtmtass.live.snapshot import STEMS_MARK, encode_snapshot
 from rtmtass.live.stats import Stats
 from rtmtass.live.tap import StemTap
 
-STEMS_MARK = b"\0"
-"""First byte of a block of stems, then float32, (n, S * C); everything else is JSON."""
 SERVER_MODULE = "rtmtass.web"
 _LONGEST_WAIT_S, _JOIN_S, _EXIT_TIMEOUT_S = 0.2, 0.2, 1.5
 _MOST_MESSAGES = 100
@@ -37,6 +35,8 @@ class Page(Protocol):
 
     is_needed: bool
     """Whether the stream ends with the server."""
+    address: str
+    """Of the page; empty until it is known, and where it isn't for this process to show."""
 
     @property
     def is_alive(self) -> bool:
@@ -63,6 +63,8 @@ class PageLink:
     Attributes:
         is_alive: whether the server is there.
     """
+
+    address = ""
 
     def __init__(
         self,

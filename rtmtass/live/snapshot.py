@@ -1,4 +1,4 @@
-"""What a display or a page shows of a running stream, as JSON."""
+"""What a display or a page gets of a running stream: snapshots as JSON, and stems."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rtmtass.live.controls import Controls
     from rtmtass.live.stats import Stats
+
+STEMS_MARK = b"\0"
+"""First byte of a block of stems, then float32, (n, S * C); everything else is JSON."""
 
 
 def encode_snapshot(stats: Stats, controls: Controls, title: str, messages: Sequence[str]) -> bytes:

@@ -50,7 +50,8 @@ async def serve(connection: Connection, hello: Hello) -> None:
 
     Args:
         connection: to the engine.
-        hello: from it; `more` has "model", "precision", "port" and "opens_browser".
+        hello: from it; `more` has "model", "precision", "passes", "port" and
+            "opens_browser".
 
     Raises:
         UsageError: the port is taken.
@@ -74,7 +75,7 @@ async def serve(connection: Connection, hello: Hello) -> None:
     more = hello.more
     config = describe(find(more["model"]))[0]
     controls = initial_state(config.stems, {})
-    setup = Setup(more["model"], config, more["precision"], controls, start=None)
+    setup = Setup(more["model"], config, more["precision"], more["passes"], controls, start=None)
     await run(
         setup, port=more["port"], opens_browser=more["opens_browser"], on_ready=begin, until=ending
     )

@@ -7,13 +7,15 @@ the browser do so. Against the first there is the token, against the second the 
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from aiohttp.typedefs import Handler, Middleware
 
 from rtmtass.errors import RtmtassError
 
@@ -37,8 +39,6 @@ HEADERS = {
 }
 """Of every response."""
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 def draw_token() -> str:
     """Return a token that can't be guessed, fit for a path."""
@@ -55,8 +55,8 @@ def refusal(request: web.Request, token: str, port: int) -> str:
     """
     if request.headers.get("Host", "") not in [f"{name}:{port}" for name in _NAMES]:
         return f"this server is reached as {HOST}:{port} only"
-    given = request.path.split("/")[1]
-    if not compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
+    given = request.path.lstrip("/").partition("/")[0]
+    if not compare_digest(given.encode(errors="replace"), token.encode()):
         return "the token in the address is missing or wrong; use the address that rtmtass printed"
     origin = request.headers.get("Origin")
     is_reading = request.method in ("GET", "HEAD")
@@ -72,9 +72,7 @@ def _is_websocket(request: web.Request) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
-def guard(
-    token: str, port: int
-) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+def guard(token: str, port: int) -> Middleware:
     """Return the middleware that refuses requests, and turns errors into one plain line.
 
     An `RtmtassError` of a handler becomes 422 with its message; other exceptions become 500 and
@@ -82,7 +80,7 @@ def guard(
     """
 
     @web.middleware
-    async def check(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         if why := refusal(request, token, port):
             return web.Response(status=403, text=f"{why}\n")
         try:
@@ -98,6 +96,17 @@ def guard(
             return web.Response(status=500, text="a bug in rtmtass: see its terminal\n")
 
     return check
+
+
+def quiet_log() -> logging.Logger:
+    """Return a log for aiohttp, without a traceback for each request that isn't HTTP."""
+    log = logging.getLogger("rtmtass.web")
+    log.addFilter(_is_worth_it)
+    return log
+
+
+def _is_worth_it(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -95,7 +95,7 @@ class EngineProcess:
         process.terminate()
         if not _has_ended(process, _TERMINATE_S):
             process.kill()
-            process.wait(_KILL_S)
+            _has_ended(process, _KILL_S)
 
     def _read(self, connection: Connection) -> None:
         """Read what the engine sends, in the thread in which it has connected."""

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
 
@@ -135,7 +136,7 @@ class _Files:
                 async for chunk in request.content.iter_chunked(_CHUNK):
                     size += len(chunk)
                     self._check_size(size)
-                    await asyncio.to_thread(file.write, chunk)
+                    await asyncio.to_thread(_write_chunk, file, chunk)
                     if recording.state == "removed":
                         raise web.HTTPGone(text="the upload was cancelled")
         except OSError as error:
@@ -261,6 +262,10 @@ def _file(path: Path, name: str = "") -> web.FileResponse:
     if name:
         headers["Content-Disposition"] = disposition(name)
     return web.FileResponse(path, headers=headers)
+
+
+def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
+    file.write(chunk)
 
 
 async def _write(response: web.StreamResponse, **values: object) -> None:

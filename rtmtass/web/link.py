@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rtmtass.live.page import STEMS_MARK
+from rtmtass.live.snapshot import STEMS_MARK
 from rtmtass.types import Bytes
 from rtmtass.web.pictures import Pictures
 
@@ -48,8 +48,10 @@ def read_hello(connection: Connection) -> Hello:
         OSError, EOFError: the engine has ended.
     """
     values = json.loads(connection.recv_bytes(_LONGEST_FRAME))
-    fixed = (values.pop(key) for key in ("channels", "sample_rate", "hop"))
-    return Hello(tuple(values.pop("stems")), *fixed, more=values)
+    return Hello(
+        tuple(values.pop("stems")), values.pop("channels"), values.pop("sample_rate"),
+        values.pop("hop"), values,
+    )  # fmt: skip
 
 
 class EngineLink:

@@ -23,7 +23,7 @@ from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.live.controls import ControlState
 from rtmtass.live.devices.listing import Kind
 from rtmtass.web import files, static
-from rtmtass.web.access import HOST, ROOT, add_headers, draw_token, guard
+from rtmtass.web.access import HOST, ROOT, add_headers, draw_token, guard, quiet_log
 from rtmtass.web.list_devices import describe, read_devices
 from rtmtass.web.stream import Start, Stream
 from rtmtass.web.viewers import Viewers
@@ -40,7 +40,7 @@ class Setup:
     Attributes:
         model: name or folder, for files.
         config: of the model.
-        precision: for files, see `rtmtass.load`.
+        precision, passes: for files, see `rtmtass.load`.
         controls: settings of the live stream before its first start.
         start: starts an engine; None under `live --web`.
         has_inputs, has_outputs: whether there are devices to choose on either side.
@@ -51,6 +51,7 @@ class Setup:
     model: str
     config: ModelConfig
     precision: str
+    passes: int
     controls: ControlState
     start: Start | None
     has_inputs: bool = True
@@ -90,12 +91,16 @@ class Server:
         app.router.add_get(f"{ROOT}/api/about", self._send_about)
         app.router.add_get(f"{ROOT}/api/devices", self._send_devices)
         files.add_routes(
-            app, model=setup.model, precision=setup.precision,
+            app, model=setup.model, precision=setup.precision, passes=setup.passes,
             max_upload_bytes=setup.max_upload_bytes,
         )  # fmt: skip
         static.add_routes(app)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+            app,
+            access_log=None,
+            logger=quiet_log(),
+            handle_signals=False,
+            shutdown_timeout=_SHUTDOWN_S,
         )
 
     async def start(self) -> None:
