@@ -46,8 +46,8 @@ class PyavMuxer:
         self._padding: int | None = None  # samples that the encoder puts before the first
         self._copied: dict[int, Any] = {}  # streams of the output, by index in the input
         self._input: InputContainer | None = None
-        self._packets: Iterator[Packet] = iter(())
-        self._next: Packet | None = None
+        self._packets: Iterator[Packet[Any]] = iter(())
+        self._next: Packet[Any] | None = None
         with _translated():
             # The prefix keeps a colon in a name from being taken for a protocol.
             self._output = av.open(
@@ -134,14 +134,14 @@ class PyavMuxer:
             copy.codec_context.codec_tag = template.codec_context.codec_tag  # hvc1, not hev1
         return copy
 
-    def _read(self) -> Iterator[Packet]:
+    def _read(self) -> Iterator[Packet[Any]]:
         """Yield the packets that are to be copied."""
         assert self._input is not None, "opened with the streams"
         for packet in self._input.demux():
             if packet.size and packet.stream.index in self._copied:
                 yield packet
 
-    def _mux(self, packets: list[Packet]) -> None:
+    def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write packets of the sound, each after all of the pictures that come before it."""
         for packet in packets:
             time = _time_of(packet)
@@ -151,7 +151,7 @@ class PyavMuxer:
                 self._round_to_ms(packet)
             self._output.mux(packet)
 
-    def _round_to_ms(self, packet: Packet) -> None:
+    def _round_to_ms(self, packet: Packet[Any]) -> None:
         """Give a packet the whole milliseconds after which its samples begin where they should.
 
         FFmpeg rounds the time of a packet and the encoder's padding, and adds the two.
@@ -178,7 +178,7 @@ class PyavMuxer:
         self._next = next(self._packets, None)
 
 
-def _time_of(packet: Packet) -> Fraction:
+def _time_of(packet: Packet[Any]) -> Fraction:
     """Return when a packet is decoded, in seconds; the earliest time if it doesn't say."""
     ticks = packet.pts if packet.dts is None else packet.dts
     if ticks is None or packet.time_base is None:
@@ -193,9 +193,12 @@ def _rounded_ms(time: Fraction) -> int:
 
 def _of_stream(tags: dict[str, str]) -> dict[str, str]:
     """Return a stream's tags without those that describe its encoding or its statistics."""
-    is_kept = lambda name: not name.startswith(("_STATISTICS", "NUMBER_OF_", "BPS"))  # noqa: E731
-    dropped = ("encoder", "duration", "vendor_id")
-    return {n: t for n, t in tags.items() if n.lower() not in dropped and is_kept(n)}
+    return {
+        name: text
+        for name, text in tags.items()
+        if name.lower() not in ("encoder", "duration", "vendor_id")
+        and not name.startswith(("_STATISTICS", "NUMBER_OF_", "BPS"))
+    }
 
 
 def _shifted(chapters: list[Any], shift: Fraction) -> list[Any]:
