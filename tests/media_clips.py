@@ -93,7 +93,7 @@ def write_clip(
             stream.bit_rate = 128_000
             stream.layout = "mono" if track.samples.shape[1] == 1 else "stereo"
             stream.metadata.update(track.tags)
-            stream.disposition = av.stream.Disposition(int(track.is_default))
+            stream.disposition = int(track.is_default)
             streams.append(stream)
         for stream, track in zip(streams, tracks, strict=True):
             packets += _encode_track(stream, track)

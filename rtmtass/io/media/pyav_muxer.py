@@ -12,7 +12,7 @@ import av.error
 import numpy as np
 
 from rtmtass.io.media.muxing import MuxingError, Remix, StoppedError
-from rtmtass.io.media.pyav import open_container, reason_of
+from rtmtass.io.media.pyav import open_container, read_only, reason_of
 from rtmtass.types import Samples
 
 if TYPE_CHECKING:
@@ -103,9 +103,7 @@ class PyavMuxer:
                     self._sound = self._add_sound(template)
                 else:
                     self._copied[stream.index] = self._add_copy(template)
-            for template in self._input.streams:
-                if template.index not in self._copied:
-                    template.discard = template.discard.__class__.all
+            read_only(self._input, self._copied.keys())
             if not remix.target.is_sound_only:
                 output.set_chapters(_shifted(self._input.chapters(), remix.shift))
             self._packets = self._read()
@@ -122,13 +120,13 @@ class PyavMuxer:
             sound.format = "s32"
         if template is not None:
             sound.metadata.update(_of_stream(template.metadata))
-            sound.disposition = template.disposition
+            sound.disposition = template.disposition.value
         return sound
 
     def _add_copy(self, template: Any) -> Any:
         copy: Any = self._output.add_stream_from_template(template, opaque=True)
         copy.metadata.update(_of_stream(template.metadata))
-        copy.disposition = template.disposition
+        copy.disposition = template.disposition.value
         is_same_family = self._input is not None and "mp4" in self._input.format.name.split(",")
         if is_same_family and self._remix.target.is_mp4 and copy.codec_context is not None:
             copy.codec_context.codec_tag = template.codec_context.codec_tag  # hvc1, not hev1
