@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,18 +82,18 @@ def write_clip(
     """
     with av.open(str(path), "w", format=container, options=dict(options or {})) as out:
         out.metadata.update(tags or {})
-        packets = []
-        pictures = None
+        packets: list[Any] = []
+        pictures: Any = None
         if video:
             pictures = out.add_stream(video, rate=PICTURES_PER_S)
             pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
         streams = []
         for track in tracks:
-            stream = out.add_stream(track.codec, rate=track.rate)
+            stream: Any = out.add_stream(track.codec, rate=track.rate)
             stream.bit_rate = 128_000
             stream.layout = "mono" if track.samples.shape[1] == 1 else "stereo"
             stream.metadata.update(track.tags)
-            stream.disposition = av.stream.Disposition(int(track.is_default))
+            stream.disposition = int(track.is_default)
             streams.append(stream)
         for stream, track in zip(streams, tracks, strict=True):
             packets += _encode_track(stream, track)

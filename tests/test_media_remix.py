@@ -169,7 +169,7 @@ def contents(path: Path) -> dict[str, Any]:
         return {
             "kinds": [stream.type for stream in container.streams if stream.type != "data"],
             "languages": [stream.language for stream in container.streams.audio],
-            "default": [bool(stream.disposition & 1) for stream in container.streams.audio],
+            "default": [bool(stream.disposition.value & 1) for stream in container.streams.audio],
             "chapters": [
                 (c["metadata"].get("title"), float(c["start"] * (c["time_base"] or 0)))
                 for c in container.chapters()

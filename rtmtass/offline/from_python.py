@@ -28,6 +28,7 @@ def separate_file(
     gains_db: Mapping[str, float] | None = None,
     overwrite: bool = False,
     allow_truncated: bool = False,
+    track: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Result:
     """Separate a recording into files, as `rtmtass separate` does, in constant memory.
@@ -40,11 +41,13 @@ def separate_file(
         format: of the stems: "wav", "flac", "ogg", "mp3" or "opus"; None for the recording's.
         subtype: of the stems, as "PCM_16"; None for the nearest to the recording's.
         channels: "linked", "independent" or "mono", see `FullBandSeparator`.
-        mix: file of a remix; its format follows its suffix.
+        mix: file of a remix; its format follows its suffix, such as ".mp4" of a copy of a video.
         gains_db: of each stem in the remix; 0 dB if missing, -inf for none of it.
         overwrite: replace existing outputs; otherwise only those that are missing are written.
         allow_truncated: accept a recording that is shorter than its header says.
-        progress: called with the frames that are done, and of how many; None if unknown.
+        track: number of the audio track of a video, from 1; None for the default.
+        progress: called with the frames that are done, and of how many, which is close
+            for a video; None if unknown.
 
     Returns:
         the result: its `outputs` are the paths, by stem, "mix" for the remix; its `frames`,
@@ -56,6 +59,7 @@ def separate_file(
         InputError: the recording is missing, damaged, cut short, or holds NaN.
         OutputError: an output can't be written, or would replace the recording.
         UsageError: an argument isn't one of those above.
+        MissingPartError: a video needs PyAV or ffmpeg, and there is neither.
         ModelError: the default model's files were altered.
         KeyboardInterrupt: by Ctrl-C; the outputs are complete so far, named NAME.part.
     """
@@ -81,6 +85,7 @@ def separate_file(
         overwrite=overwrite,
         channels=channels,
         allow_truncated=allow_truncated,
+        track=track,
     )
     (job,) = plan([source], options)
     return run_job(job, options, lambda: separator or load(), _Frames(progress))

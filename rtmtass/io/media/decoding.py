@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.metadata
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,8 @@ from rtmtass.io.media.timeline import Timeline
 from rtmtass.types import Samples
 
 HOW_TO_INSTALL = 'pip install "rtmtass[video]", or install ffmpeg'
+
+_PYAV = 16  # first version with all that is used; also in pyproject.toml
 
 OnDamage = Callable[[str], None]
 """Called with a reason where decoding fails; what it raises ends the decoding."""
@@ -73,8 +75,12 @@ def has_backend() -> bool:
 
 @functools.cache
 def has_pyav() -> bool:
-    """Whether PyAV is installed."""
-    return importlib.util.find_spec("av") is not None
+    """Whether PyAV is installed, in a version that has all that is used here."""
+    try:
+        version = importlib.metadata.version("av")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return int(version.split(".")[0]) >= _PYAV
 
 
 def has_ffmpeg() -> bool:

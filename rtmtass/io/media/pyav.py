@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,13 @@ def open_container(path: Path) -> InputContainer:
             f"{path} is not a video or recording that FFmpeg can read"
             f" ({reason_of(error)}); fetch or export it again"
         ) from error
+
+
+def read_only(container: InputContainer, indices: Collection[int]) -> None:
+    """Pass over the packets of all streams but some, which PyAV 18 can do without reading them."""
+    for stream in container.streams:
+        if stream.index not in indices and hasattr(stream, "discard"):
+            stream.discard = stream.discard.__class__.all
 
 
 def reason_of(error: BaseException) -> str:
@@ -123,9 +130,7 @@ class PyavDecoder:
                     f"{path} has audio of a codec that PyAV has no decoder for; convert it on the"
                     " device that made it, or name another with --track"
                 )
-            for stream in self._container.streams:
-                if stream.index != index:
-                    stream.discard = stream.discard.__class__.all
+            read_only(self._container, {index})
             self._frames = self._decode()
             first = next(self._frames, None)
             if first is None:

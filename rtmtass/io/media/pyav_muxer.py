@@ -12,7 +12,7 @@ import av.error
 import numpy as np
 
 from rtmtass.io.media.muxing import MuxingError, Remix, StoppedError
-from rtmtass.io.media.pyav import open_container, reason_of
+from rtmtass.io.media.pyav import open_container, read_only, reason_of
 from rtmtass.types import Samples
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class PyavMuxer:
         self._padding: int | None = None  # samples that the encoder puts before the first
         self._copied: dict[int, Any] = {}  # streams of the output, by index in the input
         self._input: InputContainer | None = None
-        self._packets: Iterator[Packet] = iter(())
-        self._next: Packet | None = None
+        self._packets: Iterator[Packet[Any]] = iter(())
+        self._next: Packet[Any] | None = None
         with _translated():
             # The prefix keeps a colon in a name from being taken for a protocol.
             self._output = av.open(
@@ -103,9 +103,7 @@ class PyavMuxer:
                     self._sound = self._add_sound(template)
                 else:
                     self._copied[stream.index] = self._add_copy(template)
-            for template in self._input.streams:
-                if template.index not in self._copied:
-                    template.discard = template.discard.__class__.all
+            read_only(self._input, self._copied.keys())
             if not remix.target.is_sound_only:
                 output.set_chapters(_shifted(self._input.chapters(), remix.shift))
             self._packets = self._read()
@@ -122,26 +120,26 @@ class PyavMuxer:
             sound.format = "s32"
         if template is not None:
             sound.metadata.update(_of_stream(template.metadata))
-            sound.disposition = template.disposition
+            sound.disposition = template.disposition.value
         return sound
 
     def _add_copy(self, template: Any) -> Any:
         copy: Any = self._output.add_stream_from_template(template, opaque=True)
         copy.metadata.update(_of_stream(template.metadata))
-        copy.disposition = template.disposition
+        copy.disposition = template.disposition.value
         is_same_family = self._input is not None and "mp4" in self._input.format.name.split(",")
         if is_same_family and self._remix.target.is_mp4 and copy.codec_context is not None:
             copy.codec_context.codec_tag = template.codec_context.codec_tag  # hvc1, not hev1
         return copy
 
-    def _read(self) -> Iterator[Packet]:
+    def _read(self) -> Iterator[Packet[Any]]:
         """Yield the packets that are to be copied."""
         assert self._input is not None, "opened with the streams"
         for packet in self._input.demux():
             if packet.size and packet.stream.index in self._copied:
                 yield packet
 
-    def _mux(self, packets: list[Packet]) -> None:
+    def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write packets of the sound, each after all of the pictures that come before it."""
         for packet in packets:
             time = _time_of(packet)
@@ -151,7 +149,7 @@ class PyavMuxer:
                 self._round_to_ms(packet)
             self._output.mux(packet)
 
-    def _round_to_ms(self, packet: Packet) -> None:
+    def _round_to_ms(self, packet: Packet[Any]) -> None:
         """Give a packet the whole milliseconds after which its samples begin where they should.
 
         FFmpeg rounds the time of a packet and the encoder's padding, and adds the two.
@@ -178,7 +176,7 @@ class PyavMuxer:
         self._next = next(self._packets, None)
 
 
-def _time_of(packet: Packet) -> Fraction:
+def _time_of(packet: Packet[Any]) -> Fraction:
     """Return when a packet is decoded, in seconds; the earliest time if it doesn't say."""
     ticks = packet.pts if packet.dts is None else packet.dts
     if ticks is None or packet.time_base is None:
@@ -193,9 +191,12 @@ def _rounded_ms(time: Fraction) -> int:
 
 def _of_stream(tags: dict[str, str]) -> dict[str, str]:
     """Return a stream's tags without those that describe its encoding or its statistics."""
-    is_kept = lambda name: not name.startswith(("_STATISTICS", "NUMBER_OF_", "BPS"))  # noqa: E731
-    dropped = ("encoder", "duration", "vendor_id")
-    return {n: t for n, t in tags.items() if n.lower() not in dropped and is_kept(n)}
+    return {
+        name: text
+        for name, text in tags.items()
+        if name.lower() not in ("encoder", "duration", "vendor_id")
+        and not name.startswith(("_STATISTICS", "NUMBER_OF_", "BPS"))
+    }
 
 
 def _shifted(chapters: list[Any], shift: Fraction) -> list[Any]:
