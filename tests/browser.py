@@ -32,7 +32,7 @@ CONTENT_SECURITY_POLICY = (
 )
 _ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_TIMEOUT_MS = 30_000
+_TIMEOUT_MS = 60_000
 
 
 def find_chromium() -> str | None:
@@ -78,14 +78,21 @@ def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
     """
     context = browser.new_context(**options)
     context.set_default_timeout(_TIMEOUT_MS)
-    page, errors = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page = context.new_page()
+    errors = watch(page)
     try:
         yield page
     finally:
         context.close()
     assert not errors, "\n".join(errors)
+
+
+def watch(page: Page) -> list[str]:
+    """Return a list to which the errors are added that a page logs or throws."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    return errors
 
 
 @pytest.fixture
@@ -122,6 +129,8 @@ class PageServer:
 
 def _handler(backend: bytes) -> Callable[..., BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # one connection for all modules
+
         def do_GET(self) -> None:
             name = self.path.partition("?")[0].removeprefix("/token/") or "index.html"
             body = backend if name == BACKEND else _read(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from ctypes import c_char_p, c_float, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rtmtass.native.model_file import write_model
 from rtmtass.types import Floats
 from rtmtass.weights import open_model
 
-STEMS, MIX = range(2)
+STEMS, MIX, MIX_AND_STEMS = range(3)
 
 
 @cache
@@ -51,6 +51,7 @@ _FUNCTIONS = {
     "n_stems": (c_uint32, [c_void_p]),
     "stem_name": (c_char_p, [c_void_p, c_uint32]),
     "model_rate": (c_uint32, [c_void_p]),
+    "hop": (c_uint32, [c_void_p]),
     "variant": (c_char_p, [c_void_p]),
     "new_stream": (c_int, [c_void_p, c_void_p, c_void_p]),
     "free_stream": (None, [c_void_p]),
@@ -60,7 +61,13 @@ _FUNCTIONS = {
     "reset": (None, [c_void_p]),
     "set_gain": (c_int, [c_void_p, c_uint32, c_float]),
     "set_strength": (c_int, [c_void_p, c_float]),
+    "set_mute": (c_int, [c_void_p, c_uint32, c_int]),
+    "set_solo": (c_int, [c_void_p, c_uint32, c_int]),
     "set_bypass": (None, [c_void_p, c_int]),
+    "levels": (c_int, [c_void_p, c_void_p]),
+    "factors": (c_int, [c_void_p, c_void_p]),
+    "hops": (c_uint32, [c_void_p]),
+    "last_stems": (POINTER(c_float), [c_void_p]),
 }
 """The functions of rtmtass.h without their prefix: result and arguments."""
 
@@ -119,6 +126,7 @@ class Model:
     def __init__(self, library: Library, handle: c_void_p) -> None:
         self.library, self.handle, self.c = library, handle, library.c
         self.variant = self.c.rtmtass_variant(handle).decode()
+        self.n_stems = self.c.rtmtass_n_stems(handle)
         weakref.finalize(self, self.c.rtmtass_close, handle)
 
     def stream(self, sample_rate: int = 16000, channels: int = 1, output: int = STEMS) -> Stream:
@@ -168,6 +176,14 @@ class Stream:
         """Set how far a stem may lie below the loudest."""
         self.model.library.check(self.c.rtmtass_set_strength(self.handle, strength_db))
 
+    def set_mute(self, stem: int, is_muted: bool) -> None:
+        """Silence a stem, or don't."""
+        self.model.library.check(self.c.rtmtass_set_mute(self.handle, stem, is_muted))
+
+    def set_solo(self, stem: int, is_soloed: bool) -> None:
+        """Silence all stems that aren't soloed, or don't."""
+        self.model.library.check(self.c.rtmtass_set_solo(self.handle, stem, is_soloed))
+
     def set_bypass(self, is_bypassed: bool) -> None:
         """Output the input, or the mix."""
         self.c.rtmtass_set_bypass(self.handle, is_bypassed)
@@ -175,6 +191,24 @@ class Stream:
     def reset(self) -> None:
         """Return to silence before the first sample."""
         self.c.rtmtass_reset(self.handle)
+
+    def levels(self) -> Floats:
+        """Return the meters as amplitudes: (stems, mixture, output), each (RMS, peak)."""
+        levels = np.full((self.model.n_stems + 2, 2), np.nan, np.float32)
+        self.model.library.check(self.c.rtmtass_levels(self.handle, levels.ctypes.data))
+        return levels
+
+    def factors(self) -> Floats:
+        """Return the factor of every stem."""
+        factors = np.full(self.model.n_stems, np.nan, np.float32)
+        self.model.library.check(self.c.rtmtass_factors(self.handle, factors.ctypes.data))
+        return factors
+
+    def last_stems(self, channels: int) -> Floats:
+        """Return the stems of the last hop at the model's rate, (S, hop, C)."""
+        pointer = self.c.rtmtass_last_stems(self.handle)
+        shape = self.model.n_stems, self.c.rtmtass_hop(self.model.handle), channels
+        return np.ctypeslib.as_array(pointer, shape).copy()
 
 
 def _rows(x: Floats, first: int) -> ctypes.Array[c_void_p]:

@@ -9,7 +9,17 @@ from ctypes import byref, c_uint32, c_void_p
 import numpy as np
 import pytest
 from native_builds import MODEL, needs
-from native_library import MIX, STEMS, Config, Library, Model, Refused, delayed, model_bytes
+from native_library import (
+    MIX,
+    MIX_AND_STEMS,
+    STEMS,
+    Config,
+    Library,
+    Model,
+    Refused,
+    delayed,
+    model_bytes,
+)
 
 from rtmtass import __version__
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
@@ -37,6 +47,8 @@ def test_a_model_tells_about_itself(library: Library, model: Model) -> None:
     assert c.rtmtass_model_rate(model.handle) == 16000
     assert model.stream(channels=2).outputs == 6
     assert model.stream(channels=2, output=MIX).outputs == 2
+    assert model.stream(channels=2, output=MIX_AND_STEMS).outputs == 8
+    assert c.rtmtass_hop(model.handle) == 256
 
 
 def newer() -> bytes:
@@ -82,14 +94,14 @@ CONFIGS = {
     "no rate": (RESULT.sample_rate, SIZE, 0, 1, STEMS),
     "no channel": (RESULT.channels, SIZE, 48000, 0, STEMS),
     "nine channels": (RESULT.channels, SIZE, 48000, 9, STEMS),
-    "output": (RESULT.output, SIZE, 48000, 1, 2),
+    "output": (RESULT.output, SIZE, 48000, 1, 3),
     "size of 0": (RESULT.argument, 0, 48000, 1, STEMS),
     "size too small": (RESULT.argument, SIZE - 1, 48000, 1, STEMS),
 }
 WORDS = {
     RESULT.sample_rate: f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz",
     RESULT.channels: "1 to 8",
-    RESULT.output: "RTMTASS_STEMS or RTMTASS_MIX",
+    RESULT.output: "RTMTASS_STEMS, RTMTASS_MIX or RTMTASS_MIX_AND_STEMS",
     RESULT.argument: "size is not set",
 }
 
@@ -128,6 +140,8 @@ def test_a_larger_config_of_a_later_header_is_taken(library: Library, model: Mod
 def test_settings_out_of_range_are_refused_with_words(library: Library, model: Model) -> None:
     stream, c = model.stream(output=MIX), library.c
     assert c.rtmtass_set_gain(stream.handle, 3, 0.0) == RESULT.stem
+    assert c.rtmtass_set_mute(stream.handle, 3, 1) == RESULT.stem
+    assert c.rtmtass_set_solo(stream.handle, 3, 1) == RESULT.stem
     assert c.rtmtass_set_gain(stream.handle, 0, np.nan) == RESULT.value
     assert c.rtmtass_set_strength(stream.handle, np.nan) == RESULT.value
     assert "no stem of that number" in c.rtmtass_error_text(RESULT.stem).decode()
@@ -150,11 +164,19 @@ def test_null_is_refused_or_ignored(library: Library, model: Model) -> None:
         c.rtmtass_new_stream(model.handle, config, None),
         c.rtmtass_set_gain(None, 0, 0.0),
         c.rtmtass_set_strength(None, 0.0),
+        c.rtmtass_set_mute(None, 0, 1),
+        c.rtmtass_set_solo(None, 0, 1),
+        c.rtmtass_levels(None, out),
+        c.rtmtass_levels(stream.handle, None),
+        c.rtmtass_factors(None, out),
+        c.rtmtass_factors(stream.handle, None),
     ]
     assert set(refusals) == {RESULT.argument}
     assert "NULL" in c.rtmtass_error_text(RESULT.argument).decode()
     assert c.rtmtass_n_stems(None) == c.rtmtass_model_rate(None) == 0
     assert c.rtmtass_outputs(None) == c.rtmtass_latency(None) == 0
+    assert c.rtmtass_hop(None) == c.rtmtass_hops(None) == 0
+    assert not c.rtmtass_last_stems(None)
     assert c.rtmtass_model_name(None) is c.rtmtass_variant(None) is None
     assert c.rtmtass_stem_name(None, 0) is None
     for ignored in (c.rtmtass_close, c.rtmtass_free_stream, c.rtmtass_reset):

@@ -9,7 +9,9 @@ import pytest
 from native_builds import MODEL, needs
 from native_library import (
     MIX,
+    MIX_AND_STEMS,
     Library,
+    Stream,
     assert_late,
     delayed,
     live,
@@ -21,7 +23,7 @@ from native_library import (
 from rtmtass import load
 from rtmtass.dsp.live_resample import Converter
 from rtmtass.live.full_band import HopSchedule
-from rtmtass.live.mixer import RAMP_MS, Mixer
+from rtmtass.live.mixer import RAMP_MS, Mixer, MixSettings
 
 pytestmark = needs()
 
@@ -143,3 +145,121 @@ def test_settings_may_change_while_another_thread_processes(library: Library) ->
     np.testing.assert_allclose(
         stream.process(x)[0, stream.latency :], x[0, : -stream.latency], rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (48000, 1)])
+def test_mix_and_stems_are_those_of_a_mix_and_of_stems_to_the_bit(
+    rate: int, channels: int, library: Library
+) -> None:
+    x = noise(channels, rate // 2)
+    model = library.open(model_bytes("int8"))
+    both, mix, stems = (model.stream(rate, channels, o) for o in (MIX_AND_STEMS, MIX, 0))
+    for stream in (both, mix):
+        stream.set_gains(6.0, -12.0, -3.0)
+        stream.set_strength(30)
+    assert both.latency == mix.latency == stems.latency
+    found = both.process(x, random_blocks(7))
+    np.testing.assert_array_equal(found[:channels], mix.process(x, random_blocks(8)))
+    np.testing.assert_array_equal(found[channels:], stems.process(x, random_blocks(9)))
+
+
+SWITCHES: list[tuple[set[int], set[int]]] = [
+    ({1}, set()),
+    (set(), {0}),
+    ({0}, {0, 2}),
+    ({0, 1, 2}, set()),
+]
+"""Numbers of the stems that are muted, and of those that are soloed."""
+
+
+def switched(stream: Stream, muted: set[int], soloed: set[int]) -> Stream:
+    """Set a stream's gains, strength, mutes and solos, without a ramp."""
+    stream.set_gains(6.0, -12.0, -3.0)
+    stream.set_strength(10)
+    for stem in range(3):
+        stream.set_mute(stem, stem in muted)
+        stream.set_solo(stem, stem in soloed)
+    stream.reset()
+    return stream
+
+
+@pytest.mark.parametrize(("muted", "soloed"), SWITCHES)
+def test_mute_solo_and_meters_are_the_live_mixers_to_the_bit(
+    muted: set[int], soloed: set[int], library: Library
+) -> None:
+    x, names = noise(2, SECOND), ("speech", "music", "noise")
+    stream = switched(
+        library.open(model_bytes("f32")).stream(16000, 2, MIX_AND_STEMS), muted, soloed
+    )
+    found = stream.process(x)
+    gains = dict(zip(names, (6.0, -12.0, -3.0), strict=True))
+    mixer = Mixer(names, SECOND, 2, gains_db=gains, strength_db=10, is_bypass_matched=False)
+    for stem in muted:
+        mixer.set_mute(names[stem], True)
+    for stem in soloed:
+        mixer.set_solo(names[stem], True)
+    mixer.reset()
+    # The stream mixes in hops, each heard a hop less a sample after its input is complete.
+    hop, late = 256, stream.latency - 256
+    stems = found[2:].reshape(3, 2, -1).transpose(0, 2, 1)
+    dry = delayed(x, stream.latency).T
+    n_hops = x.shape[1] // hop - 1
+    mixed = np.zeros((1, hop, 2), np.float32)
+    for number in range(n_hops):
+        span = slice(hop - 1 + number * hop, hop - 1 + (number + 1) * hop)
+        mixer.process(*(np.ascontiguousarray(y) for y in (stems[:, span], dry[span])), mixed)
+        np.testing.assert_array_equal(found[:2, span], mixed[0].T)
+    assert late == hop - 1
+    factors = MixSettings(
+        gains, frozenset(names[s] for s in muted), frozenset(names[s] for s in soloed), 10.0
+    ).factors()
+    np.testing.assert_array_equal(stream.factors(), np.float32([*factors.values()]))
+
+
+def test_meters_are_the_live_mixers(library: Library) -> None:
+    """Of the hops so far, also of the last, which isn't heard yet."""
+    x, names = noise(1, SECOND), ("speech", "music", "noise")
+    gains = dict(zip(names, (0.0, -12.0, 3.0), strict=True))
+    stream = library.open(model_bytes("f32")).stream(output=MIX_AND_STEMS)
+    assert not stream.levels().any()
+    stream.set_gains(*gains.values())
+    stream.reset()
+    stream.process(x[:, : 40 * 256])
+    levels = stream.levels()
+    mixer = Mixer(names, SECOND, gains_db=gains, is_bypass_matched=False)
+    live(x[:, : 40 * 256], SECOND, mixer)
+    found = mixer.levels()
+    expected = [*found.stems.values(), found.mixture, found.output]
+    np.testing.assert_allclose(20 * np.log10(levels), expected, rtol=0, atol=1e-3)
+    only_stems = library.open(model_bytes("f32")).stream()
+    only_stems.process(x)
+    assert not only_stems.levels().any()
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_the_last_hops_stems_are_the_separators(rate: int, library: Library) -> None:
+    """At the model's rate also where the stream has another."""
+    x = noise(2, rate // 2)
+    stream = library.open(model_bytes("f32")).stream(rate, 2)
+    assert not stream.last_stems(2).any()
+    stream.process(x, random_blocks(10))
+    wait = Converter(rate, SECOND, 2, 1).wait if rate != SECOND else 0
+    schedule = HopSchedule(load(MODEL, block=256), rate)
+    number = library.c.rtmtass_hops(stream.handle)
+    assert schedule.end(number) - wait <= x.shape[1] < schedule.end(number + 1) - wait + rate
+    separator = load(MODEL, precision="f32", channels=2, block=256)
+    narrow = x
+    if wait:
+        down = Converter(rate, SECOND, 2, schedule.longest)
+        padded = np.pad(x.T, [(wait, 0), (0, 0)])
+        hops = []
+        for k in range(number):
+            hop = np.zeros((down.room, 2), np.float32)
+            down.process(padded[schedule.end(k) : schedule.end(k + 1)], hop)
+            hops.append(hop[:256])
+        narrow = np.concatenate(hops).T
+    for k in range(number):
+        stems = separator.process(np.ascontiguousarray(narrow[:, 256 * k : 256 * (k + 1)].T))
+    np.testing.assert_allclose(stream.last_stems(2), stems, rtol=0, atol=1e-6)
+    stream.reset()
+    assert library.c.rtmtass_hops(stream.handle) == 0

@@ -133,7 +133,7 @@ def test_errors_are_thrown_with_their_words(node: Script) -> None:
             () => open(module, bytes.subarray(0, 5000)),
             () => model.stream({sampleRate: 100}),
             () => model.stream({channels: 9}),
-            () => model.stream({output: "both"}),
+            () => model.stream({output: "all"}),
             () => stream.setGain("drums", 0),
             () => stream.setGain("speech", NaN),
             () => stream.setStrength(NaN),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import math
 import os
 import shutil
@@ -108,7 +109,7 @@ def test_the_picture_shows_a_sine_at_its_level_and_frequency(rate: int) -> None:
 def test_the_overview_of_any_length_has_bounded_memory() -> None:
     spans = Spans(np.maximum, (4,))
     block = noise(4, 1 << 18, 4)
-    for _ in range(40):  # 10 million units
+    for _ in range(12):  # 3 million units
         spans.add(block)
         assert len(spans._rows) < 4 * COLUMNS
     assert spans.columns(COLUMNS).shape == (COLUMNS, 4)
@@ -223,13 +224,13 @@ def test_the_mix_is_that_of_the_mixer(
 
 
 def test_a_mix_beyond_full_scale_is_counted_or_limited(tmp_path: Path) -> None:
-    stems = noise(10, 3, 50_000, 1, scale=0.9)
+    stems = noise(10, 3, 20_000, 1, scale=0.9)
     paths = _write_stems(tmp_path, stems, "flac", "PCM_16")
     mix = MixFile(Tracks(paths, 1), paths["speech"], tmp_path)
     loud = {"speech": "6", "music": "6", "noise": "6"}
     first = mix.make(MixRequest.parse(STEMS, loud), threading.Event())
     assert first is not None
-    assert mix.clipped > 10_000
+    assert mix.clipped > 4000
     assert mix.make(MixRequest.parse(STEMS, loud), threading.Event()) == first  # kept
     limited = mix.make(MixRequest.parse(STEMS, {**loud, "limit": "1"}), threading.Event())
     assert limited is not None
@@ -244,7 +245,7 @@ def test_a_mix_can_be_stopped(tmp_path: Path) -> None:
     stopped.set()
     mix = MixFile(Tracks(paths, 1), paths["speech"], tmp_path)
     assert mix.make(MixRequest.parse(STEMS, {}), stopped) is None
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths.values())
+    assert {p for p in tmp_path.iterdir() if p.is_file()} == set(paths.values())
 
 
 @pytest.mark.parametrize(
@@ -344,6 +345,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def _post(rig: Rig, path: str, data: Any = None) -> tuple[int, str]:
     headers = {"Origin": rig.origin}
+    data = io.BytesIO(data) if isinstance(data, bytes) else data
     async with rig.session.post(rig.address + path, data=data, headers=headers) as response:
         return response.status, await response.text()
 

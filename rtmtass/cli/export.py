@@ -1,4 +1,4 @@
-"""`rtmtass export`: write a model for other programs: ONNX, a C library, plugins, WebAssembly."""
+"""`rtmtass export`: write a model for other programs: ONNX, C library, plugins, WebAssembly, page."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
     from rtmtass.native.export import Report, Settings
 
-_OUTPUTS = ("native", "plugin", "wasm", "rtm", "onnx")
+_OUTPUTS = ("native", "plugin", "wasm", "page", "rtm", "onnx")
 
 
 def register(commands: Commands) -> None:
     """Add `export`."""
     parser = commands.add_parser(
         "export",
-        help="write a model for other programs: ONNX, C library, plugin, WebAssembly",
+        help="write a model for other programs: ONNX, C library, plugin, WebAssembly, web page",
         description="Writes a model for programs without Python. The C library, the plugins and"
-        " the WebAssembly module contain the kernels that rtmtass itself runs, compiled for any"
+        " the WebAssembly module (alone, or in a web page) contain the kernels that rtmtass itself runs, compiled for any"
         " of five systems from here; building them takes a minute, and the compiler package:"
         ' pip install "rtmtass[native]". ONNX contains the network alone: the mixture\'s spectrum'
         " in, the stems' out, each state tensor as an input and an output; the file is kept only"
@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--target",
         metavar="TARGET",
-        help=f"one of {', '.join(TARGETS)} (default: this machine; {WASM} for --wasm)",
+        help=f"one of {', '.join(TARGETS)} (default: this machine; {WASM} for --wasm, --page)",
     )
     parser.add_argument(
         "--precision",
@@ -67,6 +67,10 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     outputs.add_argument(
         "--wasm", type=Path, metavar="FOLDER",
         help="write the library as WebAssembly, with its JavaScript and the model",
+    )  # fmt: skip
+    outputs.add_argument(
+        "--page", type=Path, metavar="FOLDER",
+        help="write a web page that separates in the visitor's browser, for any web server",
     )  # fmt: skip
     outputs.add_argument(
         "--rtm", type=Path, metavar="FILE", help="write the model alone, for the C library"
@@ -138,6 +142,8 @@ def _export(arguments: argparse.Namespace, settings: Settings) -> Report:
         return export.export_plugin(arguments.model, arguments.plugin, folder, settings)
     if arguments.wasm is not None:
         return export.export_wasm(arguments.model, arguments.wasm, settings)
+    if arguments.page is not None:
+        return export.export_page(arguments.model, arguments.page, settings)
     return export.export_model_file(arguments.model, arguments.rtm, settings)
 
 

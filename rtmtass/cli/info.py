@@ -104,7 +104,8 @@ def _facts(job: Job, options: SeparateOptions, load: Callable[[], Separator]) ->
     """
     from rtmtass.fullband import FullBandSeparator
     from rtmtass.io.opening import expected_frames
-    from rtmtass.offline.separate import choose_file_encoding, open_input
+    from rtmtass.offline.outputs import choose_file_encoding
+    from rtmtass.offline.separate import open_input
 
     if job.error:
         raise InputError(job.error)

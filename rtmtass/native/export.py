@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
-from rtmtass.native import contents, controls, plugin_files
+from rtmtass.native import contents, controls, plugin_files, site
 from rtmtass.native.building import Link, OnStep, build, temporary_folder
 from rtmtass.native.link import HEADER, MODEL, Objects, Workshop, import_library
 from rtmtass.native.outputs import Outputs
@@ -240,11 +240,32 @@ def export_wasm(model: str, folder: Path | str, settings: Settings = DEFAULTS) -
         OutputError: a file exists, or can't be written.
         UsageError: another target, or an unknown precision.
     """
-    target, folder = find_target(settings.target or WASM), Path(folder)
+    return _export_wasm(model, Path(folder), settings, "--wasm")
+
+
+def export_page(model: str, folder: Path | str, settings: Settings = DEFAULTS) -> Report:
+    """Write the page that separates in the visitor's browser, for any static web server.
+
+    Args:
+        model: name or folder, as of `rtmtass.load`.
+        folder: made if missing; all files lie in it, without subfolders.
+        settings: `target` may only be WebAssembly's.
+
+    Raises:
+        MissingPartError: the compiler package isn't installed, or is too old.
+        ModelError: unknown model, or its stems aren't those that the page shows.
+        OutputError: a file exists, or can't be written.
+        UsageError: another target, or an unknown precision.
+    """
+    return _export_wasm(model, Path(folder), settings, "--page")
+
+
+def _export_wasm(model: str, folder: Path, settings: Settings, option: str) -> Report:
+    target = find_target(settings.target or WASM)
     if not target.is_wasm:
         raise UsageError(
-            f"--wasm is for {WASM}, not {target.name}; leave --target out, or give --native FOLDER"
-            " instead of --wasm"
+            f"{option} is for {WASM}, not {target.name}; leave --target out, or give --native"
+            f" FOLDER instead of {option}"
         )
     opened = _open(model, settings)
     model_name = f"{_name(opened)}.rtm"
@@ -252,13 +273,16 @@ def export_wasm(model: str, folder: Path | str, settings: Settings = DEFAULTS) -
         "rtmtass.js": (JS_FOLDER / "rtmtass.js").read_bytes(),
         **_licences(opened),
     }
+    line = contents.next_for_wasm(folder)
+    if option == "--page":
+        texts |= site.files(opened, _name(opened), model_name)
+        line = site.next_line(folder)
 
     def link(shop: Workshop, objects: Objects) -> None:
         shop.link_wasm(objects, "rtmtass.wasm")
 
     built = {"rtmtass.wasm": "rtmtass.wasm", model_name: MODEL}
-    line = contents.next_for_wasm(folder)
-    return _run(_Plan(target, folder, "--wasm", built, texts, link, line), opened, settings)
+    return _run(_Plan(target, folder, option, built, texts, link, line), opened, settings)
 
 
 def _open(model: str, settings: Settings) -> Model:

@@ -46,7 +46,7 @@ from rtmtass.live.mix_kernels import (
     fill_targets,
     start_mix,
 )
-from rtmtass.native.model_words import N_WORDS, WORD
+from rtmtass.native.model_words import N_WORDS, OUTPUT, WORD
 from rtmtass.native.stream_words import (
     N_REGISTERS,
     N_SIZES,
@@ -68,7 +68,7 @@ _LINE = 64
 
 
 @kernel
-def lay_out(model: int, memory: int, rate: int, channels: int, mixes: int) -> int:
+def lay_out(model: int, memory: int, rate: int, channels: int, output: int) -> int:
     """Write a stream's words; the addresses count from the start of its memory.
 
     Args:
@@ -76,14 +76,16 @@ def lay_out(model: int, memory: int, rate: int, channels: int, mixes: int) -> in
         memory: address of `N_STREAM_WORDS` words.
         rate: in Hz.
         channels: of the input.
-        mixes: 1 for the mix, 0 for the stems.
+        output: one of `OUTPUT`.
 
     Returns:
         Bytes of memory that the stream needs, its words included.
     """
     header, words = longs(model, N_WORDS), longs(memory, N_STREAM_WORDS)
-    words[STREAM.channels], words[STREAM.mixes], words[STREAM.rate] = channels, mixes, rate
-    words[STREAM.outputs] = channels if mixes else channels * header[WORD.n_stems]
+    words[STREAM.channels], words[STREAM.rate] = channels, rate
+    mixes, splits = 1 if output != OUTPUT.stems else 0, 1 if output != OUTPUT.mix else 0
+    words[STREAM.mixes], words[STREAM.splits] = mixes, splits
+    words[STREAM.outputs] = channels * (mixes + splits * header[WORD.n_stems])
     _schedule(header, words)
     _copy_sizes(header, words)
     words[STREAM.bytes] = -(-8 * N_STREAM_WORDS // _LINE) * _LINE
@@ -222,18 +224,24 @@ def apply(model: int, memory: int, settings: int) -> int:
 
     Args:
         model, memory: of a stream that was started.
-        settings: address of float64: a gain in dB for each stem, the strength in dB, then 1
-            for bypass, else 0.
+        settings: address of float64: for each stem its gain in dB, then for each 1 if it is
+            muted, then for each 1 if it is soloed, the strength in dB, then 1 for bypass.
     """
     header, words = longs(model, N_WORDS), longs(memory, N_STREAM_WORDS)
     stems = header[WORD.n_stems]
-    values = doubles(settings, stems + 2)
-    gains, audible = values[:stems], bytes_(words[STREAM.audible], stems)
-    for s in range(stems):  # muted stems too: with a strength of 0 dB the input stays as it is
-        audible[s] = 1
+    values = doubles(settings, 3 * stems + 2)
+    gains, muted, soloed = values[:stems], values[stems : 2 * stems], values[2 * stems : 3 * stems]
+    is_any_soloed = False
+    for s in range(stems):
+        is_any_soloed = is_any_soloed or soloed[s] != 0.0
+    audible = bytes_(words[STREAM.audible], stems)
+    for s in range(stems):
+        # A stem whose gain is off stays audible: with a strength of 0 dB the input is unchanged.
+        audible[s] = 1 if muted[s] == 0.0 and (soloed[s] != 0.0 or not is_any_soloed) else 0
         gains[s] = min(gains[s], MAX_GAIN_DB) if gains[s] > LOWEST_GAIN_DB else -np.inf
     targets, _, _, _, _, _ = mixer(header, words)
-    fill_targets(gains, audible, values[stems], values[stems + 1] != 0.0, targets)
+    strength_db, is_bypassed = values[3 * stems], values[3 * stems + 1] != 0.0
+    fill_targets(gains, audible, strength_db, is_bypassed, targets)
     return 0
 
 

@@ -123,6 +123,17 @@ class Results(NamedTuple):
 RESULT = Results(*range(len(Results._fields)))
 
 
+class Outputs(NamedTuple):
+    """Numbers of `rtmtass_output` in rtmtass.h, in its order."""
+
+    stems: int
+    mix: int
+    mix_and_stems: int
+
+
+OUTPUT = Outputs(*range(len(Outputs._fields)))
+
+
 def c_header() -> str:
     """Return the lines of `rtmtass_words.h` about model files: every constant that C needs."""
     constants = {f"WORD_{name.upper()}": str(at) for at, name in enumerate(Words._fields)}

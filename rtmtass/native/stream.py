@@ -106,13 +106,17 @@ def _run_hop(header: Longs, model: int, words: Longs) -> None:
         full_band = floats3(words[STREAM.full_band], stems, n, channels)
         _upsample(header, words, separated, mixture, full_band)
         separated = full_band
+    # What the resampler had to wait for before the first sample was silence.
+    skipped = words[STREAM.wait] if number == 0 else 0
+    waiting = _close_up(words)
     if words[STREAM.mixes]:
         mixed = floats3(words[STREAM.mix], 1, n, channels)
         targets, lengths, ramps, state, last, meters = mixer(header, words)
         mix(separated, mixture, mixed, True, targets, ramps, state, last, meters, lengths)
-        separated = mixed
-    # What the resampler had to wait for before the first sample was silence.
-    _enqueue(words, separated, words[STREAM.wait] if number == 0 else 0)
+        _enqueue(words, mixed, 0, waiting, skipped)
+    if words[STREAM.splits]:
+        _enqueue(words, separated, words[STREAM.mixes] * channels, waiting, skipped)
+    words[STREAM.queued] = waiting + n - skipped
     for i in range(delay):
         for c in range(channels):
             dry[i, c] = dry[i + n, c]
@@ -194,17 +198,24 @@ def _upsample(
 
 
 @kernel
-def _enqueue(words: Longs, rows: Floats, skipped: int) -> None:
-    """Append a hop's samples, (R, n, C), to the queue, less the first `skipped`."""
-    n_rows, n, channels = rows.shape
+def _close_up(words: Longs) -> int:
+    """Move the samples that wait in the queue to its start; return how many they are."""
     queue = floats2(words[STREAM.queue], words[STREAM.outputs], words[STREAM.queue_size])
     read, waiting = words[STREAM.read], words[STREAM.queued] - words[STREAM.read]
     for k in range(words[STREAM.outputs]):
         for i in range(waiting):
             queue[k, i] = queue[k, read + i]
+    words[STREAM.read], words[STREAM.queued] = 0, waiting
+    return waiting
+
+
+@kernel
+def _enqueue(words: Longs, rows: Floats, output: int, waiting: int, skipped: int) -> None:
+    """Append a hop's samples, (R, n, C), less the first `skipped`, for outputs from `output` on."""
+    n_rows, n, channels = rows.shape
+    queue = floats2(words[STREAM.queue], words[STREAM.outputs], words[STREAM.queue_size])
     for r in range(n_rows):
         for c in range(channels):
-            row = queue[r * channels + c]
+            row = queue[output + r * channels + c]
             for i in range(skipped, n):
                 row[waiting + i - skipped] = rows[r, i, c]
-    words[STREAM.read], words[STREAM.queued] = 0, waiting + n - skipped

@@ -16,7 +16,7 @@ class StreamWords(NamedTuple):
         outputs: pointers that `process` writes to.
         latency: offset of the output against the input.
         bytes: of the words and all arrays.
-        mixes: 1 if the output is the mix, 0 if it is the stems.
+        mixes, splits: 1 if the output has the mix, and the stems after it; else 0.
         number: of the next hop.
         filled: samples of the next hop's block that have been received.
         block_size: samples of that block.
@@ -37,6 +37,7 @@ class StreamWords(NamedTuple):
     latency: int
     bytes: int
     mixes: int
+    splits: int
     rate: int
     resamples: int
     number: int
@@ -87,7 +88,7 @@ N_SIZES, N_REGISTERS = 12, 7
 SIZES_AT = len(StreamWords._fields)
 REGISTERS_AT = SIZES_AT + N_SIZES
 N_STREAM_WORDS = REGISTERS_AT + N_REGISTERS
-_READ_BY_C = ("channels", "outputs", "latency")
+_READ_BY_C = ("channels", "outputs", "latency", "number", "targets", "stems", "meters")
 
 
 def c_header() -> str:

@@ -14,6 +14,7 @@ from rtmtass.io.encodings import FORMATS
 from rtmtass.io.media.contents import SUFFIXES as MEDIA_SUFFIXES
 from rtmtass.io.media.decoding import HOW_TO_INSTALL, has_backend
 from rtmtass.io.media.structure import is_media
+from rtmtass.io.media.targets import TARGETS, VIDEO_SUFFIXES
 from rtmtass.io.paths import fit_name, quoted
 from rtmtass.io.pipes import RawFormat
 from rtmtass.io.special_files import has_no_folder, is_special
@@ -113,6 +114,7 @@ class Result:
         limiting: of the remix; None without `limit`.
         track: number of the audio track; 0 if the recording isn't a media file.
         codec: of the track, FFmpeg's name.
+        remix: what a remix that FFmpeg has written consists of; see `MediaSink.about`.
         error: the message, if it failed.
         traceback: of a bug in rtmtass that it failed by, or "".
     """
@@ -129,6 +131,7 @@ class Result:
     limiting: Limiting | None = None
     track: int = 0
     codec: str = ""
+    remix: Mapping[str, Any] | None = None
     error: str = ""
     traceback: str = ""
 
@@ -167,6 +170,8 @@ class Result:
             }
             if self.track:
                 plain |= {"track": self.track, "codec": self.codec}
+            if self.remix:
+                plain["remix"] = dict(self.remix)
             if self.limiting:
                 plain["limiter"] = self.limiting.to_dict()
         return plain
@@ -298,8 +303,8 @@ def _check_names(recordings: Sequence[tuple[Path, Path]], options: SeparateOptio
     if mix is None or mix == STREAM or os.path.isdir(mix):
         return
     if is_special(mix) or mix.suffix:
-        if not is_special(mix) and mix.suffix.lower().lstrip(".") not in FORMATS:
-            known = ", ".join(f".{name}" for name in FORMATS)
+        if not is_special(mix) and mix.suffix.lower().lstrip(".") not in (*FORMATS, *TARGETS):
+            known = ", ".join(f".{name}" for name in (*FORMATS, *TARGETS))
             raise UsageError(
                 f"--mix {mix} can't be written as {mix.suffix}; name a file that ends in {known},"
                 " or a folder"
@@ -329,7 +334,7 @@ def _targets(
     if mix is None:
         return result
     is_one = mix == STREAM or is_special(mix) or (bool(mix.suffix) and not os.path.isdir(mix))
-    remixes = distinct([replace(base, folder=mix) for base in bases])
+    remixes = distinct([_base_of_mix(base, mix, options) for base in bases])
     for targets, base in zip(result, remixes, strict=True):
         targets[MIX] = mix if is_one else _target(base, MIX, options)
     return result
@@ -343,6 +348,14 @@ def _base(path: Path, root: Path, options: SeparateOptions) -> Base:
     usual = "flac" if path.suffix.lower() in MEDIA_SUFFIXES else "wav"
     suffix = options.format or (input_format if input_format in FORMATS else usual)
     return Base(path, folder, "stdin" if path == STREAM else path.stem, suffix)
+
+
+def _base_of_mix(base: Base, folder: Path, options: SeparateOptions) -> Base:
+    """Return the base of a remix in a folder: that of a video is one too, without --format."""
+    suffix = base.path.suffix.lower()
+    if options.format is None and suffix in VIDEO_SUFFIXES:
+        return replace(base, folder=folder, suffix=suffix.lstrip("."))
+    return replace(base, folder=folder)
 
 
 def _target(base: Base, stem: str, options: SeparateOptions) -> Path:

@@ -58,7 +58,7 @@ export class OutputPanel {
   // Shows the levels and the recording of a state.
   measure(state) {
     const levels = state.stats?.levels, recording = state.stats?.recording;
-    this.meter.update(levels?.output);
+    this.meter.update(...(levels?.output ?? []));
     setAttribute(this.#clip, "data-on", Boolean(levels?.clipped.includes("output")));
     const canRecord = state.running && state.controls.can_record;
     setProperty(this.#record, "disabled", !canRecord && !this.#settings.isRecording);

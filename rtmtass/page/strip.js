@@ -68,7 +68,8 @@ export class Strip {
 
   // Shows the levels of a state; null while nothing runs.
   measure(levels) {
-    this.meter.update(levels?.stems[this.#stem], levels?.separated[this.#stem]?.[0]);
+    const [rmsDb, peakDb] = levels?.stems[this.#stem] ?? [];
+    this.meter.update(rmsDb, peakDb, levels?.separated[this.#stem]?.[0]);
   }
 }
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -229,13 +229,13 @@ class Jobs:
         recording.state, self._current = "separating", recording
         words = _command(recording.path, recording.out, recording.label, *self._model)
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *words, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE
-            )
-            assert self._process.stdout is not None
-            async for line in self._process.stdout:
+            process = await self._start(words)
+            if recording.state == "removed":
+                await self._kill()
+            assert process.stdout is not None, "it is a pipe"
+            async for line in process.stdout:
                 recording.update(json.loads(line))
-            await self._process.wait()
+            await process.wait()
         except OSError as error:
             recording.update({"problem": f"no process can be started: {error.strerror}"})
         finally:
@@ -246,6 +246,19 @@ class Jobs:
                     {"problem": f"the separation of {recording.label} ended early (code {code})"}
                 )
             self._process = self._current = None
+
+    async def _start(self, words: Sequence[str]) -> asyncio.subprocess.Process:
+        """Start the process; one that is being started when this is cancelled is kept too."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *words, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE
+            )
+        )
+        try:
+            await asyncio.shield(starting)
+        finally:
+            self._process = await starting
+        return self._process
 
     async def _kill(self) -> None:
         """End the separating process; it has nothing to save."""

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { LONGEST = 1000, CHANNELS = 2, MOST_OUTPUTS = CHANNELS * RTMTASS_MAX_STEMS };
+enum { LONGEST = 1000, CHANNELS = 2, MOST_OUTPUTS = CHANNELS * (RTMTASS_MAX_STEMS + 1) };
 
 typedef struct {
     float in[CHANNELS][LONGEST], out[MOST_OUTPUTS][LONGEST];

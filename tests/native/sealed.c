@@ -55,14 +55,15 @@ int main(int argc, char **argv)
     stop_unless(argc == 3, "usage: sealed MODEL.rtm N_BLOCKS");
     static buffers memory = {.seed = 1};
     static const uint32_t rates[] = {16000, 44100, 48000};
-    enum { N_STREAMS = 2 * sizeof rates / sizeof *rates };
+    enum { N_OUTPUTS = 3, N_STREAMS = N_OUTPUTS * sizeof rates / sizeof *rates };
     rtmtass_stream *streams[N_STREAMS];
     rtmtass_model *model;
+    float figures[2 * (RTMTASS_MAX_STEMS + 2)];
     size_t size;
     unsigned char *bytes = read_model(argv[1], &size);
     stop_unless(rtmtass_open(bytes, size, &model) == RTMTASS_OK, "open");
     for (int s = 0; s < N_STREAMS; s++)
-        streams[s] = new_stream(model, rates[s / 2], s % 2 ? RTMTASS_MIX : RTMTASS_STEMS);
+        streams[s] = new_stream(model, rates[s / N_OUTPUTS], (uint32_t)(s % N_OUTPUTS));
     const int n_blocks = atoi(argv[2]);
     const unsigned before = n_calls;
     stop_unless(before > N_STREAMS, "allocations are counted");
@@ -72,6 +73,10 @@ int main(int argc, char **argv)
     for (int s = 0; s < N_STREAMS; s++) {
         process_blocks(streams[s], &memory, n_blocks);
         rtmtass_set_gain(streams[s], 0, -6.0f);
+        rtmtass_set_mute(streams[s], 1, 1);
+        rtmtass_set_solo(streams[s], 2, 1);
+        rtmtass_levels(streams[s], figures);
+        rtmtass_factors(streams[s], figures);
         rtmtass_set_bypass(streams[s], 1);
         process_blocks(streams[s], &memory, n_blocks);
         rtmtass_reset(streams[s]);

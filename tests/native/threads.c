@@ -32,6 +32,8 @@ static void *turn(void *argument)
     while (!atomic_load(&job->is_done)) {
         rtmtass_set_gain(job->stream, draw(&seed) % 3, (float)(draw(&seed) % 80) - 60.0f);
         rtmtass_set_strength(job->stream, (float)(draw(&seed) % 40));
+        rtmtass_set_mute(job->stream, draw(&seed) % 3, (int)(draw(&seed) % 2));
+        rtmtass_set_solo(job->stream, draw(&seed) % 3, (int)(draw(&seed) % 2));
         rtmtass_set_bypass(job->stream, (int)(draw(&seed) % 2));
     }
     return NULL;

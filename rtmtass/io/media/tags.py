@@ -43,6 +43,25 @@ def metadata_of(tags: Mapping[str, str], layout: str) -> Metadata:
     return Metadata(comments=comments, speakers=speakers)
 
 
+def tags_of(given: Mapping[str, str] | Metadata | None, software: str) -> dict[str, str]:
+    """Return the tags of a file to be written, by FFmpeg's names.
+
+    Args:
+        given: a media file's tags, or the metadata of another recording.
+        software: what writes the file; it goes where an encoder's name does.
+    """
+    if isinstance(given, Metadata):
+        names = {vorbis: name for name, vorbis in reversed(_NAMES.items())}
+        given = {names.get(name.upper(), name.lower()): text for name, text in given.comments}
+    dropped = set(_OF_THE_CONTAINER) - {"creation_time"}
+    tags = {
+        name: text
+        for name, text in (given or {}).items()
+        if text and name.lower() not in dropped and is_kept(name)
+    }
+    return tags | ({"encoding_tool": software} if software else {})
+
+
 def _is_field(name: str) -> bool:
     """Whether a name can be that of a Vorbis comment."""
     return all(" " <= c <= "}" and c != "=" for c in name)

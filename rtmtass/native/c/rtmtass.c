@@ -13,7 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 64 }; /* bytes of a cache line, and of the widest vector */
+enum {
+    LINE = 64, /* bytes of a cache line, and of the widest vector */
+    MOST_SETTINGS = 3 * RTMTASS_MAX_STEMS + 2,
+    MOST_OUTPUTS = RTMTASS_MAX_CHANNELS * (RTMTASS_MAX_STEMS + 1),
+};
 
 struct rtmtass_model {
     const rtmtass_kernels *kernels;
@@ -26,13 +30,15 @@ struct rtmtass_stream {
     void *memory; /* as allocated */
     int64_t *words; /* state of the kernels, aligned to LINE; latency and such come first */
     _Atomic float gains_db[RTMTASS_MAX_STEMS];
+    _Atomic int is_muted[RTMTASS_MAX_STEMS];
+    _Atomic int is_soloed[RTMTASS_MAX_STEMS];
     _Atomic float strength_db;
     _Atomic int is_bypassed;
     _Atomic uint32_t changes; /* counts changes of the settings */
     uint32_t applied;         /* changes that the kernels know of */
-    double settings[RTMTASS_MAX_STEMS + 2];
+    double settings[MOST_SETTINGS]; /* in the order of rtmtass/native/layout.py's apply */
     int64_t in[RTMTASS_MAX_CHANNELS];
-    int64_t out[RTMTASS_MAX_CHANNELS * RTMTASS_MAX_STEMS];
+    int64_t out[MOST_OUTPUTS];
 };
 
 static int64_t address(const void *pointer)
@@ -87,7 +93,8 @@ const char *rtmtass_error_text(rtmtass_result result)
     case RTMTASS_ERROR_DAMAGED: return "the .rtm file is damaged or cut short; export it again";
     case RTMTASS_ERROR_SAMPLE_RATE: return "the sample rate must be 2000 to 768000 Hz";
     case RTMTASS_ERROR_CHANNELS: return "the channels must be 1 to 8";
-    case RTMTASS_ERROR_OUTPUT: return "the output must be RTMTASS_STEMS or RTMTASS_MIX";
+    case RTMTASS_ERROR_OUTPUT:
+        return "the output must be RTMTASS_STEMS, RTMTASS_MIX or RTMTASS_MIX_AND_STEMS";
     case RTMTASS_ERROR_VARIANT: return "this processor or library lacks that build of the kernels";
     case RTMTASS_ERROR_STEM: return "the model has no stem of that number";
     case RTMTASS_ERROR_VALUE: return "a gain or strength must be a number, not NaN";
@@ -171,6 +178,11 @@ uint32_t rtmtass_model_rate(const rtmtass_model *model)
     return model ? (uint32_t)model->words[RTMTASS_WORD_SAMPLE_RATE] : 0;
 }
 
+uint32_t rtmtass_hop(const rtmtass_model *model)
+{
+    return model ? (uint32_t)model->words[RTMTASS_WORD_HOP] : 0;
+}
+
 const char *rtmtass_variant(const rtmtass_model *model)
 {
     return model ? model->kernels->variant : NULL;
@@ -184,7 +196,7 @@ static rtmtass_result check_config(const rtmtass_config *config)
         return RTMTASS_ERROR_SAMPLE_RATE;
     if (config->channels < 1 || config->channels > RTMTASS_MAX_CHANNELS)
         return RTMTASS_ERROR_CHANNELS;
-    if (config->output != RTMTASS_STEMS && config->output != RTMTASS_MIX)
+    if (config->output > RTMTASS_MIX_AND_STEMS)
         return RTMTASS_ERROR_OUTPUT;
     return RTMTASS_OK;
 }
@@ -232,11 +244,15 @@ static void apply_settings(rtmtass_stream *stream)
         return;
     stream->applied = changes;
     const uint32_t n_stems = rtmtass_n_stems(stream->model);
-    for (uint32_t s = 0; s < n_stems; s++)
-        stream->settings[s] = atomic_load_explicit(&stream->gains_db[s], memory_order_relaxed);
-    stream->settings[n_stems] = atomic_load_explicit(&stream->strength_db, memory_order_relaxed);
-    stream->settings[n_stems + 1] =
-        atomic_load_explicit(&stream->is_bypassed, memory_order_relaxed);
+    double *gains = stream->settings, *muted = gains + n_stems, *soloed = muted + n_stems;
+    for (uint32_t s = 0; s < n_stems; s++) {
+        gains[s] = atomic_load_explicit(&stream->gains_db[s], memory_order_relaxed);
+        muted[s] = atomic_load_explicit(&stream->is_muted[s], memory_order_relaxed);
+        soloed[s] = atomic_load_explicit(&stream->is_soloed[s], memory_order_relaxed);
+    }
+    double *others = soloed + n_stems;
+    others[0] = atomic_load_explicit(&stream->strength_db, memory_order_relaxed);
+    others[1] = atomic_load_explicit(&stream->is_bypassed, memory_order_relaxed);
     stream->model->kernels->apply(address(stream->model->words), address(stream->words),
                                   address(stream->settings));
 }
@@ -291,6 +307,27 @@ rtmtass_result rtmtass_set_gain(rtmtass_stream *stream, uint32_t stem, float gai
     return RTMTASS_OK;
 }
 
+static rtmtass_result set_switch(rtmtass_stream *stream, _Atomic int *switches, uint32_t stem,
+                                 int is_on)
+{
+    if (stem >= rtmtass_n_stems(stream->model))
+        return RTMTASS_ERROR_STEM;
+    atomic_store_explicit(&switches[stem], is_on != 0, memory_order_relaxed);
+    count_change(stream);
+    return RTMTASS_OK;
+}
+
+rtmtass_result rtmtass_set_mute(rtmtass_stream *stream, uint32_t stem, int is_muted)
+{
+    return stream ? set_switch(stream, stream->is_muted, stem, is_muted) : RTMTASS_ERROR_ARGUMENT;
+}
+
+rtmtass_result rtmtass_set_solo(rtmtass_stream *stream, uint32_t stem, int is_soloed)
+{
+    return stream ? set_switch(stream, stream->is_soloed, stem, is_soloed)
+                  : RTMTASS_ERROR_ARGUMENT;
+}
+
 rtmtass_result rtmtass_set_strength(rtmtass_stream *stream, float strength_db)
 {
     if (!stream)
@@ -309,4 +346,43 @@ void rtmtass_set_bypass(rtmtass_stream *stream, int is_bypassed)
         return;
     atomic_store_explicit(&stream->is_bypassed, is_bypassed != 0, memory_order_relaxed);
     count_change(stream);
+}
+
+/* Return the array of the kernels whose address is in a word. */
+static const void *array(const rtmtass_stream *stream, int word)
+{
+    return (const void *)(uintptr_t)stream->words[word];
+}
+
+rtmtass_result rtmtass_levels(const rtmtass_stream *stream, float *levels)
+{
+    if (!stream || !levels)
+        return RTMTASS_ERROR_ARGUMENT;
+    const double *meters = array(stream, RTMTASS_STREAM_METERS); /* a power, then a peak */
+    for (uint32_t k = 0; k < rtmtass_n_stems(stream->model) + 2; k++) {
+        levels[2 * k] = (float)sqrt(meters[2 * k]);
+        levels[2 * k + 1] = (float)meters[2 * k + 1];
+    }
+    return RTMTASS_OK;
+}
+
+rtmtass_result rtmtass_factors(rtmtass_stream *stream, float *factors)
+{
+    if (!stream || !factors)
+        return RTMTASS_ERROR_ARGUMENT;
+    apply_settings(stream);
+    const double *targets = array(stream, RTMTASS_STREAM_TARGETS); /* the stems' come first */
+    for (uint32_t s = 0; s < rtmtass_n_stems(stream->model); s++)
+        factors[s] = (float)targets[s];
+    return RTMTASS_OK;
+}
+
+uint32_t rtmtass_hops(const rtmtass_stream *stream)
+{
+    return stream ? (uint32_t)stream->words[RTMTASS_STREAM_NUMBER] : 0;
+}
+
+const float *rtmtass_last_stems(const rtmtass_stream *stream)
+{
+    return stream ? array(stream, RTMTASS_STREAM_STEMS) : NULL;
 }

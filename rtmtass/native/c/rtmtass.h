@@ -65,8 +65,9 @@ typedef enum {
 
 /* What rtmtass_process writes. */
 typedef enum {
-    RTMTASS_STEMS = 0, /* every stem: stem 0's channels, then stem 1's, ... */
-    RTMTASS_MIX = 1    /* the stems mixed by their gains, channel by channel */
+    RTMTASS_STEMS = 0,        /* every stem: stem 0's channels, then stem 1's, ... */
+    RTMTASS_MIX = 1,          /* the stems mixed by their gains, channel by channel */
+    RTMTASS_MIX_AND_STEMS = 2 /* the mix, then every stem before its gain */
 } rtmtass_output;
 
 typedef struct {
@@ -97,6 +98,8 @@ RTMTASS_API uint32_t rtmtass_n_stems(const rtmtass_model *model);
 RTMTASS_API const char *rtmtass_stem_name(const rtmtass_model *model, uint32_t stem);
 /* Rate in Hz at which the model works; a stream at this rate needs no resampling. */
 RTMTASS_API uint32_t rtmtass_model_rate(const rtmtass_model *model);
+/* Samples of the model's rate for which the network runs once. */
+RTMTASS_API uint32_t rtmtass_hop(const rtmtass_model *model);
 /* Name of the build of the kernels in use. */
 RTMTASS_API const char *rtmtass_variant(const rtmtass_model *model);
 
@@ -116,21 +119,39 @@ RTMTASS_API void rtmtass_free_stream(rtmtass_stream *stream);
 RTMTASS_API void rtmtass_process(rtmtass_stream *stream, const float *const *in,
                                  float *const *out, size_t n);
 
-/* Pointers that rtmtass_process writes to: channels, times the stems for RTMTASS_STEMS. */
+/* Pointers that rtmtass_process writes to: channels, for the mix and for every stem. */
 RTMTASS_API uint32_t rtmtass_outputs(const rtmtass_stream *stream);
 /* Offset of the output against the input, in samples; it never changes. */
 RTMTASS_API uint32_t rtmtass_latency(const rtmtass_stream *stream);
 /* Return to silence before the first sample; the settings stay. */
 RTMTASS_API void rtmtass_reset(rtmtass_stream *stream);
 
-/* Settings of RTMTASS_MIX. The output follows without a click within 40 ms. */
+/* Settings of the mix. The output follows without a click within 40 ms. */
 
 /* Gain of a stem in dB: 0 at first, up to +20; -60 and less mute it. */
 RTMTASS_API rtmtass_result rtmtass_set_gain(rtmtass_stream *stream, uint32_t stem, float gain_db);
 /* How far a stem may lie below the loudest, in dB: INFINITY at first; 0 gives all its gain. */
 RTMTASS_API rtmtass_result rtmtass_set_strength(rtmtass_stream *stream, float strength_db);
+/* 1: silence a stem, whatever the strength; 0, as at first: don't. */
+RTMTASS_API rtmtass_result rtmtass_set_mute(rtmtass_stream *stream, uint32_t stem, int is_muted);
+/* While any stem is soloed, the others are silent. */
+RTMTASS_API rtmtass_result rtmtass_set_solo(rtmtass_stream *stream, uint32_t stem, int is_soloed);
 /* 1: output the input instead, unchanged and as late as the mix. */
 RTMTASS_API void rtmtass_set_bypass(rtmtass_stream *stream, int is_bypassed);
+
+/* For displays. Call these from the thread that processes. */
+
+/* Write the meters of the mix as amplitudes, pairs of RMS and peak: of every stem after its
+ * gain, of the input, of the output; 2 * (stems + 2) floats. Powers and peaks fall with a time
+ * constant of 60 ms. All stay 0 for RTMTASS_STEMS. */
+RTMTASS_API rtmtass_result rtmtass_levels(const rtmtass_stream *stream, float *levels);
+/* Write the factor of every stem that the settings give, without ramps and bypass. */
+RTMTASS_API rtmtass_result rtmtass_factors(rtmtass_stream *stream, float *factors);
+/* Hops that were separated, since the start or the last reset. */
+RTMTASS_API uint32_t rtmtass_hops(const rtmtass_stream *stream);
+/* The stems of the last hop at the model's rate, before their gains: stem after stem
+ * rtmtass_hop samples, each of all channels. Changes with the next hop; silence before any. */
+RTMTASS_API const float *rtmtass_last_stems(const rtmtass_stream *stream);
 
 #ifdef __cplusplus
 }
