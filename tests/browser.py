@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,8 @@ CONTENT_SECURITY_POLICY = (
 )
 _ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_TIMEOUT_MS = 60_000
+_TIMEOUT_MS = 60_000  # for a machine on which much else runs
+_POLL_MS = 20
 
 
 def find_chromium() -> str | None:
@@ -100,6 +102,17 @@ def page(chromium: Browser) -> Iterator[Page]:
     """An empty page."""
     with open_page(chromium) as opened:
         yield opened
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Wait until a JavaScript expression is true.
+
+    `Page.wait_for_function` evaluates strings inside the page, which the page's policy forbids.
+    """
+    deadline = time.monotonic() + _TIMEOUT_MS / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never true: {expression}"
+        page.wait_for_timeout(_POLL_MS)
 
 
 class PageServer:

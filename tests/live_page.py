@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from browser import PageServer, open_page
+from browser import PageServer, open_page, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -35,7 +35,7 @@ class LivePage:
             given = json.dumps({"fakeAbout": about or {}, "fakeBackend": backend or {}})
             page.add_init_script(f"Object.assign(globalThis, {given});")
         page.goto(url)
-        page.wait_for_function("globalThis.backend?.listener")
+        wait_until(page, "globalThis.backend?.listener")
         page.get_by_role("button", name="Keys").wait_for()
 
     def state(self, **changes: Any) -> None:

@@ -72,6 +72,10 @@ class Builds:
         """Return the folder of `rtmtass export MODEL --wasm`."""
         return self._export("wasm", lambda path: export.export_wasm(MODEL, path))
 
+    def page(self) -> Path:
+        """Return the folder of `rtmtass export MODEL --page`."""
+        return self._export("page", lambda path: export.export_page(MODEL, path))
+
     def _export(self, name: str, make: Callable[[Path], object]) -> Path:
         """Export with the kernels of this test run, which take most of the time."""
         parts = Parts(C_SOURCES, lambda target: 0, self._copy_kernels, write_model)

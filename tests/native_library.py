@@ -245,8 +245,9 @@ def snr_db(expected: Floats, found: Floats) -> float:
 
 
 def live(
-    x: Floats, rate: int, mixer: Mixer | None = None, changes: Mapping[int, float] | None = None
-) -> tuple[int, Floats]:
+    x: Floats, rate: int, mixer: Mixer | None = None, changes: Mapping[int, float] | None = None,
+    *, precision: str = "f32",
+) -> tuple[int, Floats]:  # fmt: skip
     """What the parts of a live session make of x (C, n): the delay, then (outputs, n).
 
     A session waits for the filter's reach beyond a hop; the library's stream has silence
@@ -257,9 +258,10 @@ def live(
         rate: in Hz.
         mixer: mixes the stems; without one they are the outputs.
         changes: speech's gain in dB, by the number of the hop from which it is set.
+        precision: of the model.
     """
     channels = len(x)
-    separator = load(MODEL, precision="f32", channels=channels, block=256)
+    separator = load(MODEL, precision=precision, channels=channels, block=256)
     schedule = HopSchedule(separator, rate)
     down = Converter(rate, 16000, channels, schedule.longest)
     wait = down.wait if schedule.needs_resampling else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from rtmtass import page
 from rtmtass.cli.main import main
 from rtmtass.errors import MissingPartError, OutputError, UsageError
-from rtmtass.native import export, targets, zig
+from rtmtass.native import export, site, targets, zig
 from rtmtass.native.link import Workshop, exported_functions
 from rtmtass.native.outputs import Outputs
 from rtmtass.native.parts import C_FOLDER, Parts
@@ -160,6 +162,36 @@ def test_webassembly_exports_every_function_of_the_header(folder: Path) -> None:
     assert {f"-Wl,--export={name}" for name in (*names, "malloc", "free")} <= set(linked)
 
 
+def test_a_page_is_one_folder_that_loads_nothing_from_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--page site") == 0
+    assert "python -m http.server -d site" in capsys.readouterr().out
+    engine = {"rtmtass.wasm", "rtmtass.js", f"{MODEL}.rtm", *TEXTS}
+    server = {"backend_server.js", "server_files.js"}
+    expected = engine | set(page.FILES) - server | {"backend.js", "about.json"}
+    assert files(folder) == {f"site/{name}" for name in expected}
+    about = json.loads((folder / "site" / "about.json").read_text())
+    assert about["model"] == MODEL
+    assert about["file"] in engine
+    assert about["stems"] == ["speech", "music", "noise"]
+    texts = [path for path in (folder / "site").iterdir() if path.suffix in page.TYPES]
+    for path in texts:
+        text = path.read_text()
+        for other in re.findall(r"""(?:from|URL\(|import) ?["']([^"']+)["']""", text):
+            assert (path.parent / other).is_file(), f"{path.name} loads {other}"
+        assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|url\(["']?https?:""", text)
+
+
+def test_a_model_of_other_stems_has_no_page(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "STEMS", ("speech", "music"))
+    assert run("--page site") == 1
+    assert "--wasm FOLDER" in capsys.readouterr().err
+    assert not files(folder)
+
+
 def test_the_model_alone_needs_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(export, "Zig")
     assert run("--rtm new/small.rtm --precision f32") == 0
@@ -210,7 +242,7 @@ USAGE = {
     " linux-x86_64, linux-aarch64, windows-x86_64, macos-arm64, wasm32",
     "--native a --wasm b": "argument --wasm: not allowed with argument --native; see rtmtass export"
     " --help",
-    "": "one of the arguments --native --plugin --wasm --rtm --onnx is required; see rtmtass export"
+    "": "one of the arguments --native --plugin --wasm --page --rtm --onnx is required; see rtmtass export"
     " --help",
     "--plugin clap": "--plugin clap needs a folder; give one that hosts search, such as -o ~/.clap",
     "--plugin vst3 -o a": "unknown plugin format 'vst3'; --plugin takes clap, lv2, ladspa",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import PageServer
+from browser import PageServer, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, WebSocketRoute
@@ -49,7 +49,7 @@ class Socket:
         page.route("**/api/devices", lambda route: route.fulfill(json=DEVICES))
         page.route_web_socket(re.compile(".*/token/ws"), self._open)
         page.goto(url)
-        page.wait_for_function("document.querySelector('select')?.options.length > 1")
+        wait_until(page, "document.querySelector('select')?.options.length > 1")
 
     def send(self, **changes: Any) -> None:
         self.routes[-1].send(json.dumps({**STATE, **changes}))
@@ -81,7 +81,7 @@ def test_start_waits_for_the_engine_and_controls_go_out(page: Page, socket: Sock
     socket.send(running=True, stats=ENGINE)
     page.get_by_text("Running").wait_for()
     page.get_by_role("button", name="Mute music").click()
-    page.wait_for_function("document.querySelector('[aria-pressed=true]')")
+    wait_until(page, "document.querySelector('[aria-pressed=true]')")
     socket.answers["stop"] = [STATE]
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped").wait_for()
@@ -100,7 +100,7 @@ def test_the_same_failure_twice_is_said_twice(page: Page, socket: Socket) -> Non
         start.click()
         alert.first.wait_for()
         page.get_by_text("Stopped").wait_for()
-        page.wait_for_function("document.querySelector('.primary').disabled === false")
+        wait_until(page, "document.querySelector('.primary').disabled === false")
         assert len(socket.received) == attempt
         assert alert.locator("visible=true").count() == 1
 
@@ -114,9 +114,10 @@ def test_a_refused_message_is_shown(page: Page, socket: Socket) -> None:
 def test_pictures_arrive_as_bytes(page: Page, socket: Socket) -> None:
     socket.send(running=True, stats=ENGINE)
     socket.routes[-1].send(struct.pack("<HBB", 300, 4, 64) + bytes([200]) * (300 * 4 * 64))
-    page.wait_for_function(
+    wait_until(
+        page,
         """() => { const canvas = document.querySelector(".mixture canvas");
-          return canvas.getContext("2d").getImageData(20, 30, 1, 1).data[0] > 100; }"""
+          return canvas.getContext("2d").getImageData(20, 30, 1, 1).data[0] > 100; }""",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import PageServer, open_page
+from browser import PageServer, open_page, wait_until
 from live_page import LivePage, open_live
 
 from rtmtass.errors import UsageError
@@ -227,7 +227,7 @@ def test_start_sends_the_devices_and_stop_stops(live: LivePage) -> None:
     live.page.evaluate("go()")
     live.page.get_by_text("Running").wait_for()
     live.page.get_by_role("combobox", name="Output").select_option("HDMI / DisplayPort")
-    live.page.wait_for_function("backend.calls.length === 3")  # stopped, started with the other
+    wait_until(live.page, "backend.calls.length === 3")  # stopped, started with the other
     live.page.get_by_text("Running").wait_for()
     live.button("Stop").click()
     live.page.get_by_text("Stopped").wait_for()

@@ -84,7 +84,8 @@ class BrowserRecording {
     this.worker = worker;
     this.stems = stems; // Blobs of interleaved float32 samples
     this.shown = { overview, picture };
-    this.count = 0;
+    this.canLimit = false; // the peaks of a mix
+    this.count = 0; // of mixes that were asked for
   }
 
   async overview() { return this.shown.overview; }
@@ -102,26 +103,44 @@ class BrowserRecording {
     return [mixture, ...stems];
   }
 
-  // Start the download of a stem, or of the mix by `controls`, as WAV.
-  async download(what, controls) {
-    const samples = what === "mix" ? await this.mixed(controls)
+  // Start the download of a stem, or of the mix by `controls`, as WAV of float32 samples, in which
+  // nothing is clipped; so there is nothing to limit either.
+  async download(what, controls, { progress = () => {}, signal = null, isLimited = false } = {}) {
+    if (isLimited) {
+      throw new Error("peaks are limited by rtmtass web only; this WAV holds those beyond full"
+        + " scale unclipped");
+    }
+    const samples = what === "mix" ? await this.mixed(controls, progress, signal)
       : this.stems[this.tracks.indexOf(what) - 1];
     const header = wavHeader(this.sampleRate, this.channels, this.frames);
     const stem = this.name.replace(/\.[^.]*$/, "");
     save(`${stem}.${what}.wav`, new Blob([header, samples], { type: "audio/wav" }));
+    return { clipped: 0 };
   }
 
-  mixed(controls) {
-    const id = ++this.count;
+  // Return a Blob of the mix, which the worker makes.
+  mixed(controls, progress, signal) {
+    signal?.throwIfAborted();
+    const id = ++this.count, { worker } = this;
     return new Promise((resolve, reject) => {
+      const abort = () => {
+        worker.postMessage({ cancel: id });
+        end(() => reject(signal.reason));
+      };
       const listen = ({ data }) => {
         if (data.id !== id) return;
-        this.worker.removeEventListener("message", listen);
-        if (data.problem) reject(new Error(data.problem));
-        else resolve(data.blob);
+        if (data.blob) end(() => resolve(data.blob));
+        else if (data.problem) end(() => reject(new Error(data.problem)));
+        else progress({ fraction: data.fraction });
       };
-      this.worker.addEventListener("message", listen);
-      this.worker.postMessage({ id, mix: controls });
+      const end = (settle) => {
+        worker.removeEventListener("message", listen);
+        signal?.removeEventListener("abort", abort);
+        settle();
+      };
+      worker.addEventListener("message", listen);
+      signal?.addEventListener("abort", abort);
+      worker.postMessage({ id, mix: controls });
     });
   }
 

@@ -12,10 +12,12 @@ const BLOCK = 65536; // frames that are read and written at once
 const REPORT_MS = 100;
 
 let job = null;
+const cancelled = new Set(); // ids of mixes
 
 onmessage = async ({ data }) => {
   try {
-    if (data.file) await start(data);
+    if (data.cancel) cancelled.add(data.cancel);
+    else if (data.file) await start(data);
     else if (data.decoded) await separate(memorySource(data.decoded));
     else if (data.mix) await mix(data);
   } catch (error) {
@@ -174,12 +176,14 @@ async function mix({ id, mix: controls }) {
       for (let i = 0; i < mixed.length; i++) mixed[i] += factors[stem] * samples[i];
     }
     track.append(mixed);
+    if (cancelled.has(id)) break;
+    postMessage({ id, fraction: end / frames });
   }
-  postMessage({ id, blob: await track.finish() });
+  const blob = await track.finish();
+  if (!cancelled.delete(id)) postMessage({ id, blob });
 }
 
-function factorsOf(model, { gains_db, muted, soloed, strength_db, is_bypassed }) {
-  if (is_bypassed) return new Float32Array(model.stems.length).fill(1);
+function factorsOf(model, { gains_db, muted, soloed, strength_db }) {
   const stream = model.stream({ output: "mix" });
   for (const stem of model.stems) {
     stream.setGain(stem, gains_db[stem] ?? -Infinity);

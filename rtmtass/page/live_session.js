@@ -6,9 +6,9 @@ import { save } from "./browser_files.js";
 const FADE_MS = 120; // latency and ramp of the mix, before a stop
 const PATIENCE_MS = 2000; // for the last piece of a recording
 const SETTLED_MS = 300, LONGEST_SETTLING_MS = 3000;
-const WARM_UP_HOPS = 64, WARM_UP_BATCH = 8;
+const WARM_UP_HOPS = 24, WARM_UP_BATCH = 4;
 
-// Run the engine for a second of sound before it is needed, a little at a time: the browser
+// Run the engine for some hops before it is needed, a few at a time: the browser
 // compiles code well only once it has run often, and it shares what it compiled.
 export async function warmUp(model) {
   const stream = model.stream({ output: "both" }), silence = [new Float32Array(model.hop)];

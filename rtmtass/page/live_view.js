@@ -75,7 +75,8 @@ export class LiveView {
       mark.style.bottom = `${100 * height(hz)}%`;
       return mark;
     });
-    this.#mixture.element.append(make("div", { class: "frequencies" }, ...marks), this.#hint);
+    this.#mixture.element.append(make("div", { class: "frequencies", "aria-hidden": "true" },
+      ...marks), this.#hint);
     return make("section", { class: "card mixture", "aria-label": "Mixture" },
       make("div", { class: "head" }, make("h2", { text: "Mixture" }),
         make("div", { class: "legend" }, ...legend), this.#clip,
