@@ -21,12 +21,11 @@ PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
-# Tests over a sound server run by themselves: they need their turn at the processor in time. Two
-# at once: each waits for its sound most of the time.
+# Tests over a sound server run by themselves: they need their turn at the processor in time.
 test: kernels
 	@echo "The whole suite takes about 10 minutes on two cores; a sixth of it, in 2 minutes: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'not realtime and not cross'
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal -m realtime
+	$(BIN)/python -m pytest -m realtime
 
 # Once, before the tests' processes start: each would compile what no other has finished.
 kernels: .venv/dev.done
