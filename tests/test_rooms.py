@@ -35,7 +35,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
     "soundfile": {"io/files", "io/libsndfile", "training/data/codecs", "examples/recording"},
-    "av": {"io/media/pyav"},
+    "av": {"io/media/pyav", "io/media/pyav_muxer"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {
