@@ -64,7 +64,7 @@ GUIDE = list(commands("rtmtass/training/GUIDE.md"))
 TRAINING = [
     c for c in COMMANDS if re.match(r"rtmtass (data|train|evaluate|release)", c) or "RUNS" in c
 ]
-DEVICES = [c for c in COMMANDS if re.match(r"rtmtass (live|doctor|latency|devices|bench)", c)]
+DEVICES = [c for c in COMMANDS if re.match(r"rtmtass (live|web|doctor|latency|devices|bench)", c)]
 RUNNABLE = [c for c in COMMANDS if c not in TRAINING and c not in DEVICES]
 
 
@@ -78,6 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, builds: Builds) -> Path:
     rng = np.random.default_rng(0)
     sound = (0.1 * rng.standard_normal(32000)).astype(np.float32)
     soundfile.write(folder / "talk.flac", sound, 16000)
+    write_clip(folder / "talk.mp4", [Track(noise())])
     (folder / "recordings").mkdir()
     soundfile.write(folder / "recordings" / "one.wav", sound, 16000)
     tools = folder / "tools"

@@ -42,7 +42,7 @@ IMPORTERS = {
         "training/data/codecs",
         "examples/recording",
     },
-    "av": {"io/media/pyav"},
+    "av": {"io/media/pyav", "io/media/pyav_muxer"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {

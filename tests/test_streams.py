@@ -314,7 +314,7 @@ OPTIONS = [
     ("'of folders'", r"add (--recursive)", "'of folders' {}"),
     ("'my talk.wav' -o 'my stems.wav'", r"as in (-o .*)", "'my talk.wav' {}"),
     ("'my talk.wav' -o o --format opus", r"add (--format flac)", "'my talk.wav' -o o {}"),
-    (f"'my talk.wav' {REMIXED} x.m4a", r"ends in (\.\w+)", f"'my talk.wav' {REMIXED} x{{}}"),
+    (f"'my talk.wav' {REMIXED} x.wma", r"ends in (\.\w+)", f"'my talk.wav' {REMIXED} x{{}}"),
     (f"'my talk.wav' of.wav {REMIXED} x.wav", r"as in --mix (.*)", f"'my talk.wav' {REMIXED} {{}}"),
     ("older.mp3 --stems speech", r"add (--overwrite) to", "older.mp3 --stems speech {}"),
     ("older.mp3 --stems speech", r"folder with (-o)", "older.mp3 --stems speech {} elsewhere"),
