@@ -9,7 +9,17 @@ from ctypes import byref, c_uint32, c_void_p
 import numpy as np
 import pytest
 from native_builds import MODEL, needs
-from native_library import MIX, MIX_AND_STEMS, STEMS, Config, Library, Model, Refused, delayed, model_bytes
+from native_library import (
+    MIX,
+    MIX_AND_STEMS,
+    STEMS,
+    Config,
+    Library,
+    Model,
+    Refused,
+    delayed,
+    model_bytes,
+)
 
 from rtmtass import __version__
 from rtmtass.live.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ

@@ -188,7 +188,9 @@ def test_mute_solo_and_meters_are_the_live_mixers_to_the_bit(
     muted: set[int], soloed: set[int], library: Library
 ) -> None:
     x, names = noise(2, SECOND), ("speech", "music", "noise")
-    stream = switched(library.open(model_bytes("f32")).stream(16000, 2, MIX_AND_STEMS), muted, soloed)
+    stream = switched(
+        library.open(model_bytes("f32")).stream(16000, 2, MIX_AND_STEMS), muted, soloed
+    )
     found = stream.process(x)
     gains = dict(zip(names, (6.0, -12.0, -3.0), strict=True))
     mixer = Mixer(names, SECOND, 2, gains_db=gains, strength_db=10, is_bypass_matched=False)

@@ -424,3 +424,17 @@ def test_the_page_separates_a_microphone_by_its_buttons(open_site: Open) -> None
     page.get_by_role("button", name="Stop").click()
     page.wait_for_function("document.querySelector('.devices .dot[data-tone=idle]')", polling=100)
     assert page.evaluate("tap.context.state") == "closed"
+
+
+@pytest.mark.realtime
+def test_the_engine_keeps_up_without_an_underrun(open_site: Open) -> None:
+    """For 10 s; benchmarks/page.py measures a minute, drawing included."""
+    page = open_site("blank.html")
+    set_up(page)
+    start(page)
+    page.wait_for_function("(states.at(-1).stats?.seconds ?? 0) > 10", polling=100)
+    stats = page.evaluate("states.at(-1).stats")
+    print(stats["steps"], stats["device"])
+    assert stats["steps"]["recent_ms"] < stats["steps"]["deadline_ms"]
+    assert stats["deadline_misses"] == 0
+    assert stats["device"]["xruns"] == 0
