@@ -100,40 +100,46 @@ export function levelByte(power) {
   return Math.max(0, Math.min(LARGEST, Math.round(LARGEST * (level / RANGE_DB + 1))));
 }
 
-// The bands' powers of mixture and stems, a column for every hop of stems that is added.
+// The bands' powers of mixture and stems, a column for every hop of stems that is added; those of
+// several channels are averaged.
 export class Columns {
-  // Args: stems' number, samples of a hop, rate in Hz; a frame is two hops.
-  constructor(stems, hop, sampleRate) {
-    this.hop = hop;
-    this.rows = stems + 1 + ((stems + 1) % 2); // in pairs; a row too many stays silent
+  // Args: stems' number, samples of a hop, rate in Hz, channels; a frame is two hops.
+  constructor(stems, hop, sampleRate, channels = 1) {
+    Object.assign(this, { stems, hop, channels });
     this.analysis = new Analysis(sampleRate, 2 * hop);
-    this.frames = Array.from({ length: this.rows }, () => new Float32Array(2 * hop));
-    this.powers = Array.from({ length: this.rows }, () => new Float64Array(BANDS));
-    this.stems = stems;
+    this.powers = Array.from({ length: stems + 1 }, () => new Float64Array(BANDS));
+    const count = (stems + 1) * channels; // in pairs: a frame too many stays silent
+    this.frames = Array.from({ length: count + (count % 2) }, () => new Float32Array(2 * hop));
+    this.unused = new Float64Array(BANDS);
   }
 
-  // Take a hop's stems, (stems, hop, channels) from `first` on; return (rows) powers (BANDS,),
-  // the mixture's first, which the next call overwrites.
-  add(samples, first = 0, channels = 1) {
-    const { hop, frames } = this;
+  // Take a hop's stems, (stems, hop, channels) from `first` on; return (stems + 1) powers
+  // (BANDS,), the mixture's first, which the next call overwrites.
+  add(samples, first = 0) {
+    const { frames, channels, powers, analysis } = this;
+    this.#append(samples, first);
+    for (const row of powers) row.fill(0);
+    const powersOf = (k) => powers[Math.floor(k / channels)] ?? this.unused;
+    for (let k = 0; k < frames.length; k += 2) {
+      analysis.addPowers(frames[k], frames[k + 1], powersOf(k), powersOf(k + 1));
+    }
+    for (const row of powers) for (let band = 0; band < BANDS; band++) row[band] /= channels;
+    return powers;
+  }
+
+  #append(samples, first) {
+    const { frames, hop, channels } = this;
     for (const frame of frames) frame.copyWithin(0, hop);
-    frames[0].fill(0, hop);
-    for (let stem = 0; stem < this.stems; stem++) {
-      const frame = frames[stem + 1];
-      for (let i = 0, at = first + stem * hop * channels; i < hop; i++) {
-        let sum = 0;
-        for (let c = 0; c < channels; c++) sum += samples[at++];
-        frame[hop + i] = sum / channels;
-        frames[0][hop + i] += sum / channels;
+    for (let c = 0; c < channels; c++) {
+      const mixture = frames[c].fill(0, hop);
+      for (let stem = 0; stem < this.stems; stem++) {
+        const frame = frames[(stem + 1) * channels + c];
+        for (let i = 0, at = first + stem * hop * channels + c; i < hop; i++, at += channels) {
+          frame[hop + i] = samples[at];
+          mixture[hop + i] += samples[at];
+        }
       }
     }
-    for (let row = 0; row < this.rows; row += 2) {
-      this.powers[row].fill(0);
-      this.powers[row + 1].fill(0);
-      this.analysis.addPowers(
-        frames[row], frames[row + 1], this.powers[row], this.powers[row + 1]);
-    }
-    return this.powers;
   }
 }
 

@@ -109,7 +109,7 @@ class Outline {
     this.rows = model.stems.length + 1;
     const hop = (model.hop * sampleRate) / model.sampleRate;
     this.piece = Math.max(1, Math.floor(hop));
-    this.columns = new Columns(model.stems.length, model.hop, model.sampleRate);
+    this.columns = new Columns(model.stems.length, model.hop, model.sampleRate, channels);
     this.peakColumns = Math.min(COLUMNS, frames);
     this.peaks = new Float32Array(this.peakColumns * this.rows);
     this.at = 0;
@@ -122,7 +122,7 @@ class Outline {
   }
 
   addHop(stems) {
-    const powers = this.columns.add(stems, 0, this.channels);
+    const powers = this.columns.add(stems);
     this.hop += 1;
     if (this.hop < 0 || this.hop >= this.hops) return;
     const column = Math.floor((this.hop * this.sums.length) / this.hops);
