@@ -538,6 +538,17 @@ def test_a_sound_system_that_fails_is_a_line_on_the_page(monkeypatch: Any) -> No
     in_server(test)
 
 
+def test_what_takes_the_place_of_devices_is_shown_as_the_only_one() -> None:
+    async def test(rig: Rig) -> None:
+        assert json.loads((await rig.get("api/devices"))[1]) == {
+            "inputs": [{"id": "", "name": "file:talk.wav", "isDefault": True}],
+            "outputs": [{"id": "", "name": "udp:127.0.0.1:9", "isDefault": True}],
+            "problem": "",
+        }
+
+    in_server(test, source="file:talk.wav", sink="udp:127.0.0.1:9")
+
+
 def test_devices_are_read_by_a_process_of_their_own() -> None:
     async def test(rig: Rig) -> None:
         values = json.loads((await rig.get("api/devices"))[1])

@@ -43,7 +43,7 @@ class Setup:
         precision, passes: for files, see `rtmtass.load`.
         controls: settings of the live stream before its first start.
         start: starts an engine; None under `live --web`.
-        has_inputs, has_outputs: whether there are devices to choose on either side.
+        source, sink: what takes the place of the devices, as named by the user, or nothing.
         input, output: the default devices as named by the user; None for the system's.
         max_upload_bytes: of a file to separate.
     """
@@ -54,8 +54,8 @@ class Setup:
     passes: int
     controls: ControlState
     start: Start | None
-    has_inputs: bool = True
-    has_outputs: bool = True
+    source: str = ""
+    sink: str = ""
     input: str | None = None
     output: str | None = None
     max_upload_bytes: int = files.MAX_UPLOAD_BYTES
@@ -127,18 +127,21 @@ class Server:
     async def _send_devices(self, _request: web.Request) -> web.StreamResponse:
         setup = self._setup
         lists: dict[str, list[dict[str, Any]]] = {"inputs": [], "outputs": []}
-        sides: list[tuple[str, Kind, bool, str | None]] = [
-            ("inputs", "input", setup.has_inputs, setup.input),
-            ("outputs", "output", setup.has_outputs, setup.output),
+        sides: list[tuple[str, Kind, str, str | None]] = [
+            ("inputs", "input", setup.source, setup.input),
+            ("outputs", "output", setup.sink, setup.output),
         ]
-        sides = [side for side in sides if side[2] and setup.start]
         problems: list[str] = []
         try:
+            needs_devices = setup.start and not (setup.source and setup.sink)
             async with self._devices_lock:
-                devices = await read_devices() if sides else []
-            for key, kind, _, chosen in sides:
-                lists[key], problem = describe(devices, kind, chosen)
-                problems.append(problem)
+                devices = await read_devices() if needs_devices else []
+            for key, kind, endpoint, chosen in sides if setup.start else []:
+                if endpoint:
+                    lists[key] = [{"id": "", "name": endpoint, "isDefault": True}]
+                else:
+                    lists[key], problem = describe(devices, kind, chosen)
+                    problems.append(problem)
         except RtmtassError as error:
             problems = [str(error)]
         # Without a sound system both sides lack the same.
