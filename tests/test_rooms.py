@@ -35,7 +35,13 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 """Rooms in one row that must not import each other."""
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
-    "soundfile": {"io/files", "io/libsndfile", "training/data/codecs", "examples/recording"},
+    "soundfile": {
+        "io/files",
+        "io/libsndfile",
+        "io/spans",
+        "training/data/codecs",
+        "examples/recording",
+    },
     "av": {"io/media/pyav"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},

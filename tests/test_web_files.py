@@ -6,14 +6,24 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import soundfile
 from browser import PageServer, chromium, open_page, playwright  # noqa: F401
-from web_rig import ENVIRONMENT, Command, children_of, wait_for, web
+from web_rig import (
+    ENVIRONMENT,
+    Command,
+    children_of,
+    is_running,
+    origin_of,
+    wait_for,
+    web,
+)
 
 from rtmtass.config import STEMS
 from rtmtass.live.mixer import MixSettings
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Download, Page
 
 ROOT = Path(__file__).parent.parent
-_SLOW_MS = 60_000  # of what waits for a separation
+_SLOW_MS = 180_000  # of what waits for a separation
 
 # The time at which a recording was written is in the mark of its stems: an upload has another.
 _TIME_IN_MARK = re.compile(rb"(\[\w{16}-\d+-)\d+(-\w{16}\])")
@@ -159,13 +169,27 @@ def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Pa
     wait_for(lambda: not _folders(folder))
 
 
-def test_the_end_of_the_server_removes_its_files(folder: Path) -> None:
+def test_the_end_of_the_server_removes_its_files(folder: Path, talk: Path) -> None:
     temporary = folder / "ended"
     temporary.mkdir()
+    runs = partial(temporary.glob, "rtmtass-web-*")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(temporary))
+        with web() as killed:
+            wait_for(lambda: [*runs()])
+            request = Request(
+                f"{killed.address}api/files?name=talk.flac",
+                data=talk.read_bytes(),
+                headers={"Origin": origin_of(killed.address)},
+            )
+            urlopen(request).close()
+            (process,) = wait_for(lambda: children_of(killed.process.pid))
+            killed.process.kill()
+        wait_for(lambda: not is_running(process))
+        assert len([*runs()]) == 1  # nobody has removed it
         with web() as command:
-            wait_for(lambda: list(temporary.glob("rtmtass-web-*")))
+            wait_for(lambda: [run for run in runs() if len([*run.iterdir()]) == 1])
+            assert len([*runs()]) == 1
             command.finish()
     assert list(temporary.iterdir()) == []
 
@@ -349,3 +373,115 @@ def test_samples_that_come_late_make_silence_without_a_click(modules: Page) -> N
     np.testing.assert_allclose(
         output[again + fade : again + 8000], tones(first, 8000).sum(axis=0)[fade:], atol=1e-6
     )
+
+
+# --- the view
+
+
+@pytest.fixture
+def view(chromium: Browser) -> Iterator[Page]:  # noqa: F811
+    """The File tab without a server; `finish()` in the page ends a separation."""
+    with (
+        PageServer("files_backend.js") as served,
+        open_page(chromium, viewport={"width": 1280, "height": 900}) as opened,
+    ):
+        opened.goto(served.url)
+        opened.click("#tab-file")
+        yield opened
+
+
+def choose(page: Page, name: str = "talk.wav", size: int = 100) -> None:
+    page.set_input_files(
+        ".drop-zone input", {"name": name, "mimeType": "", "buffer": b"x" * size}
+    )  # fmt: skip
+
+
+def opened(page: Page) -> Page:
+    choose(page)
+    page.locator(".opening").wait_for()
+    page.evaluate("finish()")
+    page.locator(".recording-panel").wait_for()
+    return page
+
+
+def position(page: Page) -> float:
+    return float(page.get_by_role("slider", name="Position").input_value())
+
+
+def test_progress_and_problems_are_words(view: Page) -> None:
+    choose(view, "a <b>bold</b> name.wav")
+    text = view.locator(".opening")
+    text.filter(has_text="a <b>bold</b> name.wav").wait_for()
+    assert "Separating" in text.inner_text()
+    assert "25 % · 1:15 left" in text.inner_text()
+    view.evaluate("fail('it holds no sound')")
+    view.locator(".file .notice", has_text="it holds no sound").wait_for()
+    choose(view, size=2000)
+    view.locator(".file .notice", has_text="the most that is taken is").wait_for()
+    choose(view)
+    view.get_by_role("button", name="Cancel").click()
+    view.locator(".drop-zone").wait_for()
+    assert not view.locator(".file .notice").is_visible()
+
+
+def test_the_keys_play_jump_and_compare(view: Page) -> None:
+    opened(view)
+    play = view.locator(".transport .primary")
+    view.keyboard.press("ArrowRight")
+    view.keyboard.press("ArrowRight")
+    wait_for(lambda: position(view) == 10)
+    view.keyboard.press("ArrowLeft")
+    wait_for(lambda: position(view) == 5)
+    view.keyboard.press(" ")
+    play.filter(has_text="Pause").wait_for()
+    wait_for(lambda: position(view) > 5)
+    view.keyboard.press(" ")
+    play.filter(has_text="Play").wait_for()
+    view.keyboard.press("b")
+    view.locator(".bypass[aria-pressed=true]", has_text="Original").wait_for()
+    view.keyboard.press("Home")
+    wait_for(lambda: position(view) == 0)
+    play.focus()
+    view.keyboard.press(" ")  # the button's own key, once
+    play.filter(has_text="Pause").wait_for()
+
+
+def test_a_click_in_a_track_moves_the_play_head_of_all(view: Page) -> None:
+    opened(view)
+    lane = view.locator(".lane").nth(2)
+    box = lane.bounding_box()
+    assert box
+    lane.click(position={"x": box["width"] / 2, "y": 10})
+    wait_for(lambda: abs(position(view) - 30) < 0.1)
+    shares = view.locator(".play-head").evaluate_all(
+        "(heads) => heads.map((head) => parseFloat(head.style.left))"
+    )
+    assert len(shares) == 4
+    assert max(abs(share - 50) for share in shares) < 0.2
+    view.get_by_role("button", name="Spectrogram").click()
+    view.locator(".tracks [aria-label='Spectrogram of music']").wait_for()
+
+
+def test_downloads_get_the_controls_and_say_what_was_clipped(view: Page) -> None:
+    opened(view)
+    view.locator(".tracks [aria-label='Solo speech']").click()
+    view.get_by_role("button", name="Mix as set").click()
+    view.locator(".download-status", has_text="1\u2009234 samples of the mix").wait_for()
+    view.get_by_label("Limit peaks of the mix").check()
+    view.get_by_role("button", name="Mix as set").click()
+    view.get_by_role("button", name="Download music").click()
+    calls = view.evaluate("backend.calls.filter(([name]) => name === 'download')")
+    assert [(what, limited) for _, what, _, limited in calls] == [
+        ("mix", False), ("mix", True), ("music", None),
+    ]  # fmt: skip
+    assert calls[0][2]["soloed"] == ["speech"]
+    view.locator(".recording-head").get_by_role("button", name="Close").click()
+    view.locator(".drop-zone").wait_for()
+    assert view.evaluate("backend.calls.at(-1)") == ["close"]
+
+
+@pytest.mark.parametrize("width", [320, 700, 1280])
+def test_nothing_is_cut_off_in_a_narrow_window(view: Page, width: int) -> None:
+    opened(view)
+    view.set_viewport_size({"width": width, "height": 700})
+    assert view.evaluate("document.documentElement.scrollWidth") <= width

@@ -331,6 +331,26 @@ def test_the_tracks_are_the_recording_and_its_stems(
     assert len((tmp_path / "out" / "peaks.bin").read_bytes()) == 4 * COLUMNS
 
 
+def test_a_video_has_tracks_and_flac_stems(tmp_path: Path, fake_load: list[dict[str, Any]]) -> None:
+    from media_clips import Track, write_clip
+
+    from rtmtass.io.media.source import MediaSource
+
+    path = write_clip(tmp_path / "input.mp4", [Track(noise(14, 44100, 2), 44100)])
+    made = separating._separate(path, tmp_path / "out", "rtmtass-small", "auto", 1)
+    recording = jobs.Recording("talk.mp4", tmp_path, path)
+    recording.update(made)
+    tracks = jobs.done(recording).tracks.read(0, 100_000)
+    assert {p.suffix for p in recording.stems.values()} == {".flac"}
+    expected = np.zeros((50_000, 2), np.float32)
+    source = MediaSource(path)
+    frames = source.read(expected)
+    source.close()
+    assert frames == recording.frames
+    np.testing.assert_allclose(tracks[0], expected[:frames], atol=2.0**-15)
+    np.testing.assert_allclose(tracks[1:].sum(axis=0), tracks[0], atol=2.0**-14)
+
+
 # --- requests
 
 

@@ -21,19 +21,7 @@ export class OutputPanel {
   constructor(settings) {
     this.#settings = settings;
     this.meter = new Meter("Output");
-    this.#strength = new Slider({
-      label: "Strength", spoken: "Strength: how far the other stems are turned down",
-      text: strengthText,
-      range: { min: 0, max: NO_LIMIT, step: 1, reset: NO_LIMIT },
-      actions: {
-        change: (db) => settings.setStrength(db > LARGEST_STRENGTH_DB ? null : db),
-        nudge: (direction, steps) =>
-          settings.setStrength(steppedStrength(settings.strength, direction, steps)),
-        reset: () => settings.setStrength(null),
-        hold: () => settings.hold("strength"),
-        release: () => settings.release(),
-      },
-    });
+    this.#strength = createStrength(settings);
     this.#bypass = make("button", { class: "toggle bypass", text: "Bypass",
       title: "the input, equally loud", on: {
         click: () => settings.setBypass(!settings.isBypassed) } });
@@ -51,7 +39,7 @@ export class OutputPanel {
   // Shows the settings.
   show() {
     const { strength, isBypassed, isRecording } = this.#settings;
-    this.#strength.show(strength, strength ?? NO_LIMIT);
+    showStrength(this.#strength, strength);
     setAttribute(this.#bypass, "aria-pressed", isBypassed);
     setAttribute(this.#record, "aria-pressed", isRecording);
   }
@@ -67,6 +55,27 @@ export class OutputPanel {
     const bypassText = this.#settings.isBypassed ? BYPASSED : "";
     setText(this.#note, recordingText(recording) || bypassText);
   }
+}
+
+// The slider of the strength; `showStrength` shows it.
+export function createStrength(settings) {
+  return new Slider({
+    label: "Strength", spoken: "Strength: how far the other stems are turned down",
+    text: strengthText,
+    range: { min: 0, max: NO_LIMIT, step: 1, reset: NO_LIMIT },
+    actions: {
+      change: (db) => settings.setStrength(db > LARGEST_STRENGTH_DB ? null : db),
+      nudge: (direction, steps) =>
+        settings.setStrength(steppedStrength(settings.strength, direction, steps)),
+      reset: () => settings.setStrength(null),
+      hold: () => settings.hold("strength"),
+      release: () => settings.release(),
+    },
+  });
+}
+
+export function showStrength(slider, strength) {
+  slider.show(strength, strength ?? NO_LIMIT);
 }
 
 // The mark of a signal that reached full scale in the last seconds.

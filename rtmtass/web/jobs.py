@@ -26,6 +26,7 @@ MOST_KEPT = 16
 ABANDONED_S = 900.0
 """Without a request for so long, a recording is removed: its page is gone."""
 _MODULE = "rtmtass.web.separating"  # not imported here: it needs numba
+_OPENING = "opening the model"
 _LONGEST_LINE = 1 << 20
 
 
@@ -226,7 +227,7 @@ class Jobs:
 
     async def _separate(self, recording: Recording) -> None:
         """Run the process of a recording to its end."""
-        recording.state, self._current = "separating", recording
+        recording.state, recording.note, self._current = "separating", _OPENING, recording
         words = _command(recording.path, recording.out, recording.label, *self._model)
         try:
             process = await self._start(words)

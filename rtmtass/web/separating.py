@@ -33,7 +33,6 @@ LOSSLESS = ("wav", "flac")
 _RUNTIME = "numba"
 _NICENESS = 10
 _EVERY_S = 0.1  # between two lines of progress
-_OPENING = "opening the model"
 _COMPILING = "compiling for this CPU, once (about 20 s)"
 
 
@@ -68,7 +67,6 @@ def _separate(path: Path, folder: Path, model: str, precision: str, passes: int)
     )
     (job,) = plan([path], options)
     tap = PageTap(folder, _to_copy(job))
-    _report(note=_OPENING)
 
     def load() -> StreamSeparator:
         return rtmtass.load(
