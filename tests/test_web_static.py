@@ -23,7 +23,7 @@ from native_builds import MODEL, Builds, needs
 from native_library import live, model_bytes, noise, snr_db
 
 from rtmtass import STEMS, load
-from rtmtass.live.mixer import Mixer
+from rtmtass.live.mixer import Mixer, MixSettings
 from rtmtass.types import Floats
 from rtmtass.web.bands import band_powers, picture_bytes
 
@@ -37,6 +37,7 @@ RATE = 44100
 """Of Chromium's fake microphone."""
 INT8_SNR_DB = 45.0
 """Least of wasm against Python in int8; see tests/test_native_wasm.py."""
+VIEWPORT: Any = {"width": 400, "height": 300}  # little to draw: headless, the processor does it
 RUNNING = ".devices .dot[data-tone=good]"
 Open = Callable[..., "Page"]
 
@@ -105,11 +106,12 @@ def open_site(talking: Browser, sites: dict[str, str]) -> Iterator[Open]:
     requests, pages = list[tuple[str, str]](), []
 
     def opened(name: str = "index.html", precision: str = "int8", script: str = "") -> Page:
-        context = open_page(talking)
+        context = open_page(talking, viewport=VIEWPORT)
         page = context.__enter__()
         pages.append(context)
         page.on("request", lambda request: requests.append((request.method, request.url)))
         page.add_init_script(script or " ")
+        page.set_default_timeout(60_000)  # a busy computer takes its time to start
         page.goto(sites[precision] + name)
         return page
 
@@ -206,3 +208,219 @@ def test_the_exported_model_in_int8_differs_by_its_roundings(open_site: Open) ->
     given, played = tapped(page)
     _, expected = mixed(given, played.shape[1], precision="int8")
     assert snr_db(expected, played[:, : expected.shape[1]]) > INT8_SNR_DB
+
+
+def test_the_microphone_comes_as_it_is(open_site: Open, sound: Path) -> None:
+    page = open_site("blank.html", script=TAP)
+    page.evaluate("""() => {
+        const { mediaDevices } = navigator, ask = mediaDevices.getUserMedia.bind(mediaDevices);
+        mediaDevices.getUserMedia = (wanted) => ask(window.wanted = wanted);
+    }""")
+    set_up(page)
+    assert page.evaluate("window.wanted ?? null") is None  # nothing is asked before the start
+    start(page)
+    wait_for_seconds(page, 2)
+    audio = page.evaluate("wanted.audio")
+    assert [audio[k] for k in ("echoCancellation", "noiseSuppression", "autoGainControl")] == [
+        False,
+        False,
+        False,
+    ]
+    file, _ = soundfile.read(sound, dtype="float32")
+    # In windows: where the computer is busy, the fake device leaves out samples.
+    windows = tapped(page)[0][0][-RATE:][: RATE // 2100 * 2100].reshape(-1, 2100)
+    ratios = [snr_db(part_like(window, file), window) for window in windows]
+    assert np.median(ratios) > 40
+
+
+def part_like(window: Floats, file: Floats) -> Floats:
+    """Return the part of a file, played over and over, that is most like a window."""
+    spectrum = np.conj(np.fft.rfft(window, len(file))) * np.fft.rfft(file)
+    at = int(np.argmax(np.fft.irfft(spectrum, len(file))))
+    return np.roll(file, -at)[: len(window)]
+
+
+def test_a_recording_is_the_input_its_stems_and_the_mix(open_site: Open, tmp_path: Path) -> None:
+    page = open_site("blank.html", script=TAP)
+    set_up(page, *SET_GAINS)
+    downloads = list["Download"]()
+    page.on("download", lambda download: downloads.append(download))
+    start(page)
+    page.evaluate("""backend.set({ do: "record", on: true })""")
+    page.wait_for_function("states.at(-1).stats?.recording.seconds > 1")
+    page.evaluate("""backend.set({ do: "record", on: false })""")
+    page.wait_for_function("states.at(-1).messages.some((line) => line.includes('recorded'))")
+    while len(downloads) < 5:
+        page.wait_for_event("download")
+    tracks = {}
+    for download in downloads:
+        path = tmp_path / download.suggested_filename
+        download.save_as(path)
+        samples, rate = soundfile.read(path, dtype="float32")
+        assert rate == RATE
+        tracks[path.suffixes[-2].strip(".")] = samples
+    assert {*tracks} == {"mixture", "mix", *STEMS}
+    assert len({len(track) for track in tracks.values()}) == 1
+    assert len(tracks["mix"]) > RATE
+    np.testing.assert_allclose(sum(tracks[s] for s in STEMS), tracks["mixture"], rtol=0, atol=1e-5)
+    factors = MixSettings(GAINS).factors()
+    mix = sum(factors[stem] * tracks[stem] for stem in STEMS)
+    np.testing.assert_allclose(tracks["mix"], mix, rtol=0, atol=1e-5)
+    given, played = (x[0] for x in tapped(page))
+    at = next(
+        i for i in range(len(played)) if np.array_equal(played[i : i + 64], tracks["mix"][:64])
+    )
+    n = min(len(tracks["mix"]), len(played) - at)
+    np.testing.assert_array_equal(played[at : at + n], tracks["mix"][:n])
+    late = np.pad(given, (1539, 0))
+    np.testing.assert_allclose(late[at : at + n], tracks["mixture"][:n], rtol=0, atol=1e-5)
+
+
+def test_pictures_have_a_column_for_every_hop_and_levels_fit_the_gains(open_site: Open) -> None:
+    page = open_site("blank.html")
+    set_up(page, {"do": "gain", "stem": "noise", "db": -6})
+    start(page)
+    page.wait_for_function("(states.at(-1).stats?.hops ?? 0) > 150")
+    page.evaluate("backend.stop()")
+    seen = page.evaluate("""() => {
+        const last = states.findLast((state) => state.stats).stats;
+        return {
+            hops: last.hops, levels: last.levels, columns: pictures.reduce(
+                (n, picture) => n + picture.columns, 0),
+            shapes: pictures.map(({ rows, bands, columns, data }) =>
+                [rows, bands, data.length - rows * bands * columns]),
+            rates: states.length / last.seconds,
+        };
+    }""")
+    assert {tuple(shape) for shape in seen["shapes"]} == {(4, 64, 0)}
+    # Hops before the reports began, and during a report that never left, have no column.
+    assert 0.9 * seen["hops"] - 100 < seen["columns"] <= seen["hops"]
+    assert seen["rates"] < 25
+    levels = seen["levels"]
+    assert {*levels["stems"]} == {*levels["separated"]} == {*STEMS}
+    assert -60 < levels["mixture"][0] <= levels["mixture"][1] < 3
+    after, before = levels["stems"]["noise"][0], levels["separated"]["noise"][0]
+    assert after == pytest.approx(before - 6, abs=1)  # meters by hop and by quantum
+
+
+def test_bands_are_those_of_the_server(open_site: Open) -> None:
+    page = open_site("blank.html")
+    hops = np.random.default_rng(1).standard_normal((20, 3, 256)).astype(np.float32)
+    hops *= 10 ** np.linspace(-4, 0, 20, dtype=np.float32)[:, None, None]
+    found = page.evaluate(
+        """async (samples) => {
+        const { Columns, pictureOf } = await import("./bands.js");
+        const columns = new Columns(3, 256, 16000), hops = Float32Array.from(samples);
+        const powers = [];
+        for (let hop = 0; hop < 20; hop++) {
+            powers.push(columns.add(hops, hop * 768).map((row) => row.slice()));
+        }
+        return [...pictureOf(powers, 4).data];
+    }""",
+        hops.ravel().tolist(),
+    )
+    tracks = np.concatenate([hops.sum(axis=1, keepdims=True), hops], axis=1)
+    padded = np.concatenate([np.zeros((1, 4, 256), np.float32), tracks])
+    frames = np.concatenate([padded[:-1], padded[1:]], axis=2)
+    expected = picture_bytes(band_powers(frames, 16000))
+    np.testing.assert_allclose(np.reshape(found, expected.shape), expected, rtol=0, atol=1)
+
+
+def test_settings_and_devices_come_back_with_the_next_visit(open_site: Open) -> None:
+    page = open_site("blank.html")
+    set_up(page, *SET_GAINS, {"do": "solo", "stem": "speech", "on": True})
+    page.reload()
+    set_up(page)
+    controls = page.evaluate("states.at(-1).controls")
+    assert controls["gains_db"] == GAINS
+    assert controls["soloed"] == ["speech"]
+    page.evaluate("""backend.set({ do: "reset" })""")
+    assert page.evaluate("states.at(-1).controls.gains_db.music") == 0
+
+
+BAD_MESSAGES: list[object] = [
+    None, "gain", 5, [], {}, {"do": "gone"}, {"do": "gain", "stem": "drums", "db": 0},
+    {"do": "gain", "stem": "music", "db": "0"}, {"do": "gain", "stem": "music", "db": 21},
+    {"do": "gain", "stem": "music", "db": -61}, {"do": "gain", "stem": "music"},
+    {"do": "gain", "stem": "music", "db": 0, "more": 1}, {"do": "mute", "stem": "music", "on": 1},
+    {"do": "solo", "stem": ["music"], "on": True}, {"do": "strength", "db": -1},
+    {"do": "strength", "db": 61}, {"do": "bypass"}, {"do": "bypass", "on": "yes"},
+    {"do": "reset", "on": True}, {"do": "constructor"}, {"do": "record", "on": None},
+]  # fmt: skip
+
+
+def test_messages_that_are_none_change_nothing(open_site: Open) -> None:
+    page = open_site("blank.html")
+    set_up(page, *SET_GAINS)
+    before = page.evaluate("states.at(-1).controls")
+    for message in BAD_MESSAGES:
+        n = page.evaluate("states.at(-1).messages.length")
+        page.evaluate("(message) => backend.set(message)", message)
+        assert page.evaluate("states.at(-1).controls") == before
+        assert page.evaluate("states.at(-1).messages.length") == min(n + 1, 20)
+
+
+LACKS = {
+    "SIMD": ("WebAssembly.validate = () => false", "SIMD"),
+    "WebAssembly": ("delete globalThis.WebAssembly", "no WebAssembly"),
+    "AudioWorklet": ("delete globalThis.AudioWorkletNode", "AudioWorklet"),
+    "insecure": (
+        'Object.defineProperty(globalThis, "isSecureContext", { value: false })',
+        "https",
+    ),
+    "microphone": (
+        'Object.defineProperty(navigator, "mediaDevices", { value: undefined })',
+        "no microphone",
+    ),
+    "workers": ("delete globalThis.Worker", "workers"),
+}
+"""What a browser may lack: a script that takes it away, and what the line about it says."""
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_the_browser_lacks_is_named_with_what_to_do(lack: str, open_site: Open) -> None:
+    script, words = LACKS[lack]
+    page = open_site(script=script)
+    page.wait_for_selector("#notices .notice")
+    notice = page.inner_text("#notices .notice")
+    assert words in notice
+    assert "update" in notice or "https" in notice
+    assert page.get_by_role("button", name="Start").is_disabled()
+
+
+REFUSALS = {
+    "NotAllowedError": "isn't allowed: allow it",
+    "NotFoundError": "isn't there: plug it in",
+    "NotReadableError": "another program",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_microphone_that_is_refused_is_explained(name: str, open_site: Open) -> None:
+    page = open_site("blank.html")
+    set_up(page)
+    message = page.evaluate(
+        """(name) => {
+        navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", name));
+        return backend.start({ input: null, output: null }).catch((error) => error.message);
+    }""",
+        name,
+    )
+    assert REFUSALS[name] in message
+    assert page.evaluate("states.at(-1).problem") == message
+    assert page.evaluate("states.at(-1).running") is False
+
+
+def test_the_page_separates_a_microphone_by_its_buttons(open_site: Open) -> None:
+    page = open_site(script=TAP)
+    page.get_by_role("button", name="Start").click()
+    page.wait_for_function(f"document.querySelector('{RUNNING}')", polling=100)
+    for stem in STEMS:
+        page.get_by_role("button", name=f"Mute {stem}").click()
+    wait_for_seconds(page, 1)
+    played = tapped(page)[1][0]
+    assert np.abs(played).max() > 0.01
+    assert not played[-RATE // 8 :].any()
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_function("document.querySelector('.devices .dot[data-tone=idle]')", polling=100)
+    assert page.evaluate("tap.context.state") == "closed"

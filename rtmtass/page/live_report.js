@@ -8,4 +8,5 @@ export const LATE_HOPS = 4; // that took longer than they last
 export const MIXTURE_CLIPPED = 5; // 1 if it reached full scale in the last seconds
 export const OUTPUT_CLIPPED = 6;
 export const NEW_HOPS = 7; // hops of stems that came with the report
-export const LEVELS = 8; // from here on Stream.levels()
+export const LEVELS = 8; // from here on Stream.levels(), then power and peak of each stem before
+// its gain

@@ -50,6 +50,7 @@ export class LiveSession {
     const { context } = this;
     context.suspend(); // until the engine is there: making it takes the audio thread a while
     const modules = context.audioWorklet.addModule(new URL("live_worklet.js", import.meta.url));
+    modules.catch(() => {}); // it also fails if the context is closed before, which isn't news
     this.#microphone = await openMicrophone(input);
     if (output && context.setSinkId) await context.setSinkId(output);
     await modules;

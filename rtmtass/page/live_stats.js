@@ -2,11 +2,10 @@
 // and from the clocks of the page.
 
 import {
-  BUSY_MS, FRAME, HOPS, LATE_HOPS, LEVELS, LONGEST_MS, MIXTURE_CLIPPED, NEW_HOPS, OUTPUT_CLIPPED,
+  BUSY_MS, FRAME, HOPS, LATE_HOPS, LEVELS, LONGEST_MS, MIXTURE_CLIPPED, OUTPUT_CLIPPED,
 } from "./live_report.js";
 
 const FLOOR_DB = -120; // below it a level counts as silence
-const METER_MS = 60;
 const RECENT_S = 1, LONG_S = 60;
 const LOSS_MS = 2; // by which the sound falls behind the clock when a buffer was missed
 const LOSS_READINGS = 8; // over which the smallest lag counts: readings jitter
@@ -74,39 +73,11 @@ class MeanStep {
   }
 }
 
-// RMS and peak of the stems before their gains, with the time constant of the mixer's meters.
-class StemMeters {
-  constructor(stems, hop, modelRate) {
-    Object.assign(this, { stems, hop });
-    this.hold = Math.exp((-1000 * hop) / modelRate / METER_MS);
-    this.powers = new Float64Array(stems.length);
-    this.peaks = new Float64Array(stems.length);
-  }
-
-  add(samples, first) {
-    for (let stem = 0; stem < this.stems.length; stem++) {
-      let power = 0, peak = this.hold * this.peaks[stem];
-      for (let i = 0, at = first + stem * this.hop; i < this.hop; i++, at++) {
-        power += samples[at] * samples[at];
-        peak = Math.max(peak, Math.abs(samples[at]));
-      }
-      this.powers[stem] += (1 - this.hold) * (power / this.hop - this.powers[stem]);
-      this.peaks[stem] = peak;
-    }
-  }
-
-  levels() {
-    return Object.fromEntries(this.stems.map((stem, k) =>
-      [stem, [levelDb(Math.sqrt(this.powers[k])), levelDb(this.peaks[k])]]));
-  }
-}
-
 export class LiveStats {
   // Args: {stems, hop, sampleRate} of the model, the context's rate, the engine's latency in
   // samples of it, the input's latency in seconds.
   constructor(model, sampleRate, latency, inputLatencyS) {
     Object.assign(this, { model, sampleRate, latency, inputLatencyS });
-    this.meters = new StemMeters(model.stems, model.hop, model.sampleRate);
     this.recent = new MeanStep(RECENT_S);
     this.long = new MeanStep(LONG_S);
     this.losses = new LossCounter();
@@ -114,10 +85,7 @@ export class LiveStats {
   }
 
   // Return the stats of a report; `context` is the AudioContext, `recording` its RecordingStats.
-  update({ figures, stems }, context, recording) {
-    for (let hop = 0; hop < figures[NEW_HOPS]; hop++) {
-      this.meters.add(stems, hop * this.model.stems.length * this.model.hop);
-    }
+  update({ figures }, context, recording) {
     this.firstFrame ??= figures[FRAME];
     const seconds = (figures[FRAME] - this.firstFrame) / this.sampleRate;
     this.losses.update(context.getOutputTimestamp(), context.playbackStats);
@@ -140,13 +108,15 @@ export class LiveStats {
   levels(figures) {
     const pair = (k) =>
       [levelDb(figures[LEVELS + 2 * k]), levelDb(figures[LEVELS + 2 * k + 1])];
-    const { stems } = this.model, clipped = [];
+    const { stems } = this.model, separatedAt = LEVELS + 2 * (stems.length + 2), clipped = [];
+    const separated = (k) => [levelDb(Math.sqrt(figures[separatedAt + 2 * k])),
+      levelDb(figures[separatedAt + 2 * k + 1])];
     if (figures[MIXTURE_CLIPPED]) clipped.push("mixture");
     if (figures[OUTPUT_CLIPPED]) clipped.push("output");
     return {
       stems: Object.fromEntries(stems.map((stem, k) => [stem, pair(k)])),
       mixture: pair(stems.length), output: pair(stems.length + 1),
-      separated: this.meters.levels(), clipped,
+      separated: Object.fromEntries(stems.map((stem, k) => [stem, separated(k)])), clipped,
     };
   }
 

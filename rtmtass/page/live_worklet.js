@@ -13,6 +13,7 @@ const TAKE_FRAMES = 4096; // of a piece of a recording
 const WARM_UP_HOPS = 4; // a first call is slow
 const CLIPPED = 32767 / 32768; // as rtmtass/live/meters.py
 const CLIP_HOLD_S = 3;
+const METER_S = 0.06;
 
 class LiveProcessor extends AudioWorkletProcessor {
   constructor({ processorOptions: { module, model, messages } }) {
@@ -44,10 +45,12 @@ class LiveProcessor extends AudioWorkletProcessor {
     this.hopSize = hop * stems.length;
     this.mostHops = Math.ceil((LONGEST_REPORT_S * modelRate) / hop);
     this.report = {
-      figures: new Float64Array(LEVELS + 2 * (stems.length + 2)),
+      figures: new Float64Array(LEVELS + 2 * (stems.length + 2) + 2 * stems.length),
       stems: new Float32Array(this.mostHops * this.hopSize), // hop after hop, stem after stem
     };
     this.figures = this.report.figures;
+    this.separatedAt = LEVELS + 2 * (stems.length + 2);
+    this.hold = Math.exp(-128 / (METER_S * sampleRate));
     this.seen = 0;
     this.nextReport = 0;
     this.mixtureClipped = this.outputClipped = -Infinity; // frames
@@ -79,10 +82,27 @@ class LiveProcessor extends AudioWorkletProcessor {
     this.stream.process(this.inputs, this.rows);
     const tookMs = Date.now() - began;
     this.figures[BUSY_MS] += tookMs;
+    this.meterStems();
     if (this.stream.hops() !== this.seen) this.noteHop(tookMs);
     if (this.take) this.record(output[0].length);
     if (currentFrame >= this.nextReport) this.send();
     return this.isRunning;
+  }
+
+  // Update power and peak of every stem before its gain, with the time constant of the mixer's.
+  meterStems() {
+    const { figures, rows, hold } = this;
+    for (let row = 1, at = this.separatedAt; row < rows.length; row++, at += 2) {
+      const samples = rows[row];
+      let power = 0, peak = hold * figures[at + 1];
+      for (let i = 0; i < samples.length; i++) {
+        const x = samples[i];
+        power += x * x;
+        peak = Math.max(peak, Math.abs(x));
+      }
+      figures[at] += (1 - hold) * (power / samples.length - figures[at]);
+      figures[at + 1] = peak;
+    }
   }
 
   noteHop(tookMs) {
