@@ -6,6 +6,7 @@ import { Meter } from "./meter.js";
 import { LARGEST_STRENGTH_DB, steppedStrength } from "./settings.js";
 import { Slider } from "./slider.js";
 
+const BYPASSED = "The output is the input, as loud as the mix.";
 const NO_LIMIT = LARGEST_STRENGTH_DB + 1; // the slider's upper end
 
 export class OutputPanel {
@@ -15,7 +16,7 @@ export class OutputPanel {
   #record;
   #time = make("span", { class: "time", "aria-hidden": "true" });
   #clip = clipBadge();
-  #recording = make("p", { class: "recording", role: "status" });
+  #note = make("p", { class: "note", role: "status" });
 
   constructor(settings) {
     this.#settings = settings;
@@ -31,7 +32,7 @@ export class OutputPanel {
       title: "all gains to 0 dB, nothing muted or soloed", on: { click: () => settings.reset() } });
     this.element = make("section", { class: "card output", "aria-label": "Output" },
       make("div", { class: "head" }, make("h2", { text: "Output" }), this.#clip, reset),
-      make("div", { class: "actions" }, this.#bypass, this.#record, this.#recording),
+      make("div", { class: "actions" }, this.#bypass, this.#record, this.#note),
       this.meter.element, this.#strength.element);
   }
 
@@ -51,7 +52,8 @@ export class OutputPanel {
     const canRecord = state.running && state.controls.can_record;
     setProperty(this.#record, "disabled", !canRecord && !this.#settings.isRecording);
     setText(this.#time, recording?.is_running ? clock(recording.seconds) : "");
-    setText(this.#recording, recordingText(recording));
+    const bypassText = this.#settings.isBypassed ? BYPASSED : "";
+    setText(this.#note, recordingText(recording) || bypassText);
   }
 }
 
