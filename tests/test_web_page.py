@@ -287,6 +287,7 @@ def test_a_terminals_stream_is_shown_without_device_controls(
 def test_figures_and_marks_follow_the_stream(live: LivePage) -> None:
     live.run(state="reconnecting")
     live.page.get_by_text("Reconnecting the device").wait_for()
+    live.page.locator("[data-name=late]").filter(has_text="of 47").wait_for()
     live.run(
         deadline_misses=3, skipped=1, advice="use a smaller model",
         levels={"stems": {}, "separated": {}, "mixture": [-9, 0], "output": [None, None],

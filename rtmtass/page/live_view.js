@@ -182,7 +182,8 @@ export class LiveView {
     const isShown = this.element.offsetParent !== null;
     this.#frame = isShown && performance.now() < this.#drawUntil
       ? requestAnimationFrame((next) => this.#draw(next)) : 0;
-    if (this.#isNew) this.#measure(now);
+    if (this.#isNew) this.#measure();
+    this.#figures.update(this.#state?.stats, now);
     const position = this.#scroll.advance(now, this.#columns.count);
     for (const picture of this.#pictures()) {
       picture.draw(this.#columns, position, this.#stillness.matches);
@@ -192,7 +193,7 @@ export class LiveView {
   }
 
   // Shows what the newest state measures.
-  #measure(now) {
+  #measure() {
     this.#isNew = false;
     const state = this.#state;
     if (!state) return;
@@ -201,7 +202,6 @@ export class LiveView {
     this.#output.measure(state);
     this.#input.update(...(levels?.mixture ?? []));
     setAttribute(this.#clip, "data-on", Boolean(levels?.clipped.includes("mixture")));
-    this.#figures.update(state.stats, now);
     this.#messages.update(state.messages);
     setAttribute(this.element, "data-running", state.running);
     setText(this.#hint, this.#idleText());
