@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,11 @@ def snapshot(rig: Rig, **changes: Any) -> None:
     """Let the newest engine report."""
     controls = rig.server.stream.state()["controls"]
     rig.engines[-1].listener.snapshot({**SNAPSHOT, "controls": controls, **changes})
+
+
+def has_hops(n: int) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a frame is the state after so many hops."""
+    return lambda frame: (frame.get("stats") or {}).get("hops") == n
 
 
 # --- who gets in
@@ -433,9 +439,7 @@ def test_a_page_that_does_not_read_delays_nobody_and_takes_no_memory() -> None:
             for number in range(n_rounds):  # 2.5 MB of pictures, 4 MB of states
                 rig.engines[-1].listener.columns(columns)
                 snapshot(rig, stats={"hops": number, "more": 1000 * "x"})
-                await page.until(
-                    lambda frame, n=number: (frame.get("stats") or {}).get("hops") == n
-                )
+                await page.until(has_hops(number))
             assert page.columns >= 3 * (n_rounds - 1)  # a state goes before its pictures
             stalled = [viewer for viewer in viewers if viewer._columns]
             assert len(stalled) == 1
@@ -479,7 +483,7 @@ def test_memory_stays_flat() -> None:
             for number in range(2000):
                 rig.engines[-1].listener.columns(columns)
                 snapshot(rig, stats={"hops": number})
-                await page.until(lambda f, n=number: (f.get("stats") or {}).get("hops") == n)
+                await page.until(has_hops(number))
                 if number % 100 == 0:
                     async with rig.page() as other:
                         await other.receive()

@@ -126,7 +126,7 @@ class PageSocket:
             self.newest = values
         return values
 
-    async def until(self, is_met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(self, is_met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Return the first state, or problem, that fits."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
