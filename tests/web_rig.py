@@ -142,10 +142,9 @@ class PageSocket:
     async def start(self) -> dict[str, Any]:
         """Start the engine and return its first state with figures."""
         await self.send("start", input=None, output=None)
-        state = await self.until(
-            lambda frame: frame.get("problem", "") != "" or bool(frame.get("stats"))
-        )
-        assert not state["problem"], state
+        await self.until(lambda frame: frame.get("running"))
+        state = await self.until(lambda f: f.get("stats") or f.get("running") is False)
+        assert state["running"], state
         return state
 
 
