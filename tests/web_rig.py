@@ -126,7 +126,7 @@ class PageSocket:
             self.newest = values
         return values
 
-    async def until(self, is_met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(self, is_met: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Return the first state, or problem, that fits."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
@@ -142,10 +142,9 @@ class PageSocket:
     async def start(self) -> dict[str, Any]:
         """Start the engine and return its first state with figures."""
         await self.send("start", input=None, output=None)
-        state = await self.until(
-            lambda frame: frame.get("problem", "") != "" or bool(frame.get("stats"))
-        )
-        assert not state["problem"], state
+        await self.until(lambda frame: frame.get("running"))
+        state = await self.until(lambda f: f.get("stats") or f.get("running") is False)
+        assert state["running"], state
         return state
 
 
