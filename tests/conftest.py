@@ -35,6 +35,8 @@ _LONG = (
     "test_native_real_plugins.py",
     "test_native_targets.py",
     "test_native_wasm.py",
+    "test_web_static.py",
+    "test_web_static_files.py",
 )
 """Files that install, compile or run all commands of the README; left out by --quick."""
 _SLOWEST = (

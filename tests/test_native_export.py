@@ -242,8 +242,8 @@ USAGE = {
     " linux-x86_64, linux-aarch64, windows-x86_64, macos-arm64, wasm32",
     "--native a --wasm b": "argument --wasm: not allowed with argument --native; see rtmtass export"
     " --help",
-    "": "one of the arguments --native --plugin --wasm --page --rtm --onnx is required; see rtmtass export"
-    " --help",
+    "": "one of the arguments --native --plugin --wasm --page --rtm --onnx is required; see rtmtass"
+    " export --help",
     "--plugin clap": "--plugin clap needs a folder; give one that hosts search, such as -o ~/.clap",
     "--plugin vst3 -o a": "unknown plugin format 'vst3'; --plugin takes clap, lv2, ladspa",
     "--plugin '' -o a": "unknown plugin format ''; --plugin takes clap, lv2, ladspa",

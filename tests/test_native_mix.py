@@ -207,13 +207,14 @@ def test_mute_solo_and_meters_are_the_live_mixers_to_the_bit(
     mixed = np.zeros((1, hop, 2), np.float32)
     for number in range(n_hops):
         span = slice(hop - 1 + number * hop, hop - 1 + (number + 1) * hop)
-        mixer.process(*(np.ascontiguousarray(y) for y in (stems[:, span], dry[span])), mixed)
+        block, mixture = np.ascontiguousarray(stems[:, span]), np.ascontiguousarray(dry[span])
+        mixer.process(block, mixture, mixed)
         np.testing.assert_array_equal(found[:2, span], mixed[0].T)
     assert late == hop - 1
     factors = MixSettings(
         gains, frozenset(names[s] for s in muted), frozenset(names[s] for s in soloed), 10.0
     ).factors()
-    np.testing.assert_array_equal(stream.factors(), np.float32([*factors.values()]))
+    np.testing.assert_array_equal(stream.factors(), np.array([*factors.values()], np.float32))
 
 
 def test_meters_are_the_live_mixers(library: Library) -> None:

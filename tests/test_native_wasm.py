@@ -104,6 +104,30 @@ def test_a_gain_a_strength_and_a_bypass_change_the_mix(node: Script, folder: Pat
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+def test_mix_and_stems_come_from_one_stream_with_figures(node: Script, folder: Path) -> None:
+    x = noise(2, 8000)
+    begin = """const stream = model.stream({channels: 2, output: "both"});
+        stream.setGain("music", -6); stream.setMute("noise", true); stream.reset();"""
+    found = processed(node, folder, x, begin).reshape(4, 2, -1)
+    stems = processed(node, folder, x, "const stream = model.stream({channels: 2});")
+    np.testing.assert_array_equal(found[1:], stems.reshape(3, 2, -1))
+    mix = found[1] + 10 ** (-6 / 20) * found[2]
+    np.testing.assert_allclose(found[0], mix, rtol=0, atol=1e-6)
+    hops, factors, levels, hop = node(f"""{begin}
+        stream.setSolo("speech", true);
+        process(stream, readSamples("in.f32", 2), {BLOCKS});
+        tell([stream.hops(), [...stream.factors()], [...stream.levels()],
+            [...stream.hopStems()]]);""")
+    assert hops == 8000 // 256
+    assert factors == [1, 0, 0]
+    assert len(levels) == 10
+    assert levels[0] > 0
+    assert levels[8:] == pytest.approx(levels[:2], rel=0.01)  # what is output is the speech
+    last = np.float32(hop).reshape(3, 256, 2).transpose(0, 2, 1)
+    n = 8000 - 8000 // 256 * 256  # samples after the last hop; its first one is heard n later
+    np.testing.assert_array_equal(last[:, :, : n + 1], stems.reshape(3, 2, -1)[:, :, -n - 1 :])
+
+
 def test_a_reset_stream_is_a_new_stream(node: Script) -> None:
     assert node(f"""
         const stream = model.stream({{sampleRate: 48000}});

@@ -22,7 +22,7 @@ from browser import WEB, chromium, launch, open_page, playwright
 from native_builds import MODEL, Builds, needs
 from native_library import live, model_bytes, noise, snr_db
 
-from rtmtass import STEMS, load
+from rtmtass import STEMS
 from rtmtass.live.mixer import Mixer, MixSettings
 from rtmtass.types import Floats
 from rtmtass.web.bands import band_powers, picture_bytes

@@ -115,7 +115,8 @@ def test_overview_and_picture_are_those_of_the_server(open_site: Open) -> None:
     overview = page.evaluate("recording.overview().then(({ peaks }) => [...peaks])")
     np.testing.assert_allclose(overview, np.frombuffer(expected.peaks(), np.int8), rtol=0, atol=1)
     picture = page.evaluate(
-        "recording.picture().then(({ columns, rows, bands, data }) => [columns, rows, bands, ...data])"
+        """recording.picture().then(({ columns, rows, bands, data }) =>
+            [columns, rows, bands, ...data])"""
     )
     wanted = expected.picture()
     columns, rows, bands = struct.unpack("<HBB", wanted[:4])

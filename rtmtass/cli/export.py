@@ -1,4 +1,4 @@
-"""`rtmtass export`: write a model for other programs: ONNX, C library, plugins, WebAssembly, page."""
+"""`rtmtass export`: write a model for other programs: ONNX, C library, plugins, a web page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def register(commands: Commands) -> None:
         "export",
         help="write a model for other programs: ONNX, C library, plugin, WebAssembly, web page",
         description="Writes a model for programs without Python. The C library, the plugins and"
-        " the WebAssembly module (alone, or in a web page) contain the kernels that rtmtass itself runs, compiled for any"
-        " of five systems from here; building them takes a minute, and the compiler package:"
+        " the WebAssembly module (alone, or in a web page) contain the kernels that rtmtass"
+        " itself runs, compiled for any of five systems from here; building them takes a minute,"
+        " and the compiler package:"
         ' pip install "rtmtass[native]". ONNX contains the network alone: the mixture\'s spectrum'
         " in, the stems' out, each state tensor as an input and an output; the file is kept only"
         " if its output with onnxruntime matches that of rtmtass.",

@@ -201,7 +201,8 @@ def _upsample(
 def _close_up(words: Longs) -> int:
     """Move the samples that wait in the queue to its start; return how many they are."""
     queue = floats2(words[STREAM.queue], words[STREAM.outputs], words[STREAM.queue_size])
-    read, waiting = words[STREAM.read], words[STREAM.queued] - words[STREAM.read]
+    read = words[STREAM.read]
+    waiting: int = words[STREAM.queued] - read
     for k in range(words[STREAM.outputs]):
         for i in range(waiting):
             queue[k, i] = queue[k, read + i]

@@ -21,9 +21,9 @@ export async function warmUp(model) {
 }
 
 export class LiveSession {
-  // Open everything and start. Args: ids of devices or null, a promise of the engine {module,
-  // wasm, model}, the messages that set the mix, and {report(report), ended(problem)}. Rejects with the line
-  // to show.
+  // Open everything and start. Rejects with the line to show. Args: ids of devices or null, a
+  // promise of the engine {module, wasm, model}, the messages that set the mix, and
+  // {report(report), ended(problem)}.
   static async open(input, output, engine, messages, listener) {
     const session = new LiveSession(listener);
     try {

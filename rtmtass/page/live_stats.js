@@ -99,7 +99,8 @@ export class LiveStats {
     };
     return {
       state: "running", seconds, hops: figures[HOPS], deadline_misses: figures[LATE_HOPS],
-      skipped: 0, damaged: 0, steps, cpu_share: steps.recent_ms / deadline, levels: this.levels(figures),
+      skipped: 0, damaged: 0, steps, cpu_share: steps.recent_ms / deadline,
+      levels: this.levels(figures),
       run_levels: { levels: {}, clipped: {} }, device: this.device(context),
       recording, advice: this.advice(steps), start_up_s: null,
     };

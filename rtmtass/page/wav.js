@@ -39,8 +39,9 @@ async function findChunks(file) {
     const name = wordAt(header, 0), size = header.getUint32(4, true);
     at += 8;
     if (name === "ds64") longBytes = longAt(await bytesOf(file, at, 16), 8);
-    else if (name === "fmt ") format = readFormat(await bytesOf(file, at, Math.min(size, 40)), file);
-    else if (name === "data") {
+    else if (name === "fmt ") {
+      format = readFormat(await bytesOf(file, at, Math.min(size, 40)), file);
+    } else if (name === "data") {
       if (!format) break;
       const claimed = size === UNKNOWN ? longBytes || Infinity : size;
       return { format, dataAt: at, dataBytes: Math.min(claimed, file.size - at) };
