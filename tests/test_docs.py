@@ -17,6 +17,7 @@ import jack_rig
 import numpy as np
 import pytest
 import soundfile
+from media_clips import Track, noise, write_clip
 from native_builds import Builds
 
 import rtmtass
@@ -31,6 +32,7 @@ PAGES = {
     for name in (
         "README.md", "CONTRIBUTING.md", "DECISIONS.md", "EXPERIMENTS.md", "CHANGELOG.md",
         "rtmtass/training/GUIDE.md", "rtmtass/native/README.md", "rtmtass/native/PLUGINS.md",
+        "rtmtass/web/README.md",
     )
 }  # fmt: skip
 README = PAGES["README.md"]
