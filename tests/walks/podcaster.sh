@@ -29,6 +29,14 @@ say 'Quieter music, no noise.'
 run 'rtmtass separate talk.flac --gain speech=0,music=-12,noise=-inf --mix remix.wav'
 run 'check same-length talk.flac remix.wav'
 
+if command -v ffmpeg > /dev/null; then
+  say 'A video: its sound remixed, its pictures as they were.'
+  run 'ffmpeg -v error -f lavfi -i testsrc=size=160x120:rate=10 -i talk.flac -c:v mpeg4 -shortest talk.mp4'
+  run 'rtmtass separate talk.mp4 --stems none --gain music=-12 --mix quiet.mp4'
+  pictures='ffmpeg -v error -i FILE -map 0:v -c copy -f md5 -'
+  holds "[ \"\$(${pictures/FILE/talk.mp4})\" = \"\$(${pictures/FILE/quiet.mp4})\" ]"
+fi
+
 say 'An MP3, with a page to see and hear what happened.'
 run 'rtmtass separate talk.mp3 -o out --report page.html'
 run 'check same-length out/talk.speech.mp3 out/talk.music.mp3 out/talk.noise.mp3'

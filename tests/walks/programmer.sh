@@ -51,6 +51,8 @@ END
   run 'node site/try.mjs'
   prints 'speech,music,noise 1674'
 fi
+run 'rtmtass export rtmtass-small --page page'
+holds '[ -e page/index.html ] && [ -e page/rtmtass.wasm ] && [ -e page/rtmtass-small.rtm ]'
 run 'rtmtass export rtmtass-small --onnx small.onnx'
 
 reached_the_end

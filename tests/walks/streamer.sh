@@ -70,6 +70,40 @@ wait "${STARTED[1]}" || true
 holds '! grep -q "^Traceback" ../live'
 run 'check same-length stopped/*/mixture.wav stopped/*/speech.wav stopped/*/music.wav stopped/*/noise.wav'
 
+say 'In the browser: a page for me alone, and none without its token.'
+cat > visit.py <<'END'
+"""Fetches the page that a line of JSON or of text names, and once without the token."""
+import re
+import sys
+import urllib.error
+import urllib.request
+
+address = re.search(r"http://127\.0\.0\.1:\d+/[\w-]+/", open(sys.argv[1]).read())[0]
+page = urllib.request.urlopen(address).read().decode()
+assert "main.js" in page, page
+try:
+    urllib.request.urlopen(address.rsplit("/", 2)[0] + "/")
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+END
+rtmtass web --no-browser --json --source file:talk.flac --sink udp:127.0.0.1:19005 > ../web 2>&1 &
+STARTED+=($!)
+for _ in $(seq 300); do grep -q http ../web && break; sleep 0.1; done
+run 'python visit.py ../web'
+prints '403'
+kill -TERM "${STARTED[2]}"
+wait "${STARTED[2]}" || true
+holds '! grep -q "^Traceback" ../web'
+
+say 'The same beside a mixer in the terminal.'
+rtmtass live --web --no-browser --source udp:19007 --sink udp:127.0.0.1:19006 --plain > ../live 2>&1 &
+STARTED+=($!)
+for _ in $(seq 300); do grep -q http ../live && break; sleep 0.1; done
+run 'python visit.py ../live'
+kill -TERM "${STARTED[3]}"
+wait "${STARTED[3]}" || true
+holds 'grep -q "^ended after" ../live'
+
 say 'How fast is this computer?'
 run 'rtmtass bench --seconds 3'
 
