@@ -195,7 +195,7 @@ def test_input_errors_are_one_line_and_exit_1(talk, refused, words, line):
     (["separate", "talk.flac", "-o", "new.M4A"], "-o names the folder of the stems, and new.M4A l"),
     *((["separate", "talk.flac", "--gain", "speech=0", "--mix", f"remix.{suffix}"],
        f"--mix remix.{suffix} can't be written as .{suffix}; name a file that ends in .wav, .flac,")
-      for suffix in ("m4a", "aac", "aiff", "xyz", "M4A")),
+      for suffix in ("wma", "aac", "aiff", "xyz", "WMA")),
 ])  # fmt: skip
 def test_usage_errors_are_one_line_and_exit_2(talk, refused, words, line):
     assert refused(2, *words).startswith(f"rtmtass: {line}")
