@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,7 +33,8 @@ CONTENT_SECURITY_POLICY = (
 )
 _ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_TIMEOUT_MS = 30_000
+_TIMEOUT_MS = 60_000  # for a machine on which much else runs
+_POLL_MS = 20
 
 
 def find_chromium() -> str | None:
@@ -78,9 +80,8 @@ def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
     """
     context = browser.new_context(**options)
     context.set_default_timeout(_TIMEOUT_MS)
-    page, errors = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page = context.new_page()
+    errors = watch(page)
     try:
         yield page
     finally:
@@ -88,11 +89,30 @@ def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
     assert not errors, "\n".join(errors)
 
 
+def watch(page: Page) -> list[str]:
+    """Return a list to which the errors are added that a page logs or throws."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    return errors
+
+
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """An empty page."""
     with open_page(chromium) as opened:
         yield opened
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Wait until a JavaScript expression is true.
+
+    `Page.wait_for_function` evaluates strings inside the page, which the page's policy forbids.
+    """
+    deadline = time.monotonic() + _TIMEOUT_MS / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never true: {expression}"
+        page.wait_for_timeout(_POLL_MS)
 
 
 class PageServer:
@@ -122,6 +142,8 @@ class PageServer:
 
 def _handler(backend: bytes) -> Callable[..., BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # one connection for all modules
+
         def do_GET(self) -> None:
             name = self.path.partition("?")[0].removeprefix("/token/") or "index.html"
             body = backend if name == BACKEND else _read(name)

@@ -26,6 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
+    ["web"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -34,7 +35,14 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 """Rooms in one row that must not import each other."""
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
-    "soundfile": {"io/files", "io/libsndfile", "training/data/codecs", "examples/recording"},
+    "soundfile": {
+        "io/files",
+        "io/libsndfile",
+        "io/spans",
+        "training/data/codecs",
+        "examples/recording",
+    },
+    "av": {"io/media/pyav"},
     "rich": {"cli/console", "cli/live_display", "cli/live_screen"},
     "torch": {"net", "runtime/torch", "training"},
     "numba": {
@@ -47,6 +55,7 @@ IMPORTERS = {
     },
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
+    "aiohttp": {"web"},
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }

@@ -25,6 +25,7 @@ from rtmtass.errors import InputError
 from rtmtass.io.part_file import why_unreadable
 from rtmtass.io.paths import quoted
 from rtmtass.io.special_files import open_special
+from rtmtass.offline import plan
 
 HERE = Path(__file__).parent
 FAKE = f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'fake_rtmtass.py'))}"
@@ -253,12 +254,16 @@ def test_info_describes_several_files_and_goes_on_after_a_bad_one(tone):
     assert text.count("recording ") == 2
 
 
-def test_files_left_out_of_a_folder_are_told_and_the_others_done(tone):
+def test_files_left_out_of_a_folder_are_told_and_the_others_done(tone, monkeypatch, capsys):
+    monkeypatch.chdir(tone)
+    monkeypatch.setattr(rtmtass, "load", lambda *_, **__: FakeSeparator())
+    monkeypatch.setattr(plan, "has_backend", lambda: False)
     for name in ("b.m4a", "c.mp4", "d.mkv", "e f.aac"):
         (tone / name).touch()
-    done = bash(tone, "rtmtass separate .")
-    line = done.stderr.decode()
-    assert line.startswith("rtmtass: 4 files skipped: b.m4a, c.mp4, d.mkv, …; install ffmpeg and")
+    assert main(["separate", "."]) == 0
+    line = capsys.readouterr().err
+    start = "rtmtass: 4 files skipped: b.m4a, c.mp4, d.mkv, …; to read them too: "
+    assert line.startswith(f'{start}pip install "rtmtass[video]", or install ffmpeg')
     assert (tone / "a.speech.wav").exists()
 
 

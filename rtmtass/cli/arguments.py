@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rtmtass.config import PASSES, PRECISIONS, TORCH_PRECISIONS
 from rtmtass.errors import UsageError
-from rtmtass.live.endpoints import Endpoint, parse_sink, parse_source
+from rtmtass.live.endpoints import Endpoint, parse_port, parse_sink, parse_source
 
 if TYPE_CHECKING:
     from rtmtass.io.protocols import Sink, Source
@@ -44,6 +44,16 @@ def counts(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of numbers from 1; write it as in 1,2"
         ) from None
+
+
+def port(text: str) -> int:
+    """Parse the number of a port, 1 to 65535."""
+    return _checked(parse_port, text)
+
+
+def megabytes(text: str) -> int:
+    """Parse a size in MB, 1 or more; return it in bytes."""
+    return count(text) * 1_000_000
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtmtass.cli.arguments import add_model, model_name
+from rtmtass.cli.arguments import add_model, count, model_name
 from rtmtass.cli.loading import run_interruptibly
 from rtmtass.cli.streams import print_json
 from rtmtass.errors import InputError, OutputError
@@ -20,8 +20,7 @@ from rtmtass.io.encodings import CHANNEL_MODES
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
     from rtmtass.fullband import FullBandSeparator
-    from rtmtass.io.files import FileSource
-    from rtmtass.io.pipes import StreamSource
+    from rtmtass.io.opening import Recording
     from rtmtass.offline.plan import Job, SeparateOptions
     from rtmtass.separator import Separator
 
@@ -39,6 +38,9 @@ def register(commands: Commands) -> None:
     info.add_argument("files", nargs="+", metavar="FILE", help="recordings, or folders of them")
     info.add_argument("--channels", choices=CHANNEL_MODES, default="linked")
     info.add_argument("--recursive", action="store_true", help="also search subfolders")
+    info.add_argument(
+        "--track", type=count, metavar="N", help="audio track of a video (default: as separate)"
+    )
     add_model(info.add_argument)
     info.add_argument("--json", action="store_true", help="print one JSON object per file")
     models = commands.add_parser(
@@ -56,7 +58,9 @@ def run_info(arguments: argparse.Namespace) -> int:
     from rtmtass.offline.plan import SeparateOptions, plan, unread_files, why_unread
 
     inputs = [Path(name) for name in arguments.files]
-    options = SeparateOptions(channels=arguments.channels, stems=_stems_of(inputs))
+    options = SeparateOptions(
+        channels=arguments.channels, stems=_stems_of(inputs), track=arguments.track
+    )
     jobs = plan(inputs, options, recursive=arguments.recursive)
     unread = unread_files(inputs, recursive=arguments.recursive)
     if unread:
@@ -99,25 +103,29 @@ def _facts(job: Job, options: SeparateOptions, load: Callable[[], Separator]) ->
         InputError: it can't be read.
     """
     from rtmtass.fullband import FullBandSeparator
-    from rtmtass.offline.separate import choose_file_encoding, open_input
+    from rtmtass.io.opening import expected_frames
+    from rtmtass.offline.outputs import choose_file_encoding
+    from rtmtass.offline.separate import open_input
 
     if job.error:
         raise InputError(job.error)
-    with contextlib.closing(open_input(job.path)) as source:
+    with contextlib.closing(open_input(job.path, track=options.track)) as source:
         model = load()
         separator = FullBandSeparator(model, source.sample_rate, source.channels, options.channels)
         target = next(iter(job.targets.values()), job.path)
         encoding = choose_file_encoding(source, job.path, target, separator.channels, options)
-        seconds = None if source.frames is None else source.frames / source.sample_rate
+        expected = expected_frames(source)
+        seconds = None if expected is None else expected / source.sample_rate
         return {
             "input": str(job.path),
-            "format": job.path.suffix.lstrip(".").lower(),
+            "format": _format(source, job.path),
             "subtype": source.subtype,
             "sample_rate": source.sample_rate,
             "channels": source.channels,
             "frames": source.frames,
             "duration_s": seconds,
             "tags": dict(source.tags),
+            **_media_facts(source),
             "outputs": {name: str(path) for name, path in job.targets.items()},
             "output_format": encoding.format,
             "output_subtype": encoding.subtype,
@@ -128,10 +136,42 @@ def _facts(job: Job, options: SeparateOptions, load: Callable[[], Separator]) ->
         }
 
 
+def _format(source: Recording, path: Path) -> str:
+    """Return the name of a recording's format: its suffix, unless that is of another one."""
+    from rtmtass.io.media.source import MediaSource
+
+    suffix = path.suffix.lstrip(".").lower()
+    if not isinstance(source, MediaSource):
+        return suffix
+    names = source.container.split(",")
+    return suffix if suffix in (*names, "mkv", "mka") else names[0]
+
+
+def _media_facts(source: Recording) -> dict[str, Any]:
+    """Return what only a media file has: its tracks and what else is in it."""
+    from rtmtass.io.media.contents import describe
+    from rtmtass.io.media.source import MediaSource
+
+    if not isinstance(source, MediaSource):
+        return {}
+    contents = source.contents
+    others = [s for s in contents.streams if s.kind != "audio"]
+    return {
+        "container": source.container,
+        "codec": source.track.codec,
+        "track": source.number,
+        "tracks": [describe(track) for track in contents.audio],
+        "other_streams": [f"{s.kind} {s.codec}".strip() for s in others],
+        "start_s": float(source.timeline.start),
+    }
+
+
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     length = "unknown"
     if facts["frames"] is not None:
         length = f"{_duration(facts['duration_s'])} ({facts['frames']} frames)"
+    elif facts["duration_s"] is not None:
+        length = f"about {_duration(facts['duration_s'])}"
     needed_s = facts["needed_s"]
     mode = _CHANNELS[facts["channel_mode"]] if facts["channels"] > 1 else "mono"
     written = f"{facts['output_format']} {facts['output_subtype']}"
@@ -144,6 +184,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("sample rate", f"{facts['sample_rate']} Hz"),
         ("channels", str(facts["channels"])),
         ("length", length),
+        *_media_rows(facts),
         *facts["tags"].items(),
         ("outputs", "  ".join(facts["outputs"].values())),
         ("written as", f"{written}, {channels}"),
@@ -151,6 +192,17 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("channel mode", mode),
         ("time needed", "unknown" if needed_s is None else f"about {_duration(needed_s)}"),
     ]
+
+
+def _media_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if "tracks" not in facts:
+        return []
+    tracks = [f"{number} {track}" for number, track in enumerate(facts["tracks"], 1)]
+    chosen = f"; separated: {facts['track']}" * (len(tracks) > 1)
+    rows = [("audio tracks", ", ".join(tracks) + chosen)]
+    return rows + [("beside them", ", ".join(facts["other_streams"]))] * bool(
+        facts["other_streams"]
+    )
 
 
 _CHANNELS = {
@@ -167,7 +219,7 @@ def _describe_rate(sample_rate: int, model_rate: int) -> str:
     return f"{model_rate} Hz, resampled to it and back{above}"
 
 
-def _measure_rtf(source: FileSource | StreamSource, separator: FullBandSeparator) -> float:
+def _measure_rtf(source: Recording, separator: FullBandSeparator) -> float:
     """Measure the real-time factor on the first seconds of the recording."""
     import time
 

@@ -24,6 +24,14 @@ from rtmtass.cli.arguments import (
     sink,
     source,
 )
+from rtmtass.cli.live_page import (
+    add_page_options,
+    check_page_options,
+    connect_page,
+    is_controlled,
+    open_tap,
+    serve_page,
+)
 from rtmtass.cli.live_session import Session
 from rtmtass.cli.live_stop import Stops
 from rtmtass.cli.live_text import format_gains
@@ -97,6 +105,9 @@ def register(commands: Commands) -> None:
     add("--json", action="store_true", help="one JSON object a second, one per event, and one"
         " with a summary at the end")  # fmt: skip
     add("--duration", type=seconds, metavar="S", help="stop after S seconds")
+    add("--web", action="store_true", help="show the stream on a page in the browser too, and"
+        " control it there")  # fmt: skip
+    add_page_options(add)
     add_model(parser.add_argument)
     add_precision(parser.add_argument)
     add_passes(parser.add_argument)
@@ -184,7 +195,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
     if arguments.plain and arguments.json:
         raise UsageError("--plain and --json exclude each other; give one")
-    if arguments.record_mix and not arguments.record and not _has_keys(arguments):
+    check_page_options(arguments)
+    can_start = _has_keys(arguments) or arguments.web or is_controlled()
+    if arguments.record_mix and not arguments.record and not can_start:
         raise UsageError(
             "--record-mix goes with a recording, and without a display no key can start one;"
             " add --record takes"
@@ -218,10 +231,10 @@ def _run(
     import rtmtass
     from rtmtass.cli.separate import print_compiling
     from rtmtass.live import os_priority
-    from rtmtass.live.controls import Controls
     from rtmtass.live.engine import Engine
     from rtmtass.live.full_band import HopSchedule
     from rtmtass.live.mixer import Mixer
+    from rtmtass.live.page_controls import PageControls
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.weights import hop_of
 
@@ -254,12 +267,17 @@ def _run(
         has_mix=arguments.record_mix, is_realtime=True,
     )  # fmt: skip
     stack.callback(recorder.close)
+    controls, tap = PageControls(mixer, recorder), open_tap(arguments, separator)
     engine = Engine(
-        separator, ends.source, ends.sink, mixer=mixer, recorder=recorder,
+        separator, ends.source, ends.sink, mixer=mixer, recorder=recorder, tap=tap,
         on_event=events.add, is_realtime=True, is_monitored=arguments.monitor,
     )  # fmt: skip
     grants = [stack.enter_context(os_priority.realtime_interpreter()), os_priority.lock_memory()]
     os_priority.request_priority(os_priority.OTHER_PRIORITY)
+    page = None
+    if is_controlled():
+        page = connect_page(ends.name, tap, separator, controls, stack)
+        mixer.reset()  # what is set there applies from the first sample on
     session.mixer, session.recorder, session.engine = mixer, recorder, engine
     stack.callback(engine.stop)
     stops.on_exit += [recorder.close, session.takes]
@@ -272,9 +290,9 @@ def _run(
     by_name = {g.name: g for g in sorted([*grants, *engine.grants], key=lambda g: not g.is_granted)}
     for grant in by_name.values():
         events.add(f"{grant.name}: {grant.detail}")
-    controls = Controls(mixer, recorder)
     display = _open_display(arguments, engine, ends, controls, session.printer, stack)
-    session.watch = Watch(engine, recorder, controls, events, session.printer, display)
+    page = page or serve_page(arguments, ends.name, tap, separator, events, stack)
+    session.watch = Watch(engine, recorder, controls, events, session.printer, display, page)
     stack.callback(stops.notice)
     session.watch.run(stops, arguments.duration)
 

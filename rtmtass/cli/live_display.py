@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 
 from rtmtass.cli.live_screen import PeakHold, draw
-from rtmtass.live.os_priority import drop_priority
-
-ADDRESS, KEY = "RTMTASS_DISPLAY_ADDRESS", "RTMTASS_DISPLAY_KEY"
+from rtmtass.live.linked_process import DISPLAY, connect
 
 _FRAME_S = 0.05
 _ESCAPES = {"A": "up", "B": "down", "C": "right", "D": "left"}
@@ -100,12 +98,7 @@ def main() -> None:
     """Connect to the engine's process and show its state until it ends."""
     # Ctrl-C is handled by the engine's process, which then closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    drop_priority()
-    key = bytes.fromhex(os.environ[KEY])
-    with (
-        contextlib.suppress(EOFError, ConnectionError),
-        Client(os.environ[ADDRESS], authkey=key) as connection,
-    ):
+    with contextlib.suppress(EOFError, ConnectionError), connect(DISPLAY) as connection:
         show(connection)
 
 

@@ -1,4 +1,4 @@
-"""Watches a running stream: display or lines, events, keys, and the summary at the end."""
+"""Watches a running stream: display, lines or page, events, keys, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rtmtass.live.events import Event, EventLog, minutes
 
 if TYPE_CHECKING:
     from rtmtass.cli.live_stop import Stops
-    from rtmtass.live.controls import Controls
     from rtmtass.live.display import Display
     from rtmtass.live.engine import Engine
+    from rtmtass.live.page import Page
+    from rtmtass.live.page_controls import PageControls
     from rtmtass.live.recorder import TakeRecorder
     from rtmtass.live.stats import Stats
 
-_DISPLAY_S, _LINE_S, _LOOK_S = 0.1, 1.0, 0.02
-_N_SHOWN = 3
+_DISPLAY_S, _LINE_S, _PAGE_S, _LOOK_S = 0.1, 1.0, 0.05, 0.02
+_N_SHOWN, _N_ON_PAGE = 3, 8
 
 
 class Printer:
@@ -63,40 +64,65 @@ class Watch:
         events: to print.
         printer: for lines, and for the summary.
         display: instead of lines as long as it is alive; None prints lines.
+        page: besides them, if there is one.
     """
 
     def __init__(
         self,
         engine: Engine,
         recorder: TakeRecorder,
-        controls: Controls,
+        controls: PageControls,
         events: EventLog,
         printer: Printer,
         display: Display | None,
+        page: Page | None = None,
     ) -> None:
         self._engine, self._recorder, self._controls = engine, recorder, controls
-        self._events, self._printer, self._display = events, printer, display
+        self._events, self._printer = events, printer
+        self._display, self._page = display, page
         self._advice = self._failure = ""
         self._n_takes = 0
 
     def run(self, stops: Stops, duration_s: float | None) -> None:
         """Return when the stream is to be closed."""
         display, every_s = self._display, _DISPLAY_S if self._display else _LINE_S
-        started = shown = time.monotonic()
+        started = shown = on_page = time.monotonic()
         while not (self._controls.has_quit or stops.is_requested) and self._engine.is_running:
             now = time.monotonic()
             if (duration_s and now - started >= duration_s) or not self._printer.is_open:
                 break
+            if self._page and now - on_page >= _PAGE_S:
+                on_page = max(on_page + _PAGE_S, now - _PAGE_S)
+                if not self._update_page(self._page):
+                    break
             if now - shown >= every_s:
                 shown = max(shown + every_s, now - every_s)  # after a suspend: no burst of lines
                 stats = self._engine.stats()
                 self._add_events(stats)
                 if display and display.is_alive:
-                    display.update(stats, [str(event) for event in self._events.latest(_N_SHOWN)])
+                    display.update(stats, self._shown())
                 else:
                     self._print(stats, self._events.unprinted())
                     every_s = _LINE_S
             time.sleep(_LOOK_S)
+
+    def _shown(self) -> list[str]:
+        """Return what the display shows below the meters: the page's address, and events."""
+        address = self._page.address if self._page else ""
+        events = [str(event) for event in self._events.latest(_N_SHOWN)]
+        if not address:
+            return events
+        # The event that the page can be opened would say the same.
+        others = [event for event in events if address not in event]
+        return [f"page: {address}", *others[-(_N_SHOWN - 1) :]]
+
+    def _update_page(self, page: Page) -> bool:
+        """Show the stream on the page; return whether it may go on."""
+        stats = self._engine.stats()
+        self._add_events(stats)
+        messages = [str(event) for event in self._events.latest(_N_ON_PAGE)]
+        page.update(stats, self._controls, messages)
+        return page.is_alive or not page.is_needed
 
     def _add_events(self, stats: Stats) -> None:
         """Add what changed since the last look: the advice, a failed and a finished recording."""

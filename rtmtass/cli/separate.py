@@ -85,17 +85,19 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--subtype", choices=SUBTYPES, type=str.upper, help="default: nearest to the input's")
     add("--gain", type=gains, metavar="STEM=DB,…", help="levels of the remix, as in"
         " speech=0,music=-12,noise=-inf")  # fmt: skip
-    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -"
-        )  # fmt: skip
+    add("--mix", metavar="FILE", help="where to write the remix: a file, a folder, or -; a"
+        " video's goes into a copy of it, as in --mix talk.quiet.mp4")  # fmt: skip
     add("--limit", action="store_true", help="keep the remix's true peaks below -1 dBTP with a"
         " limiter, instead of clipping it")  # fmt: skip
     add("--bitrate", type=count, metavar="KBITS", help="constant bit rate of MP3 outputs, such as"
-        " 192 (default: variable)")  # fmt: skip
+        " 192 (default: variable), and of the sound of a remixed video")  # fmt: skip
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--recursive", action="store_true", help="also search subfolders")
     add("--channels", choices=CHANNEL_MODES, default="linked", help="linked: one set of masks for"
         " all channels, which keeps the stereo image (default); independent; mono: mix down"
         )  # fmt: skip
+    add("--track", type=count, metavar="N", help="audio track of a video, from 1 (default: the one"
+        " marked as default, else the first)")  # fmt: skip
     add("--allow-truncated", action="store_true", help="separate what is left of a truncated"
         " file")  # fmt: skip
     add("--report", type=Path, metavar="FILE", help="also write a page of spectrograms, levels and"
@@ -227,6 +229,7 @@ def _options(arguments: argparse.Namespace) -> SeparateOptions:
         part=_part(arguments),
         limit=arguments.limit,
         bitrate=_bitrate(arguments),
+        track=arguments.track,
         model=describe_model(
             model_name(arguments), arguments.precision, arguments.passes, arguments.runtime
         ),
@@ -280,9 +283,11 @@ def _part(arguments: argparse.Namespace) -> TimeRange | None:
 
 def _bitrate(arguments: argparse.Namespace) -> int | None:
     from rtmtass.io.encodings import MP3_BITRATES
+    from rtmtass.io.media.targets import is_target
 
     bitrate: int | None = arguments.bitrate
-    if bitrate is not None and bitrate not in MP3_BITRATES:
+    is_mp3 = arguments.mix is None or not is_target(Path(arguments.mix))
+    if bitrate is not None and is_mp3 and bitrate not in MP3_BITRATES:
         known = ", ".join(map(str, MP3_BITRATES))
         raise UsageError(f"MP3 has no bit rate of {bitrate} kbit/s; choose from {known}")
     return bitrate
@@ -317,7 +322,7 @@ def _progress(
 
 
 def _report_limits(results: list[Result], options: SeparateOptions) -> None:
-    """Print what a limiter did, and where a recording ended before --to."""
+    """Print what a limiter did, what a video lacks, and where a recording ended before --to."""
     for result in results:
         limiting = result.limiting
         if limiting and limiting.times:
@@ -325,6 +330,12 @@ def _report_limits(results: list[Result], options: SeparateOptions) -> None:
                 f"rtmtass: {result.path}: the remix was limited"
                 f" {'once' if limiting.times == 1 else f'{limiting.times} times'}, by up to"
                 f" {limiting.deepest_db:.1f} dB and for {limiting.seconds:.1f} s in all",
+                file=sys.stderr,
+            )
+        if result.remix and result.remix["left_out"]:
+            print(
+                f"rtmtass: {result.outputs['mix']} can't hold all of {result.path}, and lacks:"
+                f" {', '.join(result.remix['left_out'])}; an .mkv holds most",
                 file=sys.stderr,
             )
         end_s = options.part.end_s if options.part else None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
-from rtmtass.errors import InputError, MissingPartError
+from rtmtass.errors import MissingPartError
 from rtmtass.io.encodings import Encoding
-from rtmtass.io.files import FileSink, FileSource
+from rtmtass.io.files import FileSink
+from rtmtass.io.opening import open_recording
 from rtmtass.types import SAMPLE_RATE, Samples
 
 FLAC = Encoding("flac", "FLAC", "PCM_16")
@@ -25,21 +24,17 @@ _BLOCK = 1 << 18
 def decode(path: Path) -> Samples:
     """Decode a file to 16 kHz mono; a truncated one as far as it goes.
 
-    Formats that libsndfile can't read are decoded by ffmpeg, where it is installed.
+    Of a video or another file that libsndfile can't read, its default audio track.
 
     Returns:
         (N,) float32, full scale is 1.0.
 
     Raises:
         InputError: the file can't be decoded.
-        MissingPartError: soxr isn't installed.
+        MissingPartError: soxr isn't installed, or neither PyAV nor ffmpeg for a file that needs
+            one.
     """
-    try:
-        source = FileSource(path, allow_truncated=True)
-    except InputError:
-        if shutil.which("ffmpeg") is None or not path.is_file():
-            raise
-        return _decode_with_ffmpeg(path)
+    source = open_recording(path, allow_truncated=True)
     try:
         import soxr
     except ImportError:
@@ -75,14 +70,3 @@ def encode(path: Path, samples: Samples, encoding: Encoding) -> None:
     except BaseException:
         sink.abandon()
         raise
-
-
-def _decode_with_ffmpeg(path: Path) -> Samples:
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path)]
-    command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-f", "f32le", "-"]
-    process = subprocess.run(command, capture_output=True, check=False)
-    if process.returncode:
-        stderr = process.stderr.decode(errors="replace").strip().splitlines()
-        reason = stderr[-1] if stderr else "no reason given"
-        raise InputError(f"{path} can't be decoded: ffmpeg says {reason}; convert it to WAV first")
-    return np.frombuffer(process.stdout, dtype="<f4").astype(np.float32)

@@ -106,6 +106,10 @@ def _to_integers(name: str) -> str:
     return f"ffmpeg -i {quoted(path)} -c:a pcm_s24le {quoted(repaired)}"
 
 
+class NotSoundError(InputError):
+    """A file isn't sound that libsndfile can read."""
+
+
 class FileSource:
     """A `Source` that reads a sound file; memory use doesn't depend on its length.
 
@@ -122,8 +126,8 @@ class FileSource:
         tags: those of `COPIED_TAGS` that are present.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, not audio, of an unsupported
-            sample rate, or shorter than its header says.
+        InputError: the file is missing, unreadable, empty, of an unsupported sample rate, or
+            shorter than its header says; a `NotSoundError`: it isn't audio.
     """
 
     def __init__(self, path: Path, *, allow_truncated: bool = False) -> None:
@@ -134,7 +138,7 @@ class FileSource:
         try:
             self._decoder = Decoder(path)
         except soundfile.SoundFileError as error:
-            raise InputError(
+            raise NotSoundError(
                 f"{path} is not audio that libsndfile can read; convert it first:"
                 f" ffmpeg -i {quoted(path)} {quoted(converted(path))}"
             ) from error

@@ -125,18 +125,24 @@ def _parse(text: str, schemes: Mapping[str, Scheme[T]]) -> Endpoint[T]:
 
 def _parse_listen_address(location: str) -> tuple[str, int]:
     host, _, port = location.rpartition(":")
-    return host or _ANY_ADDRESS, _port(port)
+    return host or _ANY_ADDRESS, parse_port(port)
 
 
 def _parse_send_address(location: str) -> tuple[str, int]:
     host, _, port = location.rpartition(":")
     if not host:
         raise UsageError("the host to send to is missing")
-    return host, _port(port)
+    return host, parse_port(port)
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+def parse_port(text: str) -> int:
+    """Parse the number of a port.
+
+    Raises:
+        UsageError: it isn't 1 to 65535.
+    """
+    is_number = text.isascii() and text.isdecimal() and len(text) <= 5
+    if not is_number or not 1 <= int(text) <= 65535:
         raise UsageError(f"{text!r} is not a port, 1 to 65535")
     return int(text)
 

@@ -26,8 +26,10 @@ from rtmtass.live.meters import StreamMeters
 from rtmtass.live.mixer import RAMP_MS, Levels, Mixer
 from rtmtass.live.os_priority import ENGINE_PRIORITY, OTHER_PRIORITY, Grant, request_priority
 from rtmtass.live.overload import OverloadPolicy
+from rtmtass.live.process_clock import CpuMeter
 from rtmtass.live.protocols import MixRecorder, RealtimeEndpoint, Recorder
 from rtmtass.live.stats import DeviceStats, RecordingStats, Stats
+from rtmtass.live.tap import StemTap
 from rtmtass.live.worker import LiveSeparator, Slot, Worker
 from rtmtass.types import Floats
 
@@ -54,6 +56,7 @@ class Engine:
             is split. Devices that share a clock are source and sink in one object, see DeviceIO.
         mixer: default: all gains 0 dB.
         recorder: gets stems and mixture; a `MixRecorder` also the mix.
+        tap: gets the stems.
         on_levels: called about 20 times a second with `Levels`, from a thread of its own.
         on_event: called from that thread with a line about each event.
         is_realtime: request real-time priority.
@@ -71,6 +74,7 @@ class Engine:
         *,
         mixer: Mixer | None = None,
         recorder: Recorder | None = None,
+        tap: StemTap | None = None,
         on_levels: Callable[[Levels], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         is_realtime: bool = False,
@@ -89,7 +93,7 @@ class Engine:
         self.delay, self.sample_rate = self._schedule.delay, source.sample_rate
         self.mixer = mixer or Mixer(separator.stems, source.sample_rate, separator.channels)
         self.mixer.set_sample_rate(source.sample_rate)
-        self._source, self._sink, self._recorder = source, sink, recorder
+        self._source, self._sink, self._recorder, self._tap = source, sink, recorder, tap
         self._mix_recorder = recorder if isinstance(recorder, MixRecorder) else None
         self._is_monitored = is_monitored
         self._meters = StreamMeters(separator.stems, source.sample_rate)
@@ -107,7 +111,7 @@ class Engine:
         self._events: deque[str] = deque(maxlen=100)
         self._on_levels, self._on_event = on_levels, on_event
         self._grant: Grant | None = None
-        self._cpu_sampled = time.monotonic(), time.process_time()
+        self._cpu = CpuMeter()
         self._thread = threading.Thread(target=self._run, name="rtmtass-engine", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="rtmtass-watch", daemon=True)
 
@@ -190,9 +194,6 @@ class Engine:
             device = replace(device, latency=latency)
         state = device.state if self._state == "running" else self._state
         steps = self._worker.clock.summary(1000 * self._hop_s)
-        now, used = time.monotonic(), time.process_time()
-        cpu_share = (used - self._cpu_sampled[1]) / max(now - self._cpu_sampled[0], 1e-9)
-        self._cpu_sampled = now, used
         return Stats(
             state=state,
             seconds=self._number * self._hop_s,
@@ -201,7 +202,7 @@ class Engine:
             skipped=self._overload.skipped,
             damaged=self._n_damaged,
             steps=steps,
-            cpu_share=cpu_share,
+            cpu_share=self._cpu.share(),
             levels=self._levels(),
             run_levels=self._meters.run_levels(),
             device=device,
@@ -342,9 +343,8 @@ class Engine:
 
     def _collect_late(self) -> None:
         """Collect a late hop, if one is done, for the recorder."""
-        slot = self._worker.collect(0)
-        if slot and self._recorder:
-            self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+        if slot := self._worker.collect(0):
+            self._keep_stems(slot)
 
     def _collect(self, number: int, wait_fraction: float) -> Slot | None:
         """Wait for the stems of hop `number`, for a fraction of the time left; record late ones."""
@@ -354,18 +354,24 @@ class Engine:
             slot = self._worker.collect(None if timeout_s == math.inf else timeout_s)
             if slot is None:
                 return None
-            if self._recorder:
-                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+            self._keep_stems(slot)
             if slot.number == number:
                 return slot
         return None
+
+    def _keep_stems(self, slot: Slot) -> None:
+        """Hand the stems of a hop, which may be late, to recorder and tap."""
+        if self._recorder:
+            self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+        if self._tap:
+            self._tap.add_stems(slot.stems)
 
     def _close(self) -> None:
         """Close sink, source and recorder, each even if another fails to close."""
         self._worker.stop()
         with contextlib.suppress(Exception):
-            while self._recorder and (slot := self._worker.collect(0)):
-                self._recorder.add_stems(slot.number, slot.stems, slot.highband_weights)
+            while slot := self._worker.collect(0):
+                self._keep_stems(slot)
         for end in (self._sink, self._source, self._recorder):
             try:
                 if end is not None:

@@ -1,4 +1,4 @@
-"""When this process started, and a clock that also runs while the computer is suspended."""
+"""When this process started, its CPU time, and a clock that runs while the computer sleeps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+_INTERVAL_S = 0.5
 _START_FIELD = 22  # of /proc/PID/stat, from 1: proc(5)
 _TICK_S = 1e-7  # of a FILETIME
 _EPOCH_S = 11644473600.0  # from a FILETIME's zero, 1601, to that of time.time, 1970
@@ -24,6 +25,27 @@ def process_start_s() -> float | None:
     else:
         return None
     return time.monotonic() - age_s if age_s is not None and age_s >= 0 else None
+
+
+class CpuMeter:
+    """The CPU time that this process uses, in cores; `share` is called from one thread.
+
+    It is measured over `_INTERVAL_S` or more, as that of less jumps: several displays may take
+    snapshots, each at its own pace.
+    """
+
+    def __init__(self) -> None:
+        self._sampled = time.monotonic(), time.process_time()
+        self._share = 0.0
+
+    def share(self) -> float:
+        """Return the CPU time per time, lately."""
+        now_s, used_s = time.monotonic(), time.process_time()
+        elapsed_s = now_s - self._sampled[0]
+        if elapsed_s >= _INTERVAL_S or not self._share:
+            self._share = (used_s - self._sampled[1]) / max(elapsed_s, 1e-9)
+            self._sampled = now_s, used_s
+        return self._share
 
 
 def passed_s() -> float:

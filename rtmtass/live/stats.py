@@ -111,7 +111,7 @@ class Stats:
         deadline_misses: hops whose stems were late, so that the input was output.
         skipped: hops never separated, because the worker was too far behind.
         damaged: hops whose input held NaN, Inf or absurd samples, and was replaced by silence.
-        cpu_share: CPU time of the process since the last snapshot, in cores.
+        cpu_share: CPU time of the process lately, in cores.
         advice: what to change if the computer has been too slow for a while, or loses sound,
             else empty.
     """

@@ -11,7 +11,11 @@ from typing import Any
 from rtmtass.config import STEMS
 from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io.encodings import FORMATS
-from rtmtass.io.paths import converted, fit_name, quoted
+from rtmtass.io.media.contents import SUFFIXES as MEDIA_SUFFIXES
+from rtmtass.io.media.decoding import HOW_TO_INSTALL, has_backend
+from rtmtass.io.media.structure import is_media
+from rtmtass.io.media.targets import TARGETS, VIDEO_SUFFIXES
+from rtmtass.io.paths import fit_name, quoted
 from rtmtass.io.pipes import RawFormat
 from rtmtass.io.special_files import has_no_folder, is_special
 from rtmtass.offline.excerpt import TimeRange
@@ -27,15 +31,8 @@ SUFFIXES = frozenset(
 )
 """File types to look for in a folder; a file that is given by name may have any suffix."""
 
-UNREAD_SUFFIXES = frozenset(
-    f".{word}"
-    for words in (
-        "m4a m4b mp4 m4v aac ac3 eac3 mka mkv webm mov avi wma wmv asf 3gp amr ape wv",
-        "mpg mpeg ts mts flv dts tta spx ra",
-    )
-    for word in words.split()
-)
-"""File types with sound that libsndfile can't read."""
+_SHARED_SUFFIXES = (".ts", ".mts")
+"""File types that are not always sound: TypeScript too."""
 
 _NAMED = 3  # files in a message
 
@@ -63,6 +60,7 @@ class SeparateOptions:
         part: to separate; None for all.
         limit: keep the remix's true peaks below full scale.
         bitrate: of MP3 outputs, in kbit/s; None for libsndfile's default.
+        track: number of the audio track of a video, from 1; None for the default.
         model: what separates, in words; outputs of another one aren't kept as finished.
     """
 
@@ -80,6 +78,7 @@ class SeparateOptions:
     part: TimeRange | None = None
     limit: bool = False
     bitrate: int | None = None
+    track: int | None = None
     model: str = ""
 
 
@@ -113,6 +112,9 @@ class Result:
         clipped: samples beyond full scale, by output.
         start: first frame of the recording in the outputs.
         limiting: of the remix; None without `limit`.
+        track: number of the audio track; 0 if the recording isn't a media file.
+        codec: of the track, FFmpeg's name.
+        remix: what a remix that FFmpeg has written consists of; see `MediaSink.about`.
         error: the message, if it failed.
         traceback: of a bug in rtmtass that it failed by, or "".
     """
@@ -127,6 +129,9 @@ class Result:
     clipped: Mapping[str, int] = field(default_factory=dict)
     start: int = 0
     limiting: Limiting | None = None
+    track: int = 0
+    codec: str = ""
+    remix: Mapping[str, Any] | None = None
     error: str = ""
     traceback: str = ""
 
@@ -163,6 +168,10 @@ class Result:
                 "start_s": round(self.start / self.sample_rate, 6),
                 "end_s": round(self.end_s, 6),
             }
+            if self.track:
+                plain |= {"track": self.track, "codec": self.codec}
+            if self.remix:
+                plain["remix"] = dict(self.remix)
             if self.limiting:
                 plain["limiter"] = self.limiting.to_dict()
         return plain
@@ -204,13 +213,15 @@ def plan(inputs: Sequence[Path], options: SeparateOptions, *, recursive: bool = 
 
 
 def unread_files(inputs: Sequence[Path], *, recursive: bool = False) -> list[Path]:
-    """Return the files in folders that hold sound, but of a type that `plan` leaves out."""
+    """Return the files in folders that `plan` leaves out for want of PyAV or ffmpeg."""
+    if has_backend():
+        return []
     return [
         p
         for path in inputs
         if os.path.isdir(path)
         for p in _files_in(path, recursive)
-        if p.suffix.lower() in UNREAD_SUFFIXES
+        if _is_media(p)
     ]
 
 
@@ -218,8 +229,21 @@ def _expand(path: Path, recursive: bool) -> list[tuple[Path, Path]]:
     """Return (recording, root) pairs; outputs repeat the recording's folder relative to root."""
     if not os.path.isdir(path):
         return [(path, path.parent)]
-    files = _files_in(path, recursive)
-    return [(p, path) for p in files if p.suffix.lower() in SUFFIXES and not _is_output(p)]
+    can_read = has_backend()
+    return [
+        (p, path)
+        for p in _files_in(path, recursive)
+        if (p.suffix.lower() in SUFFIXES or (can_read and _is_media(p))) and not _is_output(p)
+    ]
+
+
+def _is_media(path: Path) -> bool:
+    """Whether a file in a folder is a video or the like, by its name, and where that may be wrong.
+
+    Others of these types are opened, so that one that is damaged isn't passed over.
+    """
+    suffix = path.suffix.lower()
+    return suffix in MEDIA_SUFFIXES and (suffix not in _SHARED_SUFFIXES or is_media(path))
 
 
 def _files_in(folder: Path, recursive: bool) -> list[Path]:
@@ -239,10 +263,9 @@ def why_unread(files: Sequence[Path]) -> str:
     """Return which files were left out, and what makes them readable."""
     named = ", ".join(str(path) for path in files[:_NAMED])
     more = ", …" * (len(files) > _NAMED)
-    first = files[0]
     return (
-        f"{len(files)} file{'s' * (len(files) > 1)} skipped: {named}{more}; install ffmpeg and"
-        f" convert them: ffmpeg -i {quoted(first)} {quoted(converted(first))}"
+        f"{len(files)} file{'s' * (len(files) > 1)} skipped: {named}{more}; to read them too:"
+        f" {HOW_TO_INSTALL}"
     )
 
 
@@ -280,8 +303,8 @@ def _check_names(recordings: Sequence[tuple[Path, Path]], options: SeparateOptio
     if mix is None or mix == STREAM or os.path.isdir(mix):
         return
     if is_special(mix) or mix.suffix:
-        if not is_special(mix) and mix.suffix.lower().lstrip(".") not in FORMATS:
-            known = ", ".join(f".{name}" for name in FORMATS)
+        if not is_special(mix) and mix.suffix.lower().lstrip(".") not in (*FORMATS, *TARGETS):
+            known = ", ".join(f".{name}" for name in (*FORMATS, *TARGETS))
             raise UsageError(
                 f"--mix {mix} can't be written as {mix.suffix}; name a file that ends in {known},"
                 " or a folder"
@@ -294,7 +317,7 @@ def _check_names(recordings: Sequence[tuple[Path, Path]], options: SeparateOptio
 
 
 def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES | UNREAD_SUFFIXES
+    return path.suffix.lower() in SUFFIXES | MEDIA_SUFFIXES
 
 
 def _targets(
@@ -311,7 +334,7 @@ def _targets(
     if mix is None:
         return result
     is_one = mix == STREAM or is_special(mix) or (bool(mix.suffix) and not os.path.isdir(mix))
-    remixes = distinct([replace(base, folder=mix) for base in bases])
+    remixes = distinct([_base_of_mix(base, mix, options) for base in bases])
     for targets, base in zip(result, remixes, strict=True):
         targets[MIX] = mix if is_one else _target(base, MIX, options)
     return result
@@ -322,8 +345,17 @@ def _base(path: Path, root: Path, options: SeparateOptions) -> Base:
     if options.folder is not None:
         folder = options.folder / path.parent.relative_to(root)
     input_format = path.suffix.lstrip(".").lower()
-    suffix = options.format or (input_format if input_format in FORMATS else "wav")
+    usual = "flac" if path.suffix.lower() in MEDIA_SUFFIXES else "wav"
+    suffix = options.format or (input_format if input_format in FORMATS else usual)
     return Base(path, folder, "stdin" if path == STREAM else path.stem, suffix)
+
+
+def _base_of_mix(base: Base, folder: Path, options: SeparateOptions) -> Base:
+    """Return the base of a remix in a folder: that of a video is one too, without --format."""
+    suffix = base.path.suffix.lower()
+    if options.format is None and suffix in VIDEO_SUFFIXES:
+        return replace(base, folder=folder, suffix=suffix.lstrip("."))
+    return replace(base, folder=folder)
 
 
 def _target(base: Base, stem: str, options: SeparateOptions) -> Path:

@@ -107,6 +107,8 @@ def settings_of(name: str, options: SeparateOptions) -> str:
         for field in dataclasses.fields(options)
         if field.name not in _ELSEWHERE
     }
+    if values["track"] is None:  # so that outputs of versions without this option stay valid
+        del values["track"]
     gains, is_limited = dict(values.pop("gains_db")), values.pop("limit")
     if name == MIX:
         values["gains_db"] = sorted(gains.items())

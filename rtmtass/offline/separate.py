@@ -11,21 +11,24 @@ from typing import Protocol
 
 import numpy as np
 
-from rtmtass.errors import InputError, OutputError, RtmtassError, UsageError
+from rtmtass.errors import (
+    InputError,
+    MissingPartError,
+    OutputError,
+    RtmtassError,
+    UsageError,
+)
 from rtmtass.fullband import BLOCK_S, FullBandSeparator, StreamSeparator
-from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
-from rtmtass.io.files import FileSink, FileSource
-from rtmtass.io.part_file import why_unwritable
-from rtmtass.io.pipes import StreamSink, StreamSource, open_source, open_stdin, stdout_stream
+from rtmtass.io.media.source import MediaSource
+from rtmtass.io.opening import Recording, expected_frames, open_recording
+from rtmtass.io.pipes import open_stdin
 from rtmtass.io.protocols import Sink, Source
-from rtmtass.io.special_files import SpecialSink, is_special, open_special
-from rtmtass.io.tags.model import Metadata
-from rtmtass.io.tags.positions import excerpt as move_positions
-from rtmtass.io.tags.reader import read_metadata
+from rtmtass.io.special_files import is_special, open_special
 from rtmtass.offline.excerpt import Excerpt, ExcerptSink, ExcerptSource
 from rtmtass.offline.limiter import Limiter
+from rtmtass.offline.outputs import open_writers
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
-from rtmtass.offline.provenance import marks, outputs_to_write
+from rtmtass.offline.provenance import outputs_to_write
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
 from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
@@ -128,6 +131,10 @@ def separate_files(
             if len(jobs) == 1:
                 raise
             result = Result(job.path, "failed", error=f"{job.path}: {error}")
+        except MissingPartError as error:
+            if opening.has_failed or len(jobs) == 1:
+                raise
+            result = Result(job.path, "failed", error=str(error))
         except (RtmtassError, BrokenPipeError):
             raise  # of the model, or of stdout
         except Exception as error:
@@ -192,7 +199,7 @@ def separate_file(
 
 
 def separate_source(
-    source: FileSource | StreamSource,
+    source: Recording,
     path: Path,
     targets: Mapping[str, Path],
     options: SeparateOptions,
@@ -217,11 +224,11 @@ def separate_source(
     sink = StemWriters(separator.stems, options.gains_db, limiter)
     thread: WriterThread | None = None
     try:
-        _open_writers(sink, source, path, separator.channels, targets, options, excerpt)
+        open_writers(sink, source, path, separator.channels, targets, options, excerpt)
         if STREAM not in targets.values():  # a queue would add latency to a pipe
             with defer_signals():
                 thread = WriterThread(sink)
-        to_read = excerpt.to_read if excerpt else source.frames
+        to_read = excerpt.to_read if excerpt else expected_frames(source)
         progress.started(path, to_read, source.sample_rate)
         stems: Sink = thread or sink
         if tap is not None:
@@ -231,6 +238,7 @@ def separate_source(
         if thread:
             thread.close()
         with defer_signals():
+            sink.complete()
             sink.close()
     except KeyboardInterrupt as stop:
         parts: list[Path] = []
@@ -258,6 +266,8 @@ def separate_source(
         {name: writer.clipped for name, writer in sink.writers.items() if writer.clipped},
         excerpt.start if excerpt else 0,
         limiter.limiting if limiter else None,
+        *((source.number, source.track.codec) if isinstance(source, MediaSource) else (0, "")),
+        remix=sink.remix,
     )
 
 
@@ -306,145 +316,19 @@ def _read_blocks(source: Source, advanced: Callable[[int], None]) -> Iterator[Sa
         advanced(count)
 
 
-def _open(path: Path, options: SeparateOptions) -> FileSource | StreamSource:
+def _open(path: Path, options: SeparateOptions) -> Recording:
     if path == STREAM:
         return open_stdin(options.raw, allow_truncated=options.allow_truncated)
-    return open_input(path, allow_truncated=options.allow_truncated)
+    return open_input(path, track=options.track, allow_truncated=options.allow_truncated)
 
 
-def open_input(path: Path, *, allow_truncated: bool = False) -> FileSource | StreamSource:
-    """Open a sound file, a named pipe or a device.
+def open_input(path: Path, *, track: int | None = None, allow_truncated: bool = False) -> Recording:
+    """Open a sound file, an audio track of a video, a named pipe or a device.
 
     Raises:
-        InputError: see `FileSource` and `StreamSource`.
+        InputError: see `open_recording` and `StreamSource`.
+        MissingPartError: see `open_recording`.
     """
     if is_special(path) and not path.is_file():
         return open_special(path, allow_truncated=allow_truncated)
-    return open_source(path, allow_truncated=allow_truncated)
-
-
-def _open_writers(
-    sink: StemWriters,
-    source: FileSource | StreamSource,
-    path: Path,
-    channels: int,
-    targets: Mapping[str, Path],
-    options: SeparateOptions,
-    excerpt: Excerpt | None,
-) -> None:
-    """Fill `sink.writers`; what is open already is in it if this raises."""
-    if options.bitrate and not any(is_mp3(target) for target in targets.values()):
-        raise UsageError(
-            f"--bitrate is of MP3, and no output of {path} is one; add --format mp3,"
-            " or leave out --bitrate"
-        )
-    marked = marks(path, targets, options)
-    metadata = _metadata_of(source, path, channels, excerpt)
-    frames = excerpt.frames if excerpt else source.frames
-    for name, target in targets.items():
-        if target == STREAM:
-            sink.writers[name] = _open_stdout(source, channels, options, frames)
-        elif is_special(target):  # waits for the reader, which a signal interrupts
-            sink.writers[name] = _open_pipe(sink, source, target, channels, options, frames)
-        else:
-            encoding = choose_file_encoding(source, path, target, channels, options)
-            _make_folder(target.parent)
-            with defer_signals():
-                sink.writers[name] = FileSink(
-                    target,
-                    source.sample_rate,
-                    channels,
-                    encoding,
-                    frames=frames,
-                    tags={"software": marked[name]} if marked else {},
-                    metadata=metadata,
-                )
-
-
-def _metadata_of(
-    source: FileSource | StreamSource, path: Path, channels: int, excerpt: Excerpt | None
-) -> Metadata:
-    """Return what an output of `channels` gets of the input's metadata; a pipe has none."""
-    metadata = Metadata() if path == STREAM else read_metadata(path)
-    if metadata == Metadata():  # a format that only the decoder reads
-        metadata = Metadata.from_fields(source.tags)
-    metadata = metadata.for_channels(source.channels, channels)
-    if excerpt is None:
-        return metadata
-    return move_positions(metadata, excerpt.start, excerpt.frames, source.sample_rate)
-
-
-def is_mp3(target: Path) -> bool:
-    """Whether an output is an MP3, by its name."""
-    return target.suffix.lower() == ".mp3"
-
-
-def choose_file_encoding(
-    source: FileSource | StreamSource,
-    path: Path,
-    target: Path,
-    channels: int,
-    options: SeparateOptions,
-) -> Encoding:
-    """Choose a target's encoding: format by its suffix, bit depth by the input."""
-    target_format = target.suffix.lstrip(".").lower()
-    return choose_encoding(
-        suffix=path.suffix,
-        subtype=source.subtype,
-        sample_rate=source.sample_rate,
-        channels=channels,
-        requested_format=target_format if target_format in FORMATS else options.format,
-        requested_subtype=options.subtype,
-        bitrate=options.bitrate,
-    )
-
-
-def _open_stdout(
-    source: FileSource | StreamSource, channels: int, options: SeparateOptions, frames: int | None
-) -> StreamSink:
-    """Open stdout in the input's format: raw for raw, else WAV; 16 bits for 16 bits or less."""
-    if options.format not in (None, "wav"):
-        raise UsageError(f"stdout carries WAV or raw samples, not {options.format}; add -o FOLDER")
-    is_raw = options.raw is not None and options.format is None
-    return StreamSink(
-        stdout_stream(),
-        source.sample_rate,
-        channels,
-        options.raw.encoding if is_raw and options.raw else _stream_encoding(source, options),
-        is_raw=is_raw,
-        frames=frames if not options.allow_truncated else None,
-    )
-
-
-def _open_pipe(
-    sink: StemWriters,
-    source: FileSource | StreamSource,
-    target: Path,
-    channels: int,
-    options: SeparateOptions,
-    frames: int | None,
-) -> SpecialSink:
-    suffix = target.suffix.lstrip(".").lower()
-    written = options.format or (suffix if suffix in FORMATS else "wav")
-    if written != "wav":
-        raise UsageError(f"{target} is a pipe or device, which carries WAV, not {written}")
-    return SpecialSink(
-        target,
-        source.sample_rate,
-        channels,
-        _stream_encoding(source, options),
-        frames=frames if not options.allow_truncated else None,
-        stopped=sink.stopped,
-    )
-
-
-def _stream_encoding(source: FileSource | StreamSource, options: SeparateOptions) -> str:
-    """Return an encoding of `RAW_ENCODINGS`: 16 bits for 16 bits or less."""
-    return "s16" if (options.subtype or source.subtype) in ("PCM_16", "PCM_U8") else "f32"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(why_unwritable(folder, error)) from error
+    return open_recording(path, track=track, allow_truncated=allow_truncated)

@@ -7,12 +7,13 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rtmtass.errors import OutputError
 from rtmtass.io.files import FileSink
+from rtmtass.io.media.sink import MediaSink
 from rtmtass.offline.limiter import Limiter
 from rtmtass.signals import defer_signals
 from rtmtass.types import Samples
@@ -84,6 +85,7 @@ class StemWriters:
         self.limiter = limiter
         self.stopped = threading.Event()
         self._stems = tuple(stems)
+        self._is_complete = False
         gains = [linear_gain(gains_db.get(stem, 0.0)) for stem in stems]
         self._gains = np.array(gains, np.float32)
 
@@ -102,13 +104,35 @@ class StemWriters:
             else:
                 writer.write(stems[self._stems.index(name)])
 
+    @property
+    def remix(self) -> dict[str, Any] | None:
+        """What a remix that FFmpeg has written consists of; None if there is none."""
+        writer = self.writers.get(MIX)
+        return writer.about if isinstance(writer, MediaSink) else None
+
+    def complete(self) -> None:
+        """Write all that is left, such as a video's remaining pictures; may be called twice.
+
+        It may take long; `stopped` ends it.
+
+        Raises:
+            OutputError: an output can't be written.
+        """
+        if self._is_complete:
+            return
+        self._is_complete = True
+        self._flush()
+        for writer in self.writers.values():
+            if isinstance(writer, MediaSink):
+                writer.complete()
+
     def close(self) -> None:
         """Finalise all outputs, then publish all.
 
         Raises:
             OutputError: an output can't be finalised, in which case none is renamed.
         """
-        self._flush()
+        self.complete()
         for writer in self.writers.values():
             writer.finalise()
         for writer in self.writers.values():
@@ -120,11 +144,18 @@ class StemWriters:
             writer.abandon()
 
     def leave_parts(self) -> list[Path]:
-        """Finalise all outputs under their temporary names; return those that have samples."""
+        """Finalise all outputs under their temporary names; return those that have samples.
+
+        A video is removed.
+        """
         parts = []
-        with contextlib.suppress(OutputError, BrokenPipeError):
-            self._flush()
+        if not self._is_complete:
+            with contextlib.suppress(OutputError, BrokenPipeError):
+                self._flush()
         for writer in self.writers.values():
+            if isinstance(writer, MediaSink):  # half of a video's pictures are of no use
+                writer.abandon()
+                continue
             try:
                 writer.finalise()
             except OutputError:
@@ -211,6 +242,11 @@ class WriterThread:
                         self._sink.write(stems)
                     except Exception as error:  # raised by the next `write` or `close`
                         self._error = error
+            if self._error is None and not self._sink.stopped.is_set():
+                try:
+                    self._sink.complete()
+                except Exception as error:
+                    self._error = error
         finally:
             self._has_ended.set()
 

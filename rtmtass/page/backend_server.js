@@ -33,8 +33,7 @@ class ServerBackend {
   #state = null;
   #waitMs = FIRST_WAIT_MS;
   #lostAt = 0;
-  #waiting = null; // {isDone(state), resolve, reject, timer} of a start or stop
-  #problemBefore = "";
+  #waiting = null; // {isDone(state), hasBegun, resolve, reject, timer} of a start or stop
 
   constructor(about) {
     this.about = about;
@@ -73,8 +72,7 @@ class ServerBackend {
       const timer = setTimeout(() => this.#settle(new Error("rtmtass didn't do it within"
         + ` ${START_TIMEOUT_MS / 1000} s; look at its terminal for the reason`)),
       START_TIMEOUT_MS);
-      this.#problemBefore = this.#state?.problem ?? "";
-      this.#waiting = { isDone, resolve, reject, timer };
+      this.#waiting = { isDone, hasBegun: false, resolve, reject, timer };
       this.set(message);
     });
   }
@@ -118,15 +116,19 @@ class ServerBackend {
   }
 
   #accept(state) {
+    const before = this.#state;
     this.#state = state;
     this.#waitMs = FIRST_WAIT_MS;
     this.#lostAt = 0;
     this.#listener.state(state);
-    if (!this.#waiting) return;
-    if (this.#waiting.isDone(state)) this.#settle(null);
-    else if (state.problem && state.problem !== this.#problemBefore && !state.running) {
+    const waiting = this.#waiting;
+    if (!waiting) return;
+    // The problem of a former start is shown until the server has begun with this one.
+    waiting.hasBegun ||= state.running || !state.problem || state.problem !== before?.problem;
+    if (waiting.isDone(state)) this.#settle(null);
+    else if (waiting.hasBegun && !state.running && state.problem) {
       this.#settle(new Error(state.problem));
-    } else if (!state.problem) this.#problemBefore = "";
+    }
   }
 
   // The server refused a message: the state stays, and the page shows why.

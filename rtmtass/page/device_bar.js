@@ -44,7 +44,7 @@ export class DeviceBar {
     this.#render();
   }
 
-  get isRunning() { return Boolean(this.#state?.running); }
+  get isRunning() { return !this.#isLost && Boolean(this.#state?.running); }
 
   // Without a backend that can separate live sound, nothing can be started.
   set isAvailable(isAvailable) {
@@ -137,6 +137,7 @@ export class DeviceBar {
   #render() {
     const [tone, word] = this.#status();
     const isBusy = this.#phase !== null;
+    setAttribute(this.element, "data-phase", this.#phase ?? "");
     setAttribute(this.#dot, "data-tone", tone);
     setText(this.#word, word);
     setText(this.#time, this.#timeText());

@@ -24,7 +24,7 @@ export class Downloads {
     this.element = make("section", { class: "card downloads", "aria-label": "Downloads" },
       make("h2", { text: "Download" }),
       make("div", { class: "download-buttons" }, ...stems, this.#mix,
-        make("label", { class: "check",
+        make("label", { class: "check", hidden: !recording.canLimit,
           title: "keeps peaks below full scale (\u22121 dBTP) instead of clipping them" },
         this.#limit, "Limit peaks of the mix")),
       this.#bar, this.#status);

@@ -39,9 +39,12 @@ export class Figures {
     setText(item.note, note);
   }
 
-  // Shows the figures of a state; null while nothing runs.
+  // Shows the newest figures, if it is time for others; none while nothing runs.
   update(stats, now) {
-    if (!stats) return this.#clear();
+    if (!stats) {
+      if (this.#updatedAt !== -Infinity) this.#clear();
+      return;
+    }
     if (now - this.#updatedAt < UPDATE_MS) return;
     this.#updatedAt = now;
     const { steps, device } = stats;

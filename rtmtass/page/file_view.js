@@ -66,6 +66,9 @@ class FileView {
   }
 
   #checkSize(file) {
+    if (file.size === 0) {
+      throw new Error(`${file.name} is empty (0 bytes); record or export it again`);
+    }
     const most = this.#backend.about.maxUploadBytes;
     if (most !== null && file.size > most) {
       throw new Error(`${file.name} has ${sizeText(file.size)}; the most that is taken is`

@@ -1,7 +1,7 @@
 // The Live view: pictures, meters and faders of a running stream, drawn once per frame.
 
 import { DeviceBar } from "./device_bar.js";
-import { make, setAttribute, setProperty } from "./dom.js";
+import { make, setAttribute, setProperty, setText } from "./dom.js";
 import { Figures, Messages } from "./figures.js";
 import { capitalised } from "./format.js";
 import { Meter } from "./meter.js";
@@ -12,7 +12,8 @@ import { Strip } from "./strip.js";
 
 const COLUMNS = 500; // visible of the mixture, 8 s
 const KEPT_COLUMNS = 640;
-const REST_MS = 3000; // drawing ends this long after the last state of a running stream
+const REST_MS = 3000; // drawing ends this long after the last state of a running stream,
+const SETTLE_MS = 500; // and this long after that of a stopped one
 const FREQUENCIES = [[250, "250 Hz"], [1000, "1 kHz"], [4000, "4 kHz"]];
 
 export class LiveView {
@@ -74,7 +75,8 @@ export class LiveView {
       mark.style.bottom = `${100 * height(hz)}%`;
       return mark;
     });
-    this.#mixture.element.append(make("div", { class: "frequencies" }, ...marks), this.#hint);
+    this.#mixture.element.append(make("div", { class: "frequencies", "aria-hidden": "true" },
+      ...marks), this.#hint);
     return make("section", { class: "card mixture", "aria-label": "Mixture" },
       make("div", { class: "head" }, make("h2", { text: "Mixture" }),
         make("div", { class: "legend" }, ...legend), this.#clip,
@@ -106,7 +108,7 @@ export class LiveView {
 
   // Starts to draw, when the view is shown.
   wake() {
-    this.#drawUntil = performance.now() + REST_MS;
+    this.#drawUntil = performance.now() + (this.#state?.running ? REST_MS : SETTLE_MS);
     if (!this.#frame) this.#frame = requestAnimationFrame((now) => this.#draw(now));
   }
 
@@ -128,10 +130,12 @@ export class LiveView {
     setAttribute(this.element, "data-bypassed", this.#settings.isBypassed);
   }
 
+  get #canLive() { return this.#backend.canLive ?? true; }
+
   #showMissing() {
     const { missing } = this.#backend;
     missing.forEach((line, index) => this.#notices.set(`missing ${index}`, line));
-    this.#bar.isAvailable = !missing.length;
+    this.#bar.isAvailable = this.#canLive;
   }
 
   #accept(state) {
@@ -178,7 +182,8 @@ export class LiveView {
     const isShown = this.element.offsetParent !== null;
     this.#frame = isShown && performance.now() < this.#drawUntil
       ? requestAnimationFrame((next) => this.#draw(next)) : 0;
-    if (this.#isNew) this.#measure(now);
+    if (this.#isNew) this.#measure();
+    this.#figures.update(this.#state?.stats, now);
     const position = this.#scroll.advance(now, this.#columns.count);
     for (const picture of this.#pictures()) {
       picture.draw(this.#columns, position, this.#stillness.matches);
@@ -188,23 +193,25 @@ export class LiveView {
   }
 
   // Shows what the newest state measures.
-  #measure(now) {
+  #measure() {
     this.#isNew = false;
     const state = this.#state;
     if (!state) return;
     const levels = state.stats?.levels;
     for (const strip of this.#strips) strip.measure(levels);
     this.#output.measure(state);
-    this.#input.update(levels?.mixture);
+    this.#input.update(...(levels?.mixture ?? []));
     setAttribute(this.#clip, "data-on", Boolean(levels?.clipped.includes("mixture")));
-    this.#figures.update(state.stats, now);
     this.#messages.update(state.messages);
     setAttribute(this.element, "data-running", state.running);
-    this.#hint.textContent = state.running ? "" : this.#idleText();
+    setText(this.#hint, this.#idleText());
   }
 
+  // What is said on the blank screen.
   #idleText() {
+    if (this.#state.running || this.#columns.count) return "";
     if (!this.#backend.about.canChoose) return "The stream in the terminal has ended.";
+    if (!this.#canLive) return "Live sound can't be separated here; the line above says why.";
     const where = this.#backend.kind === "browser" ? " Nothing leaves your browser." : "";
     return "Press Start to split your input into speech, music and noise."
       + ` Use headphones, or the microphone picks up the output.${where}`;

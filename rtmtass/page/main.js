@@ -88,7 +88,8 @@ async function main() {
     live.wake();
   } catch (error) {
     notices.set("open", `The page can't reach what separates the sound: ${error.message}`);
-    find("live").append(make("button", { text: "Try again", on: { click: () => location.reload() } }));
+    const retry = make("button", { text: "Try again", on: { click: () => location.reload() } });
+    find("live").append(retry);
   }
 }
 

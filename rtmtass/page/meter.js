@@ -21,6 +21,8 @@ export class PeakHold {
   #heldDb = -Infinity;
   #since = 0;
 
+  clear() { this.#heldDb = -Infinity; }
+
   update(db, now) {
     if (db >= this.#heldDb || now - this.#since > HOLD_MS) {
       this.#heldDb = db;
@@ -58,12 +60,12 @@ export class Meter {
     this.element = make("div", { class: "meter" }, this.#bar, this.figure, scale);
   }
 
-  // Levels of a state in dBFS: [RMS, peak], null for silence; nothing while nothing runs.
-  // `beforeDb` is the RMS before the gain.
-  update(levels, beforeDb = null) {
-    const [rmsDb, peakDb] = levels ?? [null, null];
+  // Levels of a state in dBFS: null for silence, nothing while nothing is measured. `beforeDb`
+  // is the RMS before the gain.
+  update(rmsDb, peakDb, beforeDb) {
+    if (rmsDb === undefined) this.#hold.clear();
     this.#target = { rms: fraction(rmsDb), before: fraction(beforeDb),
-      peakDb: peakDb ?? -Infinity, isMeasured: Boolean(levels) };
+      peakDb: peakDb ?? -Infinity, isMeasured: rmsDb !== undefined };
   }
 
   draw(now) {

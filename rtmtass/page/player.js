@@ -5,7 +5,7 @@
 const WORKLET = "player_worklet.js";
 const AHEAD_S = 4; // at most, in the ring
 const CHUNK_S = 1;
-const FIRST_CHUNK_S = 0.25; // after a seek, so that it sounds soon
+const FIRST_CHUNK_S = 0.5; // after a seek, so that it sounds soon
 const LARGEST_RING = 4_000_000; // samples of all tracks
 const SEEK_MARGIN = 1; // the last frame can't be played from
 
@@ -20,7 +20,8 @@ export class Player {
   #generation = 0;
   #position = 0;
   #filled = 0; // frames up to here were sent
-  #isReading = false;
+  #reading = null; // the promise of the piece that is being read
+  #answer = () => {};
   #isClosed = false;
   #capacity;
   isPlaying = false;
@@ -57,11 +58,12 @@ export class Player {
     if (this.#position >= this.#recording.frames - SEEK_MARGIN) this.seek(0);
     this.#listener.changed();
     try {
-      await this.open();
+      const opened = this.open();
+      this.#feed();
+      await opened;
       if (!this.isPlaying) return;
       if (this.#ownsContext) await this.#context.resume();
       this.#send({ do: "play" });
-      this.#feed();
     } catch (error) {
       this.#fail(error);
     }
@@ -96,8 +98,20 @@ export class Player {
     if (this.#ownsContext) this.#context?.close();
   }
 
-  // The node that plays, once open.
-  get node() { return this.#node; }
+  // Resolves when all that fits has been read and has reached the worklet.
+  async settled() {
+    await this.open();
+    while (this.#reading) await this.#reading;
+    await this.reached();
+  }
+
+  // Resolves when all that was sent has reached the worklet.
+  reached() {
+    return new Promise((resolve) => {
+      this.#answer = resolve;
+      this.#send({ do: "answer" });
+    });
+  }
 
   async #open() {
     const { tracks, channels, frames, sampleRate } = this.#recording;
@@ -111,22 +125,21 @@ export class Player {
     this.#node.port.onmessage = ({ data }) => this.#receive(data);
     this.#node.onprocessorerror = () => this.#fail(new Error("the player stopped; reload the page"));
     this.#node.connect(this.#context.destination);
-    this.seek(this.#position);
+    this.#send({ do: "seek", generation: this.#generation, frame: this.#position });
   }
 
   #send(message, transferred = []) {
     this.#node?.port.postMessage(message, transferred);
   }
 
-  #receive({ generation, position, hasEnded, isSounding, isWaiting, rms, peak }) {
+  #receive({ isAnswer, generation, position, hasEnded, isSounding, isWaiting, rms, peak }) {
+    if (isAnswer) this.#answer();
     if (generation !== this.#generation) return; // of before a seek
-    this.#position = position;
+    const last = this.#recording.frames - SEEK_MARGIN;
+    this.#position = position < last ? position : this.#recording.frames;
     this.isWaiting = isWaiting;
     this.#listener.levels(rms, peak);
-    if (hasEnded) {
-      this.#position = this.#recording.frames;
-      this.isPlaying = false;
-    }
+    if (hasEnded) this.isPlaying = false;
     if (hasEnded || !this.isPlaying && !isSounding) this.#rest();
     this.#listener.changed();
     this.#feed();
@@ -137,27 +150,29 @@ export class Player {
     if (this.#ownsContext && this.#context.state === "running") this.#context.suspend();
   }
 
-  // Reads the next piece if there is room for it; one at a time.
-  async #feed() {
+  // Reads the next piece if there is room for it, then those after it; one at a time.
+  #feed() {
     const { frames, sampleRate } = this.#recording;
-    if (this.#isReading || !this.#node || this.#isClosed || this.#filled >= frames) return;
+    if (this.#reading || !this.#opening || this.#isClosed || this.#filled >= frames) return;
     const isFirst = this.#filled === this.#position;
     const wanted = Math.round((isFirst ? FIRST_CHUNK_S : CHUNK_S) * sampleRate);
     const room = this.#capacity - (this.#filled - this.#position);
     const count = Math.min(wanted, this.#capacity >> 1, frames - this.#filled);
     if (room < count) return;
-    this.#isReading = true;
-    const generation = this.#generation;
-    try {
-      const tracks = await this.#recording.read(this.#filled, count);
-      if (generation === this.#generation) this.#accept(tracks, generation);
-    } catch (error) {
+    this.#reading = this.#read(count).then(() => {
+      this.#reading = null;
+      this.#feed();
+    }, (error) => {
+      this.#reading = null;
       this.#fail(error);
-      return;
-    } finally {
-      this.#isReading = false;
-    }
-    this.#feed();
+    });
+  }
+
+  async #read(count) {
+    const generation = this.#generation;
+    const tracks = await this.#recording.read(this.#filled, count);
+    await this.#opening;
+    if (generation === this.#generation) this.#accept(tracks, generation);
   }
 
   #accept(tracks, generation) {

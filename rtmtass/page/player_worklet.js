@@ -117,6 +117,8 @@ class PlayerProcessor extends AudioWorkletProcessor {
     if (generation === this.current.generation) this.current.add(tracks);
   }
 
+  answer() { this.port.postMessage({ isAnswer: true }); }
+
   mix({ gains, wet }) {
     gains.forEach((gain, k) => this.gains[k].aim(gain));
     this.wet.aim(wet);

@@ -3,26 +3,23 @@
 
 import { make, setAttribute, setProperty, setText } from "./dom.js";
 import { Downloads } from "./downloads.js";
-import { capitalised, clock, gainText, strengthText } from "./format.js";
+import { capitalised, clock } from "./format.js";
 import { keyOf } from "./keys.js";
 import { Meter } from "./meter.js";
 import { mixFactors } from "./mix_factors.js";
-import { clipBadge } from "./output_panel.js";
+import { clipBadge, createStrength, showStrength } from "./output_panel.js";
 import { Player } from "./player.js";
-import { LARGEST_STRENGTH_DB, LOWEST_GAIN_DB, Settings, steppedGain, steppedStrength,
-} from "./settings.js";
+import { Settings } from "./settings.js";
 import { Slider } from "./slider.js";
-import { Lane, scaleOf } from "./waveform.js";
+import { StemControls } from "./stem_controls.js";
+import { Lane, createRuler, scaleOf } from "./waveform.js";
 
 const JUMP_S = 5;
-const STEP_DB = 0.5;
-const OFF_DB = LOWEST_GAIN_DB - STEP_DB; // a fader's lower end is silence
-const TOP_DB = 12;
-const NO_LIMIT = LARGEST_STRENGTH_DB + 1; // the upper end of the strength
 const METER_FALLS_MS = 2500; // drawn on for so long after a pause
 const CLIP_HOLD_MS = 3000;
 const PATIENCE_MS = 500; // before a wait for samples is shown
-const OWN_SPACE = "button, select, textarea, a, input:not([type=range])";
+const OWN_KEYS = { " ": "button, select, textarea, a, input:not([type=range]), dialog",
+  Home: "input, dialog", End: "input, dialog" };
 const CHANNELS = { 1: "mono", 2: "stereo" };
 const HINT = "Space plays and pauses, \u2190 and \u2192 jump 5 s, B is the original, 0 resets.";
 
@@ -76,6 +73,7 @@ export class RecordingPanel {
   async load() {
     this.#overview = await this.#recording.overview();
     this.#drawLanes();
+    if (this.element.offsetParent !== null) this.#play.focus({ preventScroll: true });
   }
 
   close() {
@@ -89,10 +87,8 @@ export class RecordingPanel {
     const actions = { left: () => this.#jump(-JUMP_S), right: () => this.#jump(JUMP_S),
       Home: () => this.#player.seek(0), End: () => this.#player.seek(this.#recording.frames),
       " ": () => this.#toggle(), b: () => this.#toggleOriginal(), 0: () => this.#settings.reset() };
-    const isOwn = key === " " && event.target.closest?.(OWN_SPACE)
-      || event.key === key && event.target.closest?.("input");
-    if (!Object.hasOwn(actions, key ?? "") || isOwn && key !== " ") return;
-    if (key === " " && event.target.closest?.(OWN_SPACE)) return;
+    if (!Object.hasOwn(actions, key ?? "")) return;
+    if (event.target.closest?.(OWN_KEYS[key] ?? "dialog")) return; // an element's own
     event.preventDefault();
     actions[key]();
   }
@@ -144,30 +140,18 @@ export class RecordingPanel {
     this.#kinds = ["waveform", "spectrogram"].map((kind) => make("button", {
       text: capitalised(kind), "aria-pressed": String(kind === this.#kind),
       on: { click: () => this.#showKind(kind) } }));
+    this.#strength = createStrength(this.#settings);
     this.#tracks = this.#stems.map((stem, k) => new Track(stem, this.#settings, lanes[k]));
     return make("section", { class: "card tracks", "aria-label": "Tracks" },
       make("div", { class: "track mixture-track" },
         make("div", { class: "track-head" }, make("h2", { text: "Mixture" }),
           make("div", { class: "tabs kinds", role: "group", "aria-label": "Show as" },
-            ...this.#kinds), this.#createStrength().element),
+            ...this.#kinds), this.#strength.element),
         mixture.element),
+      make("div", { class: "track ruler-track" },
+        createRuler(this.#recording.frames / this.#recording.sampleRate)),
       ...this.#tracks.map((track) => track.element),
       make("p", { class: "quiet keys-hint", text: HINT }));
-  }
-
-  #createStrength() {
-    const settings = this.#settings;
-    this.#strength = new Slider({
-      label: "Strength", spoken: "Strength: how far the other stems are turned down",
-      text: strengthText, range: { min: 0, max: NO_LIMIT, step: 1, reset: NO_LIMIT },
-      actions: {
-        change: (db) => settings.setStrength(db > LARGEST_STRENGTH_DB ? null : db),
-        nudge: (direction, steps) =>
-          settings.setStrength(steppedStrength(settings.strength, direction, steps)),
-        reset: () => settings.setStrength(null), hold: () => {}, release: () => {},
-      },
-    });
-    return this.#strength;
   }
 
   // --- the play head
@@ -228,7 +212,7 @@ export class RecordingPanel {
     this.#player.setMix(this.#stems.map((stem) => factors[stem]), this.#settings.isBypassed);
     this.#tracks.forEach((track) => track.show());
     const { strength, isBypassed } = this.#settings;
-    this.#strength.show(strength, strength ?? NO_LIMIT);
+    showStrength(this.#strength, strength);
     setAttribute(this.#original, "aria-pressed", isBypassed);
     setAttribute(this.element, "data-bypassed", isBypassed);
     this.#downloads.update();
@@ -296,52 +280,22 @@ export class RecordingPanel {
   }
 }
 
-// A stem: its name, mute, solo and fader beside its picture.
+// A stem: its controls beside its picture.
 class Track {
-  #stem;
-  #settings;
-  #mute;
-  #solo;
-  #fader;
+  #controls;
 
   constructor(stem, settings, lane) {
-    this.#stem = stem;
-    this.#settings = settings;
-    this.#mute = toggle("Mute", `Mute ${stem}`, "mute", () =>
-      settings.setMute(stem, !settings.isMuted(stem)));
-    this.#solo = toggle("Solo", `Solo ${stem}`, "solo", () =>
-      settings.setSolo(stem, !settings.isSoloed(stem)));
-    this.#fader = new Slider({
-      label: "Gain", spoken: `${capitalised(stem)} gain`, text: gainText,
-      range: { min: OFF_DB, max: TOP_DB, step: STEP_DB, reset: 0 },
-      actions: {
-        change: (db) => settings.setGain(stem, db < LOWEST_GAIN_DB ? null : db),
-        nudge: (direction, steps) =>
-          settings.setGain(stem, steppedGain(settings.gain(stem), direction, steps)),
-        reset: () => settings.setGain(stem, 0), hold: () => {}, release: () => {},
-      },
-    });
+    this.#controls = new StemControls(stem, settings);
     this.element = make("section", { class: "track strip", "data-stem": stem,
       "aria-label": capitalised(stem) },
-    make("div", { class: "track-head" },
-      make("div", { class: "head" }, make("h2", { text: capitalised(stem) }), this.#mute,
-        this.#solo), this.#fader.element),
+    make("div", { class: "track-head" }, this.#controls.head, this.#controls.fader),
     lane.element);
   }
 
   // Shows the settings.
   show() {
-    const gainDb = this.#settings.gain(this.#stem);
-    this.#fader.show(gainDb, gainDb ?? OFF_DB);
-    setAttribute(this.#mute, "aria-pressed", this.#settings.isMuted(this.#stem));
-    setAttribute(this.#solo, "aria-pressed", this.#settings.isSoloed(this.#stem));
-    setAttribute(this.element, "data-silent", !this.#settings.isAudible(this.#stem));
+    this.#controls.show(this.element);
   }
-}
-
-function toggle(text, label, kind, click) {
-  return make("button", { class: `toggle ${kind}`, text, "aria-label": label,
-    "aria-pressed": "false", on: { click } });
 }
 
 // The settings as a backend's `controls`.

@@ -80,6 +80,7 @@ class ServerRecording {
   #base;
   #alive;
   #leave = () => this.close();
+  canLimit = true; // the peaks of a mix
 
   constructor(base, about) {
     this.#base = base;

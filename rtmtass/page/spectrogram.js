@@ -138,11 +138,11 @@ export class Spectrogram {
     this.#visible = visible;
     this.#ring = visible + MARGIN;
     this.#paint = paint;
-    this.#canvas = make("canvas", { width: 2 * this.#ring, height: BANDS });
+    this.#canvas = make("canvas", { width: 2 * this.#ring, height: BANDS, role: "img",
+      "aria-label": label });
     this.#canvas.style.width = `${(200 * this.#ring) / visible}%`;
     this.#context = this.#canvas.getContext("2d", { alpha: false });
-    this.element = make("div", { class: "screen", role: "img", "aria-label": label },
-      this.#canvas);
+    this.element = make("div", { class: "screen" }, this.#canvas);
     this.clear(0);
   }
 

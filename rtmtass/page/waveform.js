@@ -2,12 +2,16 @@
 // play head over it.
 
 import { make, setAttribute } from "./dom.js";
+import { clock } from "./format.js";
 import { BANDS, ROWS, colourOf, mixturePainter, stemPainter } from "./spectrogram.js";
 
 const FULL = 127; // of a peak at full scale
 const QUIETEST = 13; // a recording below it, -20 dBFS, isn't drawn any larger
 const HEIGHT_SHARE = 0.94;
 const LEAST_PX = 1; // so that silence is a line
+const SMOOTH = 0.012; // of the width, over which the mixture's colour is averaged
+const TICK_PX = 90; // between two times, at least
+const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
 
 // How much larger than life all waveforms of a recording are drawn.
 export function scaleOf(overview) {
@@ -77,25 +81,36 @@ export class Lane {
     Object.assign(this.#canvas, { width, height });
     const context = this.#canvas.getContext("2d");
     const { columns, peaks } = this.#overview;
-    for (let x = 0; x < width; x += 1) {
+    const columnsOf = Array.from({ length: width }, (_, x) => {
       const from = Math.floor((x * columns) / width);
-      const to = Math.max(from + 1, Math.floor(((x + 1) * columns) / width));
-      const highest = loudest(peaks, from, to);
+      return loudest(peaks, from, Math.max(from + 1, Math.floor(((x + 1) * columns) / width)));
+    });
+    const colours = this.#row > 0 ? null : this.#mixtureColours(columnsOf);
+    if (this.#row > 0) context.fillStyle = `rgb(${this.#colours[this.#row - 1]})`;
+    columnsOf.forEach((highest, x) => {
       const share = Math.min(1, (this.#scale * highest[this.#row]) / FULL) * HEIGHT_SHARE;
       const tall = Math.max(LEAST_PX, Math.round(share * height));
-      context.fillStyle = this.#colourAt(highest);
+      if (colours) context.fillStyle = colours[x];
       context.fillRect(x, Math.round((height - tall) / 2), 1, tall);
-    }
+    });
   }
 
-  // A stem has its own colour, the mixture that of its stems by their shares of power.
-  #colourAt(highest) {
-    if (this.#row > 0) return `rgb(${this.#colours[this.#row - 1]})`;
-    const powers = this.#colours.map((_, stem) => highest[stem + 1] ** 2 + 1e-6);
-    const total = powers.reduce((a, b) => a + b);
-    const mixed = [0, 1, 2].map((part) => Math.round(this.#colours.reduce((sum, colour, stem) =>
-      sum + (powers[stem] / total) * colour[part], 0)));
-    return `rgb(${mixed})`;
+  // The mixture has the colour of its stems by their shares of power, averaged along the time.
+  #mixtureColours(columnsOf) {
+    const reach = Math.ceil(columnsOf.length * SMOOTH);
+    const sums = [new Array(this.#colours.length).fill(0)];
+    for (const highest of columnsOf) {
+      sums.push(sums.at(-1).map((sum, stem) => sum + highest[stem + 1] ** 2 + 1e-3));
+    }
+    return columnsOf.map((_, x) => {
+      const before = sums[Math.max(0, x - reach)];
+      const after = sums[Math.min(columnsOf.length, x + reach + 1)];
+      const powers = after.map((sum, stem) => sum - before[stem]);
+      const total = powers.reduce((a, b) => a + b);
+      const mixed = [0, 1, 2].map((part) => Math.round(this.#colours.reduce((sum, colour, stem) =>
+        sum + (powers[stem] / total) * colour[part], 0)));
+      return `rgb(${mixed})`;
+    });
   }
 
   #drawPicture() {
@@ -112,6 +127,23 @@ export class Lane {
     }
     this.#canvas.getContext("2d").putImageData(image, 0, 0);
   }
+}
+
+// A row of times over a recording of `durationS`.
+export function createRuler(durationS) {
+  const ruler = make("div", { class: "ruler", "aria-hidden": "true" });
+  new ResizeObserver(() => {
+    const most = Math.max(1, ruler.clientWidth / TICK_PX);
+    const stepS = TICKS_S.find((step) => durationS / step <= most) ?? TICKS_S.at(-1);
+    const ticks = [];
+    for (let atS = 0; atS < durationS; atS += stepS) {
+      const tick = make("span", { text: clock(atS) });
+      tick.style.left = `${(100 * atS) / durationS}%`;
+      ticks.push(tick);
+    }
+    ruler.replaceChildren(...ticks);
+  }).observe(ruler);
+  return ruler;
 }
 
 // The largest peak of each track in a range of columns.

@@ -11,16 +11,16 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
 
 from rtmtass.errors import OutputError, RtmtassError
 from rtmtass.web.access import ROOT
-from rtmtass.web.folder import RunFolder
+from rtmtass.web.folder import RunFolder, disk_problem
 from rtmtass.web.jobs import Jobs, Recording, done
 from rtmtass.web.mix import MixFile, MixRequest
 from rtmtass.web.names import disposition, download_name
-from rtmtass.web.separating import disk_problem
 from rtmtass.web.tap import PEAKS, PICTURE
 
 MAX_UPLOAD_BYTES = 8 * 2**30
@@ -136,7 +136,7 @@ class _Files:
                 async for chunk in request.content.iter_chunked(_CHUNK):
                     size += len(chunk)
                     self._check_size(size)
-                    await asyncio.to_thread(file.write, chunk)
+                    await asyncio.to_thread(_write_chunk, file, chunk)
                     if recording.state == "removed":
                         raise web.HTTPGone(text="the upload was cancelled")
         except OSError as error:
@@ -262,6 +262,10 @@ def _file(path: Path, name: str = "") -> web.FileResponse:
     if name:
         headers["Content-Disposition"] = disposition(name)
     return web.FileResponse(path, headers=headers)
+
+
+def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
+    file.write(chunk)
 
 
 async def _write(response: web.StreamResponse, **values: object) -> None:

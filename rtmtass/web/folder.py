@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -72,3 +73,14 @@ def _is_abandoned(folder: Path) -> bool:
     with path.open("rb") as file:
         _lock(file)
     return True
+
+
+def disk_problem(error: OSError) -> str:
+    """Return the line for a file of ours that can't be written."""
+    folder = tempfile.gettempdir()
+    if error.errno == errno.ENOSPC:
+        return (
+            f"the disk of {folder} is full: free some space, or set TMPDIR to a folder on"
+            " another disk and start again"
+        )
+    return f"{folder} can't be written: {error.strerror}; set TMPDIR to another folder"

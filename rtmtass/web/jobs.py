@@ -7,8 +7,9 @@ import contextlib
 import json
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from rtmtass.errors import RtmtassError
 from rtmtass.web.mix import MixFile
 from rtmtass.web.names import label_of, suffix_of
 from rtmtass.web.samples import Tracks
-from rtmtass.web.separating import command
 
 MOST_WAITING = 4
 """Recordings that are uploaded or wait while another is separated."""
@@ -25,6 +25,8 @@ MOST_KEPT = 16
 """Recordings in all, with those that are done."""
 ABANDONED_S = 900.0
 """Without a request for so long, a recording is removed: its page is gone."""
+_MODULE = "rtmtass.web.separating"  # not imported here: it needs numba
+_OPENING = "opening the model"
 _LONGEST_LINE = 1 << 20
 
 
@@ -225,16 +227,16 @@ class Jobs:
 
     async def _separate(self, recording: Recording) -> None:
         """Run the process of a recording to its end."""
-        recording.state, self._current = "separating", recording
-        words = command(recording.path, recording.out, recording.label, *self._model)
+        recording.state, recording.note, self._current = "separating", _OPENING, recording
+        words = _command(recording.path, recording.out, recording.label, *self._model)
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *words, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE
-            )
-            assert self._process.stdout is not None
-            async for line in self._process.stdout:
+            process = await self._start(words)
+            if recording.state == "removed":
+                await self._kill()
+            assert process.stdout is not None, "it is a pipe"
+            async for line in process.stdout:
                 recording.update(json.loads(line))
-            await self._process.wait()
+            await process.wait()
         except OSError as error:
             recording.update({"problem": f"no process can be started: {error.strerror}"})
         finally:
@@ -245,6 +247,19 @@ class Jobs:
                     {"problem": f"the separation of {recording.label} ended early (code {code})"}
                 )
             self._process = self._current = None
+
+    async def _start(self, words: Sequence[str]) -> asyncio.subprocess.Process:
+        """Start the process; one that is being started when this is cancelled is kept too."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *words, stdout=asyncio.subprocess.PIPE, limit=_LONGEST_LINE
+            )
+        )
+        try:
+            await asyncio.shield(starting)
+        finally:
+            self._process = await starting
+        return self._process
 
     async def _kill(self) -> None:
         """End the separating process; it has nothing to save."""
@@ -263,3 +278,18 @@ def done(recording: Recording) -> Separated:
     if recording.separated is None:
         raise RtmtassError(recording.problem or f"{recording.label} isn't separated yet")
     return recording.separated
+
+
+def _command(
+    path: Path, folder: Path, label: str, model: str, precision: str, passes: int
+) -> list[str]:
+    """Return the command line of the process.
+
+    Args:
+        path: of the recording.
+        folder: of the stems and of all else that is written.
+        label: name of the recording in messages.
+        model, precision, passes: as of `rtmtass.load`.
+    """
+    words = [str(path), str(folder), label, model, precision, str(passes)]
+    return [sys.executable, "-m", _MODULE, *words]

@@ -13,13 +13,13 @@ from rtmtass.io.encodings import choose_encoding
 from rtmtass.io.files import FileSink, FileSource
 from rtmtass.io.tags.reader import read_metadata
 from rtmtass.live.controls import LARGEST_STRENGTH_DB, LOWEST_GAIN_DB
+from rtmtass.live.page_controls import HIGHEST_GAIN_DB
 from rtmtass.offline.limiter import Limiter
 from rtmtass.offline.writers import MIX, StemWriters
 from rtmtass.web.samples import Tracks
 
 OFF = "off"
 """In an address: a gain of -inf dB, or a strength without limit."""
-HIGHEST_GAIN_DB = 20.0
 _BLOCK = 1 << 16  # frames
 
 

@@ -111,10 +111,8 @@ class Overview:
 
     def picture(self) -> bytes:
         """Return the spectrogram as the page takes it, see `bands`; call it once, at the end."""
-        missing = -(-self._peaks.units // self._hop) - self._powers.units
-        if missing > 0:  # the last hop is complete with silence
-            silence = np.zeros((*self._pending.shape[:2], (missing + 1) * self._hop), np.float32)
-            self._analyse(silence)
+        rest = -self._peaks.units % self._hop  # the last hop is complete with silence
+        self._analyse(np.zeros((*self._pending.shape[:2], rest), np.float32))
         count = min(COLUMNS, self._powers.units)
         powers = self._powers.columns(count)
         data: Bytes = picture_bytes(powers[..., :BANDS] / powers[..., BANDS:])

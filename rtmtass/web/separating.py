@@ -7,12 +7,10 @@ line of JSON for each step. It ends when nobody reads them any more.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from rtmtass.io.spans import is_seekable
 from rtmtass.offline.plan import Job, Result, SeparateOptions, plan
 from rtmtass.offline.provenance import describe_model
 from rtmtass.offline.separate import separate_file
+from rtmtass.web.folder import disk_problem
 from rtmtass.web.overview import MIXTURE
 from rtmtass.web.tap import PageTap
 
@@ -35,21 +34,6 @@ _RUNTIME = "numba"
 _NICENESS = 10
 _EVERY_S = 0.1  # between two lines of progress
 _COMPILING = "compiling for this CPU, once (about 20 s)"
-
-
-def command(
-    path: Path, folder: Path, label: str, model: str, precision: str, passes: int
-) -> list[str]:
-    """Return the command line of the process.
-
-    Args:
-        path: of the recording.
-        folder: of the stems and of all else that is written.
-        label: name of the recording in messages.
-        model, precision, passes: as of `rtmtass.load`.
-    """
-    words = [str(path), str(folder), label, model, precision, str(passes)]
-    return [sys.executable, "-m", __name__, *words]
 
 
 def main(words: Sequence[str]) -> int:
@@ -152,17 +136,6 @@ def _shown(error: RtmtassError, path: Path, label: str) -> str:
     named = Path(label)
     text = text.replace(str(converted(path)), quoted(converted(named)))
     return text.replace(str(path), quoted(named))
-
-
-def disk_problem(error: OSError) -> str:
-    """Return the line for a file of ours that can't be written."""
-    folder = tempfile.gettempdir()
-    if error.errno == errno.ENOSPC:
-        return (
-            f"the disk of {folder} is full: free some space, or set TMPDIR to a folder on"
-            " another disk and start again"
-        )
-    return f"{folder} can't be written: {error.strerror}; set TMPDIR to another folder"
 
 
 if __name__ == "__main__":

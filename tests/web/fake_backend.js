@@ -52,7 +52,23 @@ class FakeBackend {
     { id: "9", name: "HDMI / DisplayPort", isDefault: false }], problem: "" };
 
   async devices() { return this.found; }
-  set(message) { this.sent.push(message); }
+
+  // Keeps a message and answers with the state that it leads to, as an engine does.
+  set(message) {
+    this.sent.push(message);
+    const { controls } = this.latest, { do: what, stem, on, db } = message;
+    const names = { mute: "muted", solo: "soloed" }[what];
+    if (names) controls[names] = controls[names].filter((name) => name !== stem);
+    if (names && on) controls[names] = [...controls[names], stem];
+    if (what === "gain") controls.gains_db = { ...controls.gains_db, [stem]: db };
+    if (what === "strength") controls.strength_db = db;
+    if (what === "bypass") controls.is_bypassed = on;
+    if (what === "reset") Object.assign(controls, initialState().controls, { strength_db:
+      controls.strength_db, is_bypassed: controls.is_bypassed });
+    if (what === "record") this.latest.stats.recording.is_running = on;
+    this.state();
+  }
+
   async openFile(file) { throw new Error(`no files in this test: ${file.name}`); }
 
   listen(listener) {
