@@ -480,8 +480,8 @@ def test_downloads_get_the_controls_and_say_what_was_clipped(view: Page) -> None
     assert view.evaluate("backend.calls.at(-1)") == ["close"]
 
 
-@pytest.mark.parametrize("width", [320, 700, 1280])
-def test_nothing_is_cut_off_in_a_narrow_window(view: Page, width: int) -> None:
+def test_nothing_is_cut_off_in_a_narrow_window(view: Page) -> None:
     opened(view)
-    view.set_viewport_size({"width": width, "height": 700})
-    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    for width in (320, 700, 1280):
+        view.set_viewport_size({"width": width, "height": 700})
+        assert view.evaluate("document.documentElement.scrollWidth") <= width

@@ -100,7 +100,8 @@ def test_the_picture_shows_a_sine_at_its_level_and_frequency(rate: int) -> None:
     picture = np.frombuffer(overview.picture()[4:], np.uint8).reshape(-1, 4, BANDS)[10]
     power = 10 ** ((picture[1] / 2.55 - 100) / 10)
     assert 10 * np.log10(power.sum()) == pytest.approx(-23.0, abs=0.3)  # 0.1 RMS/√2
-    edges = np.linspace(*(2595 * np.log10(1 + hz / 700) for hz in (60, 8000)), BANDS + 1)
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (60, 8000))
+    edges = np.linspace(low, high, BANDS + 1)
     band = int(np.searchsorted(edges, 2595 * np.log10(1 + 1000 / 700))) - 1
     assert abs(int(picture[1].argmax()) - band) <= 1
     assert picture[2].max() == 0

@@ -26,7 +26,10 @@ def band_powers(frames: Samples, sample_rate: int) -> Floats:
     window, weights = _analysis(n_fft, sample_rate)
     spectrum = np.fft.rfft(frames * window)
     powers: Floats = np.square(spectrum.real) + np.square(spectrum.imag)
-    return powers.astype(np.float32) @ weights
+    flat = powers.astype(np.float32, copy=False).reshape(
+        -1, powers.shape[-1]
+    )  # BLAS takes two axes
+    return (flat @ weights).reshape(*frames.shape[:-1], BANDS)
 
 
 def picture_bytes(powers: Floats) -> Bytes:

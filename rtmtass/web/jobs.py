@@ -240,8 +240,8 @@ class Jobs:
         except OSError as error:
             recording.update({"problem": f"no process can be started: {error.strerror}"})
         finally:
+            await self._kill()  # one that was being started when the recording was removed, too
             if recording.state == "separating":
-                await self._kill()
                 code = self._process.returncode if self._process else "?"
                 recording.update(
                     {"problem": f"the separation of {recording.label} ended early (code {code})"}
