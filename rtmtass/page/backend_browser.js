@@ -62,8 +62,8 @@ class BrowserBackend {
       sampleRate: about.sampleRate, canChoose: true, maxUploadBytes: null,
     };
     this.canLive = !missing.all.length && !missing.live.length;
-    this.canOpenFiles = !missing.all.length && !missing.files.length;
-    this.missing = [...missing.all, ...missing.live, ...missing.files];
+    this.canOpenFiles = !missing.all.length;
+    this.missing = [...missing.all, ...missing.live];
     this.#controls = new Controls(about.stems, storage);
     if (this.canLive) this.#loadWarm().catch(() => {}); // a problem is shown when it matters
   }
