@@ -7,12 +7,18 @@ browser's output missed. Chromium's own count of underruns is printed beside the
 audio clock fell behind the computer's. Then the engine alone runs on the page's main thread,
 whose clock is finer, for the spread of its step times.
 
-    python -m benchmarks.page [--json] [--seconds 60] [--core 0] [--keep FOLDER]
+The browser runs as it does for an ordinary user, without the right to real-time scheduling. With
+it, as root has it, Chromium 156 stops the sound of any AudioWorklet on a single core for up to a
+second, half a minute after its start: the first garbage collection's sweeper waits on the audio
+thread, in a busy loop, for a thread that gets no time (--realtime shows it).
+
+    python -m benchmarks.page [--json] [--seconds 60] [--core 0] [--keep FOLDER] [--realtime]
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import http.server
 import os
@@ -37,6 +43,7 @@ from rtmtass.weights import DEFAULT, demo_clip
 RATE = 44100
 """Of Chromium's fake microphone."""
 HOPS_ALONE = 2000
+_PR_CAPBSET_DROP, _CAP_SYS_NICE = 24, 23  # linux/prctl.h, linux/capability.h
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _START_MS = 120_000
 
@@ -99,6 +106,11 @@ def write_clip(path: Path) -> None:
     """Write the demo clip as the fake microphone takes it."""
     sound, rate = soundfile.read(demo_clip(), dtype="float32", always_2d=True)
     soundfile.write(path, soxr.resample(sound.mean(axis=1), rate, RATE), RATE, "PCM_16")
+
+
+def drop_realtime_right() -> None:
+    """Let no program that is started from here set priorities; without effect for a user."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_SYS_NICE, 0, 0, 0)
 
 
 def measure(folder: Path, clip: Path, seconds: float, core: int) -> dict[str, Any]:
@@ -203,8 +215,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of sound")
     parser.add_argument("--core", type=int, default=0, help="on which all runs")
     parser.add_argument("--keep", type=Path, help="folder to export to, and to reuse as it is")
+    parser.add_argument("--realtime", action="store_true", help="leave the browser that right")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if not arguments.realtime:
+        drop_realtime_right()
     try:
         with tempfile.TemporaryDirectory() as name:
             folder = arguments.keep or Path(name) / "site"

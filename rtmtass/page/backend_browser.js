@@ -12,6 +12,7 @@ import { LiveStats } from "./live_stats.js";
 import { open } from "./rtmtass.js";
 
 const MOST_MESSAGES = 20;
+const PATIENCE_MS = 10_000; // before a start, on a slow computer
 
 // Open the backend: reads what the export says about the model, and loads the engine meanwhile.
 export async function openBackend() {
@@ -44,6 +45,7 @@ class BrowserBackend {
   #listener = null;
   #engine = null; // a promise of {module, wasm, model}
   #opened = null; // the model, on this thread
+  #warm = null; // a promise
   #session = null;
   #stats = null;
   #latest = null; // stats as last shown
@@ -60,10 +62,10 @@ class BrowserBackend {
       sampleRate: about.sampleRate, canChoose: true, maxUploadBytes: null,
     };
     this.canLive = !missing.all.length && !missing.live.length;
-    this.canOpenFiles = !missing.all.length && !missing.files.length;
-    this.missing = [...missing.all, ...missing.live, ...missing.files];
+    this.canOpenFiles = !missing.all.length;
+    this.missing = [...missing.all, ...missing.live];
     this.#controls = new Controls(about.stems, storage);
-    if (!missing.all.length) this.#load().catch(() => {}); // shown when it is needed
+    if (this.canLive) this.#loadWarm().catch(() => {}); // a problem is shown when it matters
   }
 
   // Return the engine's parts, loaded and compiled once.
@@ -80,8 +82,18 @@ class BrowserBackend {
       async (name) => (await load(name)).arrayBuffer()));
     const module = await WebAssembly.compile(wasm);
     this.#opened = open(module, model);
-    await warmUp(this.#opened);
     return { module, wasm, model };
+  }
+
+  // Return the engine once it runs steadily, or after a while on a slow computer.
+  async #loadWarm() {
+    const engine = await this.#load();
+    this.#warm ??= warmUp(engine);
+    let timer = 0;
+    const patience = new Promise((resolve) => { timer = setTimeout(resolve, PATIENCE_MS); });
+    await Promise.race([this.#warm, patience]);
+    clearTimeout(timer);
+    return engine;
   }
 
   async devices() {
@@ -101,7 +113,8 @@ class BrowserBackend {
     await this.stop();
     this.#problem = "";
     try {
-      const engine = this.#load();
+      const engine = this.#loadWarm();
+      engine.catch(() => {}); // it is awaited below, after the microphone
       this.#session = await LiveSession.open(
         input || null, output || null, engine, this.#controls.messages(), {
           report: (report) => this.#report(report),

@@ -9,13 +9,16 @@ const SIMD_MODULE = new Uint8Array([
 const UPDATE = "update the browser, or use a current Chrome, Edge, Firefox or Safari";
 const HTTPS = "open the page by https, or from this computer as http://localhost";
 
-// Return {all, live, files}: lines about what is missing for both, for live sound, for files.
+// Return {all, live}: lines about what is missing for everything, and for live sound alone.
 export function findMissing(scope = globalThis) {
-  const all = [], live = [], files = [];
+  const all = [], live = [];
   if (!scope.WebAssembly?.validate) {
     all.push(`This browser has no WebAssembly, which runs the separation: ${UPDATE}.`);
   } else if (!scope.WebAssembly.validate(SIMD_MODULE)) {
     all.push(`This browser's WebAssembly has no SIMD, without which it is too slow: ${UPDATE}.`);
+  }
+  if (!scope.Worker) {
+    all.push(`This browser has no workers, in which the separation runs: ${UPDATE}.`);
   }
   if (!scope.isSecureContext) {
     live.push(`A browser gives the microphone only to pages of a secure address: ${HTTPS}.`);
@@ -27,10 +30,7 @@ export function findMissing(scope = globalThis) {
       live.push(`This browser gives pages no microphone: ${UPDATE}.`);
     }
   }
-  if (!scope.Worker) {
-    files.push(`This browser has no workers, so files can't be separated: ${UPDATE}.`);
-  }
-  return { all, live, files };
+  return { all, live };
 }
 
 // Return the line for an error of getUserMedia.

@@ -6,18 +6,17 @@ import { save } from "./browser_files.js";
 const FADE_MS = 120; // latency and ramp of the mix, before a stop
 const PATIENCE_MS = 2000; // for the last piece of a recording
 const SETTLED_MS = 300, LONGEST_SETTLING_MS = 3000;
-const WARM_UP_HOPS = 24, WARM_UP_BATCH = 4;
 
-// Run the engine for some hops before it is needed, a few at a time: the browser
-// compiles code well only once it has run often, and it shares what it compiled.
-export async function warmUp(model) {
-  const stream = model.stream({ output: "both" }), silence = [new Float32Array(model.hop)];
-  const outs = Array.from({ length: stream.outputs }, () => new Float32Array(model.hop));
-  for (let hop = 0; hop < WARM_UP_HOPS; hop++) {
-    stream.process(silence, outs);
-    if (hop % WARM_UP_BATCH === 0) await new Promise((resolve) => setTimeout(resolve));
-  }
-  stream.free();
+// Resolve once the engine is compiled well; see warm_worker.js.
+export function warmUp({ module, model }) {
+  const worker = new Worker(new URL("warm_worker.js", import.meta.url), { type: "module" });
+  return new Promise((resolve) => {
+    worker.onmessage = worker.onerror = () => { // without it the sound is only less steady
+      worker.terminate();
+      resolve();
+    };
+    worker.postMessage({ module, model });
+  });
 }
 
 export class LiveSession {
