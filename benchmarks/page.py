@@ -8,9 +8,10 @@ audio clock fell behind the computer's. Then the engine alone runs on the page's
 whose clock is finer, for the spread of its step times.
 
 The browser runs as it does for an ordinary user, without the right to real-time scheduling. With
-it, as root has it, Chromium 156 stops the sound of any AudioWorklet on a single core for up to a
-second, half a minute after its start: the first garbage collection's sweeper waits on the audio
-thread, in a busy loop, for a thread that gets no time (--realtime shows it).
+it, as root has it (--realtime), Chromium 156 on a single core lost up to a second of sound half a
+minute after the start in most runs, with near-empty AudioWorklets too. A trace shows the audio
+thread busy with the garbage collector's sweeper then, which seems to wait for a thread that gets
+no time on the same core.
 
     python -m benchmarks.page [--json] [--seconds 60] [--core 0] [--keep FOLDER] [--realtime]
 """

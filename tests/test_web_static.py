@@ -385,8 +385,7 @@ def test_what_the_browser_lacks_is_named_with_what_to_do(lack: str, open_site: O
     notice = page.inner_text("#notices .notice")
     assert words in notice
     assert "update" in notice or "https" in notice
-    lacks_live = lack != "workers"  # which only files need
-    assert page.get_by_role("button", name="Start").is_disabled() == lacks_live
+    assert page.get_by_role("button", name="Start").is_disabled()
 
 
 REFUSALS = {
