@@ -462,7 +462,7 @@ def test_unknown_recordings_and_bad_numbers_are_refused() -> None:
     in_server(test)
 
 
-def separating() -> list[int]:
+def separating_processes() -> list[int]:
     """Return the processes that separate; other tests' may have left children of other kinds."""
     found = children_of(os.getpid())
     return [pid for pid, words in found.items() if "rtmtass.web.separating" in words]
@@ -479,12 +479,12 @@ def test_few_recordings_wait(own_folder: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         states = [(await _state(rig, key))["state"] for key in keys]
         assert sorted(states) == ["separating", *["waiting"] * jobs.MOST_WAITING]
-        assert len(separating()) == 1
+        assert len(separating_processes()) == 1
         assert await _delete(rig, keys[-1]) == 204
         await _upload(rig, data)
 
     in_server(test)
-    assert not separating()
+    assert not separating_processes()
     assert list(own_folder.iterdir()) == []
 
 
@@ -515,9 +515,9 @@ def test_removing_a_recording_ends_its_separation(own_folder: Path, tmp_path: Pa
         key = await _upload(rig, data)
         while not (await _state(rig, key))["fraction"]:
             await asyncio.sleep(0.05)
-        (process,) = separating()
+        (process,) = separating_processes()
         assert await _delete(rig, key) == 204
-        assert process not in separating()
+        assert process not in separating_processes()
         assert contents(own_folder) == ["lock"]
         assert (await rig.get(f"api/files/{key}"))[0] == 404
 
