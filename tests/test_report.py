@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "loader", lambda arguments: FakeSeparator)
+    monkeypatch.setattr(command, "model_opener", lambda arguments: FakeSeparator)
 
 
 def record(path: Path, seconds: float = 1.0, rate: int = 16000, channels: int = 1) -> Samples:
