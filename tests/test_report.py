@@ -303,7 +303,7 @@ def test_every_class_that_the_script_looks_for_is_on_the_page(tmp_path: Path) ->
 
 
 def test_the_page_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "loader", lambda arguments: rtmtass.load)
+    monkeypatch.setattr(command, "model_opener", lambda arguments: rtmtass.load)
     record(tmp_path / "a.wav", 1.0, 44100, 2)
     assert separate(tmp_path / "a.wav", "--report", tmp_path / "p.html") == 0
     assert list(Page((tmp_path / "p.html").read_text()).tracks) == ["mixture", *STEMS]
