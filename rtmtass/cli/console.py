@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import (
     BarColumn,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -52,6 +53,18 @@ class _BarContext:
         self._bars.stop()
 
 
+def _columns() -> tuple[ProgressColumn, ...]:
+    """Return the columns of recordings: name, bar, share, elapsed and remaining time."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+
+
 class Progress(_BarContext):
     """A ProgressListener: bar, elapsed and remaining time, and the current RTF on stderr.
 
@@ -62,12 +75,7 @@ class Progress(_BarContext):
         self._n_files = n_files
         self._n_done = 0
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *_columns(),
             TextColumn("{task.fields[rtf]}"),
             console=Console(stderr=True),
         )
@@ -109,12 +117,7 @@ class SeriesProgress(_BarContext):
     def __init__(self, n_files: int) -> None:
         self._n_files, self._n_done = n_files, 0
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            *_columns(),
             console=Console(stderr=True),
         )
         self._task = self._bars.add_task(self._description(), total=None)
