@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 WEB = Path(__file__).parent / "web"
 """Modules that only tests serve: a backend without an engine, and stand-ins."""
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self';"
-    " connect-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:;"
-    " object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
 _ARGUMENTS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required")
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _TIMEOUT_MS = 60_000  # for a machine on which much else runs
@@ -141,6 +136,8 @@ class PageServer:
 
 
 def _handler(backend: bytes) -> Callable[..., BaseHTTPRequestHandler]:
+    from rtmtass.web.access import HEADERS  # here, as aiohttp isn't needed by every test
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # one connection for all modules
 
@@ -149,7 +146,7 @@ def _handler(backend: bytes) -> Callable[..., BaseHTTPRequestHandler]:
             body = backend if name == BACKEND else _read(name)
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Type", TYPES.get(Path(name).suffix, "text/plain"))
-            self.send_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+            self.send_header("Content-Security-Policy", HEADERS["Content-Security-Policy"])
             self.send_header("Cache-Control", "no-store")
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()

@@ -130,7 +130,7 @@ def separate_in_parallel(
             yield crew.results[index]
     except KeyboardInterrupt as stop:
         with contextlib.suppress(KeyboardInterrupt), defer_signals():  # a second one adds nothing
-            crew.stop(stop)
+            crew.stop()
         raise Interrupted(crew.parts, stop) from stop
     finally:
         with defer_signals():
@@ -139,11 +139,19 @@ def separate_in_parallel(
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, and the index of the job it runs; None while it has none."""
+    """A process.
+
+    Attributes:
+        process: that runs.
+        connection: our end of its pipe.
+        index: of the job it runs; None while it has none.
+        done: bytes of that job's recording that are separated.
+    """
 
     process: SpawnProcess
     connection: Connection
     index: int | None = None
+    done: float = 0.0
 
 
 class _Crew:
@@ -165,8 +173,8 @@ class _Crew:
         self._jobs, self._arguments, self._listener = jobs, (options, open_model), listener
         self._n = n
         self._sizes = [max(1, size_of(job)) for job in jobs]
+        self._total, self._finished = sum(self._sizes), 0
         self._left = deque(range(len(jobs)))
-        self._done = dict.fromkeys(range(len(jobs)), 0.0)
         self._workers: list[_Worker] = []
         self.results: dict[int, Result] = {}
         self.parts: list[Path] = []
@@ -216,13 +224,19 @@ class _Crew:
 
     def _advance(self, worker: _Worker, fraction: float) -> None:
         if worker.index is not None:
-            self._done[worker.index] = fraction * self._sizes[worker.index]
-            self._listener.progressed(sum(self._done.values()), sum(self._sizes))
+            worker.done = fraction * self._sizes[worker.index]
+            self._show()
+
+    def _show(self) -> None:
+        running = sum(worker.done for worker in self._workers)
+        self._listener.progressed(self._finished + running, self._total)
 
     def _finish(self, worker: _Worker, result: Result) -> None:
         assert worker.index is not None, "a worker has a job until its result"
         self.results[worker.index] = result
-        self._advance(worker, 1.0)
+        self._finished += self._sizes[worker.index]
+        worker.done = 0.0
+        self._show()
         self._listener.finished(result)
 
     def _replace(self, worker: _Worker) -> None:
@@ -241,7 +255,7 @@ class _Crew:
         worker.connection.close()
         self._workers.remove(worker)
 
-    def stop(self, stop: KeyboardInterrupt) -> None:
+    def stop(self) -> None:
         """Pass a signal on, and collect what the processes leave."""
         for worker in self._workers:
             worker.process.terminate()
