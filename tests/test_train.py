@@ -258,9 +258,9 @@ def test_sub_bands_can_be_added_to_weights_without_them(corpus: Path, tmp_path: 
     with torch.no_grad():
         expected, now = old.eval()(x), trainer.net.eval()(x)
     torch.testing.assert_close(now, expected)  # new sub-bands change nothing yet
-    wider = config(corpus, tmp_path / "c", net={**NET, "channels": 8}, start_from=str(first))
+    narrower = config(corpus, tmp_path / "c", net={**NET, "channels": 8}, start_from=str(first))
     with pytest.raises(DataError, match="another network"):
-        Trainer(wider, lambda _: None).resume()
+        Trainer(narrower, lambda _: None).resume()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from torch import Tensor
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError, ModelError, OutputError
 from rtmtass.io.paths import quoted
+from rtmtass.net.mtass import MtassNet
+from rtmtass.training.growth import can_grow, grow
 from rtmtass.weights import as_safetensors, config_of, open_model, renamed, save_model
 
 LAST, BEST = "last.pt", "best"
@@ -89,33 +91,28 @@ def damaged(path: Path, error: Exception) -> str:
     return f"{text} anew: {aside}"
 
 
-def starting_weights(
-    model: str, config: ModelConfig, fresh: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return a model's weights to initialise a network with, a state_dict.
+def start_from(model: str, net: MtassNet) -> None:
+    """Initialise a network with a model's weights.
 
-    Two differences are allowed: `level_pop_s`, which has no weights, and sub-bands in
-    the new network only, whose initial output is zero.
+    The network may be a larger one than the model's, see `growth`; it begins at its function.
 
     Args:
         model: a name or a folder.
-        config: of the network.
-        fresh: the network's initial weights, used for the sub-bands.
+        net: changed in place.
 
     Raises:
         ModelError: there is no such model.
-        DataError: the model is another network.
+        DataError: the model is another network, or larger.
     """
     opened = open_model(model)
-    values = {k: torch.from_numpy(v) for k, v in opened.weights.items()}
-    old, new = opened.config.net, config.net
-    changes: dict[str, Any] = {"level_pop_s": new.level_pop_s}
-    if not old.subband_bins and new.subband_bins:
-        changes |= {k: v for k, v in vars(new).items() if k.startswith("subband_")}
-        values |= {k: v for k, v in fresh.items() if k.startswith("subbands.")}
-    if dataclasses.replace(old, **changes) != new:
-        raise DataError(f"{model} holds another network than this config; change [net]")
-    return values
+    if not can_grow(opened.config.net, net.config.net):
+        raise DataError(
+            f"{model} holds another network than this config, and no smaller one of its kind;"
+            " change [net]"
+        )
+    small = MtassNet(opened.config)
+    small.load_state_dict({k: torch.from_numpy(v) for k, v in opened.weights.items()})
+    grow(small.to(next(net.parameters()).device), net)
 
 
 def publish(

@@ -25,7 +25,7 @@ from rtmtass.training.checkpoints import (
     has_best,
     publish,
     read_last,
-    starting_weights,
+    start_from,
     write_last,
 )
 from rtmtass.training.config import TrainConfig
@@ -398,7 +398,7 @@ class Trainer:
 
     def _start_from(self, path: str) -> None:
         self.earlier = lineage_of(path)
-        self.net.load_state_dict(starting_weights(path, self.model_config, self.net.state_dict()))
+        start_from(path, self.net)
         self.ema.load(self.net.state_dict())
 
 
