@@ -46,7 +46,7 @@ class Code(IntEnum):
     """No room for another stream; try again later."""
 
 
-class Closing(RtmtassError):
+class ClosingError(RtmtassError):
     """Ends a connection: its reason is sent with a close code, and is counted.
 
     Attributes:
@@ -100,16 +100,16 @@ def parse_object(text: str) -> dict[str, Any]:
     """Parse a text message.
 
     Raises:
-        Closing: it isn't a JSON object.
+        ClosingError: it isn't a JSON object.
     """
     if len(text.encode()) > LONGEST_TEXT:
-        raise Closing(Code.TOO_BIG, "text", f"a text message may have {LONGEST_TEXT} bytes")
+        raise ClosingError(Code.TOO_BIG, "text", f"a text message may have {LONGEST_TEXT} bytes")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise Closing(
+        raise ClosingError(
             Code.BAD_DATA, "text", 'text must be a JSON object, as {"rate": 16000, "channels": 1}'
         )
     return found
@@ -119,7 +119,7 @@ def parse_hello(text: str, stems: tuple[str, ...]) -> Hello:
     """Parse the first message.
 
     Raises:
-        Closing: it isn't a hello; the reason says what is wrong.
+        ClosingError: it isn't a hello; the reason says what is wrong.
     """
     found = parse_object(text)
     try:
@@ -134,7 +134,7 @@ def parse_hello(text: str, stems: tuple[str, ...]) -> Hello:
             controls=_controls(found, stems),
         )
     except ValueError as error:
-        raise Closing(Code.BAD_DATA, "hello", str(error)) from None
+        raise ClosingError(Code.BAD_DATA, "hello", str(error)) from None
 
 
 def parse_controls(found: Mapping[str, Any], stems: tuple[str, ...]) -> Controls:

@@ -155,16 +155,6 @@ class Slots:
         self._state[slot] = self._state[slot][self._turns[hops]]
 
 
-def open_slots(config: ModelConfig, runtime: CompiledRuntime, n: int) -> Slots:
-    """Return `n` slots after a first hop, for which machine code is compiled or loaded."""
-    slots = Slots(config, runtime, n)
-    for active in ([0], range(min(n, 2))):
-        slots.run(list(active), {0})
-    for slot in range(min(n, 2)):
-        slots.reset(slot)
-    return slots
-
-
 def _rings(program: Program) -> Iterator[tuple[int, int, int]]:
     """Yield address, width and size of each ring in a stream's state that the clock indexes."""
     yield 0, 0, 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.amplitude import LARGEST, first_damaged
-from rtmtass.serve.protocol import Code, Hello, Closing
+from rtmtass.serve.protocol import ClosingError, Code, Hello
 from rtmtass.types import Samples
 
 _FULL_SCALE = 32768
@@ -15,10 +15,10 @@ def decode(data: bytes, hello: Hello) -> Samples:
     """Return a binary message as samples, (n, C).
 
     Raises:
-        Closing: the message ends within a sample, or holds NaN, Inf or samples beyond 1e9.
+        ClosingError: the message ends within a sample, or holds NaN, Inf or samples beyond 1e9.
     """
     if len(data) % hello.frame_bytes:
-        raise Closing(
+        raise ClosingError(
             Code.BAD_DATA, "half_sample", f"a message of {len(data)} bytes ends within a sample;"
             f" {hello.channels} channels of {hello.format} are {hello.frame_bytes} bytes",
         )  # fmt: skip
@@ -29,7 +29,7 @@ def decode(data: bytes, hello: Hello) -> Samples:
     samples = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     block = samples.reshape(-1, hello.channels)
     if (index := first_damaged(block)) is not None:
-        raise Closing(
+        raise ClosingError(
             Code.BAD_DATA, "damaged", f"sample {index} of the message is NaN, Inf or beyond"
             f" {LARGEST:g}; full scale is 1.0",
         )  # fmt: skip
@@ -48,6 +48,8 @@ def encode(block: Samples, kind: str) -> bytes:
     """
     frames = block.transpose(1, 0, 2)
     if kind == "f32":
-        return frames.astype("<f4").tobytes()
+        floats: bytes = frames.astype("<f4").tobytes()
+        return floats
     scaled = np.rint(frames * np.float32(_FULL_SCALE))
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype("<i2").tobytes()
+    steps: bytes = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype("<i2").tobytes()
+    return steps
