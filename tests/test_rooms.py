@@ -26,6 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
+    ["serve"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -46,6 +47,7 @@ IMPORTERS = {
         "native/ir",
     },
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
+    "aiohttp": {"serve"},
     "matplotlib": {"spectrogram"},
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},

@@ -94,6 +94,7 @@ class Connection:
         self._unsent: deque[Output] = deque()
         self._room = asyncio.Event()
         self._room.set()
+        self._has_hello = False
         self._task: asyncio.Task[None] | None = None
         self._verdict: ClosingError | None = None
         self._ending: ClosingError | None = None
@@ -146,7 +147,7 @@ class Connection:
         """End the connection if one of its times is over; called a few times a second."""
         options = self._options
         if self.member is None:
-            if now_s - self._started_s > options.hello_s:
+            if not self._has_hello and now_s - self._started_s > options.hello_s:
                 self.conclude(ClosingError(Code.POLICY, "no_hello", f"no hello within"
                     f" {options.hello_s:g} s; send a text message with a JSON object first"
                     ))  # fmt: skip
@@ -231,6 +232,7 @@ class Connection:
     async def _receive_text(self, text: str) -> None:
         if self.member is None:
             hello = parse_hello(text, self._desk.stems)
+            self._has_hello = True
             self.member = await self._desk.open_stream(hello, self)
             self._sound_s = self._loop.time()
             await self.socket.send_str(json.dumps(self._desk.greeting(self.member.stream)))

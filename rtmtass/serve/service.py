@@ -22,7 +22,7 @@ from rtmtass.serve.slots import Slots
 from rtmtass.serve.stream import ServedStream
 
 _CHECK_S = 0.1
-_NICENESS = 10
+_NICENESS = 5
 
 
 @dataclass(frozen=True)
