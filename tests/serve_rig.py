@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import json
 import math
-from collections.abc import AsyncIterator, Coroutine
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -161,3 +162,53 @@ async def separate(
             await asyncio.sleep(pause_s)
         await stream.end()
         return await reading
+
+
+class RawClient:
+    """A client that does what no library does: it stops reading, or sends half a frame."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, server: Server, receive_bytes: int = 1 << 16) -> RawClient:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", server.port))
+        return cls(*await asyncio.open_connection(sock=plain, limit=4096))
+
+    async def upgrade(self) -> None:
+        self.writer.write(
+            b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        assert b" 101 " in await self.reader.readuntil(b"\r\n\r\n")
+
+    async def send(self, opcode: int, payload: bytes) -> None:
+        """Send a whole frame, masked with zeros."""
+        n = len(payload)
+        length = bytes([0x80 | n]) if n < 126 else bytes([0x80 | 126]) + n.to_bytes(2, "big")
+        self.writer.write(bytes([0x80 | opcode]) + length + bytes(4) + payload)
+        await self.writer.drain()
+
+    async def read_frame(self) -> tuple[int, bytes]:
+        first, length = await self.reader.readexactly(2)
+        n = length & 127
+        if n > 125:
+            n = int.from_bytes(await self.reader.readexactly(2 if n == 126 else 8), "big")
+        return first & 15, await self.reader.readexactly(n)
+
+    async def read_close(self) -> tuple[int, str]:
+        """Read until the close frame; return its code and reason."""
+        while True:
+            opcode, payload = await self.read_frame()
+            if opcode == 8:
+                return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; `run` bounds the time."""
+    while not condition():
+        await asyncio.sleep(0.005)

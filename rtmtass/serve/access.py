@@ -17,6 +17,7 @@ from aiohttp import web
 from rtmtass.errors import InputError
 
 HEADERS = {
+    "Server": "rtmtass",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
     "X-Content-Type-Options": "nosniff",

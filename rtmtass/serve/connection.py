@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import deque
 from typing import Protocol
 
@@ -106,8 +107,11 @@ class Connection:
         transport = self._request.transport
         if transport is None:  # gone meanwhile
             return
-        # Output is held back here, see `deliver`: sending must never wait.
+        # Output is held back here, see `deliver`: sending must never wait, and the system must
+        # not take megabytes for a client that doesn't read.
         transport.set_write_buffer_limits(high=1 << 30)
+        if connected := transport.get_extra_info("socket"):
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         self._task = task = asyncio.current_task()
         closing, code, label = None, _BROKEN, "broken"
         try:

@@ -45,7 +45,7 @@ def open_served(
     n = options.max_streams or MOST_STREAMS
     if options.max_streams is None and options.limit != math.inf:
         hop_s = probe.hop / probe.sample_rate
-        n = max(MOST_CHANNELS, min(n, int(options.limit * hop_s / channel_s)))
+        n = max(MOST_CHANNELS, min(n, int(hop_s / channel_s)))
     return Served(
         slots=Slots(opened.config, runtime, n),
         model=opened.config.name,
