@@ -156,6 +156,8 @@ async def separate(
     """Stream a whole sound, (n, C), reading and writing at the same time."""
     async with client(server, **hello) as stream:
         await stream.greet()
+        if not stream.greeting:  # refused
+            return stream.reply()
         reading = asyncio.create_task(stream.read_all())
         for start in range(0, len(sound), chunk):
             await stream.write(sound[start : start + chunk], chunk)
