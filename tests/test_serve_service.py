@@ -233,33 +233,37 @@ def test_wrong_files_of_tls_are_named(certificate: tuple[Path, Path], tmp_path: 
 
 
 def test_draining_lets_streams_finish_then_returns_their_last_samples() -> None:
+    sound = sounds(6000)
+
     async def scene() -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
         async with (
-            serving(drain_s=1.0) as (server, service),
+            serving(drain_s=3600.0) as (server, service),
             client(server, rate=16000, format="f32") as finishing,
             client(server, rate=16000, format="f32") as going_on,
             client(server, rate=16000) as undecided,
         ):
             for stream in (finishing, going_on):
                 await stream.greet()
-                await stream.write(sounds(3000), 256)
+                await stream.write(sound[:3000], 256)
             await until(lambda: len(service._connections) == 3)
             before = service.health()
             service.drain()
             draining = service.health()
             status, _ = await status_of(server.url, "/healthz")
             assert status == 503
-            await finishing.write(sounds(6000)[3000:], 256)
+            await finishing.write(sound[3000:], 256)
             await finishing.end()
-            readers = [s.read_all() for s in (finishing, going_on, undecided)]
-            late = separate(server, sounds(0), rate=16000)
-            return list(await asyncio.gather(*readers, late)), before, draining
+            finished = await finishing.read_all()
+            late = await separate(server, sounds(0), rate=16000)
+            service.drain()  # the time is over
+            readers = [s.read_all() for s in (going_on, undecided)]
+            return [finished, late, *await asyncio.gather(*readers)], before, draining
 
-    (finished, stopped, undecided, late), before, draining = run(scene())
+    (finished, late, stopped, undecided), before, draining = run(scene())
     assert (before["status"], draining["status"]) == ("ok", "draining")
     separator = rtmtass.load()
     for reply, n in ((finished, 6000), (stopped, 3000)):
-        expected = separator.separate(sounds(n)[:, 0])
+        expected = separator.separate(sound[:n, 0])
         np.testing.assert_array_equal(reply.samples[256:, :, 0], expected.T)
     assert (finished.code, stopped.code) == (1000, 1001)
     assert stopped.reason == "the server is being stopped"

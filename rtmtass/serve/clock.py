@@ -183,8 +183,8 @@ class Clock:
         tick.outputs = [_joined(parts) for parts in outputs.values()]
         for member in self._members.values():
             member.idle_ticks = 0 if member.stream in outputs else member.idle_ticks + 1
-        self._on_tick(tick)
         self._metrics.n_hops += tick.channels
+        self._on_tick(tick)
         while time.monotonic() < due_s + _SPARE * self._interval_s:
             extra = Tick(due_s, is_extra=True)
             outputs = {}
@@ -192,8 +192,8 @@ class Clock:
             if not extra.channels:
                 break
             extra.outputs = [_joined(parts) for parts in outputs.values()]
-            self._on_tick(extra)
             self._metrics.n_hops += extra.channels
+            self._on_tick(extra)
         self._compact()
 
     def _choose(self, due_s: float) -> list[Member]:
