@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from rtmtass.cli.main import build_parser
 from rtmtass.serve import protocol
 
 PAGE = (Path(rtmtass.__file__).parent / "serve" / "README.md").read_text("utf-8")
+SLOW_MS = 120_000
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -74,32 +77,22 @@ def test_the_browser_client_returns_the_stems_of_separate(chromium: str) -> None
     async def scene() -> tuple[dict[str, Any], str]:
         from playwright.async_api import async_playwright
 
-        pages = web.AppRunner(web.Application())
-        await pages.setup()
-        site = web.TCPSite(pages, "127.0.0.1", 0)
-        await site.start()
-        origin = f"http://127.0.0.1:{pages.addresses[0][1]}"
-        try:
-            async with (
-                serving(origins=(origin,)) as (allowing, _),
-                async_playwright() as playwright,
-            ):
+        files = {"": "", "client.js": code}
+        async with pages_of(files) as port:
+            allowed, other = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
+            async with serving(origins=(allowed,)) as (server, _), async_playwright() as playwright:
+                files["main.js"] = SCRIPT.replace("URL_OF_STREAM", json.dumps(server.url))
                 browser = await playwright.chromium.launch(
-                    executable_path=chromium, args=["--no-sandbox"]
+                    executable_path=chromium, args=["--no-sandbox"], timeout=SLOW_MS
                 )
                 page = await browser.new_page()
-                await page.route(f"{origin}/**", lambda route: answer(route, code, allowing.url))
-                await page.goto(f"{origin}/")
+                page.set_default_timeout(SLOW_MS)
+                await page.goto(f"{allowed}/")
                 result = await page.evaluate("() => window.result")
-                other = await browser.new_page()
-                elsewhere = origin.replace("127.0.0.1", "localhost")
-                await other.route(f"{elsewhere}/**", lambda r: answer(r, code, allowing.url))
-                await other.goto(f"{elsewhere}/")
-                refused = await other.evaluate("() => window.result.catch((e) => e.message)")
+                await page.goto(f"{other}/")
+                refused = await page.evaluate("() => window.result.catch((e) => e.message)")
                 await browser.close()
                 return result, refused
-        finally:
-            await pages.cleanup()
 
     result, refused = run(scene())
     assert result["code"] == 1000
@@ -110,17 +103,28 @@ def test_the_browser_client_returns_the_stems_of_separate(chromium: str) -> None
     assert refused.startswith("1006")
 
 
-async def answer(route: Any, code: str, url: str) -> None:
-    """Answer a request of the page."""
-    name = route.request.url.rsplit("/", 1)[1]
-    script = SCRIPT.replace("URL_OF_STREAM", json.dumps(url))
-    bodies = {
-        "": ("text/html", '<!doctype html><script type="module" src="./main.js"></script>'),
-        "main.js": ("text/javascript", script),
-        "client.js": ("text/javascript", code),
-    }
-    kind, body = bodies.get(name, ("text/plain", ""))
-    await route.fulfill(status=200 if body else 404, content_type=kind, body=body)
+@asynccontextmanager
+async def pages_of(files: dict[str, str]) -> AsyncIterator[int]:
+    """Serve a page with scripts on a port of its own, which is yielded."""
+
+    async def answer(request: web.Request) -> web.Response:
+        name = request.path[1:]
+        if name not in files:
+            raise web.HTTPNotFound
+        if name:
+            return web.Response(text=files[name], content_type="text/javascript")
+        page = '<!doctype html><script type="module" src="./main.js"></script>'
+        return web.Response(text=page, content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
 
 
 def test_the_page_names_every_close_code_key_and_metric() -> None:

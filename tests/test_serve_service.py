@@ -417,7 +417,7 @@ def first_line(words: tuple[str, ...]) -> tuple[int, str]:
     ("words", "code", "line"),
     [
         (("--cert", "x.pem"), 2, "rtmtass: TLS needs both files: give --cert FILE and --key FILE"),
-        (("--budget", "0"), 2, "rtmtass: --budget 0 admits no stream; give more than 0"),
+        (("--budget", "0"), 2, "rtmtass: argument --budget: '0' is not a budget; give more"),
         (("--port", "70000"), 2, "rtmtass: argument --port: '70000' is not a port; give 0 to"),
         (("--token-file", "none.txt"), 1, "rtmtass: none.txt can't be read: No such file"),
         (("--interval", "17"), 2, "rtmtass: 17 hops per interval were given; give 1 to 16"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import add_model, count, fraction, model_name, run_in, seconds
+from rtmtass.cli.arguments import add_model, count, model_name, run_in, seconds
 from rtmtass.config import PRECISIONS
-from rtmtass.errors import InputError, MissingPartError, UsageError
+from rtmtass.errors import InputError, MissingPartError
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
@@ -65,9 +66,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-streams", type=count, metavar="N",
         help="channels at most (default: as many as fit the measured time of a step)"
         )  # fmt: skip
-    limits.add_argument("--budget", type=fraction, default=0.8, metavar="F",
-        help="fraction of the interval that a step may take; beyond it new streams are refused"
-        " (default: %(default)g)")  # fmt: skip
+    limits.add_argument("--budget", type=_budget, default=0.8, metavar="F",
+        help="fraction of the interval that a step may take; beyond it new streams are refused; inf:"
+        " never (default: %(default)g)")  # fmt: skip
     limits.add_argument("--interval", type=count, default=1, metavar="HOPS",
         help="hops between two steps of all streams, 16 ms each (default: %(default)s)"
         )  # fmt: skip
@@ -109,11 +110,21 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _budget(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value <= 1 or value == math.inf):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a budget; give more than 0 and at most 1, or inf"
+        )
+    return value
+
+
 def _options(arguments: argparse.Namespace) -> Options:
     from rtmtass.serve.options import Options
 
-    if not arguments.budget:
-        raise UsageError("--budget 0 admits no stream; give more than 0 and at most 1")
     return Options(
         host=arguments.host,
         port=arguments.port,
