@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -285,6 +286,7 @@ def main() -> None:
         run = asyncio.run(load(arguments.clients_of, arguments.sizes[0], arguments.seconds))
         print(json.dumps(asdict(run)))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended, too
     result = measure(arguments)
     print_result(result, tables(result), is_json=arguments.json)
 

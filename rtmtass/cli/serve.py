@@ -67,8 +67,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="channels at most (default: as many as fit the measured time of a step)"
         )  # fmt: skip
     limits.add_argument("--budget", type=_budget, default=0.8, metavar="F",
-        help="fraction of the interval that a step may take; beyond it new streams are refused; inf:"
-        " never (default: %(default)g)")  # fmt: skip
+        help="fraction of the interval that a step may take; beyond it new streams are refused;"
+        " inf: never (default: %(default)g)")  # fmt: skip
     limits.add_argument("--interval", type=count, default=1, metavar="HOPS",
         help="hops between two steps of all streams, 16 ms each (default: %(default)s)"
         )  # fmt: skip
