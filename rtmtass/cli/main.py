@@ -12,7 +12,8 @@ from rtmtass.errors import RtmtassError
 from rtmtass.signals import catch_stops, exit_code
 
 COMMANDS = (
-    "separate", "live", "web", "devices", "info", "demo", "bench", "data", "train", "evaluate",
+    "separate", "live", "web", "serve", "devices", "info", "demo", "bench", "data", "train",
+    "evaluate",
     "export",
 )  # fmt: skip
 """Modules whose `register` adds subcommands; their heavy imports are inside `run`."""
