@@ -13,8 +13,7 @@ from rtmtass.signals import catch_stops, exit_code
 
 COMMANDS = (
     "separate", "live", "web", "serve", "devices", "info", "demo", "bench", "data", "train",
-    "evaluate",
-    "export",
+    "evaluate", "export",
 )  # fmt: skip
 """Modules whose `register` adds subcommands; their heavy imports are inside `run`."""
 
