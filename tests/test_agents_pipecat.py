@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 
 import numpy as np
 import pytest
 
-pytest.importorskip("pipecat", reason="needs the extra pipecat")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # pipecat imports what Python 3.13 removes
+    pytest.importorskip("pipecat.frames.frames", reason="needs the extra pipecat")
 
 from loguru import logger
 from pipecat.frames.frames import (
@@ -151,8 +154,9 @@ def test_control_frames_bypass_the_filter_and_set_its_strength():
     rate, length = 16000, 331
     mixture = sound(rate)
 
+    audio_filter = RtmtassFilter()
+
     async def session():
-        audio_filter = RtmtassFilter()
         async with Session(audio_filter, rate) as running:
             await running.send(mixture[:3000], length)
             await running.worker.queue_frame(FilterEnableFrame(enable=False))
@@ -166,10 +170,10 @@ def test_control_frames_bypass_the_filter_and_set_its_strength():
             while audio_filter.settings.is_bypassed:
                 await asyncio.sleep(0)
             filtered = await running.send(mixture[9000:], length)
-            return bypassed, filtered, audio_filter.stream
+            return bypassed, filtered
 
-    bypassed, filtered, stream = run(session())
-    assert stream is None  # the pipeline has stopped the filter
+    bypassed, filtered = run(session())
+    assert audio_filter.stream is None  # the pipeline has stopped the filter
     reference = Call(strength_db=3.0).open(rate)
     delay, ramp = reference.delay, 1000
     expected = mixture[3000 - delay : 9000 - delay]
