@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import rtmtass
 from rtmtass.agents.call import Call, network, warm_up
 from rtmtass.agents.stream import MixStream
-from rtmtass.errors import ModelError, UsageError
+from rtmtass.errors import MissingPartError, ModelError, UsageError
 from rtmtass.io.arrays import ArraySink, ArraySource
 from rtmtass.live.engine import Engine
 from rtmtass.live.mixer import RAMP_MS, Mixer
@@ -223,3 +228,28 @@ def test_what_cannot_be_opened_says_why():
         Call(model="nothing-here").open(16000)
     with pytest.raises(UsageError, match="give 0 or more"):
         Call(strength_db=-3.0)
+
+
+@pytest.mark.parametrize("framework", ["pipecat", "livekit"])
+def test_without_its_framework_an_adapter_says_what_to_install(framework, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(f"{framework}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, framework, None)
+    monkeypatch.delitem(sys.modules, f"rtmtass.agents.{framework}", raising=False)
+    with pytest.raises(MissingPartError, match=rf"pip install 'rtmtass\[{framework}\]'"):
+        importlib.import_module(f"rtmtass.agents.{framework}")
+
+
+def readme_code(word):
+    """The Python block of the adapters' page that has this word."""
+    page = (Path(rtmtass.__file__).parent / "agents" / "README.md").read_text(encoding="utf-8")
+    [code] = [c for c in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if word in c]
+    return code
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100, 48000])
+def test_the_page_names_the_delay(rate):
+    page = (Path(rtmtass.__file__).parent / "agents" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d., ]+) kHz \| ([\d.]+) ms \|$", page, re.M)
+    delays = {float(k): float(ms) for rates, ms in rows for k in rates.split(",")}
+    assert delays[rate / 1000] == pytest.approx(Call().open(rate).delay_ms, abs=0.06)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("livekit.rtc", reason="needs the extra livekit")
 
 from livekit import rtc
-from test_agents import feed, sound
+from test_agents import feed, readme_code, sound
 
 from rtmtass.agents.call import Call
 from rtmtass.agents.livekit import RtmtassProcessor
@@ -179,3 +179,11 @@ def test_livekits_own_audio_stream_runs_the_processor(rate, frame_ms):
     out = joined(frames)
     np.testing.assert_array_equal(out, feed(Call().open(rate), given, [rate // 100]))
     assert np.abs(out[delay:]).max() > 10 or len(out) <= delay
+
+
+def test_the_code_of_the_page_runs():
+    pytest.importorskip("livekit.agents", reason="needs livekit-agents")
+    names: dict[str, object] = {}
+    exec(readme_code("room_io"), names)
+    selector = names["options"].audio_input.noise_cancellation  # type: ignore[attr-defined]
+    assert isinstance(selector(None), RtmtassProcessor)

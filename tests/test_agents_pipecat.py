@@ -27,7 +27,7 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.workers.runner import WorkerRunner
-from test_agents import feed, sound
+from test_agents import feed, readme_code, sound
 
 from rtmtass.agents.call import Call
 from rtmtass.agents.pipecat import RtmtassFilter
@@ -267,3 +267,9 @@ def test_half_samples_are_kept_and_stereo_stays_interleaved():
 
     out = np.frombuffer(run(session()), np.int16).reshape(-1, 2)
     np.testing.assert_array_equal(out, feed(Call().open(16000, 2), mixture, [3000]))
+
+
+def test_the_code_of_the_page_runs():
+    names: dict[str, object] = {}
+    exec(readme_code("TransportParams"), names)
+    assert isinstance(names["params"].audio_in_filter, RtmtassFilter)  # type: ignore[attr-defined]
