@@ -251,8 +251,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             steps("clips", len(result["clips"]), arguments.clips)
             if time.monotonic() > deadline:
                 break
-    for process in (recogniser, *rivals):
-        process.close()
+    recogniser.close()
+    for rival in rivals:
+        rival.close()
     return with_summaries(result)
 
 
