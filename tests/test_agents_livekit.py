@@ -112,6 +112,7 @@ def test_a_bypass_is_the_input_as_late_as_the_mix():
     processor.set_bypass(True)
     process(processor, mixture, 24000, 240)
     out = process(processor, mixture, 24000, 240)
+    assert processor.stream
     delay = processor.stream.delay
     np.testing.assert_array_equal(out[delay:], mixture[:-delay])
 
@@ -168,6 +169,7 @@ async def through_a_track(processor, rate, frame_ms, count):
 @pytest.mark.parametrize(("rate", "frame_ms"), [(16000, 10), (24000, 50), (48000, 20)])
 def test_livekits_own_audio_stream_runs_the_processor(rate, frame_ms):
     processor = Recorder(sample_rate=rate)
+    assert processor.stream
     delay = processor.stream.delay
     before = threading.active_count()
     frames = asyncio.run(asyncio.wait_for(through_a_track(processor, rate, frame_ms, 8), TIMEOUT_S))
