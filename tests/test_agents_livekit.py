@@ -137,7 +137,10 @@ class Recorder(RtmtassProcessor):
 
 
 async def through_a_track(processor, rate, frame_ms, count):
-    """Play noise into a track at 48 kHz; return the frames that its audio stream gives."""
+    """Play noise into a track at 48 kHz; return the frames that its audio stream gives.
+
+    At least `count`, and some after the noise has begun: a busy machine starts with silence.
+    """
     source = rtc.AudioSource(48000, 1)
     track = rtc.LocalAudioTrack.create_audio_track("microphone", source)
     stream = rtc.AudioStream.from_track(
@@ -158,7 +161,7 @@ async def through_a_track(processor, rate, frame_ms, count):
     frames = []
     async for event in stream:
         frames.append(event.frame)
-        if len(frames) == count:
+        if len(frames) >= count and np.abs(joined(frames)).max() > 100:
             break
     playing.cancel()
     await stream.aclose()
