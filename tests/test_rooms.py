@@ -26,7 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
-    ["web", "serve"],
+    ["agents", "web", "serve"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -56,6 +56,8 @@ IMPORTERS = {
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
     "aiohttp": {"serve", "web"},
+    "pipecat": {"agents/pipecat"},
+    "livekit": {"agents/livekit"},
     "onnx": {"runtime/onnx/nodes"},
     "onnxruntime": {"runtime/onnx/runtime", "examples/onnx_stems"},
 }
