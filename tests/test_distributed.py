@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,42 @@ from rtmtass.training.distributed import DistributedContext
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    process = subprocess.run(
-        [*TORCHRUN, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    return process
+TIMEOUT_S = 300
+ABORT_S = 10
+
+
+def run(*words: str) -> str:
+    """Run a program in two processes; return their stdout."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONFAULTHANDLER": "1",
+    }
+    pipe = subprocess.PIPE
+    command = [*TORCHRUN, *words]
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            stdout, stderr = abort(process)
+            pytest.fail(f"still running after {TIMEOUT_S} s\n{stdout}\n{stderr}")
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def abort(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """End torchrun and what it started; each prints where its threads are."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    pids = children.read_text().split() if children.exists() else []
+    for pid in map(int, [*pids, process.pid]):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGABRT)
+    try:
+        return process.communicate(timeout=ABORT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
@@ -37,7 +63,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     corpus = buzzing_corpus(tmp_path / "corpus")
     two = config(corpus, tmp_path / "run", steps=20, batch=2, carryover_prob=0.5)
     write_toml(tmp_path / "c.toml", two)
-    stdout = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json").stdout
+    stdout = run("-m", "rtmtass", "train", str(tmp_path / "c.toml"), "--json")
     *reports, best = stdout.splitlines()  # only rank 0 reports
     kinds = [(r["kind"], r["step"], r["skipped"]) for r in map(json.loads, reports)]
     assert kinds == [("train", 20, 0), ("dev", 20, 0)]

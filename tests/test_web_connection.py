@@ -32,7 +32,7 @@ ENGINE = {"state": "running", "seconds": 3, "hops": 190, "deadline_misses": 0, "
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PageServer]:
+def page_server() -> Iterator[PageServer]:
     with PageServer("backend_server.js") as started:
         yield started
 
@@ -70,8 +70,8 @@ class Socket:
 
 
 @pytest.fixture
-def socket(page: Page, server: PageServer) -> Socket:
-    return Socket(page, server.url)
+def socket(page: Page, page_server: PageServer) -> Socket:
+    return Socket(page, page_server.url)
 
 
 def test_start_waits_for_the_engine_and_controls_go_out(page: Page, socket: Socket) -> None:

@@ -56,7 +56,7 @@ def talk(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Command]:
+def page_server(folder: Path) -> Iterator[Command]:
     """The command, with its temporary folders in `folder / "tmp"`."""
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -67,10 +67,10 @@ def server(folder: Path) -> Iterator[Command]:
 
 
 @pytest.fixture
-def files(chromium: Browser, server: Command) -> Iterator[Page]:  # noqa: F811
+def files(chromium: Browser, page_server: Command) -> Iterator[Page]:  # noqa: F811
     """The File tab of the served page."""
     with open_page(chromium, viewport={"width": 1280, "height": 900}) as opened:
-        opened.goto(server.address)
+        opened.goto(page_server.address)
         opened.click("#tab-file")
         yield opened
 
@@ -100,7 +100,7 @@ def download(page: Page, button: str, folder: Path) -> tuple[str, Path]:
 
 
 def test_downloads_are_what_rtmtass_separate_writes(
-    files: Page, server: Command, talk: Path, folder: Path
+    files: Page, page_server: Command, talk: Path, folder: Path
 ) -> None:
     drop(files, talk)
     files.wait_for_selector(".opening progress")
@@ -154,18 +154,18 @@ def test_what_is_no_recording_is_one_line_and_stays_text(
     files.locator(".file .notice", has_text="e.wav is empty (0 bytes)").wait_for()
 
 
-def test_cancelling_ends_the_separation(files: Page, server: Command, folder: Path) -> None:
+def test_cancelling_ends_the_separation(files: Page, page_server: Command, folder: Path) -> None:
     path = folder / "long.wav"
     samples = np.random.default_rng(1).uniform(-0.1, 0.1, 16000 * 1200).astype(np.float32)
     soundfile.write(path, samples, 16000)
-    before = set(children_of(server.process.pid))
+    before = set(children_of(page_server.process.pid))
     files.set_input_files(".drop-zone input", path)
     left = files.locator(".opening-text", has_text=re.compile("Separating.*% · .* left"))
     left.wait_for(timeout=_SLOW_MS)
-    assert len(set(children_of(server.process.pid)) - before) == 1
+    assert len(set(children_of(page_server.process.pid)) - before) == 1
     files.get_by_role("button", name="Cancel").click()
     files.wait_for_selector(".drop-zone")
-    wait_for(lambda: set(children_of(server.process.pid)) <= before)
+    wait_for(lambda: set(children_of(page_server.process.pid)) <= before)
     wait_for(lambda: not _folders(folder))
 
 

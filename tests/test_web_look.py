@@ -55,7 +55,7 @@ CONTRAST = """() => {
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PageServer]:
+def page_server() -> Iterator[PageServer]:
     with PageServer() as started:
         yield started
 
@@ -67,8 +67,8 @@ def opened(chromium: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def live(opened: Page, server: PageServer) -> LivePage:
-    return LivePage(opened, server.url)
+def live(opened: Page, page_server: PageServer) -> LivePage:
+    return LivePage(opened, page_server.url)
 
 
 def busy(live: LivePage) -> None:
@@ -121,8 +121,8 @@ def test_tab_reaches_every_control_in_order_and_shows_where(live: LivePage) -> N
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast(chromium: Browser, server: PageServer, scheme: str) -> None:
-    with open_live(chromium, server, color_scheme=scheme) as live:
+def test_text_has_contrast(chromium: Browser, page_server: PageServer, scheme: str) -> None:
+    with open_live(chromium, page_server, color_scheme=scheme) as live:
         assert live.page.evaluate(CONTRAST) == []
         busy(live)
         live.button("Keys").click()
@@ -135,9 +135,9 @@ def test_text_has_contrast(chromium: Browser, server: PageServer, scheme: str) -
 
 @pytest.mark.parametrize("width", [320, 768, 1280])
 def test_nothing_is_wider_than_the_window(
-    chromium: Browser, server: PageServer, width: int
+    chromium: Browser, page_server: PageServer, width: int
 ) -> None:
-    with open_live(chromium, server, viewport={"width": width, "height": 700}) as live:
+    with open_live(chromium, page_server, viewport={"width": width, "height": 700}) as live:
         page = live.page
         busy(live)
         for tab in ("Live", "File"):
@@ -201,8 +201,8 @@ def test_the_mixture_has_the_colours_of_the_stems_by_their_shares(live: LivePage
 
 
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
-def test_less_motion_on_request(chromium: Browser, server: PageServer, motion: str) -> None:
-    with open_live(chromium, server, reduced_motion=motion) as live:
+def test_less_motion_on_request(chromium: Browser, page_server: PageServer, motion: str) -> None:
+    with open_live(chromium, page_server, reduced_motion=motion) as live:
         busy(live)
         live.picture(100, "-40")
         canvas = live.page.locator(".mixture canvas")
@@ -221,7 +221,7 @@ def test_less_motion_on_request(chromium: Browser, server: PageServer, motion: s
             assert transform != "translateX(0%)"
 
 
-def test_a_frame_costs_less_than_its_budget(page: Page, server: PageServer) -> None:
+def test_a_frame_costs_less_than_its_budget(page: Page, page_server: PageServer) -> None:
     """Time of the page's thread on the processor: scripts, style, layout and painting."""
     page.add_init_script(
         """globalThis.frames = 0;
@@ -231,7 +231,7 @@ def test_a_frame_costs_less_than_its_budget(page: Page, server: PageServer) -> N
           draw(now);
         });"""
     )
-    live = LivePage(page, server.url)
+    live = LivePage(page, page_server.url)
     live.page.evaluate(
         """setInterval(() => {
           backend.state({ running: true, stats: make.stats() });

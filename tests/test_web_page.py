@@ -21,7 +21,7 @@ LOST = "The connection to rtmtass is lost. Trying again…"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PageServer]:
+def page_server() -> Iterator[PageServer]:
     with PageServer() as started:
         yield started
 
@@ -33,8 +33,8 @@ def opened(chromium: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def live(opened: Page, server: PageServer) -> LivePage:
-    return LivePage(opened, server.url)
+def live(opened: Page, page_server: PageServer) -> LivePage:
+    return LivePage(opened, page_server.url)
 
 
 def gain(stem: str, db: float | None) -> dict[str, Any]:
@@ -184,8 +184,8 @@ def test_states_move_the_controls_and_send_nothing(live: LivePage) -> None:
     assert live.sent() == []
 
 
-def test_a_fader_in_hand_is_not_moved_by_states(page: Page, server: PageServer) -> None:
-    live = LivePage(page, server.url)  # with a clock of its own
+def test_a_fader_in_hand_is_not_moved_by_states(page: Page, page_server: PageServer) -> None:
+    live = LivePage(page, page_server.url)  # with a clock of its own
     fader = live.fader("Speech")
     box = fader.bounding_box()
     assert box
@@ -264,17 +264,21 @@ def test_a_failed_start_says_why_once(live: LivePage) -> None:
     ],
 )  # fmt: skip
 def test_what_is_missing_is_said_and_start_is_off(
-    chromium: Browser, server: PageServer, about: dict[str, Any], backend: dict[str, Any], line: str
+    chromium: Browser,
+    page_server: PageServer,
+    about: dict[str, Any],
+    backend: dict[str, Any],
+    line: str,
 ) -> None:
-    with open_live(chromium, server, about, backend) as live:
+    with open_live(chromium, page_server, about, backend) as live:
         live.page.get_by_role("alert").filter(has_text=line).wait_for()
         assert live.button("Start").is_disabled()
 
 
 def test_a_terminals_stream_is_shown_without_device_controls(
-    chromium: Browser, server: PageServer
+    chromium: Browser, page_server: PageServer
 ) -> None:
-    with open_live(chromium, server, {"canChoose": False}) as live:
+    with open_live(chromium, page_server, {"canChoose": False}) as live:
         live.run()
         live.state(title="Scarlett 2i2 → Headphones")
         live.page.get_by_text("Scarlett 2i2 → Headphones").wait_for()

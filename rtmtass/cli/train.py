@@ -73,11 +73,26 @@ def run_train(arguments: argparse.Namespace) -> int:
     with StopSignals(_note).installed() as stop:
         require_training_tools("torch")
         if arguments.profile:
-            return _run_profile(arguments)
-        return _run_training(arguments, stop)
+            _run_profile(arguments)
+        else:
+            _run_training(arguments, stop)
+    _leave_group()
+    return 0
 
 
-def _run_training(arguments: argparse.Namespace, stop: StopSignals) -> int:
+def _leave_group() -> None:
+    """End this process if it is one of several that torchrun started.
+
+    Python's own way out has once hung in such a process, after all was written; probably on
+    threads of torch's process group.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _run_training(arguments: argparse.Namespace, stop: StopSignals) -> None:
     from rtmtass.training.data.loader import corpus_of
     from rtmtass.training.train import BranchOrder, train
 
@@ -100,7 +115,6 @@ def _run_training(arguments: argparse.Namespace, stop: StopSignals) -> int:
             stop.note = _note
     if _is_first():
         print(best)
-    return 0
 
 
 def _config(arguments: argparse.Namespace, **overrides: Any) -> TrainConfig:
@@ -125,7 +139,7 @@ def _note(text: str) -> None:
         print(f"rtmtass: {text}", file=sys.stderr, flush=True)
 
 
-def _run_profile(arguments: argparse.Namespace) -> int:
+def _run_profile(arguments: argparse.Namespace) -> None:
     """Run `rtmtass train --profile`."""
     from rtmtass.training.step_profile import profile
 
@@ -135,7 +149,6 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     result = profile(config, steps, corpus)
     if _is_first():
         _print_profile(dataclasses.asdict(result), arguments.json)
-    return 0
 
 
 def _print_profile(result: dict[str, Any], is_json: bool) -> None:

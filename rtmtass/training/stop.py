@@ -86,6 +86,7 @@ class StopSignals:
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            theirs.shutdown(socket.SHUT_RDWR)  # a child process may hold a copy of it
             theirs.close()
             watcher.join()
             ours.close()
