@@ -4,6 +4,7 @@
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
 # make cross  the native library for ARM, Windows and macOS, in 10 minutes under emulation
+# make agents the adapters for voice agents, in an environment with the real frameworks
 # make walks  what five kinds of user do, step by step, in 15 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
@@ -16,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The slowest files first, as tests/conftest.py orders them.
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test cross quick check lint kernels check-core core-venv core-tests walks bench fix clean
+.PHONY: demo test cross quick check lint kernels check-core core-venv core-tests agents walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
@@ -62,6 +63,13 @@ core-venv:
 core-tests:
 	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick $(PARALLEL)
 
+# An environment of its own: pipecat wants older releases of packages that the others use.
+agents:
+	rm -rf .venv-agents
+	$(PYTHON) -m venv .venv-agents
+	.venv-agents/bin/python -m pip install --quiet --editable '.[test,livekit,pipecat]' livekit-agents
+	.venv-agents/bin/python -m pytest tests/test_agents.py tests/test_agents_livekit.py tests/test_agents_pipecat.py
+
 walks: .venv/dev.done
 	@for walk in podcaster streamer researcher maintainer programmer; do \
 	  echo "== $$walk"; PYTHON=$(CURDIR)/$(BIN)/python bash tests/walks/$$walk.sh || exit 1; done
@@ -92,4 +100,4 @@ fix: .venv/dev.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-core build dist demo
+	rm -rf .venv .venv-core .venv-agents build dist demo
