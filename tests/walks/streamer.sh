@@ -105,18 +105,16 @@ wait "${STARTED[3]}" || true
 holds 'grep -q "^ended after" ../live'
 
 say 'The service: ready, counted, and ended by SIGTERM.'
-if python -c 'import aiohttp' 2> /dev/null; then
-  run 'python -c "import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])" > port'
-  rtmtass serve --port "$(cat port)" > ../serve 2>&1 &
-  STARTED+=($!)
-  for _ in $(seq 300); do grep -q "$(cat port)" ../serve && break; sleep 0.1; done
-  run 'python -c "import sys, urllib.request as u; print(u.urlopen(\"http://127.0.0.1:%s/metrics\" % sys.argv[1]).read().decode())" "$(cat port)"'
-  prints 'rtmtass_'
-  refuses 1 "$(cat port)" "rtmtass serve --port $(cat port)"
-  kill -TERM "${STARTED[4]}"
-  wait "${STARTED[4]}" || true
-  holds '! grep -q "^Traceback" ../serve'
-fi
+run 'python -c "import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])" > port'
+rtmtass serve --port "$(cat port)" > ../serve 2>&1 &
+STARTED+=($!)
+for _ in $(seq 300); do grep -q "$(cat port)" ../serve && break; sleep 0.1; done
+run 'python -c "import sys, urllib.request as u; print(u.urlopen(\"http://127.0.0.1:%s/metrics\" % sys.argv[1]).read().decode())" "$(cat port)"'
+prints 'rtmtass_'
+refuses 1 "$(cat port)" "rtmtass serve --port $(cat port)"
+kill -TERM "${STARTED[4]}"
+wait "${STARTED[4]}" || true
+holds '! grep -q "^Traceback" ../serve'
 
 say 'How fast is this computer?'
 run 'rtmtass bench --seconds 3'
