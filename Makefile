@@ -1,5 +1,5 @@
 # make demo   separates a bundled mixture: the core only, no torch
-# make test   installs everything and runs the whole test suite: 10 minutes on two cores
+# make test   installs everything and runs the whole test suite: 15 minutes on two cores
 # make quick  runs a sixth of it, 2 minutes: each test once, without training and live audio
 # make check  format, lint, types and tests: what has to pass before a commit
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
@@ -22,11 +22,18 @@ PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
-# Tests over a sound server run by themselves: they need their turn at the processor in time.
+# Tests over a sound server run one at a time: they need their turn at the processor in time.
+# They mostly wait, so BESIDE names a target of one process to make meanwhile.
 test: kernels
-	@echo "The whole suite takes about 10 minutes on two cores; a sixth of it, in 2 minutes: make quick"
+	@echo "The whole suite takes about 15 minutes on two cores; a sixth of it, in 2 minutes: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'not realtime and not cross'
+ifdef BESIDE
+	$(MAKE) $(BESIDE) > beside.log 2>&1 & beside=$$!; \
+	$(BIN)/python -m pytest -m realtime; code=$$?; \
+	wait $$beside || code=1; cat beside.log; exit $$code
+else
 	$(BIN)/python -m pytest -m realtime
+endif
 
 # Once, before the tests' processes start: each would compile what no other has finished.
 kernels: .venv/dev.done
@@ -61,7 +68,7 @@ core-venv:
 	.venv-core/bin/python tests/compile_kernels.py
 
 core-tests:
-	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick $(PARALLEL)
+	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick
 
 # An environment of its own: pipecat wants older releases of packages that the others use.
 agents:
@@ -100,4 +107,4 @@ fix: .venv/dev.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-core .venv-agents build dist demo
+	rm -rf .venv .venv-core .venv-agents beside.log build dist demo
