@@ -48,7 +48,8 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 async def serving(**settings: Any) -> AsyncIterator[tuple[Server, Service]]:
     """Serve; the load of the test machine refuses nobody unless `limit` is set."""
     options = dataclasses.replace(
-        Options(port=0, limit=math.inf, linger_s=1.0, hello_s=60.0, drain_s=0.0, idle_s=60.0), **settings
+        Options(port=0, limit=math.inf, linger_s=1.0, hello_s=60.0, drain_s=0.0, idle_s=60.0),
+        **settings,
     )
     service = Service(served(), options)
     server = Server(service)
