@@ -25,6 +25,12 @@ Floats = NDArray[np.float32]
 T = TypeVar("T")
 SLOTS = 12
 TIMEOUT_S = 240
+UPGRADE = (
+    b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+"""The request of a client that is about to speak WebSocket."""
 DTYPES = {"pcm16": "<i2", "f32": "<f4"}
 
 
@@ -182,11 +188,7 @@ class RawClient:
         return cls(*await asyncio.open_connection(sock=plain, limit=4096))
 
     async def upgrade(self) -> None:
-        self.writer.write(
-            b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        self.writer.write(UPGRADE)
         assert b" 101 " in await self.reader.readuntil(b"\r\n\r\n")
 
     async def send(self, opcode: int, payload: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from weakref import WeakSet
 
@@ -20,6 +21,8 @@ _REQUEST_S = 10.0
 _WAITING = 64
 """Clients without a stream, beyond which no more are taken."""
 _CLEANUP_S = 1.0
+_BACKLOG = 1024
+"""Connections that may wait to be taken: all the clients of a server that was started again."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -61,12 +64,12 @@ class Server:
         self._loop = loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self._accept, options.host, options.port, ssl=tls,
+                self._accept, options.host, options.port, ssl=tls, backlog=_BACKLOG,
                 ssl_handshake_timeout=_REQUEST_S if tls else None,
             )  # fmt: skip
         except OSError as error:
             await self._runner.cleanup()
-            why = (error.strerror or str(error)).lower()
+            why = _reason(error)
             raise InputError(
                 f"{options.host} port {options.port} can't be listened on: {why};"
                 " choose another --port, or --port 0 for any"
@@ -130,6 +133,13 @@ class Server:
         response = web.Response(body=self._service.report().encode())
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
+
+
+def _reason(error: OSError) -> str:
+    """Return why an address can't be used; asyncio's text repeats the address."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error)).lower()
 
 
 async def _add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:
