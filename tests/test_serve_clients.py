@@ -23,14 +23,14 @@ BAD: dict[str, tuple[list[str | bytes], int, str]] = {
     "deep": (["[" * 4000], 1007, "text must be a JSON object"),
     "no rate": (["{}"], 1007, "rate is missing"),
     "a rate of text": (['{"rate": "16000"}'], 1007, "rate is '16000'; give a whole number from"),
-    "a negative rate": (['{"rate": -16000}'], 1007, "rate is -16000; give a whole number from 8000"),
+    "a negative rate": (['{"rate": -16000}'], 1007, "rate is -16000; give a whole number from"),
     "a huge rate": (['{"rate": 1' + "0" * 4000 + "}"], 1007, "rate is too large; give a whole"),
     "NaN as rate": (['{"rate": NaN}'], 1007, "rate is nan"),
     "9 channels": (['{"rate": 16000, "channels": 9}'], 1007, "channels is 9; give a whole number"),
     "true channels": (['{"rate": 16000, "channels": true}'], 1007, "channels is True"),
     "a format": (['{"rate": 16000, "format": "mp3"}'], 1007, "format is 'mp3'; choose from pcm16,"),
     "a key": (['{"rate": 16000, "Rate": 1}'], 1007, "unknown key 'Rate'; choose from rate"),
-    "stems": (['{"rate": 16000, "stems": ["drums"]}'], 1007, "unknown key 'stems'; choose from rate"),
+    "stems": (['{"rate": 16000, "stems": ["drums"]}'], 1007, "unknown key 'stems'; choose"),
     "a stem": (['{"rate": 16000, "gains_db": {"drums": 1}}'], 1007, "no stem 'drums'"),
     "gains": (['{"rate": 16000, "gains_db": [1]}'], 1007, "gains_db must be an object"),
     "a gain": (['{"rate": 16000, "gains_db": {"music": "1"}}'], 1007, "the gain of music is '1'"),
@@ -88,7 +88,7 @@ def test_bad_clients_get_their_reason_and_a_good_one_every_bit() -> None:
     np.testing.assert_array_equal(reply.samples[256:, :, 0], expected.T)
     assert sum(closes.values()) == len(BAD) + 1
     assert closes[1007, "hello"] == 13
-    assert closes[1000, "done"] == 1
+    assert closes[1009, "protocol"] == closes[1000, "done"] == 1
 
 
 def test_a_client_without_a_hello_is_closed() -> None:

@@ -24,8 +24,8 @@ def decode(data: bytes, hello: Hello) -> Samples:
             f" {hello.channels} channels of {hello.format} are {hello.frame_bytes} bytes",
         )  # fmt: skip
     if hello.format == "pcm16":
-        samples = np.frombuffer(data, "<i2").astype(np.float32)
-        samples *= np.float32(1 / _FULL_SCALE)
+        steps = np.frombuffer(data, "<i2")
+        samples = np.multiply(steps, np.float32(1 / _FULL_SCALE), dtype=np.float32)
         return samples.reshape(-1, hello.channels)
     samples = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     block = samples.reshape(-1, hello.channels)
