@@ -44,7 +44,7 @@ FRACTIONS = (0.5, 0.8, 1.0)
 MOST_CLIENTS, MOST_SECONDS = 512, 60.0
 """Loads are bounded, whatever the options say."""
 CONNECTING_S = 0.02
-START_S = 120.0
+START_S = 300.0
 _QUIT = '{"do": "end"}'
 
 
@@ -176,7 +176,7 @@ class ServerProcess:
         import urllib.request
 
         url = self.url.replace("ws://", "http://").replace("/stream", "/metrics")
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}

@@ -15,6 +15,7 @@ from test_serve import sounds
 import rtmtass
 from rtmtass.serve import connection, server
 from rtmtass.serve.protocol import LONGEST_MESSAGE, Code
+from rtmtass.serve.websocket import StreamSocket
 
 HELLO = '{"rate": 16000, "format": "f32"}'
 BAD: dict[str, tuple[list[str | bytes], int, str]] = {
@@ -260,6 +261,54 @@ def test_a_connection_without_a_request_is_closed(
             return rest
 
     assert run(scene()) == b""
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", b"Invalid method encountered"),
+        (bytes.fromhex("16030100c8010000c40303") + bytes(200), b"Received HTTPS traffic"),
+        (b"GET /stream HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 9000 + b"\r\n\r\n", b"Got more than"),
+        (b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n", b"Bad Request; streams are at /stream"),
+    ],
+    ids=["ssh", "tls", "long header", "no upgrade"],
+)
+def test_other_protocols_get_a_line_and_the_server_no_traceback(
+    request_bytes: bytes, reason: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> bytes:
+        async with serving() as (at, _):
+            raw = await RawClient.connect(at)
+            raw.writer.write(request_bytes)
+            answer = b""
+            while reason not in answer and (more := await raw.reader.read(1000)):
+                answer += more
+            raw.writer.close()
+            return answer
+
+    answer = run(scene())
+    assert answer.split(b" ")[1] == b"400"
+    assert reason in answer
+    assert not caplog.records
+
+
+def test_a_client_that_is_gone_before_its_answer_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def gone(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(StreamSocket, "prepare", gone)
+
+    async def scene() -> None:
+        async with serving() as (at, service):
+            raw = await RawClient.connect(at)
+            raw.writer.write(UPGRADE)
+            await until(lambda: service.metrics.closes[1006, "broken"] == 1)
+            raw.writer.close()
+
+    run(scene())
+    assert not caplog.records
 
 
 def test_single_samples_and_pings_are_slowed_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

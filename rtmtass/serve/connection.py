@@ -84,7 +84,11 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until its connection has ended."""
-        await self.socket.prepare(self._request)
+        try:
+            await self.socket.prepare(self._request)
+        except ConnectionError:  # gone before the answer
+            self._desk.metrics.closes[BROKEN, "broken"] += 1
+            return
         transport = self._request.transport
         if transport is None:  # gone meanwhile
             return

@@ -14,6 +14,7 @@ from rtmtass.serve import access
 from rtmtass.serve.connection import Connection
 from rtmtass.serve.metrics import CONTENT_TYPE
 from rtmtass.serve.service import Service
+from rtmtass.web.access import quiet_log
 
 STREAM_PATH = "/stream"
 _REQUEST_S = 10.0
@@ -21,8 +22,8 @@ _REQUEST_S = 10.0
 _WAITING = 64
 """Clients without a stream, beyond which no more are taken."""
 _CLEANUP_S = 1.0
-_BACKLOG = 1024
-"""Connections that may wait to be taken: all the clients of a server that was started again."""
+_TURNS = 8
+"""Of the event loop, in which a request that arrived in time is seen even if the loop was late."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,8 +48,9 @@ class Server:
         app.router.add_get("/metrics", self._report_metrics)
         app.on_response_prepare.append(_add_headers)
         self._runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=_REQUEST_S, shutdown_timeout=_CLEANUP_S
-        )
+            app, access_log=None, logger=quiet_log(), keepalive_timeout=_REQUEST_S,
+            shutdown_timeout=_CLEANUP_S,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Listen.
@@ -64,7 +66,7 @@ class Server:
         self._loop = loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self._accept, options.host, options.port, ssl=tls, backlog=_BACKLOG,
+                self._accept, options.host, options.port, ssl=tls,
                 ssl_handshake_timeout=_REQUEST_S if tls else None,
             )  # fmt: skip
         except OSError as error:
@@ -88,12 +90,16 @@ class Server:
         make = self._runner.server
         assert make is not None
         protocol = make()
-        self._loop.call_later(_REQUEST_S, self._drop_silent, protocol)
+        self._loop.call_later(_REQUEST_S, self._drop_silent, protocol, _TURNS)
         return protocol
 
-    def _drop_silent(self, protocol: web.RequestHandler) -> None:
+    def _drop_silent(self, protocol: web.RequestHandler, turns: int) -> None:
         transport = protocol.transport
-        if transport is not None and transport not in self._seen:
+        if transport is None or transport in self._seen:
+            return
+        if turns:
+            self._loop.call_soon(self._drop_silent, protocol, turns - 1)
+        else:
             self._service.metrics.refusals["no_request"] += 1
             transport.close()
 
