@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from serve_rig import client, run, serving
+from serve_rig import client, run, serving, until
 from test_serve import sounds
 
 import rtmtass
@@ -39,7 +39,12 @@ def test_the_python_client_returns_the_stems_of_separate() -> None:
     sound = sounds(20000)[:, 0]
 
     async def scene() -> Any:
-        async with serving() as (server, _):
+        async with serving(max_streams=1) as (server, service):
+            async with client(server, rate=16000) as other:
+                await other.greet()
+                with pytest.raises(ConnectionError, match=r"^1013 the server is full: 1 of 1"):
+                    await names["separate"](server.url, sound, 16000)
+            await until(lambda: not service.health()["streams"])
             return await names["separate"](server.url, sound, 16000)
 
     np.testing.assert_array_equal(run(scene()), rtmtass.load().separate(sound).T)

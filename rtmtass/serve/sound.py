@@ -25,7 +25,7 @@ def decode(data: bytes, hello: Hello) -> Samples:
         )  # fmt: skip
     if hello.format == "pcm16":
         steps = np.frombuffer(data, "<i2")
-        samples = np.multiply(steps, np.float32(1 / _FULL_SCALE), dtype=np.float32)
+        samples: Samples = np.multiply(steps, np.float32(1 / _FULL_SCALE), dtype=np.float32)
         return samples.reshape(-1, hello.channels)
     samples = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     block = samples.reshape(-1, hello.channels)
