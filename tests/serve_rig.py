@@ -52,9 +52,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[tuple[Server, Service]]:
-    """Serve; the load of the test machine refuses nobody unless `limit` is set."""
+    """Serve; the load of the test machine refuses nobody unless `limit` is set.
+
+    Times are long: a slow machine must not end a connection that a test doesn't want ended.
+    """
     options = dataclasses.replace(
-        Options(port=0, limit=math.inf, linger_s=1.0, hello_s=60.0, drain_s=0.0, idle_s=60.0),
+        Options(port=0, limit=math.inf, linger_s=60.0, hello_s=600.0, drain_s=0.0, idle_s=600.0),
         **settings,
     )
     service = Service(served(), options)

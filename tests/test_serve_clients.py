@@ -136,7 +136,7 @@ def test_a_client_that_stops_reading_is_held_then_closed(monkeypatch: pytest.Mon
     monkeypatch.setattr(connection, "UNREAD_BYTES", 8192)
 
     async def scene() -> tuple[tuple[int, str], Any, float]:
-        async with serving(stall_s=2.0, linger_s=60.0, ahead_s=0.5) as (at, service):
+        async with serving(stall_s=2.0, ahead_s=0.5) as (at, service):
             deaf = await RawClient.connect(at, receive_bytes=4096)
             await deaf.upgrade()
             await deaf.send(1, HELLO.encode())

@@ -162,5 +162,5 @@ def test_every_option_of_the_page_exists() -> None:
     parser = build_parser()
     options = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     assert len(options) >= 9
-    text = re.sub(r"\s+", " ", parser._subparsers._group_actions[0].choices["serve"].format_help())  # type: ignore[union-attr,index,call-overload]
+    text = re.sub(r"\s+", " ", parser._subparsers._group_actions[0].choices["serve"].format_help())  # type: ignore[union-attr,index]
     assert not [option for option in options if option not in text]
