@@ -25,6 +25,12 @@ Floats = NDArray[np.float32]
 T = TypeVar("T")
 SLOTS = 12
 TIMEOUT_S = 240
+UPGRADE = (
+    b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+"""The request of a client that is about to speak WebSocket."""
 DTYPES = {"pcm16": "<i2", "f32": "<f4"}
 
 
@@ -46,9 +52,12 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[tuple[Server, Service]]:
-    """Serve; the load of the test machine refuses nobody unless `limit` is set."""
+    """Serve; the load of the test machine refuses nobody unless `limit` is set.
+
+    Times are long: a slow machine must not end a connection that a test doesn't want ended.
+    """
     options = dataclasses.replace(
-        Options(port=0, limit=math.inf, linger_s=1.0, hello_s=60.0, drain_s=0.0, idle_s=60.0),
+        Options(port=0, limit=math.inf, linger_s=60.0, hello_s=600.0, drain_s=0.0, idle_s=600.0),
         **settings,
     )
     service = Service(served(), options)
@@ -182,11 +191,7 @@ class RawClient:
         return cls(*await asyncio.open_connection(sock=plain, limit=4096))
 
     async def upgrade(self) -> None:
-        self.writer.write(
-            b"GET /stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        self.writer.write(UPGRADE)
         assert b" 101 " in await self.reader.readuntil(b"\r\n\r\n")
 
     async def send(self, opcode: int, payload: bytes) -> None:

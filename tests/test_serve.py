@@ -38,6 +38,13 @@ def live(separator: Separator, sound: Floats, rate: int, **mix: Any) -> Floats:
     return sink.samples()[:, :, 0].T
 
 
+def measured_delay(late: Floats, early: Floats) -> int:
+    """Return the shift, in samples, at which two sounds are most alike."""
+    n = 2 * len(late)
+    spectrum = np.fft.rfft(late, n) * np.conj(np.fft.rfft(early, n))
+    return int(np.argmax(np.fft.irfft(spectrum, n)))
+
+
 def as_pcm16(samples: Floats) -> Floats:
     return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767)
 
@@ -100,6 +107,8 @@ def test_other_rates_and_channels_have_the_bits_of_rtmtass_live(separator: Separ
         for channel in range(channels):
             expected = live(separator, sound[:, channel : channel + 1], rate)
             np.testing.assert_array_equal(reply.samples[:, :, channel], expected)
+            mixture = reply.samples[:, :, channel].sum(axis=1)
+            assert measured_delay(mixture, sound[:, channel]) == reply.greeting["delay"]
 
 
 def test_a_mix_is_that_of_rtmtass_live_at_any_rate(separator: Separator) -> None:

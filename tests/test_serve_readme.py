@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from serve_rig import client, run, serving
+from serve_rig import client, run, serving, until
 from test_serve import sounds
 
 import rtmtass
@@ -39,7 +39,12 @@ def test_the_python_client_returns_the_stems_of_separate() -> None:
     sound = sounds(20000)[:, 0]
 
     async def scene() -> Any:
-        async with serving() as (server, _):
+        async with serving(max_streams=1) as (server, service):
+            async with client(server, rate=16000) as other:
+                await other.greet()
+                with pytest.raises(ConnectionError, match=r"^1013 the server is full: 1 of 1"):
+                    await names["separate"](server.url, sound, 16000)
+            await until(lambda: not service.health()["streams"])
             return await names["separate"](server.url, sound, 16000)
 
     np.testing.assert_array_equal(run(scene()), rtmtass.load().separate(sound).T)
@@ -157,5 +162,5 @@ def test_every_option_of_the_page_exists() -> None:
     parser = build_parser()
     options = set(re.findall(r"--[a-z][a-z-]+", PAGE))
     assert len(options) >= 9
-    text = re.sub(r"\s+", " ", parser._subparsers._group_actions[0].choices["serve"].format_help())  # type: ignore[union-attr,index,call-overload]
+    text = re.sub(r"\s+", " ", parser._subparsers._group_actions[0].choices["serve"].format_help())  # type: ignore[union-attr,index]
     assert not [option for option in options if option not in text]

@@ -17,16 +17,19 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
-from serve_rig import Client, client, run, separate, serving, until
+from serve_rig import Client, client, run, separate, served, serving, until
 from test_serve import sounds
 
 import rtmtass
+from rtmtass.cli.main import main
 from rtmtass.errors import InputError, UsageError
 from rtmtass.serve.access import tls_context
 from rtmtass.serve.budget import Budget, weigh
 from rtmtass.serve.metrics import Histogram, Metrics
 from rtmtass.serve.options import Options
 from rtmtass.serve.protocol import Hello
+from rtmtass.serve.server import Server
+from rtmtass.serve.service import Service
 
 ROOT = Path(__file__).parent.parent
 
@@ -255,6 +258,7 @@ def test_draining_lets_streams_finish_then_returns_their_last_samples() -> None:
             await finishing.end()
             finished = await finishing.read_all()
             late = await separate(server, sounds(0), rate=16000)
+            await until(lambda: service.metrics.bytes_in == 4 * (6000 + 3000))
             service.drain()  # the time is over
             readers = [s.read_all() for s in (going_on, undecided)]
             return [finished, late, *await asyncio.gather(*readers)], before, draining
@@ -407,12 +411,6 @@ def test_the_command_serves_until_sigterm_and_drains() -> None:
     assert err == "rtmtass: draining; running streams may finish\n"
 
 
-def first_line(words: tuple[str, ...]) -> tuple[int, str]:
-    process = command(*words)
-    _, err = process.communicate(timeout=120)
-    return process.returncode, err.splitlines()[0]
-
-
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [
@@ -421,13 +419,41 @@ def first_line(words: tuple[str, ...]) -> tuple[int, str]:
         (("--port", "70000"), 2, "rtmtass: argument --port: '70000' is not a port; give 0 to"),
         (("--token-file", "none.txt"), 1, "rtmtass: none.txt can't be read: No such file"),
         (("--interval", "17"), 2, "rtmtass: 17 hops per interval were given; give 1 to 16"),
-        (("--host", "203.0.113.1"), 1, "rtmtass: 203.0.113.1 port 0 can't be listened on"),
+        (("--budget", "nan"), 2, "rtmtass: argument --budget: 'nan' is not a budget; give more"),
+        (("--cert", "none.pem", "--key", "none.pem"), 1, "rtmtass: none.pem can't be read:"),
     ],
 )  # fmt: skip
-def test_errors_of_the_command_are_one_line(words: tuple[str, ...], code: int, line: str) -> None:
-    found, first = first_line(words)
+def test_errors_of_the_command_are_one_line(
+    words: tuple[str, ...], code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the model is opened."""
+    try:
+        found = main(["serve", "--model", "none", *words])
+    except SystemExit as error:
+        found = int(str(error.code))
     assert found == code
+    first, *rest = capsys.readouterr().err.splitlines()
     assert first.startswith(line), first
+    assert "Traceback" not in "".join(rest)
+
+
+def test_an_address_that_cant_be_listened_on_is_named_once() -> None:
+    async def refusal(host: str, port: int) -> str:
+        server = Server(Service(served(), Options(host=host, port=port)))
+        with pytest.raises(InputError) as caught:
+            await server.start()
+        return str(caught.value)
+
+    async def scene() -> tuple[int, str, str]:
+        async with serving() as (server, _):
+            return server.port, await refusal("127.0.0.1", server.port), await refusal(
+                "203.0.113.1", 0
+            )  # fmt: skip
+
+    port, taken, other = run(scene())
+    advice = "choose another --port, or --port 0 for any"
+    assert taken == f"127.0.0.1 port {port} can't be listened on: address already in use; {advice}"
+    assert other.startswith("203.0.113.1 port 0 can't be listened on: ")
 
 
 def test_a_missing_package_is_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from networks import SUBBANDS, arrays, seasoned, tiny
@@ -9,7 +11,11 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 from rtmtass.config import PRECISIONS
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.separator import Separator
+from rtmtass.serve import clock
+from rtmtass.serve.metrics import Metrics
+from rtmtass.serve.protocol import Hello
 from rtmtass.serve.slots import Slots, _ranges
+from rtmtass.serve.stream import ServedStream
 
 CONFIGS = {
     "recurrent": tiny(),
@@ -47,6 +53,32 @@ def test_slots_that_sit_out_hops_have_the_bits_of_separators(kind: str, precisio
         elif step % 11 == 0:
             slots.reset(a)
             alone[a].reset()
+
+
+def test_a_stream_that_lags_catches_up_at_full_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no time is left it has two hops a tick; one whose next hop is early has one."""
+    monkeypatch.setattr(clock, "_SPARE", -1.0)
+    net = seasoned(CONFIGS["recurrent"])
+    slots = Slots(net.config, CompiledRuntime(net.config, arrays(net), "f32"), 2)
+    ticks: list[clock.Tick] = []
+    ours = clock.Clock(slots, slots.hop / slots.sample_rate, ticks.append, raised, Metrics())
+    hello = Hello(slots.sample_rate)
+    early, lagging = ServedStream(hello, slots), ServedStream(hello, slots)
+    for stream, hops in ((early, 3), (lagging, 6)):
+        stream.add(np.zeros((hops * slots.hop, 1), np.float32))
+        ours.add(clock.Member(stream))
+    taken = []
+    for _ in range(4):
+        ours._change()
+        ours._tick(time.monotonic())
+        taken.append((early.n_taken // slots.hop, lagging.n_taken // slots.hop))
+    assert taken == [(2, 1), (3, 3), (3, 5), (3, 6)]
+    assert sum(tick.channels for tick in ticks) == 9
+    assert not any(tick.is_extra and tick.channels > 1 for tick in ticks)
+
+
+def raised(error: BaseException) -> None:
+    raise error
 
 
 def test_neighbours_run_in_one_call() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "RTMTASS_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_SOCKETS = 16384
+"""Open files that are wanted: streams, those refused, and clients without a request yet."""
 _SWITCH_S = 0.0005
 """After which a thread that holds the GIL gives it to one that waits. The clock's thread asks for
 it after every compiled call, and Python's 5 ms would be a third of a hop."""
@@ -94,9 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise MissingPartError('rtmtass serve needs aiohttp: pip install "rtmtass[serve]"')
     from rtmtass.cli.loading import run_interruptibly
     from rtmtass.cli.separate import print_compiling
+    from rtmtass.serve.access import tls_context
     from rtmtass.serve.opening import open_served
 
     options = _options(arguments)
+    if options.certificate and options.key:
+        tls_context(options.certificate, options.key)  # now: opening the model takes a while
     served = run_interruptibly(
         lambda: open_served(model_name(arguments), arguments.precision, options, print_compiling)
     )
@@ -177,6 +183,7 @@ def _serve(served: Served, options: Options, *, is_json: bool) -> None:
             await server.stop()
         _conclude(service, is_json)
 
+    _allow_sockets()
     gc.freeze()  # what was loaded lives as long as the process: no collection need visit it
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
@@ -185,6 +192,19 @@ def _serve(served: Served, options: Options, *, is_json: bool) -> None:
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()
+
+
+def _allow_sockets() -> None:
+    """Raise the limit of open files as far as the system lets us: each client is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SOCKETS if most == resource.RLIM_INFINITY else min(_SOCKETS, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _drain_on_signals(service: Service) -> None:

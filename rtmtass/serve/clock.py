@@ -100,7 +100,8 @@ class Clock:
         metrics: Metrics,
     ) -> None:
         self._slots, self._interval_s = slots, interval_s
-        self._rounds = max(1, round(interval_s * slots.sample_rate / slots.hop))
+        self._hop_s = slots.hop / slots.sample_rate
+        self._rounds = max(1, round(interval_s / self._hop_s))
         self._on_tick, self._on_error, self._metrics = on_tick, on_error, metrics
         self._members: dict[ServedStream, Member] = {}
         self._owners: list[Member | None] = [None] * slots.n
@@ -185,24 +186,32 @@ class Clock:
             member.idle_ticks = 0 if member.stream in outputs else member.idle_ticks + 1
         self._metrics.n_hops += tick.channels
         self._on_tick(tick)
-        while time.monotonic() < due_s + _SPARE * self._interval_s:
+        left_s = self._interval_s
+        while left_s > 0:
+            left_s = due_s + _SPARE * self._interval_s - time.monotonic()
             extra = Tick(due_s, is_extra=True)
             outputs = {}
-            extra.channels = self._round(self._choose(due_s), outputs)
-            if not extra.channels:
+            extra.channels = self._round(self._choose(left_s), outputs)
+            if not outputs:
                 break
             extra.outputs = [_joined(parts) for parts in outputs.values()]
             self._metrics.n_hops += extra.channels
             self._on_tick(extra)
         self._compact()
 
-    def _choose(self, due_s: float) -> list[Member]:
-        """Return the streams whose next hop fits the time left, those least ahead first."""
+    def _choose(self, left_s: float) -> list[Member]:
+        """Return the streams whose next hop fits the time left: those that lag behind first.
+
+        A stream lags whose client's clock is a little faster than ours, or whose network was late
+        once. So that it doesn't do so for good, one of them has a hop at full load, too. Of two,
+        the one with less to catch up is first: the other's client sends faster than real time.
+        """
+        lag_s = 2 * self._hop_s
         ready = [member for member in self._members.values() if member.is_ready]
-        ready.sort(key=lambda member: member.stream.ahead_s)
-        left_s = due_s + _SPARE * self._interval_s - time.monotonic()
-        n = max(1, int(left_s / max(self._channel_s, 1e-6)))
-        return ready[:n]
+        if left_s <= 0:
+            ready = [member for member in ready if member.stream.ahead_s >= lag_s]
+        ready.sort(key=lambda member: (member.stream.ahead_s < lag_s, member.stream.ahead_s))
+        return ready[: max(1, int(left_s / max(self._channel_s, 1e-6)))]
 
     def _round(self, members: list[Member], outputs: dict[ServedStream, list[Output]]) -> int:
         """Process a hop of some streams; return the number of channels."""
@@ -212,7 +221,8 @@ class Clock:
             return 0
         weighted = {slot for stream in loaded if stream.needs_resampling for slot in stream.slots}
         started_s = time.perf_counter()
-        self._slots.run(active, weighted)
+        quantised = {stream.slots[0] for stream in loaded if stream.is_quantised}
+        self._slots.run(active, weighted, quantised)
         self._metrics.steps.observe(time.perf_counter() - started_s)
         for stream in loaded:
             output = self._finish(stream)
@@ -236,7 +246,7 @@ class Clock:
     def _finish(self, stream: ServedStream) -> Output:
         """Return a stream's output of this round."""
         try:
-            payload = stream.finish(self._slots.outputs, self._slots.highband_weights)
+            payload = stream.finish(self._slots)
         except Exception as error:  # a bug, as above
             return _failed(stream, error)
         return Output(stream, payload, is_last=stream.is_done)
@@ -270,4 +280,6 @@ def _failed(stream: ServedStream, error: Exception) -> Output:
 def _joined(parts: list[Output]) -> Output:
     """Return the outputs of one stream's hops as one."""
     last = parts[-1]
+    if len(parts) == 1:
+        return last
     return Output(last.stream, b"".join(p.payload for p in parts), last.is_last, last.error)

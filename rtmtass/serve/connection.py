@@ -27,6 +27,7 @@ from rtmtass.serve.protocol import (
 )
 from rtmtass.serve.sound import decode
 from rtmtass.serve.stream import ServedStream
+from rtmtass.serve.websocket import BROKEN, REASONS, StreamSocket
 
 UNREAD_BYTES = 1 << 18
 """Output that may wait in a client's socket before its stream is held."""
@@ -35,13 +36,6 @@ _BURST, _RATE_HZ = 1000, 500
 sends single samples would take the loop's whole time."""
 _YIELD = 32
 """Messages after which other connections have their turn."""
-_BROKEN = 1006
-"""Of a connection that ended without a close frame; never sent."""
-_REASONS = {
-    Code.TOO_BIG: f"a message may have {LONGEST_MESSAGE} bytes",
-    1002: "the frames aren't those of a WebSocket",
-    Code.BAD_DATA: "text must be UTF-8",
-}
 
 
 class Desk(Protocol):
@@ -61,16 +55,6 @@ class Desk(Protocol):
         """Return the answer to a hello."""
 
 
-class _Socket(web.WebSocketResponse):
-    """Closes with a reason, also where aiohttp finds the error."""
-
-    async def close(
-        self, *, code: int = Code.DONE, message: bytes = b"", drain: bool = True
-    ) -> bool:
-        message = message or _REASONS.get(code, "").encode()
-        return await super().close(code=code, message=message, drain=drain)
-
-
 class Connection:
     """A client from its hello to its close frame.
 
@@ -85,10 +69,7 @@ class Connection:
     def __init__(self, request: web.Request, desk: Desk) -> None:
         self._request, self._desk, self._options = request, desk, desk.options
         self.member: Member | None = None
-        self.socket = _Socket(
-            timeout=self._options.linger_s, autoping=False, compress=False,
-            max_msg_size=4 * LONGEST_MESSAGE,
-        )  # fmt: skip
+        self.socket = StreamSocket(self._options.linger_s)
         self._loop = asyncio.get_running_loop()
         self._started_s = self._sound_s = self._loop.time()
         self._held_since_s: float | None = None
@@ -103,19 +84,24 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until its connection has ended."""
-        await self.socket.prepare(self._request)
+        try:
+            await self.socket.prepare(self._request)
+        except ConnectionError:  # gone before the answer
+            self._desk.metrics.closes[BROKEN, "broken"] += 1
+            return
         transport = self._request.transport
         if transport is None:  # gone meanwhile
             return
+        self.socket.attach(transport)
         # Output is held back here, see `deliver`: sending must never wait, and the system must
         # not take megabytes for a client that doesn't read.
         transport.set_write_buffer_limits(high=1 << 30)
         if connected := transport.get_extra_info("socket"):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         self._task = task = asyncio.current_task()
-        closing, code, label = None, _BROKEN, "broken"
+        closing, code, label = None, BROKEN, "broken"
         try:
-            code, label = _ending_of(await self._converse(), self.socket)
+            code, label = self.socket.ending(await self._converse())
         except ClosingError as error:
             closing = error
         except asyncio.CancelledError:
@@ -266,7 +252,7 @@ class Connection:
 
     async def _receive_sound(self, data: bytes) -> None:
         if len(data) > LONGEST_MESSAGE:
-            raise ClosingError(Code.TOO_BIG, "too_big", _REASONS[Code.TOO_BIG])
+            raise ClosingError(Code.TOO_BIG, "too_big", REASONS[Code.TOO_BIG])
         if self.member is None:
             raise ClosingError(Code.WRONG_TYPE, "no_hello",
                 "sound before the hello; send a text message with a JSON object first"
@@ -306,13 +292,3 @@ class Connection:
         finally:
             # A client that doesn't read keeps the rest of its output in the socket.
             self._loop.call_later(linger_s, transport.abort)
-
-
-def _ending_of(message: WSMessage, socket: web.WebSocketResponse) -> tuple[int, str]:
-    """Return close code and label of a connection that the client ended, or aiohttp."""
-    code = socket.close_code or 0
-    if message.type is WSMsgType.CLOSE:
-        return code or 1005, "client"
-    if message.type is WSMsgType.ERROR and code and code != _BROKEN:
-        return code, "protocol"
-    return _BROKEN, "broken"

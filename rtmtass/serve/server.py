@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from weakref import WeakSet
 
@@ -13,6 +14,7 @@ from rtmtass.serve import access
 from rtmtass.serve.connection import Connection
 from rtmtass.serve.metrics import CONTENT_TYPE
 from rtmtass.serve.service import Service
+from rtmtass.web.access import quiet_log
 
 STREAM_PATH = "/stream"
 _REQUEST_S = 10.0
@@ -20,6 +22,8 @@ _REQUEST_S = 10.0
 _WAITING = 64
 """Clients without a stream, beyond which no more are taken."""
 _CLEANUP_S = 1.0
+_TURNS = 8
+"""Of the event loop, in which a request that arrived in time is seen even if the loop was late."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,8 +48,9 @@ class Server:
         app.router.add_get("/metrics", self._report_metrics)
         app.on_response_prepare.append(_add_headers)
         self._runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=_REQUEST_S, shutdown_timeout=_CLEANUP_S
-        )
+            app, access_log=None, logger=quiet_log(), keepalive_timeout=_REQUEST_S,
+            shutdown_timeout=_CLEANUP_S,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Listen.
@@ -66,7 +71,7 @@ class Server:
             )  # fmt: skip
         except OSError as error:
             await self._runner.cleanup()
-            why = (error.strerror or str(error)).lower()
+            why = _reason(error)
             raise InputError(
                 f"{options.host} port {options.port} can't be listened on: {why};"
                 " choose another --port, or --port 0 for any"
@@ -85,12 +90,16 @@ class Server:
         make = self._runner.server
         assert make is not None
         protocol = make()
-        self._loop.call_later(_REQUEST_S, self._drop_silent, protocol)
+        self._loop.call_later(_REQUEST_S, self._drop_silent, protocol, _TURNS)
         return protocol
 
-    def _drop_silent(self, protocol: web.RequestHandler) -> None:
+    def _drop_silent(self, protocol: web.RequestHandler, turns: int) -> None:
         transport = protocol.transport
-        if transport is not None and transport not in self._seen:
+        if transport is None or transport in self._seen:
+            return
+        if turns:
+            self._loop.call_soon(self._drop_silent, protocol, turns - 1)
+        else:
             self._service.metrics.refusals["no_request"] += 1
             transport.close()
 
@@ -130,6 +139,13 @@ class Server:
         response = web.Response(body=self._service.report().encode())
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
+
+
+def _reason(error: OSError) -> str:
+    """Return why an address can't be used; asyncio's text repeats the address."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return (error.strerror or str(error)).lower()
 
 
 async def _add_headers(_request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -9,7 +9,7 @@ behind that clock is turned to it before it runs again.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rtmtass.config import ModelConfig
 from rtmtass.runtime.compiled.program import LEVEL, OP_LEVEL, OP_TAPS, TAPS, Program
 from rtmtass.runtime.compiled.runtime import CompiledRuntime, run_hops
 from rtmtass.runtime.stft_kernels import STEMS, SYNTHESIS, Frames, _weigh_top_band
+from rtmtass.serve.sound import quantise
 from rtmtass.types import Floats
 
 WIDTH = 64
@@ -42,6 +43,7 @@ class Slots:
         inputs: (n, H), the next hop of each slot; written by the caller.
         outputs: (n, S, H), the stems of each slot's last hop, `delay` samples late.
         highband_weights: (n, S, H), see Separator; of the slots for which they were requested.
+        pcm16: (n, H, S), `outputs` as PCM16; of the slots for which it was requested.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Slots:
         self.inputs = np.zeros((n, self.hop), np.float32)
         self.outputs = np.zeros((n, n_stems, self.hop), np.float32)
         self.highband_weights = np.zeros_like(self.outputs)
+        self.pcm16 = np.zeros((n, self.hop, n_stems), "<i2")
+        self._scaled = np.zeros((self.width, self.hop, n_stems), np.float32)
         self._state = np.zeros((n, program.state_size), np.float32)
         self._stft = np.tile(frames.silence(), (n, 1))
         self._work = np.zeros(program.work_size, np.float32)
@@ -71,12 +75,18 @@ class Slots:
         self._clocks = np.zeros(n, np.int64)
         self._turns: dict[int, np.ndarray] = {}
 
-    def run(self, active: Sequence[int], weighted: Collection[int] = ()) -> None:
+    def run(
+        self,
+        active: Sequence[int],
+        weighted: Collection[int] = (),
+        quantised: Set[int] = frozenset(),
+    ) -> None:
         """Step slots by a hop, from `inputs` to `outputs`.
 
         Args:
             active: their numbers, ascending.
             weighted: those of them whose `highband_weights` are wanted.
+            quantised: those of them whose `pcm16` is wanted.
         """
         for first, end in _ranges(active, self.width):
             clocks = self._clocks[first:end]
@@ -89,6 +99,10 @@ class Slots:
             for slot in chosen:
                 self._weigh(slot, slot - first, earlier[slot])
             clocks[:] = (clock + 1) % self._period
+            if not quantised.isdisjoint(range(first, end)):
+                # All neighbours at once: a conversion for each would cost three times as much.
+                frames = self.outputs[first:end].transpose(0, 2, 1)
+                quantise(frames, self._scaled[: end - first], self.pcm16[first:end])
 
     def reset(self, slot: int) -> None:
         """Return a slot to silence before a stream."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtmtass.amplitude import LARGEST, first_damaged
 from rtmtass.serve.protocol import ClosingError, Code, Hello
-from rtmtass.types import Samples
+from rtmtass.types import Floats, Samples
 
 _FULL_SCALE = 32768
 
@@ -23,8 +24,8 @@ def decode(data: bytes, hello: Hello) -> Samples:
             f" {hello.channels} channels of {hello.format} are {hello.frame_bytes} bytes",
         )  # fmt: skip
     if hello.format == "pcm16":
-        samples = np.frombuffer(data, "<i2").astype(np.float32)
-        samples *= np.float32(1 / _FULL_SCALE)
+        steps = np.frombuffer(data, "<i2")
+        samples: Samples = np.multiply(steps, np.float32(1 / _FULL_SCALE), dtype=np.float32)
         return samples.reshape(-1, hello.channels)
     samples = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
     block = samples.reshape(-1, hello.channels)
@@ -50,6 +51,21 @@ def encode(block: Samples, kind: str) -> bytes:
     if kind == "f32":
         floats: bytes = frames.astype("<f4").tobytes()
         return floats
-    scaled = np.rint(frames * np.float32(_FULL_SCALE))
-    steps: bytes = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype("<i2").tobytes()
-    return steps
+    steps = np.empty(frames.shape, "<i2")
+    quantise(frames, np.empty(frames.shape, np.float32), steps)
+    return steps.tobytes()
+
+
+def quantise(samples: Floats, scaled: Floats, steps: NDArray[np.int16]) -> None:
+    """Convert samples to PCM16, clipped at full scale.
+
+    Args:
+        samples: of any shape.
+        scaled: of the same shape; overwritten.
+        steps: of the same shape; receives the result.
+    """
+    np.multiply(samples, np.float32(_FULL_SCALE), out=scaled)
+    np.rint(scaled, out=scaled)
+    np.maximum(scaled, np.float32(-_FULL_SCALE), out=scaled)
+    np.minimum(scaled, np.float32(_FULL_SCALE - 1), out=scaled)
+    np.copyto(steps, scaled, casting="unsafe")

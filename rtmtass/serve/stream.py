@@ -35,6 +35,8 @@ class ServedStream:
         n_received, n_taken: samples received, and processed.
         n_returned: samples returned; after `end` up to `delay` more than were received.
         slots: the numbers of its slots, one a channel; set by the clock.
+        needs_resampling: whether it needs `Slots.highband_weights`.
+        is_quantised: whether it returns `Slots.pcm16` as it is.
     """
 
     def __init__(self, hello: Hello, slots: Slots) -> None:
@@ -52,6 +54,8 @@ class ServedStream:
         self.needs_resampling = schedule.needs_resampling
         self._mixer = _open_mixer(hello, slots.stems) if hello.output == "mix" else None
         self._keeps_mixture = self.needs_resampling or self._mixer is not None
+        self._is_plain = not self._keeps_mixture and channels == 1
+        self.is_quantised = self._is_plain and hello.format == "pcm16"
         self._history = np.zeros((self.delay + longest, channels), np.float32)
         self._resamplers = []
         if self.needs_resampling:
@@ -101,6 +105,10 @@ class ServedStream:
             inputs: (n, H) of `Slots`; the rows of this stream's slots are written.
         """
         n = self._need
+        if self._is_plain:
+            row = inputs[self.slots[0]]
+            row[self._take(row[:, None]) :] = 0
+            return
         if self._keeps_mixture:
             self._history[:-n] = self._history[n:]
         block = self._history[-n:]
@@ -116,34 +124,41 @@ class ServedStream:
             )
             inputs[slot] = self._resampled[:, 0]
 
-    def finish(self, outputs: Floats, highband_weights: Floats) -> bytes:
+    def finish(self, slots: Slots) -> bytes:
         """Return the output of the hop that was loaded last.
 
         Args:
-            outputs, highband_weights: of `Slots`, after the hop.
+            slots: after the hop.
         """
-        n, n_stems = self._need, outputs.shape[1]
-        if not self._keeps_mixture and len(self.slots) == 1:
-            block = outputs[self.slots[0], :, :, None]
-        else:
-            block = np.empty((n_stems, n, len(self.slots)), np.float32)
-            end = len(self._history) - self.delay
-            mixture = np.ascontiguousarray(self._history[end - n : end])
-            for channel, slot in enumerate(self.slots):
-                block[:, :, channel] = self._at_rate(
-                    channel, outputs[slot], highband_weights[slot], mixture
-                )
-            if self._mixer:
-                mixed = np.empty((1, n, len(self.slots)), np.float32)
-                self._mixer.process(block, mixture, mixed)
-                block = mixed
-        n_out = n
+        n = n_out = self._need
+        block = None if self.is_quantised else self._block(n, slots)
         if self._has_ended:
             n_out = min(n, self.n_received + self.delay - self.n_returned)
         self.n_returned += n_out
         self._n_hops += 1
         self._need = self._schedule.block(self._n_hops)
+        if block is None:
+            payload: bytes = slots.pcm16[self.slots[0], :n_out].tobytes()
+            return payload
         return encode(block[:, :n_out], self.hello.format)
+
+    def _block(self, n: int, slots: Slots) -> Samples:
+        """Return the stems or their mix at the client's rate, (R, n, C)."""
+        outputs, highband_weights = slots.outputs, slots.highband_weights
+        if self._is_plain:
+            return outputs[self.slots[0], :, :, None]
+        block = np.empty((outputs.shape[1], n, len(self.slots)), np.float32)
+        end = len(self._history) - self.delay
+        mixture = np.ascontiguousarray(self._history[end - n : end])
+        for channel, slot in enumerate(self.slots):
+            block[:, :, channel] = self._at_rate(
+                channel, outputs[slot], highband_weights[slot], mixture
+            )
+        if self._mixer:
+            mixed = np.empty((1, n, len(self.slots)), np.float32)
+            self._mixer.process(block, mixture, mixed)
+            block = mixed
+        return block
 
     def _at_rate(
         self, channel: int, stems: Floats, highband_weights: Floats, mixture: Floats
