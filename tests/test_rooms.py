@@ -26,7 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
-    ["agents", "web", "serve"],
+    ["agents", "cluster", "web", "serve"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -56,6 +56,8 @@ IMPORTERS = {
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
     "aiohttp": {"serve", "web"},
+    "ray": {"cluster/pool"},
+    "pyarrow": {"cluster/results"},
     "pipecat": {"agents/pipecat"},
     "livekit": {"agents/livekit"},
     "onnx": {"runtime/onnx/nodes"},

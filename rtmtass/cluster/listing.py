@@ -62,7 +62,9 @@ def on_all_machines(options: SeparateOptions) -> SeparateOptions:
         UsageError: of stdout.
     """
     if STREAM in (options.folder, options.mix):
-        raise UsageError("a cluster can't write to stdout; name a folder with -o, or leave out --ray")
+        raise UsageError(
+            "a cluster can't write to stdout; name a folder with -o, or leave out --ray"
+        )
     return dataclasses.replace(
         options, folder=_everywhere(options.folder), mix=_everywhere(options.mix)
     )

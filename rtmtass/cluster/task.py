@@ -62,9 +62,7 @@ class Row:
         if self.status == "skipped":
             return f"{self.name}: skipped, outputs exist (--overwrite replaces them)"
         names = ", ".join(text.rpartition("/")[2] for text in self.outputs.values())
-        return (
-            f"{self.name} → {names}  ({self.duration_s:.1f} s in {self.elapsed_s:.1f} s, {self.host})"
-        )
+        return f"{self.name} → {names}  ({self.duration_s:.1f} s in {self.elapsed_s:.1f} s, {self.host})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, the same keys for every status: a row of the Parquet file."""

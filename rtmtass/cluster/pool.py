@@ -1,0 +1,189 @@
+"""Runs tasks on a Ray cluster: one actor is one loaded model, fed by Ray Data.
+
+A machine that is lost costs nothing but time. Its recordings are not left to Ray, which waits for
+a machine like it: what hasn't come back in one round is sent again in the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rtmtass.cluster.task import Row, Task, failed
+from rtmtass.cluster.work import Setting, Worker
+from rtmtass.errors import DeviceError, InputError, MissingPartError, UsageError
+
+ROUNDS = 3
+"""How often a recording is sent whose worker was lost: it may be the cause, by its size."""
+_BLOCKS = 10_000
+"""Most blocks of rows; a block goes to a worker as a whole, and each costs the driver a little."""
+_GPU_SHARE = 0.25
+"""Of a GPU for one model: the network is small, and reading and writing take most of the time."""
+_REACH_S = 5.0
+_STORE_BYTES = 80 << 20
+"""Object store of a cluster of this machine alone: only paths and results are in it."""
+
+
+def load_ray() -> Any:
+    """Return the module `ray`, with `ray.data`.
+
+    Raises:
+        MissingPartError: it isn't installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingPartError("--ray needs Ray: pip install 'rtmtass[ray]'") from None
+    return ray
+
+
+@contextlib.contextmanager
+def connect(address: str, n_cpus: int) -> Iterator[Any]:
+    """Within this context a cluster is connected; its value is the module `ray`.
+
+    Args:
+        address: HOST:PORT of a cluster that runs, auto for the one of this machine, or local for
+            one that is started here and ended with the context.
+        n_cpus: of a local one.
+
+    Raises:
+        InputError: there is no cluster at the address.
+        MissingPartError: Ray isn't installed.
+        UsageError: the address is of another kind.
+    """
+    _check(address)
+    ray = load_ray()
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if address == "local":
+            ray.init(
+                address="local", num_cpus=n_cpus, include_dashboard=False,
+                object_store_memory=_STORE_BYTES, **quiet,
+            )  # fmt: skip
+        else:
+            ray.init(address=address, **quiet)
+        for number, handler in handlers.items():  # Ray sets one that ends the process
+            signal.signal(number, handler)
+    except Exception as error:  # of many kinds
+        raise InputError(_why_unreachable(address, error)) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check(address: str) -> None:
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdecimal():
+        raise UsageError(
+            f"--ray {address} isn't local, auto or HOST:PORT, as in --ray 10.0.0.1:6379; run it on"
+            " a machine of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(_why_unreachable(address, error)) from None
+
+
+def _why_unreachable(address: str, error: Exception) -> str:
+    if address == "local":
+        return f"Ray can't be started here: {_first_line(error)}"
+    if address == "auto":
+        return (
+            "no Ray cluster runs on this machine; start one with: ray start --head, or use"
+            " --ray local"
+        )
+    return (
+        f"no Ray cluster can be reached at {address} ({_first_line(error)}); start one there with:"
+        f" ray start --head --port {address.rpartition(':')[2]}, or use --ray local"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def run_tasks(ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool) -> Iterator[Row]:
+    """Run tasks; yield the row of each, in the order of their ends.
+
+    Raises:
+        DeviceError: no machine has what a worker needs.
+    """
+    left = {task.name: task for task in tasks}
+    resources = {"num_cpus": 1.0, "num_gpus": _GPU_SHARE if on_gpu else 0.0}
+    _check_resources(ray, resources)
+    for _ in range(ROUNDS):
+        for row in _run_round(ray, list(left.values()), setting, resources):
+            if row.ends_job:
+                yield row
+                return
+            if left.pop(row.name, None):
+                yield row
+        if not left:
+            return
+    for task in left.values():
+        yield failed(
+            task,
+            f"{task.name}: its worker was lost {ROUNDS} times; is there enough memory on the"
+            " machines?",
+        )
+
+
+def _check_resources(ray: Any, needed: dict[str, float]) -> None:
+    there = ray.cluster_resources()
+    for key, name, word in (("num_cpus", "CPU", "core"), ("num_gpus", "GPU", "GPU")):
+        if there.get(name, 0.0) < needed[key]:
+            raise DeviceError(
+                f"the cluster has no {word} for a model; its machines have to be started with"
+                f" one: ray start --num-{name.lower()}s 1"
+            )
+
+
+def _run_round(
+    ray: Any, tasks: Sequence[Task], setting: Setting, resources: dict[str, float]
+) -> Iterator[Row]:
+    """Send each task once; yield the rows that come back."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a lost worker costs this round its block only
+    n_actors = _n_actors(ray, len(tasks), resources)
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map_batches(
+        Worker,
+        fn_constructor_args=(setting,),
+        batch_size=1,
+        batch_format="numpy",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=n_actors, max_tasks_in_flight_per_actor=2
+        ),
+        max_restarts=0,
+        max_task_retries=0,
+        **resources,
+    )
+    for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for data in batch["row"]:
+            yield pickle.loads(data)
+
+
+def _n_actors(ray: Any, n_tasks: int, resources: dict[str, float]) -> int:
+    """Return how many workers to use: as many as the cluster can hold now, or there is work for."""
+    there = ray.cluster_resources()
+    room = min(
+        int(there.get(name, 0.0) / resources[key])
+        for key, name in (("num_cpus", "CPU"), ("num_gpus", "GPU"))
+        if resources[key]
+    )
+    return max(1, min(n_tasks, room))
