@@ -57,6 +57,7 @@ IMPORTERS = {
     "matplotlib": {"spectrogram"},
     "aiohttp": {"serve", "web"},
     "ray": {"cluster/pool"},
+    "fsspec": {"cluster/urls"},
     "pyarrow": {"cluster/results"},
     "pipecat": {"agents/pipecat"},
     "livekit": {"agents/livekit"},

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rtmtass.cluster.work import Setting
     from rtmtass.offline.plan import SeparateOptions
 
+_INTERVAL_S = 30.0
 _NAMED = 20  # failures in the summary
+_STATUSES = ("done", "skipped", "failed")
 
 
 def run_on_cluster(arguments: argparse.Namespace, options: SeparateOptions) -> int:
@@ -101,12 +103,14 @@ def _results_folder(arguments: argparse.Namespace, options: SeparateOptions) -> 
 
 
 @contextlib.contextmanager
-def _progress(arguments: argparse.Namespace, n: int) -> Iterator[tuple[Progress, object]]:
+def _progress(
+    arguments: argparse.Namespace, n: int
+) -> Iterator[tuple[Progress, Callable[[int], None]]]:
     """Within this context, progress is shown: bars on a terminal, else lines."""
-    from rtmtass.cluster.progress import LogProgress, NullProgress
+    from rtmtass.cluster.progress import NullProgress
 
     if arguments.quiet or not sys.stderr.isatty():
-        yield NullProgress() if arguments.quiet else LogProgress(n), lambda _: None
+        yield NullProgress() if arguments.quiet else _LogProgress(n), lambda _: None
         return
     from rtmtass.cli.console import SeriesProgress
 
@@ -129,10 +133,8 @@ def _report(rows: Sequence[Row], place: str, elapsed_s: float, *, is_quiet: bool
     if not is_quiet:
         speed = f", {3600 * hours / elapsed_s:.0f}x real time" if hours and elapsed_s else ""
         counts = ", ".join(f"{n[status]} {status}" for status in _STATUSES if n[status])
-        print(
-            f"rtmtass: {counts}; {hours:.2f} h of sound in {clock(elapsed_s)}{speed}; table: {place}",
-            file=sys.stderr,
-        )
+        sound = f"{hours:.2f} h of sound in {clock(elapsed_s)}{speed}"
+        print(f"rtmtass: {counts}; {sound}; table: {place}", file=sys.stderr)
     failures = [row for row in rows if row.status == "failed"]
     if failures:
         print(f"rtmtass: {len(failures)} of {len(rows)} recordings failed:", file=sys.stderr)
@@ -144,4 +146,29 @@ def _report(rows: Sequence[Row], place: str, elapsed_s: float, *, is_quiet: bool
     return 1 if failures else 0
 
 
-_STATUSES = ("done", "skipped", "failed")
+class _LogProgress:
+    """A `Progress` for a stderr that is no terminal: a line every 30 s."""
+
+    def __init__(self, n_files: int) -> None:
+        self._n_files, self._n_ended = n_files, 0
+        self._started_s = self._printed_s = time.monotonic()
+
+    def progressed(self, done: float, of: float) -> None:
+        """See `Progress`."""
+        now_s = time.monotonic()
+        if now_s - self._printed_s < _INTERVAL_S or not done:
+            return
+        self._printed_s = now_s
+        from rtmtass.cli.console import clock
+
+        left_s = (now_s - self._started_s) * (of - done) / done
+        print(
+            f"rtmtass: {self._n_ended} of {self._n_files} recordings, {done / of:.0%};"
+            f" {clock(left_s)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def ended(self, line: str) -> None:
+        """See `Progress`."""
+        self._n_ended += 1

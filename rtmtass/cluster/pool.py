@@ -1,7 +1,8 @@
 """Runs tasks on a Ray cluster: one actor is one loaded model, fed by Ray Data.
 
-A machine that is lost costs nothing but time. Its recordings are not left to Ray, which waits for
-a machine like it: what hasn't come back in one round is sent again in the next.
+A machine that is lost costs nothing but time. Ray Data would repeat a lost block only on the same
+actor, which waits for a machine like the lost one, and repeat one that ends its worker for ever. So
+lost blocks are dropped there, and what hasn't come back in one round is sent again in the next.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def load_ray() -> Any:
         import ray.data
     except ImportError:
         raise MissingPartError("--ray needs Ray: pip install 'rtmtass[ray]'") from None
+    logger = logging.getLogger("ray.data")  # its file in Ray's folder of logs stays
+    logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]
     return ray
 
 
@@ -124,8 +127,10 @@ def run_tasks(ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool
     left = {task.name: task for task in tasks}
     resources = {"num_cpus": 1.0, "num_gpus": _GPU_SHARE if on_gpu else 0.0}
     _check_resources(ray, resources)
-    for _ in range(ROUNDS):
-        for row in _run_round(ray, list(left.values()), setting, resources):
+    for k in range(ROUNDS):
+        # At first each worker has its next recording waiting; later ones must not be lost with
+        # another that ends workers.
+        for row in _run_round(ray, list(left.values()), setting, resources, 1 if k else 2):
             if row.ends_job:
                 yield row
                 return
@@ -152,9 +157,9 @@ def _check_resources(ray: Any, needed: dict[str, float]) -> None:
 
 
 def _run_round(
-    ray: Any, tasks: Sequence[Task], setting: Setting, resources: dict[str, float]
+    ray: Any, tasks: Sequence[Task], setting: Setting, resources: dict[str, float], in_flight: int
 ) -> Iterator[Row]:
-    """Send each task once; yield the rows that come back."""
+    """Send each task once, up to `in_flight` to a worker; yield the rows that come back."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a lost worker costs this round its block only
@@ -167,9 +172,12 @@ def _run_round(
         batch_format="numpy",
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=n_actors, max_tasks_in_flight_per_actor=2
+            min_size=1,
+            max_size=n_actors,
+            initial_size=n_actors,
+            max_tasks_in_flight_per_actor=in_flight,
         ),
-        max_restarts=0,
+        max_restarts=-1,  # a worker that ends is started again where there is room
         max_task_retries=0,
         **resources,
     )

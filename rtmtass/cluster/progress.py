@@ -1,12 +1,8 @@
-"""Progress of a job as lines in a log, for a stderr that is no terminal."""
+"""Callbacks on the progress of a job."""
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import Protocol
-
-_INTERVAL_S = 30.0
 
 
 class Progress(Protocol):
@@ -27,36 +23,3 @@ class NullProgress:
 
     def ended(self, line: str) -> None:
         """See `Progress`."""
-
-
-class LogProgress:
-    """A `Progress` that prints a line every 30 s."""
-
-    def __init__(self, n_files: int) -> None:
-        self._n_files, self._n_ended = n_files, 0
-        self._started_s = self._printed_s = time.monotonic()
-
-    def progressed(self, done: float, of: float) -> None:
-        """See `Progress`."""
-        now_s = time.monotonic()
-        if now_s - self._printed_s < _INTERVAL_S or not done:
-            return
-        self._printed_s = now_s
-        left_s = (now_s - self._started_s) * (of - done) / done
-        print(
-            f"rtmtass: {self._n_ended} of {self._n_files} recordings, {done / of:.0%};"
-            f" {clock(left_s)} left",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def ended(self, line: str) -> None:
-        """See `Progress`."""
-        self._n_ended += 1
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rtmtass.offline.plan import Job, Result
@@ -62,7 +61,8 @@ class Row:
         if self.status == "skipped":
             return f"{self.name}: skipped, outputs exist (--overwrite replaces them)"
         names = ", ".join(text.rpartition("/")[2] for text in self.outputs.values())
-        return f"{self.name} → {names}  ({self.duration_s:.1f} s in {self.elapsed_s:.1f} s, {self.host})"
+        took = f"{self.duration_s:.1f} s in {self.elapsed_s:.1f} s"
+        return f"{self.name} → {names}  ({took}, {self.host})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, the same keys for every status: a row of the Parquet file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,7 +76,7 @@ def file_system(url: str, kind: type[RtmtassError] = InputError) -> tuple[Any, s
         kind: there is no such kind of URL, or its settings are wrong.
     """
     try:
-        fsspec = importlib.import_module("fsspec")
+        import fsspec
     except ImportError:
         raise MissingPartError(f"{url} needs fsspec: pip install 'rtmtass[ray]'") from None
     try:
