@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 import socket
@@ -137,7 +138,7 @@ def _duration_s(result: Result) -> float:
     if result.status == "done":
         return result.duration_s
     try:
-        with open_recording(next(iter(result.outputs.values()))) as output:
+        with contextlib.closing(open_recording(next(iter(result.outputs.values())))) as output:
             return (output.frames or 0) / output.sample_rate
     except RtmtassError:
         return 0.0
