@@ -39,7 +39,8 @@ def main() -> None:
     )
     cluster = Cluster(
         initialize_head=True,
-        head_node_args=head | {"include_dashboard": False, "include_log_monitor": False},
+        head_node_args=head
+        | {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True},
     )
     try:
         second = cluster.add_node(**other, include_log_monitor=False)

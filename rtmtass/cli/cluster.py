@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,9 @@ def run_on_cluster(arguments: argparse.Namespace, options: SeparateOptions) -> i
     table = Table(_results_folder(arguments, options))
     rows: list[Row] = []
     started_s = time.monotonic()
-    with _progress(arguments, len(listing.tasks)) as (progress, looked_at):
+    with _progress(arguments, len(listing.tasks)) as progress:
         for row in separate_on_cluster(
-            listing.tasks, _setting(arguments, options), machines, table, progress, looked_at
+            listing.tasks, _setting(arguments, options), machines, table, progress
         ):
             rows.append(row)
             if arguments.json:
@@ -103,19 +103,17 @@ def _results_folder(arguments: argparse.Namespace, options: SeparateOptions) -> 
 
 
 @contextlib.contextmanager
-def _progress(
-    arguments: argparse.Namespace, n: int
-) -> Iterator[tuple[Progress, Callable[[int], None]]]:
+def _progress(arguments: argparse.Namespace, n: int) -> Iterator[Progress]:
     """Within this context, progress is shown: bars on a terminal, else lines."""
     from rtmtass.cluster.progress import NullProgress
 
     if arguments.quiet or not sys.stderr.isatty():
-        yield NullProgress() if arguments.quiet else _LogProgress(n), lambda _: None
+        yield NullProgress() if arguments.quiet else _LogProgress(n)
         return
     from rtmtass.cli.console import SeriesProgress
 
     with SeriesProgress(n) as series:
-        yield series, lambda done: series.note(f"looking for outputs, {done} of {n}")
+        yield series
 
 
 def _repeated(n: int) -> str:
@@ -152,10 +150,21 @@ class _LogProgress:
     def __init__(self, n_files: int) -> None:
         self._n_files, self._n_ended = n_files, 0
         self._started_s = self._printed_s = time.monotonic()
+        self._noted = ""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        what = text.partition(",")[0]
+        now_s = time.monotonic()
+        if what != self._noted or now_s - self._printed_s >= _INTERVAL_S:
+            self._noted, self._printed_s = what, now_s
+            print(f"rtmtass: {text} …", file=sys.stderr, flush=True)
 
     def progressed(self, done: float, of: float) -> None:
         """See `Progress`."""
         now_s = time.monotonic()
+        if not done:
+            self._started_s = now_s
         if now_s - self._printed_s < _INTERVAL_S or not done:
             return
         self._printed_s = now_s

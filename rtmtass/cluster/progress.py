@@ -8,6 +8,9 @@ from typing import Protocol
 class Progress(Protocol):
     """Shows how far a job is; `cli.console.SeriesProgress` is one."""
 
+    def note(self, text: str) -> None:
+        """Called with what is done before the first recording, and a count after a comma."""
+
     def progressed(self, done: float, of: float) -> None:
         """Called with the bytes of all recordings that have ended, and of how many."""
 
@@ -17,6 +20,9 @@ class Progress(Protocol):
 
 class NullProgress:
     """A `Progress` that does nothing."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
 
     def progressed(self, done: float, of: float) -> None:
         """See `Progress`."""

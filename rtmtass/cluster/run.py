@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rtmtass.cluster.done import divide
@@ -38,7 +38,6 @@ def separate_on_cluster(
     machines: Machines,
     table: Table,
     progress: Progress,
-    looked_at: Callable[[int], None],
 ) -> Iterator[Row]:
     """Run tasks; a recording that fails, or a machine that is lost, doesn't end the job.
 
@@ -48,7 +47,6 @@ def separate_on_cluster(
         machines: to run on; they are not asked for if all recordings are done.
         table: gets every row, and is complete when this ends, however it ends.
         progress: shown meanwhile.
-        looked_at: called with the number of recordings whose outputs have been looked for.
 
     Yields:
         the row of each: first those that are done already, then in the order of their ends.
@@ -59,7 +57,11 @@ def separate_on_cluster(
     """
     n_done = 0
     try:
-        left, rows = divide(tasks, setting.options, looked_at)
+        left, rows = divide(
+            tasks,
+            setting.options,
+            lambda n: progress.note(f"looking for outputs, {n} of {len(tasks)}"),
+        )
         for row in rows:
             _tell(row, table, progress)
             yield row
@@ -88,6 +90,7 @@ def _run(
     """Yield the rows of tasks whose outputs don't exist yet."""
     sizes = {task.name: task.size for task in tasks}
     done, of = 0, sum(sizes.values())
+    progress.note("starting Ray" if machines.address == "local" else "connecting to Ray")
     with connect(machines.address, machines.n_cpus) as ray:
         progress.progressed(done, of)
         running = run_tasks(ray, tasks, setting, on_gpu=machines.on_gpu)

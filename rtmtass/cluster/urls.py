@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from rtmtass.errors import InputError, MissingPartError, OutputError, RtmtassError
@@ -14,6 +14,7 @@ from rtmtass.offline.provenance import read_ends
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.S)  # a drive, as in C:, is one letter
 _PATH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)(.*)", re.S)
 _READ_ONLY = ("http", "https")
@@ -140,8 +141,7 @@ def ends(url: str) -> bytes:
         InputError: it can't be read.
     """
     n_bytes = size(url) or 0
-    data: bytes = _reading(url, lambda system, name: _read_ends(system, name, n_bytes))
-    return data
+    return _reading(url, lambda system, name: _read_ends(system, name, n_bytes))
 
 
 def exists(url: str) -> bool:
@@ -156,7 +156,7 @@ def exists(url: str) -> bool:
 def size(url: str) -> int | None:
     """Return the size of a remote file in bytes; None if it isn't known or can't be read."""
     try:
-        n_bytes = _reading(url, lambda system, name: system.size(name))
+        n_bytes: Any = _reading(url, lambda system, name: system.size(name))
     except RtmtassError:
         return None
     return None if n_bytes is None else int(n_bytes)
@@ -183,7 +183,7 @@ def _read_ends(system: Any, name: str, n_bytes: int) -> bytes:
         return read_ends(file, n_bytes)
 
 
-def _reading(url: str, use: Callable[[Any, str], Any]) -> Any:
+def _reading(url: str, use: Callable[[Any, str], T]) -> T:
     system, name = file_system(url)
     try:
         return use(system, name)
