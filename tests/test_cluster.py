@@ -373,6 +373,16 @@ def test_a_recording_that_ends_every_worker_is_a_row() -> None:
     )
 
 
+def test_rows_alone_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = pool._WithoutRay(sys.stdout)
+    thread = threading.Thread(target=lambda: print("(raylet) a machine was lost", file=stream))
+    thread.start()
+    thread.join()
+    print("a row", file=stream, flush=True)
+    assert capsys.readouterr().out == "a row\n"
+    assert stream.encoding == sys.stdout.encoding
+
+
 def test_models_share_a_gpu_and_a_cluster_without_one_is_named() -> None:
     ray = FakeRay(lambda name, n: False, CPU=8.0, GPU=1.0)
     run(ray, named("a", "b", "c", "d", "e"), on_gpu=True)

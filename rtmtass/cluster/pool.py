@@ -13,8 +13,11 @@ import os
 import pickle
 import signal
 import socket
+import sys
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rtmtass.cluster.task import Row, Task, failed
 from rtmtass.cluster.work import Setting, Worker
@@ -78,10 +81,30 @@ def connect(address: str, n_cpus: int) -> Iterator[Any]:
             signal.signal(number, handler)
     except Exception as error:  # of many kinds
         raise InputError(_why_unreachable(address, error)) from None
+    stdout = sys.stdout
+    sys.stdout = _WithoutRay(stdout)  # type: ignore[assignment]
     try:
         yield ray
     finally:
+        sys.stdout = stdout
         ray.shutdown()
+
+
+class _WithoutRay:
+    """Stdout without what Ray's threads print, as that a machine was lost: rows go there.
+
+    Nothing in Ray's interface turns that off; it is in Ray's logs too.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write text of the thread that made this; drop that of others."""
+        return self._stream.write(text) if threading.get_ident() == self._thread else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _check(address: str) -> None:
@@ -165,22 +188,25 @@ def _run_round(
     context.max_errored_blocks = -1  # a lost worker costs this round its block only
     n_actors = _n_actors(ray, len(tasks), resources)
     rows = [{"task": pickle.dumps(task)} for task in tasks]
-    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map_batches(
-        Worker,
-        fn_constructor_args=(setting,),
-        batch_size=1,
-        batch_format="numpy",
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1,
-            max_size=n_actors,
-            initial_size=n_actors,
-            max_tasks_in_flight_per_actor=in_flight,
-        ),
-        max_restarts=-1,  # a worker that ends is started again where there is room
-        max_task_retries=0,
-        **resources,
-    )
+    paths = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
+    with warnings.catch_warnings():  # the last two options are to be named otherwise in Ray 2.64
+        warnings.simplefilter("ignore", DeprecationWarning)
+        results = paths.map_batches(
+            Worker,
+            fn_constructor_args=(setting,),
+            batch_size=1,
+            batch_format="numpy",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=n_actors,
+                initial_size=n_actors,
+                max_tasks_in_flight_per_actor=in_flight,
+            ),
+            **resources,
+            max_restarts=-1,  # a worker that ends is started again where there is room
+            max_task_retries=0,
+        )
     for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         for data in batch["row"]:
             yield pickle.loads(data)
