@@ -1,8 +1,9 @@
 """Runs tasks on a Ray cluster: one actor is one loaded model, fed by Ray Data.
 
-A machine that is lost costs nothing but time. Ray Data would repeat a lost block only on the same
-actor, which waits for a machine like the lost one, and repeat one that ends its worker for ever. So
-lost blocks are dropped there, and what hasn't come back in one round is sent again in the next.
+A machine that is lost costs nothing but time: its actors start again where there is room, and repeat
+what they had. By default Ray Data would also repeat a recording that ends its worker, as by its size,
+for ever. Here it gives up after two tries, and what hasn't come back in one round is sent again in
+the next, until rounds bring nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from rtmtass.cluster.task import Row, Task, failed
 from rtmtass.cluster.work import Setting, Worker
 from rtmtass.errors import DeviceError, InputError, MissingPartError, UsageError
 
-ROUNDS = 3
-"""How often a recording is sent whose worker was lost: it may be the cause, by its size."""
+FRUITLESS = 2
+"""Rounds in a row without a row, after which the recordings that are left are given up."""
+_TRIES = 2
+"""Of a recording in a round. With one, those sent to an actor that starts again would fail at once."""
 _BLOCKS = 10_000
 """Most blocks of rows; a block goes to a worker as a whole, and each costs the driver a little."""
 _GPU_SHARE = 0.25
@@ -150,22 +153,22 @@ def run_tasks(ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool
     left = {task.name: task for task in tasks}
     resources = {"num_cpus": 1.0, "num_gpus": _GPU_SHARE if on_gpu else 0.0}
     _check_resources(ray, resources)
-    for k in range(ROUNDS):
-        # At first each worker has its next recording waiting; later ones must not be lost with
-        # another that ends workers.
-        for row in _run_round(ray, list(left.values()), setting, resources, 1 if k else 2):
+    in_flight = 2  # each worker has its next recording waiting
+    fruitless = 0
+    while left and fruitless < FRUITLESS:
+        n_left = len(left)
+        for row in _run_round(ray, list(left.values()), setting, resources, in_flight):
             if row.ends_job:
                 yield row
                 return
             if left.pop(row.name, None):
                 yield row
-        if not left:
-            return
+        in_flight = 1  # none is lost with another that ends its worker
+        fruitless = fruitless + 1 if len(left) == n_left else 0
     for task in left.values():
         yield failed(
             task,
-            f"{task.name}: its worker was lost {ROUNDS} times; is there enough memory on the"
-            " machines?",
+            f"{task.name}: its worker was lost each time; is there enough memory on the machines?",
         )
 
 
@@ -205,7 +208,7 @@ def _run_round(
             ),
             **resources,
             max_restarts=-1,  # a worker that ends is started again where there is room
-            max_task_retries=0,
+            max_task_retries=_TRIES - 1,
         )
     for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         for data in batch["row"]:
