@@ -368,9 +368,8 @@ def test_a_recording_that_ends_every_worker_is_a_row() -> None:
     ray = FakeRay(lambda name, n: name == "b", CPU=2.0)
     rows = run(ray, named("a", "b", "c"))
     assert [(row.name, row.status) for row in rows][2:] == [("b", "failed")]
-    assert (
-        rows[2].message == "b: its worker was lost 3 times; is there enough memory on the machines?"
-    )
+    assert rows[2].message.startswith("b: its worker was lost each time; is there enough memory")
+    assert ray.rounds[1:] == [["b"]] * pool.FRUITLESS
 
 
 def test_rows_alone_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,9 @@
 """Runs tasks on a Ray cluster: one actor is one loaded model, fed by Ray Data.
 
-A machine that is lost costs nothing but time: its actors start again where there is room, and repeat
-what they had. By default Ray Data would also repeat a recording that ends its worker, as by its size,
-for ever. Here it gives up after two tries, and what hasn't come back in one round is sent again in
-the next, until rounds bring nothing.
+A machine that is lost costs nothing but time: its actors start again where there is room, and
+repeat what they had. By default Ray Data would also repeat a recording that ends its worker, as by
+its size, for ever. Here it gives up after two tries, and what hasn't come back in one round is sent
+again in the next, until rounds bring nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rtmtass.errors import DeviceError, InputError, MissingPartError, UsageError
 FRUITLESS = 2
 """Rounds in a row without a row, after which the recordings that are left are given up."""
 _TRIES = 2
-"""Of a recording in a round. With one, those sent to an actor that starts again would fail at once."""
+"""Of a recording in a round. With one, what is sent to an actor that starts again fails at once."""
 _BLOCKS = 10_000
 """Most blocks of rows; a block goes to a worker as a whole, and each costs the driver a little."""
 _GPU_SHARE = 0.25
