@@ -372,6 +372,18 @@ def test_a_recording_that_ends_every_worker_is_a_row() -> None:
     assert ray.rounds[1:] == [["b"]] * pool.FRUITLESS
 
 
+def test_a_cluster_that_gives_up_is_one_line() -> None:
+    def give_up(name: str, n: int) -> bool:
+        error = type("RayTaskError", (Exception,), {"__module__": "ray.exceptions"})
+        raise error("Traceback\n  a line\nModuleNotFoundError: No module named 'rtmtass'\n")
+
+    with pytest.raises(RtmtassError) as raised:
+        run(FakeRay(give_up, CPU=1.0), named("a"))
+    assert str(raised.value).startswith(
+        "the Ray cluster gave up: ModuleNotFoundError: No module named 'rtmtass'; all its machines"
+    )
+
+
 def test_rows_alone_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     stream = pool._WithoutRay(sys.stdout)
     thread = threading.Thread(target=lambda: print("(raylet) a machine was lost", file=stream))

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from rtmtass.cluster.task import Row, Task, failed
-from rtmtass.cluster.work import Setting, Worker
+from rtmtass.cluster.work import Batch, Setting, Worker
 from rtmtass.errors import DeviceError, InputError, MissingPartError, UsageError
 
 FRUITLESS = 2
@@ -148,7 +148,7 @@ def run_tasks(ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool
     """Run tasks; yield the row of each, in the order of their ends.
 
     Raises:
-        DeviceError: no machine has what a worker needs.
+        DeviceError: no machine has what a worker needs, or Ray gave up.
     """
     left = {task.name: task for task in tasks}
     resources = {"num_cpus": 1.0, "num_gpus": _GPU_SHARE if on_gpu else 0.0}
@@ -210,9 +210,28 @@ def _run_round(
             max_restarts=-1,  # a worker that ends is started again where there is room
             max_task_retries=_TRIES - 1,
         )
-    for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        for data in batch["row"]:
+    batches = iter(results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))
+    while (batch := _next(batches)) is not None:
+        for data in batch.get("row", ()):
             yield pickle.loads(data)
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    """Return the next batch; None at the end.
+
+    Raises:
+        DeviceError: Ray gave up, as where a machine can't import what a worker needs.
+    """
+    try:
+        return next(batches, None)
+    except Exception as error:
+        if not type(error).__module__.startswith("ray."):
+            raise
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise DeviceError(
+            f"the Ray cluster gave up: {last[0].strip()}; all its machines need the same Python, Ray"
+            " and rtmtass as this one"
+        ) from None
 
 
 def _n_actors(ray: Any, n_tasks: int, resources: dict[str, float]) -> int:
