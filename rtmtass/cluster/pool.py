@@ -229,8 +229,8 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
             raise
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise DeviceError(
-            f"the Ray cluster gave up: {last[0].strip()}; all its machines need the same Python, Ray"
-            " and rtmtass as this one"
+            f"the Ray cluster gave up: {last[0].strip()}; all its machines need the same Python,"
+            " Ray and rtmtass as this one"
         ) from None
 
 
