@@ -26,7 +26,7 @@ ORDER = [
     ["offline", "live", "evaluation"],
     ["native"],
     ["training"],
-    ["agents", "web", "serve"],
+    ["agents", "cluster", "web", "serve"],
     ["cli", "examples"],
 ]
 """Every module and folder of the package; each may import from its own row and those above."""
@@ -56,6 +56,9 @@ IMPORTERS = {
     "llvmlite": {"jit", "runtime/compiled", "live/devices/callback", "native/ir", "native/objects"},
     "matplotlib": {"spectrogram"},
     "aiohttp": {"serve", "web"},
+    "ray": {"cluster/pool"},
+    "fsspec": {"cluster/urls"},
+    "pyarrow": {"cluster/results"},
     "pipecat": {"agents/pipecat"},
     "livekit": {"agents/livekit"},
     "onnx": {"runtime/onnx/nodes"},

@@ -127,13 +127,21 @@ class SeriesProgress(_BarContext):
 
     def progressed(self, done: float, of: float) -> None:
         """See SeriesListener."""
-        self._bars.update(self._task, completed=done, total=of)
+        self._bars.update(self._task, completed=done, total=of, description=self._description())
 
     def finished(self, result: Result) -> None:
         """See SeriesListener."""
+        self.ended(_line(result))
+
+    def ended(self, line: str) -> None:
+        """Print a line about a recording that has ended, and count it."""
         self._n_done += 1
         self._bars.update(self._task, description=self._description())
-        self._bars.console.print(_line(result), markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Show what is done before the first recording, instead of their number."""
+        self._bars.update(self._task, description=text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

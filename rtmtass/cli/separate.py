@@ -107,6 +107,11 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         " (default: as many as there are cores, if there is work for them)")  # fmt: skip
     add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts of the recordings,"
         " chosen by their paths: for N computers")  # fmt: skip
+    add("--ray", metavar="ADDRESS", help="separate on a Ray cluster: HOST:PORT, auto (the one of"
+        " this machine) or local (started here); FILE may be a URL, such as s3://bucket/talk.wav,"
+        " or a list: .txt, one path or URL a line")  # fmt: skip
+    add("--results", metavar="DIR", help="with --ray: folder or URL of the table of results, a"
+        " Parquet file (default: that of -o, else the list's)")  # fmt: skip
     add("--quiet", action="store_true", help="no progress, only errors")
     add("--json", action="store_true", help="print one JSON object per file")
 
@@ -128,6 +133,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     _name_streams(arguments)
     options = _options(arguments)
+    if arguments.ray is not None:
+        from rtmtass.cli.cluster import run_on_cluster
+
+        return run_on_cluster(arguments, options)
+    if arguments.results is not None:
+        raise UsageError("--results is of a cluster; add --ray ADDRESS, or leave it out")
     inputs = [Path(name) for name in arguments.inputs]
     jobs = plan(inputs, options, recursive=arguments.recursive)
     unread = unread_files(inputs, recursive=arguments.recursive)

@@ -25,7 +25,7 @@ from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.fullband import StreamSeparator
 from rtmtass.jit.cores import n_cores
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
-from rtmtass.offline.separate import Interrupted, separate_files
+from rtmtass.offline.separate import Interrupted, ProgressListener, separate_files
 from rtmtass.signals import defer_signals, on_signal
 
 START_BYTES = 20_000_000
@@ -307,7 +307,7 @@ def _work(connection: Connection, options: SeparateOptions, open_model: Open) ->
             separator = open_model()
             connection.send(("ready", None))
             while (job := connection.recv()) is not None:
-                connection.send(("result", _run(job, options, separator, _Sender(connection))))
+                connection.send(("result", run_job(job, options, separator, _Sender(connection))))
         except Interrupted as stop:
             connection.send(("stopped", list(stop.parts)))
         except KeyboardInterrupt:
@@ -316,10 +316,12 @@ def _work(connection: Connection, options: SeparateOptions, open_model: Open) ->
             connection.send(("error", error))
 
 
-def _run(job: Job, options: SeparateOptions, separator: StreamSeparator, sender: _Sender) -> Result:
+def run_job(
+    job: Job, options: SeparateOptions, separator: StreamSeparator, progress: ProgressListener
+) -> Result:
     """Run one job of a series; an option that isn't for this file is its error."""
     try:
-        (result,) = separate_files([job], options, lambda: separator, sender)
+        (result,) = separate_files([job], options, lambda: separator, progress)
     except UsageError as error:
         result = Result(job.path, "failed", error=f"{job.path}: {error}")
     return result

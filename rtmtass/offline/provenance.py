@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from rtmtass.errors import OutputError
 from rtmtass.io.special_files import is_special
@@ -130,7 +131,7 @@ def _why_foreign(target: Path, path: Path, name: str, options: SeparateOptions) 
         made = target.stat()
     except OSError:
         return ""  # opening the input raises the error
-    mark = _read_mark(target)
+    mark = _find_mark(ends_of(target))
     if mark is None:
         return f"is older than {path}" if made.st_mtime_ns < about.st_mtime_ns else ""
     if mark.settings != settings_of(name, options):
@@ -142,14 +143,40 @@ def _why_foreign(target: Path, path: Path, name: str, options: SeparateOptions) 
     return ""
 
 
-def _read_mark(target: Path) -> _Mark | None:
+def ends_of(target: Path) -> bytes:
+    """Return what is at either end of a file; nothing if it can't be read."""
     try:
         with target.open("rb") as file:
-            data = file.read(_SCANNED)
-            file.seek(max(len(data), os.fstat(file.fileno()).st_size - _SCANNED))
-            data += file.read(_SCANNED)
+            return read_ends(file, os.fstat(file.fileno()).st_size)
     except OSError:
-        return None
+        return b""
+
+
+def read_ends(file: IO[bytes], size: int) -> bytes:
+    """Return what is at either end of an open file of `size` bytes, where its tags are."""
+    data = file.read(_SCANNED)
+    file.seek(max(len(data), size - _SCANNED))
+    return data + file.read(_SCANNED)
+
+
+def why_unfit(ends: bytes, name: str, options: SeparateOptions, size: int | None) -> str:
+    """Return why an output whose input isn't at hand doesn't belong to this run, or "".
+
+    Args:
+        ends: of the output; one without a mark belongs to it.
+        name: of the stem, or `MIX`.
+        options: of this run.
+        size: of the input in bytes; None if it isn't known.
+    """
+    mark = _find_mark(ends)
+    if mark is None:
+        return ""
+    if mark.settings != settings_of(name, options):
+        return "is of other settings"
+    return "is of another recording" if size is not None and mark.size != size else ""
+
+
+def _find_mark(data: bytes) -> _Mark | None:
     found = _MARK.search(data)
     if found is None:
         return None
