@@ -48,9 +48,9 @@ def abort(process: subprocess.Popen[str]) -> tuple[str, str]:
     """End torchrun and what it started; each prints where its threads are."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     pids = children.read_text().split() if children.exists() else []
-    for pid in map(int, [*pids, process.pid]):
+    for pid in [*pids, str(process.pid)]:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGABRT)
+            os.kill(int(pid), signal.SIGABRT)
     try:
         return process.communicate(timeout=ABORT_S)
     except subprocess.TimeoutExpired:

@@ -66,7 +66,9 @@ GUIDE = list(commands("rtmtass/training/GUIDE.md"))
 TRAINING = [
     c for c in COMMANDS if re.match(r"rtmtass (data|train|evaluate|release)", c) or "RUNS" in c
 ]
-DEVICES = [c for c in COMMANDS if re.match(r"rtmtass (live|web|serve|doctor|latency|devices|bench)", c)]
+DEVICES = [
+    c for c in COMMANDS if re.match(r"rtmtass (live|web|serve|doctor|latency|devices|bench)", c)
+]
 RUNNABLE = [c for c in COMMANDS if c not in TRAINING and c not in DEVICES]
 
 

@@ -48,6 +48,8 @@ def network(**values: Any) -> MtassNet:
         parameter.data.normal_(0, 0.2)
     for norm in net.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
     return net.eval()
@@ -72,6 +74,7 @@ def test_a_grown_network_has_the_function_of_the_smaller(change: dict[str, Any])
     loss.backward()
     for name, parameter in large.named_parameters():  # all that reads new units can learn
         if name.endswith("expand.linear.weight"):
+            assert parameter.grad is not None
             assert (parameter.grad.abs().amax(dim=0) > 0).all(), name
 
 
