@@ -34,7 +34,8 @@ SCRIPTS: dict[str, list[str]] = {
     "quality": [f"${SET}", "--clips", "20", "--python", f"${RIVALS}"],
 }
 """Scripts of `make bench` and their options. Run by hand: drift.py (needs a set), soak.py (takes
-half an hour), ablations.py (needs a corpus and hours) and page.py (needs Chromium)."""
+half an hour), ablations.py (needs a corpus and hours), page.py (needs Chromium), serve.py (needs a
+quiet computer) and asr.py (needs a corpus and a recogniser)."""
 SMOKE: dict[str, list[str]] = {
     "stft": ["--rounds", "1", "--bulk-rounds", "1", "--seconds", "2"],
     "step": ["--seconds", "2", "--presets", "small"],

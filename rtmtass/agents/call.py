@@ -17,7 +17,7 @@ from rtmtass.separator import Separator, load
 from rtmtass.types import SAMPLE_RATE
 from rtmtass.weights import DEFAULT
 
-STRENGTH_DB = 12.0
+STRENGTH_DB = 6.0
 """How far music and noise are turned down unless set otherwise; see README.md, "Strength"."""
 _VOICE = BUILT_IN["voice"]
 _networks: dict[str, Separator] = {}
