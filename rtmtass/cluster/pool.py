@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, TextIO
 
 from rtmtass.cluster.task import Row, Task, failed
@@ -85,7 +85,7 @@ def connect(address: str, n_cpus: int) -> Iterator[Any]:
     except Exception as error:  # of many kinds
         raise InputError(_why_unreachable(address, error)) from None
     stdout = sys.stdout
-    sys.stdout = _WithoutRay(stdout)  # type: ignore[assignment]
+    sys.stdout = _WithoutRay(stdout)
     try:
         yield ray
     finally:
@@ -144,7 +144,9 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def run_tasks(ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool) -> Iterator[Row]:
+def run_tasks(
+    ray: Any, tasks: Sequence[Task], setting: Setting, *, on_gpu: bool
+) -> Generator[Row, None, None]:
     """Run tasks; yield the row of each, in the order of their ends.
 
     Raises:
