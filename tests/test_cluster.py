@@ -204,10 +204,15 @@ def test_a_remote_file_that_is_no_object_gets_its_name_when_it_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_text("all of it")
-    moved = []
+    moved: list[tuple[str, ...]] = []
     system = fsspec.filesystem("file")
     move = system.mv
-    monkeypatch.setattr(system, "mv", lambda *names: (moved.append(names), move(*names)))
+
+    def note(*names: str) -> None:
+        moved.append(names)
+        move(*names)
+
+    monkeypatch.setattr(system, "mv", note)
     monkeypatch.setattr(urls, "file_system", lambda url, kind: (system, url[len("local://") :]))
     urls.upload(tmp_path / "a", f"local://{tmp_path}/out/b")
     assert moved == [(f"{tmp_path}/out/b.part", f"{tmp_path}/out/b")]
