@@ -57,7 +57,7 @@ def test_output_matches_the_golden_output(folder: Path, runtime: str) -> None:
 def test_card_matches_the_metrics(folder: Path) -> None:
     card = (folder / "CARD.md").read_text(encoding="utf-8")
     metrics = json.loads((folder / "metrics.json").read_text())
-    results = card.split("## What it reaches")[1].split("\n## ")[0]
+    results = card.split("## Results")[1].split("\n## ")[0]
     matches = re.finditer(r"^\| (speech|music|noise|average) \|.*$", results, re.M)
     rows = {match[1]: match[0] for match in matches}
     assert set(rows) == {"speech", "music", "noise", "average"}
