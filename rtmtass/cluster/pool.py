@@ -89,8 +89,8 @@ def connect(address: str, n_cpus: int) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        sys.stdout = stdout
         ray.shutdown()
+        sys.stdout = stdout
 
 
 class _WithoutRay:
