@@ -5,6 +5,7 @@
 # make check-core PYTHON=python3.13   the quick tests that need no torch, on another Python
 # make cross  the native library for ARM, Windows and macOS, in 10 minutes under emulation
 # make agents the adapters for voice agents, in an environment with the real frameworks
+# make cluster  separation on two Ray nodes of this machine, in an environment with Ray
 # make walks  what five kinds of user do, step by step, in 15 minutes; see tests/walks/
 # make bench  runs the benchmarks and writes benchmarks/README.md; see benchmarks/run_all.py
 # make fix    formats and mends what can be mended by itself
@@ -17,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The slowest files first, as tests/conftest.py orders them.
 PARALLEL := --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-.PHONY: demo test cross quick check lint kernels check-core core-venv core-tests agents walks bench fix clean
+.PHONY: demo test cross quick check lint kernels check-core core-venv core-tests agents cluster walks bench fix clean
 # A checkout that is being worked on has the editable install already.
 demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
@@ -70,6 +71,13 @@ core-venv:
 core-tests:
 	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick
 
+# Two raylets on this machine, one of which is killed; Ray is 200 MB that nothing else needs.
+cluster:
+	rm -rf .venv-cluster
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --editable '.[test,ray]'
+	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py
+
 # An environment of its own: pipecat wants older releases of packages that the others use.
 agents:
 	rm -rf .venv-agents
@@ -107,4 +115,4 @@ fix: .venv/dev.done
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-core .venv-agents beside.log build dist demo
+	rm -rf .venv .venv-core .venv-agents .venv-cluster beside.log build dist demo
