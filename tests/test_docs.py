@@ -32,7 +32,8 @@ PAGES = {
     for name in (
         "README.md", "CONTRIBUTING.md", "DECISIONS.md", "EXPERIMENTS.md", "CHANGELOG.md",
         "rtmtass/training/GUIDE.md", "rtmtass/native/README.md", "rtmtass/native/PLUGINS.md",
-        "rtmtass/web/README.md",
+        "rtmtass/web/README.md", "rtmtass/serve/README.md", "rtmtass/agents/README.md",
+        "rtmtass/cluster/README.md",
     )
 }  # fmt: skip
 README = PAGES["README.md"]
