@@ -408,7 +408,9 @@ def test_the_command_serves_until_sigterm_and_drains() -> None:
     assert process.returncode == 0, err
     assert json.loads(out)["streams"] == 1
     assert json.loads(out)["hops"] == 5
-    assert err == "rtmtass: draining; running streams may finish\n"
+    *first, last = err.splitlines()
+    assert last == "rtmtass: draining; running streams may finish"
+    assert first in ([], ["rtmtass: compiling for this CPU, once (about 20 s) …"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,7 @@ from web_rig import (
 import rtmtass
 from rtmtass.config import STEMS
 from rtmtass.io.arrays import ArraySink, ArraySource
+from rtmtass.live import page as live_page
 from rtmtass.live.engine import Engine
 from rtmtass.live.messages import Message
 from rtmtass.live.mixer import Mixer
@@ -231,6 +233,30 @@ def test_a_server_that_ends_is_noticed() -> None:
 
     wait_for(is_noticed)
     link.close()
+
+
+def test_a_blocked_sender_keeps_its_connection_until_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A number of a closed file may be another's by the time that the rest is written."""
+    monkeypatch.setattr(live_page, "_JOIN_S", 0.01)
+    ours, theirs = Pipe()
+    tap, controls = StemTap(3, 1, HOP, RATE), PageControls(Mixer(STEMS, RATE))
+    link = PageLink(ours, "in → out", STEMS, tap, is_needed=True, is_realtime=False)
+    for _ in range(1000):  # megabytes: more than the system keeps for one that doesn't read
+        tap.add_stems(np.ones((3, HOP, 1), np.float32))
+        link.update(Stats(), controls, [])
+        time.sleep(0.0005)
+    link.close()
+    sender = next(t for t in threading.enumerate() if t.name == "rtmtass-page")
+    assert sender.is_alive()
+    assert not ours.closed
+    with suppress(EOFError):
+        while theirs.recv_bytes():
+            pass
+    sender.join(10)
+    assert ours.closed
+    theirs.close()
 
 
 def test_the_first_frames_are_snapshots_and_marked_stems() -> None:

@@ -126,11 +126,16 @@ class PageLink:
             self.is_alive = False
 
     def close(self) -> None:
-        """Disconnect; may be called twice."""
+        """Disconnect; may be called twice.
+
+        A sender that is blocked, by a server that doesn't read, disconnects when it no longer is:
+        the number of a closed connection may be another file's by then.
+        """
         self._is_closing = True
         self._has_news.set()
-        self._sender.join(_JOIN_S)  # it may be blocked for good: the server may not read
-        self._connection.close()
+        self._sender.join(_JOIN_S)
+        if not self._sender.is_alive():
+            self._connection.close()
 
     def _send(self) -> None:
         if self._is_realtime:
@@ -147,6 +152,9 @@ class PageLink:
                     self._connection.send_bytes(snapshot)
         except OSError:
             self.is_alive = False
+        finally:
+            if self._is_closing:
+                self._connection.close()
 
 
 class PageServer:
