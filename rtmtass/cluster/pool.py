@@ -9,6 +9,7 @@ again in the next, until rounds bring nothing.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pickle
@@ -89,7 +90,10 @@ def connect(address: str, n_cpus: int) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # what it kept back is printed by this thread
+            ray.shutdown()
         sys.stdout = stdout
 
 
