@@ -17,8 +17,8 @@ from rtmtass.training.lineage import runs_of, totals
 
 LIMITS_OF_OURS = """\
 - Little real singing in the training data: sung vocals may come out as speech.
-- Languages of the training speech: mostly English and German, some French, Russian, Spanish, \
-Italian, Czech and others; no tonal language from real speakers.
+- Languages of the training speech: mostly English, Russian, German, Czech and Dutch; 20 to 30 \
+minutes each of Spanish, Romanian, Italian and Mandarin; some thirty others in minutes.
 - Music is mostly instrumental game music; reverberant speech was rare.
 - Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise."""
 """Limits found by listening to the models of this project; never written about another model."""
