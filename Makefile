@@ -24,7 +24,7 @@ demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
 # Tests over a sound server run one at a time: they need their turn at the processor in time.
-# They mostly wait, so BESIDE names a target of one process to make meanwhile.
+# They mostly wait, so BESIDE names a target to make meanwhile.
 test: kernels
 	@echo "The whole suite takes about 15 minutes on two cores; a sixth of it, in 2 minutes: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'not realtime and not cross'
@@ -69,7 +69,7 @@ core-venv:
 	.venv-core/bin/python tests/compile_kernels.py
 
 core-tests:
-	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick
+	OMP_NUM_THREADS=1 .venv-core/bin/python -m pytest --quick $(PARALLEL)
 
 # Two raylets on this machine, one of which is killed; Ray is 200 MB that nothing else needs.
 cluster:
