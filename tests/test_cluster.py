@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from noise_files import write_noise
 
 import rtmtass
 from rtmtass.cli.main import main
@@ -44,10 +45,7 @@ def load() -> StreamSeparator:
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
-    rng = np.random.default_rng(1)
-    for k in range(3):
-        sound = 0.1 * rng.standard_normal(8000 * (1 + k)).astype(np.float32)
-        soundfile.write(folder / f"{k}.wav", sound, 16000)
+    write_noise(folder, [8000 * (1 + k) for k in range(3)], seed=1)
     (folder / "text.wav").write_text("no sound")
     return folder
 

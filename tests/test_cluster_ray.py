@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from noise_files import write_noise
 
 import rtmtass
 from rtmtass.offline.plan import SeparateOptions, plan
@@ -76,12 +75,7 @@ def cluster() -> Iterator[Cluster]:
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of N recordings, one of them twice, a missing one and one that holds text."""
     folder = tmp_path_factory.mktemp("listed")
-    rng = np.random.default_rng(0)
-    names = []
-    for k in range(N):
-        sound = 0.1 * rng.standard_normal(16000 * SECONDS).astype(np.float32)
-        soundfile.write(folder / f"{k}.wav", sound, 16000)
-        names.append(f"{folder}/{k}.wav")
+    names = [str(path) for path in write_noise(folder, N * [16000 * SECONDS], seed=0)]
     (folder / "text.wav").write_text("no sound")
     names += [f"{folder}/none.wav", f"{folder}/text.wav", names[0]]
     (folder / "list.txt").write_text("\n".join(names))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from noise_files import write_noise
 
 import rtmtass
 from rtmtass.errors import ModelError
@@ -57,10 +58,7 @@ def open_nothing() -> StreamSeparator:
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
-    rng = np.random.default_rng(1)
-    for k in range(4):
-        sound = 0.1 * rng.standard_normal(16000 * (1 + k)).astype(np.float32)
-        soundfile.write(folder / f"{k}.wav", sound, 16000)
+    write_noise(folder, [16000 * (1 + k) for k in range(4)], seed=1)
     (folder / "2b.wav").write_text("no sound")
     return folder
 
