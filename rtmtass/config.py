@@ -356,21 +356,20 @@ def small() -> ModelConfig:
 
 
 def base() -> ModelConfig:
-    """Return the preset `base`: a wider `small`, 7.2 M parameters, 0.92 GMAC/s.
+    """Return the preset `base`: a wider `small`, 11.8 M parameters, 0.96 GMAC/s.
 
-    Half of the multiplications are in the sub-bands, which share one set of weights.
+    A trained `small` can be grown into it, see `training.growth`.
     """
     net = dataclasses.replace(
         small().net,
-        channels=384,
-        hidden=192,
+        channels=512,
+        hidden=256,
         dilations=(1, 2, 4, 8),
-        recurrent=128,
-        recurrent_groups=4,
-        compensation_channels=192,
-        compensation_hidden=96,
+        recurrent=512,
+        compensation_channels=256,
+        compensation_hidden=128,
         subband_context=32,
-        subband_channels=192,
+        subband_channels=128,
         subband_groups=2,
     )
     return ModelConfig(name="rtmtass-base", net=net)
@@ -382,6 +381,7 @@ def large() -> ModelConfig:
         base().net,
         channels=640,
         hidden=320,
+        recurrent=128,
         recurrent_groups=6,
         compensation_channels=320,
         compensation_hidden=160,

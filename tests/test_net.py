@@ -15,6 +15,7 @@ from rtmtass.config import PRESETS, ModelConfig, paper
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
 from rtmtass.net.mtass import MtassNet, mixture_consistency
+from rtmtass.training.growth import can_grow
 
 CONFIGS = {
     "recurrent": tiny(),
@@ -133,7 +134,7 @@ def test_stems_scale_with_the_mixture() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "millions", "gmacs_per_s"),
-    [("small", 3.7, 0.31), ("base", 7.2, 0.92), ("large", 17.0, 2.67), ("paper", 28.2, 1.75)],
+    [("small", 3.7, 0.31), ("base", 11.8, 0.96), ("large", 17.0, 2.67), ("paper", 28.2, 1.75)],
 )
 def test_presets_have_their_documented_sizes(
     preset: str, millions: float, gmacs_per_s: float
@@ -146,12 +147,15 @@ def test_presets_have_their_documented_sizes(
     assert macs_per_s(shapes, config) / 1e9 == pytest.approx(gmacs_per_s, rel=0.01)
 
 
-def test_grus_fit_the_fast_kernels_of_a_gpu() -> None:
-    for preset in ("base", "large"):
-        with torch.device("meta"):
-            net = MtassNet(PRESETS[preset]())
-        grus = [module for module in net.modules() if isinstance(module, torch.nn.GRU)]
-        assert max(gru.hidden_size for gru in grus) <= 128
+def test_the_grus_of_large_fit_the_fast_kernels_of_a_gpu() -> None:
+    with torch.device("meta"):
+        net = MtassNet(PRESETS["large"]())
+    grus = [module for module in net.modules() if isinstance(module, torch.nn.GRU)]
+    assert max(gru.hidden_size for gru in grus) <= 128
+
+
+def test_a_trained_small_can_be_grown_into_base() -> None:
+    assert can_grow(PRESETS["small"]().net, PRESETS["base"]().net)
 
 
 def test_the_published_net_has_its_published_macs() -> None:

@@ -24,7 +24,7 @@ from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.training.lineage import lineage_of, runs_of, totals
 from rtmtass.training.release import Extras, _name
-from rtmtass.weights import describe, find
+from rtmtass.weights import describe, find, open_model
 
 RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu", "threads": 2}
 
@@ -65,6 +65,19 @@ def test_a_release_is_complete(made: Path) -> None:
     assert 300 < columns < 800
     assert (made / "spectrograms.png").stat().st_size < 500_000
     assert "](spectrograms.png)" in (made / "CARD.md").read_text()
+
+
+def test_halved_matrices_are_the_nearest_float16(made: Path, tmp_path: Path) -> None:
+    folder = made.parent
+    words = ["release", str(folder / "trained"), str(folder / "set"), "--half"]
+    words += ["--corpus", str(folder / "corpus"), "--version-of-weights", "9.9", "--licence", "MIT"]
+    assert main([*words, "-o", str(tmp_path / "half")]) == 0
+    half, full = open_model(str(tmp_path / "half")), open_model("rtmtass-small")
+    for name, value in full.weights.items():
+        rounded = value.astype(np.float16) if value.ndim == 2 else value
+        np.testing.assert_array_equal(half.weights[name], rounded.astype(np.float32))
+    sizes = [(model.folder / "model.safetensors").stat().st_size for model in (half, full)]
+    assert 0.5 < sizes[0] / sizes[1] < 0.51
 
 
 def test_the_card_of_another_model_says_nothing_about_ours(made: Path) -> None:

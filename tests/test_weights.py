@@ -119,6 +119,7 @@ def test_bytes_equal_those_of_the_safetensors_package() -> None:
     rng = np.random.default_rng(0)
     shapes = {"b.bias": (3,), "a.weight": (2, 5), "empty": (0, 4), "number": (), "größe": (1, 2, 3)}
     weights = {k: np.asarray(rng.standard_normal(s), np.float32) for k, s in shapes.items()}
+    weights["a.half"] = rng.standard_normal((3, 5)).astype(np.float16)
     data = as_safetensors(weights)
     assert data == package.save(weights)
     for loaded in (from_safetensors(data), package.load(data)):
@@ -131,7 +132,9 @@ def test_bytes_equal_those_of_the_safetensors_package() -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}, "type F16, not F32"),
+        ({"a": {"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}}, "type I8, not F32 or F16"),
+        ({"a": {"dtype": "F16", "shape": [4], "data_offsets": [0, 4]}}, "reshape"),
+        ({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, "type .*, not F32"),
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, "outside the file"),
         ({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "reshape"),
         ({"a": {"dtype": "F32", "shape": [2]}}, "data_offsets"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,11 @@ def register(commands: Commands) -> None:
         default="",
         metavar="MODEL",
         help="the model that training started from, if its lineage doesn't record it",
+    )
+    release.add_argument(
+        "--half",
+        action="store_true",
+        help="store the matrices as 16-bit floats, half the size; that is what is measured",
     )
     release.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     release.set_defaults(run=run_release)
@@ -165,7 +171,7 @@ def run_release(arguments: argparse.Namespace) -> int:
     require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.separator import load
-    from rtmtass.training.release import Extras, release
+    from rtmtass.training.release import Extras, halve, release
 
     extras = Extras(
         arguments.singing,
@@ -174,14 +180,18 @@ def run_release(arguments: argparse.Namespace) -> int:
         " ".join(arguments.licence.split()),
         " ".join(arguments.name.split()),
     )
-    with Steps() as steps:
+    trained: Path = arguments.trained
+    with Steps() as steps, tempfile.TemporaryDirectory() as folder:
+        if arguments.half:
+            trained = Path(folder, trained.resolve().name)
+            halve(arguments.trained, trained)
         figures = release(
-            arguments.trained,
+            trained,
             arguments.set,
             arguments.corpus,
             arguments.output,
             arguments.version_of_weights,
-            load(str(arguments.trained)),
+            load(str(trained)),
             steps,
             extras,
         )

@@ -153,6 +153,7 @@ class _Scan(torch.autograd.Function):
         return _join_groups(d_gi, groups), d_weight, d_bias, _join_groups(flow, groups), None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it doesn't take GRUs
 def torch_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
     """As `gru_scan`, with torch's own kernels, one GRU after the other."""
     parts = state.split(grus[0].hidden_size, dim=1)  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from rtmtass.training.checkpoints import put_in_place
 from rtmtass.training.data.corpus import read_index
 from rtmtass.training.lineage import lineage_of
 from rtmtass.types import Progress
-from rtmtass.weights import demo_clip, models_folders, open_model, save_model
+from rtmtass.weights import as_safetensors, demo_clip, models_folders, open_model, save_model
 
 GOLDEN_START_S, GOLDEN_S = 4.0, 1.0
 """Section of the demo clip whose stems are the golden output that later versions must reproduce."""
@@ -112,6 +112,19 @@ def release(
             " or give another folder with -o"
         ) from None
     return figures
+
+
+def halve(trained: Path, out: Path) -> None:
+    """Write a copy of a model whose matrices are float16: half the size, and 11 exact bits.
+
+    Raises:
+        ModelError: there is no such model.
+        OutputError: the copy can't be written.
+    """
+    model = open_model(str(trained))
+    weights = {k: v.astype(np.float16) if v.ndim == 2 else v for k, v in model.weights.items()}
+    about = {k: v for k, v in model.about.items() if k != "model"}
+    save_model(out, model.config, as_safetensors(weights), about)
 
 
 def _write(trained: Path, out: Path, separator: Separator, facts: CardFacts) -> None:
