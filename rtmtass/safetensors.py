@@ -22,7 +22,7 @@ from rtmtass.types import Floats
 MOST_HEADER = 16_000_000
 """Longest header, in bytes."""
 
-_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 
 
 def as_safetensors(weights: Mapping[str, np.ndarray[Any, Any]]) -> bytes:

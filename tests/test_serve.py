@@ -165,6 +165,21 @@ def test_gains_change_while_a_stream_runs(separator: Separator) -> None:
     ]
 
 
+def test_a_stream_of_stems_says_that_it_has_no_mix(separator: Separator) -> None:
+    async def scene() -> Any:
+        async with serving() as (server, _), client(server, rate=16000) as stream:
+            await stream.greet()
+            await stream.socket.send_str('{"do": "mix", "gains_db": {"music": -30}}')
+            await stream.write(sounds(5000), 256)
+            await stream.end()
+            return await stream.read_all()
+
+    reply = run(scene())
+    problems = [each["text"] for each in reply.texts if each["kind"] == "problem"]
+    assert problems == ['this stream returns stems; for a mix, say "output": "mix" in the hello']
+    assert reply.samples.shape[1] == 3
+
+
 def test_slots_are_used_again_from_silence(separator: Separator) -> None:
     """More streams one after the other than there are slots, some of them cut off."""
 

@@ -182,7 +182,8 @@ def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Ten
     if not HAS_KERNEL:
         with torch.autocast(x.device.type, enabled=False):
             wide = next(grus[0].parameters()).dtype
-            return torch_grus(x.to(wide), state.to(wide), *grus)
+            slow: tuple[Tensor, Tensor] = torch_grus(x.to(wide), state.to(wide), *grus)
+            return slow
     low = torch.is_autocast_enabled(x.device.type)
     w_ih, w_hh, b_ih, b_hh = zip(*(gru.parameters() for gru in grus), strict=True)
     dtype = torch.get_autocast_dtype(x.device.type) if low else w_hh[0].dtype

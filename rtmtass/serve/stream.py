@@ -94,9 +94,14 @@ class ServedStream:
         self._has_ended = True
 
     def control(self, controls: Controls) -> None:
-        """Change the mix; the output follows within `mixer.RAMP_MS`. Stems aren't changed."""
-        if self._mixer:
-            _apply(controls, self._mixer)
+        """Change the mix; the output follows within `mixer.RAMP_MS`.
+
+        Raises:
+            ValueError: the stream returns stems.
+        """
+        if not self._mixer:
+            raise ValueError('this stream returns stems; for a mix, say "output": "mix" in the hello')
+        _apply(controls, self._mixer)
 
     def load(self, inputs: Floats) -> None:
         """Take the samples of the next hop.
