@@ -1,4 +1,4 @@
-"""The wheel contains the package and the default model, and nothing else."""
+"""The wheel contains the package and the released models, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from rtmtass.weights import released
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,6 +21,9 @@ def test_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
     for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "demo.flac"):
         assert f"rtmtass/models/rtmtass-small/{name}" in names
+    for path in released():
+        shipped = {n for n in names if n.startswith(f"rtmtass/models/{path.name}/")}
+        assert {Path(n).name for n in shipped} == {file.name for file in path.iterdir()}
     assert "rtmtass/py.typed" in names
     # Exports are built from these wherever rtmtass is installed.
     assert "rtmtass/LICENSE" in names

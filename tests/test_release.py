@@ -18,7 +18,7 @@ from rtmtass.cli.main import main
 from rtmtass.config import STEMS, ModelConfig
 from rtmtass.errors import InputError
 from rtmtass.training import release
-from rtmtass.training.card import LIMITS_OF_OURS, CardFacts, read_experiments, write_card
+from rtmtass.training.card import LIMITS_OF_OURS, CardFacts, _listed, read_experiments, write_card
 from rtmtass.training.data.corpus import Corpus, IndexRow
 from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import PendingRecording, store
@@ -65,6 +65,19 @@ def test_a_release_is_complete(made: Path) -> None:
     assert 300 < columns < 800
     assert (made / "spectrograms.png").stat().st_size < 500_000
     assert "](spectrograms.png)" in (made / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("licences", "cell"),
+    [
+        (["MIT"], "MIT"),
+        (["CC0", "", "CC0"], "CC0; not stated"),
+        (["GPL|LGPL"], r"GPL\|LGPL"),
+        ([f"CC-BY (clip {i} by A)" for i in range(9)] + ["CC0 (B)"], "CC-BY, CC0, by recording"),
+    ],
+)
+def test_a_source_is_one_row_of_the_card(licences: list[str], cell: str) -> None:
+    assert _listed(licences) == cell
 
 
 def test_halved_matrices_are_the_nearest_float16(made: Path, tmp_path: Path) -> None:

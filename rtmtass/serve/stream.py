@@ -100,7 +100,9 @@ class ServedStream:
             ValueError: the stream returns stems.
         """
         if not self._mixer:
-            raise ValueError('this stream returns stems; for a mix, say "output": "mix" in the hello')
+            raise ValueError(
+                'this stream returns stems; for a mix, say "output": "mix" in the hello'
+            )
         _apply(controls, self._mixer)
 
     def load(self, inputs: Floats) -> None:

@@ -22,6 +22,8 @@ minutes each of Spanish, Romanian, Italian and Mandarin; some thirty others in m
 - Music is mostly instrumental game music; reverberant speech was rare.
 - Sounds that are hard to name (a beep, a ringtone, a hum) may go to music or noise."""
 """Limits found by listening to the models of this project; never written about another model."""
+MOST_LICENCES = 3
+"""Licences of a source that its card lists in full."""
 NOT_STATED = "not stated"
 BANKS = {
     "generated": "generated noise",
@@ -273,12 +275,23 @@ def _machine(run: dict[str, Any]) -> str:
 
 
 def _sources(index: list[IndexRow]) -> str:
-    minutes: dict[tuple[str, str, str], float] = defaultdict(float)
+    minutes: dict[tuple[str, str], float] = defaultdict(float)
+    licences: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in index:
         if row.split == "train":
-            minutes[row.role, row.source, row.licence] += row.seconds / 60
+            minutes[row.role, row.source] += row.seconds / 60
+            licences[row.role, row.source].add(row.licence)
     rows = [
-        [role, source, f"{total:.1f}", licence.replace("|", "\\|") or NOT_STATED]
-        for (role, source, licence), total in sorted(minutes.items())
+        [role, source, f"{total:.1f}", _listed(licences[role, source])]
+        for (role, source), total in sorted(minutes.items())
     ]
     return _table(["role", "source", "minutes", "licence"], rows)
+
+
+def _listed(licences: Iterable[str]) -> str:
+    """Return a source's licences in one cell; of many, which name their authors, the kinds."""
+    distinct = sorted({text.replace("|", "\\|") or NOT_STATED for text in licences})
+    if len(distinct) <= MOST_LICENCES:
+        return "; ".join(distinct)
+    kinds = sorted({text.partition(" (")[0] for text in distinct})
+    return f"{', '.join(kinds)}, by recording"
