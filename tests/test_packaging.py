@@ -22,8 +22,8 @@ def test_wheel_is_complete_and_runs_alone(tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json", "CARD.md", "metrics.json", "demo.flac"):
         assert f"rtmtass/models/rtmtass-small/{name}" in names
     for path in released():
-        shipped = {n for n in names if n.startswith(f"rtmtass/models/{path.name}/")}
-        assert {Path(n).name for n in shipped} == {file.name for file in path.iterdir()}
+        packed = [n for n in names if n.startswith(f"rtmtass/models/{path.name}/")]
+        assert {Path(n).name for n in packed} == {file.name for file in path.iterdir()}
     assert "rtmtass/py.typed" in names
     # Exports are built from these wherever rtmtass is installed.
     assert "rtmtass/LICENSE" in names
