@@ -146,7 +146,7 @@ def test_the_limits_come_from_the_corpus() -> None:
 def test_what_is_not_known_is_not_claimed() -> None:
     card = write_card(facts())
     assert "Licence of the weights: not stated." in card
-    assert "| speech | own | 1.5 | not stated |" in card
+    assert "| speech | own | 2.0 | CC0; not stated |" in card
     assert "3 mixtures of a folder of recordings, taken as they are, and separated by" in card
     assert "arXiv 2107.06467" not in card
     assert "In addition to the recordings below" not in card
