@@ -123,8 +123,7 @@ def halve(trained: Path, out: Path) -> None:
     """
     model = open_model(str(trained))
     weights = {k: v.astype(np.float16) if v.ndim == 2 else v for k, v in model.weights.items()}
-    about = {k: v for k, v in model.about.items() if k != "model"}
-    save_model(out, model.config, as_safetensors(weights), about)
+    save_model(out, model.config, as_safetensors(weights), model.about)
 
 
 def _write(trained: Path, out: Path, separator: Separator, facts: CardFacts) -> None:
