@@ -23,7 +23,7 @@ from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
 from rtmtass.runtime.compiled.matmul import REGISTRY, multiply
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
-from rtmtass.runtime.compiled.microkernels import PANEL
+from rtmtass.runtime.compiled.microkernels import PANEL, TILES, f32_microkernel
 from rtmtass.runtime.compiled.packing import pack, pack_int8, to_bf16, to_int8
 
 Floats = NDArray[np.float32]
@@ -85,6 +85,57 @@ def test_every_int8_instruction_set_gives_the_same_integers(name: str, outputs: 
         y = np.zeros((rows, 64), np.float32)
         run(x, quantised, pack(weight, pack_int8), y)
         np.testing.assert_array_equal(y[:, :outputs], expected_product(weight, x))
+
+
+REGISTERS = {  # of a vector of LANES floats, and of the instruction set
+    "avx512vnni": (1, 32),
+    "avxvnni": (2, 16),
+    "avx2": (2, 16),
+    "neon": (4, 32),
+    "sse2": (4, 16),
+    "wasm": (4, 16),
+    "portable": (4, 32),
+}
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_a_tile_fits_the_registers(name: str) -> None:
+    """Sums that don't fit go through memory, which took 3.4 times as long on AVX2."""
+    tile, (size, registers) = TILES[name], REGISTERS[name]
+    an_input = 1
+    assert (tile.rows * tile.strip + tile.strip) * size + an_input <= registers
+    a_weight = size
+    assert tile.alone * size + a_weight + an_input <= registers
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("outputs", [LANES, PANEL])
+def test_every_tile_gives_the_same_bits(
+    name: str, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtmtass.runtime.compiled.microkernels.TILE", TILES[name])
+    rows = TILES[name].rows
+    emit_body = f32_microkernel(rows, outputs)
+
+    @intrinsic
+    def product(
+        context: Any, weights: Any, x: Any, x_stride: Any, steps: Any, y: Any, y_stride: Any
+    ) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            emit_body(builder, args)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 6), emit
+
+    @njit
+    def run(x: Any, weights: Any, y: Any) -> None:
+        m = x.shape[1]
+        product(weights.ctypes.data, x.ctypes.data, 4 * m, m, y.ctypes.data, 4 * PANEL)
+
+    weight, x = random(outputs, 771), random(rows, 771, seed=1)
+    y = np.zeros((rows, PANEL), np.float32)
+    run(x, REGISTRY["f32"].pack(weight), y)
+    np.testing.assert_array_equal(y[:, :outputs], matmul(weight, x, "f32"))
 
 
 def test_the_largest_weights_and_inputs_dont_overflow() -> None:

@@ -16,7 +16,7 @@ from rtmtass.runtime.compiled import packing
 from rtmtass.runtime.compiled.int8 import GROUP, ISA, int8_microkernel, quantise
 from rtmtass.runtime.compiled.microkernels import (
     PANEL,
-    ROWS,
+    TILE,
     Emit,
     bf16_microkernel,
     f32_microkernel,
@@ -52,8 +52,8 @@ class Precision:
 
 
 REGISTRY = {
-    "f32": Precision(packing.pack_f32, f32_microkernel, ROWS, 1, 4),
-    "bf16": Precision(packing.pack_bf16, bf16_microkernel, ROWS, 1, 2),
+    "f32": Precision(packing.pack_f32, f32_microkernel, TILE.rows, 1, 4),
+    "bf16": Precision(packing.pack_bf16, bf16_microkernel, TILE.rows, 1, 2),
     "int8": Precision(
         packing.pack_int8, int8_microkernel, ISA.rows, GROUP, GROUP, 8, quantises=True
     ),

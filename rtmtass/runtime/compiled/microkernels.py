@@ -8,17 +8,50 @@ has the same bits alone and among others.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
+from rtmtass.jit.cpu import int8_isa
 from rtmtass.jit.simd import LANES, call_llvm
 
 PANEL = 64
 """Outputs of a panel: four vectors hide an FMA's latency."""
-ROWS = 6
-"""Rows that share a pass over a panel's weights: 6 x 4 sums and 4 weights fill the registers."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The sums that a pass over a panel's weights keeps in registers.
+
+    Attributes:
+        rows: input rows that share a pass.
+        strip: vectors of `LANES` outputs per pass with that many rows.
+        alone: vectors per pass with one row.
+    """
+
+    rows: int
+    strip: int
+    alone: int
+
+
+TILES = {
+    "avx512vnni": Tile(6, 4, 4),
+    "avxvnni": Tile(6, 1, 4),
+    "avx2": Tile(6, 1, 4),
+    "neon": Tile(6, 1, 4),
+    "sse2": Tile(2, 1, 2),
+    "wasm": Tile(2, 1, 2),
+    "portable": Tile(6, 1, 4),
+}
+"""By instruction set, of `jit.cpu.ISAS`; the sums, weights and an input fit its registers.
+
+A vector is one register of 32 on AVX-512, two of 16 on AVX2, four of 32 on ARM, and four of
+16 on SSE2 and in WebAssembly.
+"""
+TILE = TILES[int8_isa()]
+"""Of this processor, or the one compiled for."""
 
 INT = ir.IntType(32)
 LONG = ir.IntType(64)
@@ -84,32 +117,35 @@ def _float_microkernel(
 ) -> Emit:
     """Make the microkernel for weights of `size` bytes; its vectors may be unaligned."""
     vectors = outputs // LANES
+    strip = TILE.strip if rows > 1 else TILE.alone
 
     def emit(builder: Any, args: Any) -> None:
+        for first in range(0, vectors, strip):
+            emit_strip(builder, args, range(first, min(first + strip, vectors)))
+
+    def emit_strip(builder: Any, args: Any, numbers: range) -> None:
         w_at, x_at, x_step, count, y_at, y_step = args
         zero = ir.Constant(ir.VectorType(FLOAT, LANES), [0.0] * LANES)
-        sums = [
-            [cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)
-        ]
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in numbers] for _ in range(rows)]
         with cgutils.for_range(builder, count) as loop:
             row = builder.mul(loop.index, constant(size * outputs))
             loaded = [
                 load_weights(builder, w_at, builder.add(row, constant(size * LANES * v)))
-                for v in range(vectors)
+                for v in numbers
             ]
             for r in range(rows):
                 at = builder.add(
                     builder.mul(loop.index, constant(4)), builder.mul(x_step, constant(r))
                 )
                 value = spread(builder, load(builder, x_at, at, FLOAT, 4), LANES)
-                for v in range(vectors):
-                    total = builder.load(sums[r][v])
-                    total = call_llvm(builder, "llvm.fma.v16f32", loaded[v], value, total)
-                    builder.store(total, sums[r][v])
+                for total_at, weight in zip(sums[r], loaded, strict=True):
+                    total = builder.load(total_at)
+                    total = call_llvm(builder, "llvm.fma.v16f32", weight, value, total)
+                    builder.store(total, total_at)
         for r in range(rows):
-            for v in range(vectors):
+            for total_at, v in zip(sums[r], numbers, strict=True):
                 at = builder.add(builder.mul(y_step, constant(r)), constant(4 * LANES * v))
-                total = builder.load(sums[r][v])
+                total = builder.load(total_at)
                 stored = builder.store(total, address(builder, y_at, at, total.type))
                 stored.align = 4
 
