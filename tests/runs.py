@@ -74,7 +74,7 @@ def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
 
 def write_toml(path: Path, config: TrainConfig) -> None:
     values = dataclasses.asdict(config)
-    net, _ = values.pop("net"), values.pop("stft")
+    net, _, _ = (values.pop(table) for table in ("net", "stft", "recipe"))
     lines = ["[train]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
     lines += ["[net]", *(f"{k} = {json.dumps(v)}" for k, v in net.items())]
     path.write_text("\n".join(lines))

@@ -17,20 +17,22 @@ from rtmtass.config import PRESETS, NetConfig, StftConfig
 from rtmtass.errors import RtmtassError, UsageError
 from rtmtass.training import requirements
 from rtmtass.training.branch import BranchOrder
-from rtmtass.training.config import NET_RULES, STFT_RULES, TrainConfig
+from rtmtass.training.config import NET_RULES, RECIPE_RULES, STFT_RULES, TrainConfig
 from rtmtass.training.config_values import Between, FieldRule, OneOf, Text, checked, rules_of
+from rtmtass.training.data.recipe import Recipe
 from rtmtass.training.preflight import check_run
 
 TABLES: dict[str, tuple[type, dict[str, FieldRule]]] = {
     "train": (TrainConfig, rules_of(TrainConfig)),
     "net": (NetConfig, rules_of(NetConfig, NET_RULES)),
     "stft": (StftConfig, rules_of(StftConfig, STFT_RULES)),
+    "recipe": (Recipe, rules_of(Recipe, RECIPE_RULES)),
 }
 FIELDS = [
     (table, item.name)
     for table, (kind, _) in TABLES.items()
     for item in dataclasses.fields(kind)
-    if item.name not in ("net", "stft")
+    if item.name not in ("net", "stft", "recipe", "pop_db", "level_db")
 ]
 OF_ANOTHER_TYPE = {
     bool: ["1", '"yes"', "[]"],
@@ -79,7 +81,7 @@ def test_every_field_refuses_other_types_and_values(file: Path, table: str, key:
     assert len(wrong) > 2
     for value in wrong:
         own = "" if key == "steps" else "steps = 1\n"
-        of = {"train": "", "net": "\n[net]\n", "stft": "\n[stft]\n"}[table]
+        of = "" if table == "train" else f"\n[{table}]\n"
         message = message_for(file, f"[train]\n{own}{of}{key} = {value}\n")
         assert f"{key} = " in message, value
         assert "; give " in message, value
@@ -97,7 +99,7 @@ def test_every_field_accepts_its_default_and_its_limits(table: str, key: str) ->
         values += rule.known
     for value in values or [True]:
         assert checked(value, rules[key], key) == value
-    for make in PRESETS.values() if table != "train" else ():
+    for make in PRESETS.values() if table in ("net", "stft") else ():
         checked(getattr(getattr(make(), table), key), rules[key], key)
 
 
@@ -132,6 +134,10 @@ def test_a_new_field_is_checked_by_its_annotation() -> None:
         ("name = 'x'\n[net]\nrecurrent = 0",
          "recurrent must be 1 or more .* set recurrent_layers to 0"),
         ("name = 'x'\n[stft]\nhop = 100", "got synthesis=512, hop=100"),
+        ("singing = 0.5", r": singing is a key of \[recipe\]"),
+        ("[recipe]\nlevel_db = [-40, -10]", r"unknown keys in \[recipe\]: level_db"),
+        ("[recipe]\none_alone = 0.5\none_missing = 0.6",
+         "one_alone, one_missing and all_silent add up to 1.11; give at most 1"),
     ],
 )  # fmt: skip
 def test_misplaced_and_misspelled_keys_are_explained(text: str, shown: str, file: Path) -> None:

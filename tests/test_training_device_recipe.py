@@ -23,7 +23,8 @@ from rtmtass.types import SAMPLE_RATE
 
 
 def test_stems_are_absent_as_often_as_the_recipe_says(pitched: Corpus) -> None:
-    stems = made(pitched, replace(USUAL, pop=0.0), 1000, seconds=0.1)
+    recipe = replace(USUAL, pop=0.0, all_silent=0.03, one_alone=0.12, one_missing=0.2)
+    stems = made(pitched, recipe, 1000, seconds=0.1)
     assert np.isfinite(stems).all()
     n_present = (np.abs(stems).max(axis=2) > 0).sum(axis=1)
     fractions = np.bincount(n_present, minlength=4) / len(stems)
@@ -36,7 +37,8 @@ def test_stems_are_absent_as_often_as_the_recipe_says(pitched: Corpus) -> None:
 
 
 def test_levels_and_snrs_are_as_wide_as_the_recipe_says(pitched: Corpus) -> None:
-    stems = made(pitched, replace(USUAL, pop=0.0), 1000, seconds=0.1).astype(np.float64)
+    recipe = replace(USUAL, pop=0.0, paper_snr=0.55)
+    stems = made(pitched, recipe, 1000, seconds=0.1).astype(np.float64)
     mixtures = stems.sum(axis=1)
     assert np.abs(mixtures).max() <= PEAK + 1e-6
     levels = 10 * np.log10(np.mean(mixtures[mixtures.any(axis=1)] ** 2, axis=1))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from runs import buzzing_corpus, config, write_toml
@@ -19,6 +20,7 @@ from rtmtass.errors import DeviceError, UsageError
 from rtmtass.training.data import unpack
 from rtmtass.training.data.corpus import Corpus
 from rtmtass.training.data.loader import batches, corpus_of, open_examples
+from rtmtass.training.data.recipe import Recipe
 from rtmtass.training.distributed import DistributedContext
 from rtmtass.training.train import TrainConfig, Trainer, train
 
@@ -46,8 +48,10 @@ class StandIn:
         batch: int,
         seed: int,
         device: torch.device,
+        recipe: Recipe | None = None,
         bank_sizes: Mapping[str, int] | None = None,
     ) -> None:
+        self.recipe = recipe
         self.shape, self.seed, self.device = (batch, 3, round(16000 * seconds)), seed, device
         self.pinned = dict(bank_sizes or {})
         self.bank_sizes = {"rooms": StandIn.rooms}
@@ -99,6 +103,20 @@ def test_a_machine_with_smaller_banks_keeps_the_pinned_sizes(
         train(settings, lambda _: None)
         assert StandIn.last.pinned == pinned  # type: ignore[attr-defined]
         assert torch.load(tmp_path / "last.pt", weights_only=True)["bank_sizes"] == {"rooms": 7}
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("examples", ["device", "host"])
+def test_the_table_recipe_changes_the_examples(examples: str, corpus: Path, tmp_path: Path) -> None:
+    settings = config(corpus, tmp_path, examples=examples, workers=0)
+    changed = dataclasses.replace(settings, recipe={"one_alone": 1.0, "all_silent": 0, "pop": 0.0})
+    assert (settings.mixing(), changed.mixing().one_alone) == (Recipe(), 1.0)
+    with open_examples(changed, corpus_of(changed), CPU) as source:
+        if examples == "device":
+            assert source.recipe == changed.mixing()  # type: ignore[attr-defined]
+        else:
+            audible = np.abs(source.batch(0)).max(axis=-1) > 0
+            assert (audible.sum(axis=1) <= 1).all()
 
 
 @pytest.mark.usefixtures("on_device")

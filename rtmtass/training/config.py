@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from rtmtass.training.config_values import (
     rules_of,
     shorten,
 )
+from rtmtass.training.data.recipe import Recipe
 from rtmtass.types import SAMPLE_RATE
 
 OPTIMISERS = {"adamw": "AdamW", "muon": "Muon"}
@@ -55,6 +56,10 @@ STFT_RULES: dict[str, Rule] = {
     "sample_rate": Between(SAMPLE_RATE, SAMPLE_RATE),  # of the decoded recordings
 }
 """Ranges of [stft], likewise `StftConfig`."""
+RECIPE_RULES: dict[str, Rule] = {
+    item.name: Between(0, 60 if item.name.endswith("_db") else 1) for item in fields(Recipe)
+}
+"""Ranges of [recipe]: probabilities, and SNRs in dB."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class TrainConfig:
         tensorboard: also log to TensorBoard; needs the extra `tensorboard`.
         net, stft: the tables [net] and [stft]: fields of `NetConfig` and `StftConfig`
             that differ from the preset's.
+        recipe: the table [recipe]: fields of `Recipe`, how examples are mixed and
+            augmented, that differ from its defaults.
     """
 
     corpus: Annotated[str, PATH] = "corpus"
@@ -157,13 +164,14 @@ class TrainConfig:
     tensorboard: bool = False
     net: dict[str, Any] = field(default_factory=dict)
     stft: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, **overrides: Any) -> TrainConfig:
         """Read a TOML file.
 
         Args:
-            path: the file, with the tables [train], [net] and [stft].
+            path: the file, with the tables [train], [net], [stft] and [recipe].
             overrides: options of the command line, which replace the file's keys of the
                 same names; None leaves the file's.
 
@@ -175,7 +183,7 @@ class TrainConfig:
         given = {key: value for key, value in overrides.items() if value is not None}
         values = _checked_table("train", tables["train"], f"{path} has ")
         values |= _checked_table("train", given, "--")
-        config = cls(**{**values, "net": tables["net"], "stft": tables["stft"]})
+        config = cls(**{**values, **{name: tables[name] for name in _FIELDS_THAT_ARE_TABLES}})
         config._check(path)
         return config
 
@@ -184,9 +192,15 @@ class TrainConfig:
         if not (self.minutes or self.steps or self.is_trunk):
             raise UsageError(f"{path} sets neither minutes nor steps; add --minutes 60")
         try:
-            model = self.model()
+            model, recipe = self.model(), self.mixing()
         except (UsageError, ModelError) as error:
             raise UsageError(f"{path}: {error}") from None
+        absent = recipe.one_alone + recipe.one_missing + recipe.all_silent
+        if absent > 1:
+            raise UsageError(
+                f"{path}: [recipe] one_alone, one_missing and all_silent add up to {absent:g};"
+                " give at most 1"
+            )
         if model.net.recurrent_layers and not model.net.recurrent:
             raise UsageError(
                 f"{path}: [net] recurrent = 0, but recurrent_layers ="
@@ -247,11 +261,21 @@ class TrainConfig:
             stft=dataclasses.replace(base.stft, **_checked_table("stft", self.stft)),
         )
 
+    def mixing(self) -> Recipe:
+        """Return how examples are mixed: the default recipe with the [recipe] changes.
 
+        Raises:
+            UsageError: an unknown field of [recipe], or a value out of range.
+        """
+        return Recipe(**_checked_table("recipe", self.recipe))
+
+
+_FIELDS_THAT_ARE_TABLES = ("net", "stft", "recipe")
 _RULES = {
-    "train": {k: v for k, v in rules_of(TrainConfig).items() if k not in ("net", "stft")},
+    "train": {k: v for k, v in rules_of(TrainConfig).items() if k not in _FIELDS_THAT_ARE_TABLES},
     "net": rules_of(NetConfig, NET_RULES),
     "stft": rules_of(StftConfig, STFT_RULES),
+    "recipe": {k: v for k, v in rules_of(Recipe, RECIPE_RULES).items() if v.kind is float},
 }
 """What every key of every table accepts."""
 
@@ -260,7 +284,7 @@ def _checked_table(table: str, values: Mapping[str, Any], before: str = "") -> d
     """Return a table's values, checked, by the current names of their keys.
 
     Args:
-        table: "train", "net" or "stft".
+        table: "train", "net", "stft" or "recipe".
         values: as in the file, or options of the command line.
         before: begins the messages: the file, or "--" for options.
 
@@ -285,7 +309,7 @@ def _checked_table(table: str, values: Mapping[str, Any], before: str = "") -> d
 
 
 def _read_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the tables [train], [net] and [stft] of a TOML file; a missing one is empty.
+    """Return the tables of a TOML file, those of `_RULES`; a missing one is empty.
 
     Raises:
         UsageError: the file can't be read, isn't TOML, or holds anything else.

@@ -63,6 +63,7 @@ def open_examples(
         "seconds": config.seconds,
         "batch": config.batch,
         "seed": config.seed,
+        "recipe": config.mixing(),
         "bank_sizes": bank_sizes,
     }
     if config.examples == "device":
