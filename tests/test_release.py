@@ -24,7 +24,7 @@ from rtmtass.training.data.mixing import write_evaluation_set
 from rtmtass.training.data.recordings import PendingRecording, store
 from rtmtass.training.lineage import lineage_of, runs_of, totals
 from rtmtass.training.release import Extras, _name
-from rtmtass.weights import describe, find, open_model
+from rtmtass.weights import as_safetensors, describe, find, open_model, save_model
 
 RUN = {"steps": 10, "mixture_hours": 1.5, "machine_hours": 0.25, "device": "cpu", "threads": 2}
 
@@ -82,10 +82,13 @@ def test_a_source_is_one_row_of_the_card(licences: list[str], cell: str) -> None
 
 def test_halved_matrices_are_the_nearest_float16(made: Path, tmp_path: Path) -> None:
     folder = made.parent
-    words = ["release", str(folder / "trained"), str(folder / "set"), "--half"]
+    ours = open_model(str(folder / "trained"))  # its matrices are halved already
+    exact = {name: np.float32(1.0001) * value for name, value in ours.weights.items()}
+    save_model(tmp_path / "trained", ours.config, as_safetensors(exact), ours.about)
+    words = ["release", str(tmp_path / "trained"), str(folder / "set"), "--half"]
     words += ["--corpus", str(folder / "corpus"), "--version-of-weights", "9.9", "--licence", "MIT"]
     assert main([*words, "-o", str(tmp_path / "half")]) == 0
-    half, full = open_model(str(tmp_path / "half")), open_model("rtmtass-small")
+    half, full = (open_model(str(tmp_path / name)) for name in ("half", "trained"))
     for name, value in full.weights.items():
         rounded = value.astype(np.float16) if value.ndim == 2 else value
         np.testing.assert_array_equal(half.weights[name], rounded.astype(np.float32))

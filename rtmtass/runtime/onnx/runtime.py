@@ -12,6 +12,7 @@ import numpy as np
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import MissingPartError, ModelError
+from rtmtass.jit.cpu import usable_isas
 from rtmtass.net.shapes import MOST_STATE
 from rtmtass.runtime.external_network import SpectralStream
 from rtmtass.runtime.onnx.graph import MIXTURE, STEMS
@@ -163,16 +164,20 @@ def _check_shapes(session: Any, config: ModelConfig, name: Path | str) -> None:
 
 
 def quantise(graph: Any, path: Path) -> None:
-    """Write `graph` with int8 weights by onnxruntime's dynamic quantisation, scaled by channel."""
+    """Write `graph` with 8-bit weights by onnxruntime's dynamic quantisation, scaled by channel.
+
+    Weights are signed, except on AVX2 without VNNI: there onnxruntime adds pairs of products
+    of unsigned inputs and signed weights in 16 bits, where they saturate.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # It logs advice to run a preprocessor, which would change nothing here.
     logging.getLogger().addFilter(_is_not_advice)
     try:
         options = {"MatMulConstBOnly": True}
-        quantize_dynamic(
-            graph, path, per_channel=True, weight_type=QuantType.QInt8, extra_options=options
-        )
+        saturates = usable_isas()[0] in ("avx2", "sse2")
+        kind = QuantType.QUInt8 if saturates else QuantType.QInt8
+        quantize_dynamic(graph, path, per_channel=True, weight_type=kind, extra_options=options)
     finally:
         logging.getLogger().removeFilter(_is_not_advice)
 
