@@ -23,7 +23,7 @@ from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
 from rtmtass.runtime.compiled.matmul import REGISTRY, multiply
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
-from rtmtass.runtime.compiled.microkernels import PANEL, TILES, f32_microkernel
+from rtmtass.runtime.compiled.microkernels import PANEL, TILES, Emit, f32_microkernel
 from rtmtass.runtime.compiled.packing import pack, pack_int8, to_bf16, to_int8
 
 Floats = NDArray[np.float32]
@@ -50,15 +50,11 @@ def expected_product(weight: Floats, x: Floats) -> Floats:
     return sums * w_scale * scale[:, None]
 
 
-@pytest.mark.parametrize("name", cpu.usable_isas())
-@pytest.mark.parametrize("outputs", [LANES, PANEL])
-def test_every_int8_instruction_set_gives_the_same_integers(name: str, outputs: int) -> None:
-    isa = ISAS[name]
-    rows = isa.rows
-    quantise, emit_body = quantiser(isa), microkernel(isa, rows, outputs)
+def as_intrinsic(emit_body: Emit) -> Any:
+    """Make a microkernel callable from compiled code."""
 
     @intrinsic
-    def matmul(
+    def product(
         context: Any, weights: Any, x: Any, x_stride: Any, steps: Any, y: Any, y_stride: Any
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -67,13 +63,23 @@ def test_every_int8_instruction_set_gives_the_same_integers(name: str, outputs: 
 
         return types.void(*[types.int64] * 6), emit
 
+    return product
+
+
+@pytest.mark.parametrize("name", cpu.usable_isas())
+@pytest.mark.parametrize("outputs", [LANES, PANEL])
+def test_every_int8_instruction_set_gives_the_same_integers(name: str, outputs: int) -> None:
+    isa = ISAS[name]
+    rows = isa.rows
+    quantise, product = quantiser(isa), as_intrinsic(microkernel(isa, rows, outputs))
+
     @njit
     def run(x: Any, quantised: Any, weights: Any, y: Any) -> None:
         m = x.shape[1]
         for r in range(rows):
             quantise(x.ctypes.data + r * 4 * m, m, quantised.ctypes.data + r * QUANTISED_STRIDE)
         groups = (m + GROUP - 1) // GROUP
-        matmul(
+        product(
             weights.ctypes.data, quantised.ctypes.data, QUANTISED_STRIDE, groups, y.ctypes.data, 256
         )
 
@@ -115,17 +121,7 @@ def test_every_tile_gives_the_same_bits(
 ) -> None:
     monkeypatch.setattr("rtmtass.runtime.compiled.microkernels.TILE", TILES[name])
     rows = TILES[name].rows
-    emit_body = f32_microkernel(rows, outputs)
-
-    @intrinsic
-    def product(
-        context: Any, weights: Any, x: Any, x_stride: Any, steps: Any, y: Any, y_stride: Any
-    ) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            emit_body(builder, args)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 6), emit
+    product = as_intrinsic(f32_microkernel(rows, outputs))
 
     @njit
     def run(x: Any, weights: Any, y: Any) -> None:
