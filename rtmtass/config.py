@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ LEVEL_FALL_DB_PER_S = 125.0
 """Release rate of the running level after a pop."""
 LEVEL_HEADROOM = 4.0
 """Power of a peak relative to the sustained level: 6 dB."""
+EXPANDER_S = (0.1, 1.0)
+"""Time constants of the two averages that the expander reads, in seconds."""
 
 _WIDTH = (1, 8192)
 STFT_BOUNDS = {
@@ -58,6 +61,7 @@ NET_BOUNDS = {
     "subband_context": (1, 1024),
     "subband_channels": _WIDTH,
     "subband_groups": (1, 64),
+    "expander_db": (-60, 0),
     "dropout": (0, 0.99),
 }
 """Beyond these no network is useful, and some would need all memory."""
@@ -162,6 +166,9 @@ class NetConfig:
         subband_context: context channels from stage 1 that each sub-band reads.
         subband_channels: width of the sub-band network, and total units of its GRUs.
         subband_groups: parallel GRUs per sub-band; divides `subband_channels`.
+        expander_db: a stem whose share of the mixture's power is below this, in dB, is
+            lowered by as much again, see `net.expander.StemExpander`; 0 turns this off.
+            It has no weights.
         dropout: probability of dropping a channel, in training only.
 
     Raises:
@@ -193,6 +200,7 @@ class NetConfig:
     subband_context: int = 16
     subband_channels: int = 64
     subband_groups: int = 1
+    expander_db: float = 0.0
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -307,6 +315,17 @@ class ModelConfig:
     def level_fall(self) -> float:
         """Decay factor per frame of a pop's power."""
         return float(10 ** (-LEVEL_FALL_DB_PER_S / 10 / self._frames_per_s))
+
+    @property
+    def expander_decays(self) -> tuple[float, float]:
+        """Decay factors per frame of the expander's short and long sums of powers."""
+        short, long = (math.exp(-1 / (s * self._frames_per_s)) for s in EXPANDER_S)
+        return short, long
+
+    @property
+    def expander_threshold(self) -> float:
+        """Share of the mixture's power below which the expander lowers a stem, 0..1."""
+        return float(10 ** (self.net.expander_db / 10))
 
     @property
     def _frames_per_s(self) -> float:

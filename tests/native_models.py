@@ -22,7 +22,7 @@ CONFIGS = {
     "gated": tiny(),
     "multiscale": tiny("multiscale", bands=3, kernel=2, lookahead=1),
     "sub-bands": tiny(**SUBBANDS, recurrent=13, recurrent_groups=2),
-    "look-ahead": tiny(lookahead=2, level_pop_s=0.35),
+    "look-ahead": tiny(lookahead=2, level_pop_s=0.35, expander_db=-5.0),
     "one stage": tiny(target="magnitude_mask", compensation_target="none", recurrent_layers=0),
     "mapping": tiny(
         target="spectral_mapping", compensation_target="magnitude_mask", level_by_power=False

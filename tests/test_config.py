@@ -61,10 +61,11 @@ def test_invalid_network_sizes_are_rejected(changes: dict[str, Any], message: st
 
 def test_missing_fields_default_to_off() -> None:
     values = small().to_dict()
-    for name in ("level_pop_s", "recurrent_groups", "subband_groups"):
+    for name in ("level_pop_s", "recurrent_groups", "subband_groups", "expander_db"):
         del values["net"][name]
     net = ModelConfig.from_dict(values).net
     assert (net.level_pop_s, net.recurrent_groups, net.subband_groups) == (0.0, 1, 1)
+    assert net.expander_db == 0
 
 
 def test_unknown_values_and_keys_are_rejected() -> None:

@@ -96,6 +96,11 @@ def test_what_cannot_grow_is_told(change: dict[str, Any]) -> None:
     assert not can_grow(small, dataclasses.replace(small, **change))
 
 
+def test_what_has_no_weights_may_differ() -> None:
+    small = NetConfig(**SMALL, level_by_power=True)
+    assert can_grow(small, dataclasses.replace(small, level_pop_s=0.35, expander_db=-15.0))
+
+
 def test_the_published_backbone_only_continues() -> None:
     net = NetConfig(backbone="multiscale", compensation_target="spectral_mapping")
     wider = dataclasses.replace(net, channels=net.channels + 1)

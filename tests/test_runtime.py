@@ -32,6 +32,7 @@ CONFIGS = {
     "spectral_mapping": tiny(target="spectral_mapping", recurrent=13),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
+    "expander": tiny(expander_db=-5.0),
     "groups": tiny(
         recurrent=9, recurrent_groups=3, **{**SUBBANDS, "subband_channels": 14, "subband_groups": 2}
     ),

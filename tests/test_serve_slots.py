@@ -22,6 +22,7 @@ CONFIGS = {
     "lookahead": tiny(lookahead=2),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
+    "expander": tiny(expander_db=-5.0),
     "multiscale": tiny("multiscale"),
 }
 N = 7

@@ -248,7 +248,7 @@ def check(address: int, size: int) -> int:
         return RESULT.damaged
     if header[WORD.version] > VERSION:
         return RESULT.version
-    if header[WORD.version] != VERSION or not _is_intact(address, size, header):
+    if header[WORD.version] < 1 or not _is_intact(address, size, header):
         return RESULT.damaged
     if not _is_stft_valid(header) or not _are_arenas_valid(header):
         return RESULT.damaged

@@ -161,7 +161,8 @@ def _bytes(values: Floats) -> bytes:
 def _header(config: ModelConfig, program: Program, frames: Frames, precision: str) -> Longs:
     """Return the header without what depends on the sections' lengths."""
     header = np.zeros(N_WORDS, np.int64)
-    header[WORD.magic], header[WORD.version] = MAGIC, VERSION
+    header[WORD.magic] = MAGIC
+    header[WORD.version] = VERSION if config.net.expander_db else 1
     header[WORD.header_bytes] = HEADER_BYTES
     header[WORD.n_instructions], header[WORD.words] = len(program.instructions), WORDS
     header[WORD.precision] = PRECISIONS.index(precision)

@@ -33,6 +33,7 @@ from rtmtass.runtime.compiled.program import (
     COPY,
     CUT,
     ESTIMATE,
+    EXPANDER,
     GATE,
     GRU,
     JOIN,
@@ -44,6 +45,7 @@ from rtmtass.runtime.compiled.program import (
     OP_COPY,
     OP_CUT,
     OP_ESTIMATE,
+    OP_EXPANDER,
     OP_GATE,
     OP_GRU,
     OP_JOIN,
@@ -242,6 +244,23 @@ def _mixture_consistency(header: Longs, op: Longs) -> int:
 
 
 @kernel
+def _expander(address: int, header: Longs, op: Longs) -> int:
+    bins, imag_offset = op[EXPANDER.bins], op[EXPANDER.imag_offset]
+    n_stems, work = op[EXPANDER.n_stems], header[WORD.work_size]
+    if n_stems != header[WORD.n_stems]:
+        return REFUSED
+    if not holds_spectrum(header, op[EXPANDER.x], bins, imag_offset):
+        return REFUSED
+    if not holds(work, op[EXPANDER.stems], 2 * imag_offset, n_stems, imag_offset + bins):
+        return REFUSED
+    if not holds(work, op[EXPANDER.gains], 0, 1, 2 * n_stems):
+        return REFUSED
+    if not holds(header[WORD.state_size], op[EXPANDER.state], 0, 1, 2 * (n_stems + 1)):
+        return REFUSED
+    return n_stems * bins if has_floats(address, header, op[EXPANDER.constants], 3) else REFUSED
+
+
+@kernel
 def _instruction(address: int, header: Longs, op: Longs) -> int:
     """Check one instruction; return about how many operations it takes, or REFUSED."""
     code = op[0]
@@ -272,6 +291,8 @@ def _instruction(address: int, header: Longs, op: Longs) -> int:
         operations = _cut(header, op)
     elif code == OP_JOIN:
         operations = _join(header, op)
+    elif code == OP_EXPANDER:
+        operations = _expander(address, header, op)
     return operations
 
 

@@ -279,18 +279,23 @@ class RunningLevel(StreamingModule[Tensor]):
     def _exponential_mean(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the exponential means (B, T, 1) of (B, T, 1), and the sums (B, 2) after them."""
         both = torch.cat([x * x, x] if self.by_power else [x, torch.ones_like(x)], dim=-1)
-        sums = []
-        for part in both.split(512, dim=1):  # type: ignore[no-untyped-call]
-            n = part.shape[1]
-            age = torch.arange(n, device=x.device)
-            fade = self.decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)
-            weights = torch.tril(fade[(age[:, None] - age[None]).clamp(min=0)])
-            with _full_precision(x.device):
-                decayed = weights @ part + fade[1:, None] * state[:, None]
-            sums.append(decayed)
-            state = decayed[:, -1]
-        total = torch.cat(sums, dim=1)
+        total, state = exponential_sums(both, state, self.decay)
         return total[..., :1] / total[..., 1:].clamp(min=LEVEL_TINY), state
+
+
+def exponential_sums(x: Tensor, state: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Return y[t] = x[t] + decay * y[t-1], (B, T, C), and the last y; `state` (B, C) is y[-1]."""
+    sums = []
+    for part in x.split(512, dim=1):  # type: ignore[no-untyped-call]
+        n = part.shape[1]
+        age = torch.arange(n, device=x.device)
+        fade = decay ** torch.arange(n + 1, device=x.device, dtype=x.dtype)
+        weights = torch.tril(fade[(age[:, None] - age[None]).clamp(min=0)])
+        with _full_precision(x.device):
+            decayed = weights @ part + fade[1:, None] * state[:, None]
+        sums.append(decayed)
+        state = decayed[:, -1]
+    return torch.cat(sums, dim=1), state
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
 from rtmtass.net.constants import CONSISTENCY_FLOOR, CONSISTENCY_TINY
+from rtmtass.net.expander import StemExpander
 from rtmtass.net.layers import (
     Affine,
     GatedBlock,
@@ -32,6 +33,8 @@ class NetState(NamedTuple):
     subbands: tuple[Tensor, ...]
     """Empty without sub-bands."""
     compensation: tuple[tuple[Any, ...], ...]
+    expander: tuple[Tensor, ...]
+    """Empty without an expander."""
 
 
 class Stages(NamedTuple):
@@ -165,6 +168,9 @@ class MtassNet(StreamingModule[NetState]):
         self.compensations = nn.ModuleList(
             Compensation(net, n_bins) for _ in config.stems if net.compensation_target != "none"
         )
+        self.expander = None
+        if net.expander_db:
+            self.expander = StemExpander(config.expander_decays, config.expander_threshold)
 
     def init_state(self, batch: int) -> NetState:
         """Return the state of `batch` streams before their first frame."""
@@ -178,6 +184,7 @@ class MtassNet(StreamingModule[NetState]):
             self.trunk.init_state(batch),
             (self.subbands.init_state(batch),) if self.subbands else (),
             parts,
+            (self.expander.init_state(batch, self.n_stems).to(blank),) if self.expander else (),
         )
 
     def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
@@ -224,12 +231,19 @@ class MtassNet(StreamingModule[NetState]):
                     output, residual, level, net.compensation_target
                 )
             final.append(estimate)
-        stages = Stages(
-            torch.stack(first, dim=2), mixture_consistency(torch.stack(final, dim=2), mixture)
-        )
+        stems = mixture_consistency(torch.stack(final, dim=2), mixture)
+        expander_state: tuple[Tensor, ...] = ()
+        if self.expander is not None:
+            stems, new = self.expander.step_with(stems, mixture, *state.expander)
+            expander_state = (new,)
         past = waiting[:, x.shape[1] :]
-        return stages, NetState(
-            level_state, past, trunk_state, subband_state, tuple(compensation_state)
+        return Stages(torch.stack(first, dim=2), stems), NetState(
+            level_state,
+            past,
+            trunk_state,
+            subband_state,
+            tuple(compensation_state),
+            expander_state,
         )
 
     def _estimate(self, output: Tensor, source: Tensor, level: Tensor, target: str) -> Tensor:

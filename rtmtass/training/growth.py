@@ -41,9 +41,11 @@ _DEPTHS = ("dilations", "compensation_dilations")
 def can_grow(small: NetConfig, large: NetConfig) -> bool:
     """Return whether a network can be grown into another; always true of two equal ones.
 
-    `level_pop_s`, which has no weights, may differ.
+    `level_pop_s` and `expander_db`, which have no weights, may differ.
     """
-    changes: dict[str, Any] = {"level_pop_s": large.level_pop_s}
+    changes: dict[str, Any] = {
+        name: getattr(large, name) for name in ("level_pop_s", "expander_db")
+    }
     if small.backbone == large.backbone == "recurrent":
         changes |= {name: getattr(large, name) for name in (*_WIDTHS, *_DEPTHS)}
         if not small.subband_bins:

@@ -24,6 +24,7 @@ from rtmtass.runtime.compiled.program import (
     OP_COPY,
     OP_CUT,
     OP_ESTIMATE,
+    OP_EXPANDER,
     OP_GATE,
     OP_GRU,
     OP_JOIN,
@@ -34,7 +35,13 @@ from rtmtass.runtime.compiled.program import (
     SUBTRACT,
     TAPS,
 )
-from rtmtass.runtime.compiled.spectral_ops import compress, estimate, level, mixture_consistency
+from rtmtass.runtime.compiled.spectral_ops import (
+    compress,
+    estimate,
+    expander,
+    level,
+    mixture_consistency,
+)
 from rtmtass.types import Floats, Longs
 
 _ZERO = np.float32(0.0)
@@ -276,3 +283,5 @@ def execute(
             _cut(op, work, frames)
         elif code == OP_JOIN:
             _join(op, work, frames)
+        elif code == OP_EXPANDER:
+            expander(op, weights, state, work, frames, stream_stride)

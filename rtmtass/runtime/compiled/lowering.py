@@ -11,6 +11,7 @@ from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.program import (
     Compress,
     Estimate,
+    Expander,
     Gru,
     Level,
     MixtureConsistency,
@@ -95,6 +96,8 @@ def build(
             n_stems=n_stems,
         )
     )
+    if net.expander_db:
+        expander(make, config, aligned, stems, imag_offset)
     if unused := weights.unused():
         raise ModelError(
             f"the weights hold layers the config doesn't know: {', '.join(unused[:3])}"
@@ -134,6 +137,28 @@ def running_level(make: Builder, config: ModelConfig, mixture: Register, imag_of
         )
     )
     return level
+
+
+def expander(
+    make: Builder, config: ModelConfig, mixture: Register, stems: Register, imag_offset: int
+) -> None:
+    """Lower `net.expander.StemExpander`, in place."""
+    n_stems = len(config.stems)
+    constants = np.array([*config.expander_decays, config.expander_threshold], np.float32)
+    make.emit(
+        Expander(
+            x=mixture.at,
+            x_stride=mixture.stride,
+            bins=config.stft.n_bins,
+            imag_offset=imag_offset,
+            stems=stems.at,
+            stems_stride=stems.stride,
+            n_stems=n_stems,
+            state=make.allocate_state(2 * (n_stems + 1)),
+            constants=make.store(constants),
+            gains=make.register(2 * n_stems, 1).at,
+        )
+    )
 
 
 def _compress(

@@ -238,6 +238,26 @@ class MixtureConsistency(Instruction):
     n_stems: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expander(Instruction):
+    """Lower stems with a small share of the power; see `net.expander.StemExpander`.
+
+    `constants` addresses both decays and the threshold in the weights; `gains` is scratch
+    for a gain and a weight per stem.
+    """
+
+    x: int
+    x_stride: int
+    bins: int
+    imag_offset: int
+    stems: int
+    stems_stride: int
+    n_stems: int
+    state: int
+    constants: int
+    gains: int
+
+
 KINDS: tuple[type[Instruction], ...] = (
     Affine,
     Taps,
@@ -251,6 +271,7 @@ KINDS: tuple[type[Instruction], ...] = (
     MixtureConsistency,
     Cut,
     Join,
+    Expander,
 )
 """All instructions; the index is the opcode."""
 
@@ -266,6 +287,7 @@ OP_SUBTRACT = KINDS.index(Subtract)
 OP_MIXTURE_CONSISTENCY = KINDS.index(MixtureConsistency)
 OP_CUT = KINDS.index(Cut)
 OP_JOIN = KINDS.index(Join)
+OP_EXPANDER = KINDS.index(Expander)
 
 I = TypeVar("I", bound=Instruction)  # noqa: E741
 
@@ -293,6 +315,7 @@ SUBTRACT = columns(Subtract)
 MIXTURE_CONSISTENCY = columns(MixtureConsistency)
 CUT = columns(Cut)
 JOIN = columns(Join)
+EXPANDER = columns(Expander)
 
 WORDS = 1 + max(len(dataclasses.fields(kind)) for kind in KINDS)
 """Integers in an encoded instruction: the opcode and the fields of the longest."""

@@ -1,7 +1,7 @@
-"""Instructions on spectra: running level, compression, masking and mixture consistency.
+"""Instructions on spectra: running level, compression, masking, mixture consistency and expander.
 
 Called by `rtmtass.runtime.compiled.interpreter`. Tests pin their arithmetic to the
-network's own, rtmtass.net.layers and rtmtass.net.mtass.
+network's own, rtmtass.net.layers, rtmtass.net.mtass and rtmtass.net.expander.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ from rtmtass.net.constants import (
     COMPRESS_FLOOR,
     CONSISTENCY_FLOOR,
     CONSISTENCY_TINY,
+    EXPANDER_TINY,
     LEVEL_FLOOR,
     LEVEL_SQUARE_TINY,
     LEVEL_TINY,
 )
-from rtmtass.runtime.compiled.program import COMPRESS, ESTIMATE, LEVEL, MIXTURE_CONSISTENCY
+from rtmtass.runtime.compiled.program import (
+    COMPRESS,
+    ESTIMATE,
+    EXPANDER,
+    LEVEL,
+    MIXTURE_CONSISTENCY,
+)
 from rtmtass.types import Floats, Longs
 
 MAGNITUDE = TARGETS.index("magnitude_mask")
@@ -33,6 +40,7 @@ _LEVEL_SQUARE_TINY = np.float32(LEVEL_SQUARE_TINY)
 _COMPRESS_FLOOR = np.float32(COMPRESS_FLOOR)
 _CONSISTENCY_FLOOR = np.float32(CONSISTENCY_FLOOR)
 _CONSISTENCY_TINY = np.float32(CONSISTENCY_TINY)
+_EXPANDER_TINY = np.float32(EXPANDER_TINY)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 
@@ -193,3 +201,64 @@ def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
                 fraction = fma(a, a, fma(b, b, floor)) * scale
                 work[at] = fma(fraction, residual_re, a)
                 work[at + imag_offset] = fma(fraction, residual_im, b)
+
+
+@kernel
+def _power(work: Floats, at: int, bins: int, imag_offset: int) -> np.float32:
+    """Return the power of a spectrum, summed over its bins."""
+    re = work[at : at + bins]
+    im = work[at + imag_offset : at + imag_offset + bins]
+    power: np.float32 = dot(re, re) + dot(im, im)
+    return power
+
+
+@kernel
+def expander(
+    op: Longs, weights: Floats, state: Floats, work: Floats, frames: int, stream_stride: int
+) -> None:
+    """Lower stems whose share of the mixture's power is small; see net.expander.StemExpander.
+
+    State of a stream: the short sums of the stems' powers and of the mixture's, then the long.
+    """
+    bins, imag_offset = op[EXPANDER.bins], op[EXPANDER.imag_offset]
+    n_stems, gains = op[EXPANDER.n_stems], op[EXPANDER.gains]
+    n_sums, constants = n_stems + 1, op[EXPANDER.constants]
+    short_decay, long_decay = weights[constants], weights[constants + 1]
+    threshold = weights[constants + 2]
+    for t in range(frames):
+        first = op[EXPANDER.stems] + t * op[EXPANDER.stems_stride]
+        short = op[EXPANDER.state] + t * stream_stride
+        long = short + n_sums
+        for s in range(n_sums):
+            at = first + 2 * s * imag_offset
+            if s == n_stems:
+                at = op[EXPANDER.x] + t * op[EXPANDER.x_stride]
+            power = _power(work, at, bins, imag_offset)
+            state[short + s] = max(fma(short_decay, state[short + s], power), _EXPANDER_TINY)
+            state[long + s] = max(fma(long_decay, state[long + s], power), _EXPANDER_TINY)
+        lowest, left = _ONE, _ZERO
+        for s in range(n_stems):
+            share = max(
+                state[short + s] / state[short + n_stems], state[long + s] / state[long + n_stems]
+            )
+            gain = min(_ONE, np.sqrt(share / threshold))
+            weight = gain * gain * state[short + s]
+            work[gains + s] = gain
+            work[gains + n_stems + s] = weight
+            lowest = min(lowest, gain)
+            left += weight
+        if lowest == _ONE:
+            continue
+        for s in range(n_stems):
+            work[gains + n_stems + s] /= left
+        for part in range(2):
+            base = first + part * imag_offset
+            for k in range(bins):
+                removed = _ZERO
+                for s in range(n_stems):
+                    value = work[base + 2 * s * imag_offset + k]
+                    removed += (_ONE - work[gains + s]) * value
+                for s in range(n_stems):
+                    at = base + 2 * s * imag_offset + k
+                    kept = work[gains + s] * work[at]
+                    work[at] = fma(work[gains + n_stems + s], removed, kept)

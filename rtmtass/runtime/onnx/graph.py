@@ -14,6 +14,7 @@ import numpy as np
 from rtmtass.config import ModelConfig
 from rtmtass.net.constants import COMPRESS_FLOOR, CONSISTENCY_FLOOR, CONSISTENCY_TINY
 from rtmtass.runtime.folding import Gru, Layer, Weights, fold, input_layer, read_grus
+from rtmtass.runtime.onnx.expander import write_expander
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
 
@@ -62,7 +63,11 @@ class _Writer:
             output = self.compensations(self.compress(residual, level), hidden)
             correction = self.estimate(output, residual, level, net.compensation_target)
             estimates = g.put("Add", estimates, correction)
-        self.mixture_consistency(estimates, mixture)
+        if net.expander_db:
+            summing = self.mixture_consistency(estimates, mixture)
+            write_expander(g, self.config, summing, mixture, to=STEMS, is_single=self.is_single)
+        else:
+            self.mixture_consistency(estimates, mixture, to=STEMS)
 
     def compress(self, spectrum: str, level: str) -> tuple[str, str, str]:
         """(T, S, 2, F) over the level, magnitude square-rooted: re, im, magnitude (T, S, 1, F)."""
@@ -281,7 +286,7 @@ class _Writer:
         rotated = g.put("Concat", g.put("Neg", im), re, axis=2)
         return g.put("Add", g.put("Mul", a, source), g.put("Mul", b, rotated))
 
-    def mixture_consistency(self, stems: str, mixture: str) -> None:
+    def mixture_consistency(self, stems: str, mixture: str, to: str = "") -> str:
         """Make the stems sum to the mixture; see `net.mtass.mixture_consistency`."""
         g = self.nodes
         floor = g.put("ReduceSumSquare", mixture, axes=[2], keepdims=1)
@@ -294,7 +299,7 @@ class _Writer:
         axis = g.constant([1], np.int64)
         fractions = g.put("Div", power, g.put("ReduceSum", power, axis, keepdims=1))
         residual = g.put("Sub", mixture, g.put("ReduceSum", stems, axis, keepdims=1))
-        g.put("Add", stems, g.put("Mul", fractions, residual), to=STEMS)
+        return g.put("Add", stems, g.put("Mul", fractions, residual), to=to)
 
 
 def write_graph(
