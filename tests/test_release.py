@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import re
@@ -80,15 +81,18 @@ def test_a_source_is_one_row_of_the_card(licences: list[str], cell: str) -> None
     assert _listed(licences) == cell
 
 
-def test_halved_matrices_are_the_nearest_float16(made: Path, tmp_path: Path) -> None:
+def test_a_release_may_be_halved_and_get_an_expander(made: Path, tmp_path: Path) -> None:
     folder = made.parent
     ours = open_model(str(folder / "trained"))  # its matrices are halved already
     exact = {name: np.float32(1.0001) * value for name, value in ours.weights.items()}
     save_model(tmp_path / "trained", ours.config, as_safetensors(exact), ours.about)
     words = ["release", str(tmp_path / "trained"), str(folder / "set"), "--half"]
+    words += ["--expander", "-15"]
     words += ["--corpus", str(folder / "corpus"), "--version-of-weights", "9.9", "--licence", "MIT"]
     assert main([*words, "-o", str(tmp_path / "half")]) == 0
     half, full = (open_model(str(tmp_path / name)) for name in ("half", "trained"))
+    assert half.config.net == dataclasses.replace(full.config.net, expander_db=-15.0)
+    assert "share of the mixture's power is below -15 dB" in (half.folder / "CARD.md").read_text()
     for name, value in full.weights.items():
         rounded = value.astype(np.float16) if value.ndim == 2 else value
         np.testing.assert_array_equal(half.weights[name], rounded.astype(np.float32))

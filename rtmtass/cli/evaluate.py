@@ -90,6 +90,13 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="store the matrices as 16-bit floats, half the size; that is what is measured",
     )
+    release.add_argument(
+        "--expander",
+        type=float,
+        metavar="DB",
+        help="lower a stem whose share of the mixture's power is below this: less leakage for"
+        " some SI-SDR; try -15, 0 turns it off (default: the model's own)",
+    )
     release.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     release.set_defaults(run=run_release)
 
@@ -171,7 +178,7 @@ def run_release(arguments: argparse.Namespace) -> int:
     require_training_tools()
     from rtmtass.cli.console import Steps
     from rtmtass.separator import load
-    from rtmtass.training.release import Extras, halve, release
+    from rtmtass.training.release import Extras, release, rework
 
     extras = Extras(
         arguments.singing,
@@ -182,9 +189,9 @@ def run_release(arguments: argparse.Namespace) -> int:
     )
     trained: Path = arguments.trained
     with Steps() as steps, tempfile.TemporaryDirectory() as folder:
-        if arguments.half:
+        if arguments.half or arguments.expander is not None:
             trained = Path(folder, trained.resolve().name)
-            halve(arguments.trained, trained)
+            rework(arguments.trained, trained, arguments.half, arguments.expander)
         figures = release(
             trained,
             arguments.set,

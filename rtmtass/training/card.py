@@ -73,7 +73,7 @@ def write_card(facts: CardFacts) -> str:
         f" latency. Licence of the weights: {facts.about.get('licence') or NOT_STATED}.",
         *_picture(facts.picture),
         "## Results",
-        *_results(facts.opened_as or config.name, facts.figures),
+        *_results(facts.opened_as or config.name, facts.figures, config),
         "## How it was trained",
         *_trained(facts.about.get("training") or {}, facts.is_ours),
         *(["## Experiments", facts.experiments] if facts.experiments else []),
@@ -130,7 +130,7 @@ def _picture(name: str) -> list[str]:
     return [f"![Spectrograms of {words}]({name})"] if name else []
 
 
-def _results(name: str, figures: dict[str, Any]) -> list[str]:
+def _results(name: str, figures: dict[str, Any], config: ModelConfig) -> list[str]:
     kinds = {"si_sdri": "SI-SDRi, dB", "sdri": "SDRi, dB", "leakage_db": "leakage, dB"}
     rows = [[s, *(_interval(figures[k].get(s)) for k in kinds)] for s in figures["si_sdri"]]
     return [
@@ -139,6 +139,7 @@ def _results(name: str, figures: dict[str, Any]) -> list[str]:
         " absent, relative to the mixture.",
         _table(["stem", *kinds.values()], rows),
         *_leakage(figures),
+        *_expander(config),
         *_singing(figures),
         "The same figures are in `metrics.json`. Measured with",
         f"```\n{_mix_command(figures['set'])}rtmtass evaluate {name} SET\n```",
@@ -188,6 +189,15 @@ def _leakage(figures: dict[str, Any]) -> list[str]:
             f" {silence['after_sound']:.0f} dBFS from a second after a mixture has stopped."
         )
     return parts
+
+
+def _expander(config: ModelConfig) -> list[str]:
+    if not config.net.expander_db:
+        return []
+    return [
+        "Measured with the model's expander: a stem whose share of the mixture's power is below"
+        f" {config.net.expander_db:g} dB is lowered by as much again (`expander_db`)."
+    ]
 
 
 def _singing(figures: dict[str, Any]) -> list[str]:

@@ -114,16 +114,27 @@ def release(
     return figures
 
 
-def halve(trained: Path, out: Path) -> None:
-    """Write a copy of a model whose matrices are float16: half the size, and 11 exact bits.
+def rework(trained: Path, out: Path, is_half: bool, expander_db: float | None = None) -> None:
+    """Write a copy of a model as it is to be released.
+
+    Args:
+        trained: the model's folder.
+        out: the copy's.
+        is_half: store the matrices as float16: half the size, and 11 exact bits.
+        expander_db: threshold of the stems' expander, see `NetConfig`; None keeps its own.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or the threshold is out of range.
         OutputError: the copy can't be written.
     """
     model = open_model(str(trained))
-    weights = {k: v.astype(np.float16) if v.ndim == 2 else v for k, v in model.weights.items()}
-    save_model(out, model.config, as_safetensors(weights), model.about)
+    config, weights = model.config, model.weights
+    if expander_db is not None:
+        net = dataclasses.replace(config.net, expander_db=expander_db)
+        config = dataclasses.replace(config, net=net)
+    if is_half:
+        weights = {k: v.astype(np.float16) if v.ndim == 2 else v for k, v in weights.items()}
+    save_model(out, config, as_safetensors(weights), model.about)
 
 
 def _write(trained: Path, out: Path, separator: Separator, facts: CardFacts) -> None:
