@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ.setdefault(name, "1")
     from rtmtass.benchmark import advice, measure
     from rtmtass.cli.console import print_table
-    from rtmtass.cli.separate import print_compiling
+    from rtmtass.cli.loading import print_compiling
 
     result = measure(model_name(arguments), seconds=arguments.seconds, on_compile=print_compiling)
     conclusion = advice(result)

@@ -75,7 +75,7 @@ def _machines(arguments: argparse.Namespace) -> Machines:
 
 
 def _setting(arguments: argparse.Namespace, options: SeparateOptions) -> Setting:
-    from rtmtass.cli.separate import model_opener
+    from rtmtass.cli.loading import model_opener
     from rtmtass.cluster.work import Setting
     from rtmtass.offline.provenance import describe_model
 

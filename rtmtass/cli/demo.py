@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass demo`."""
     import rtmtass
     from rtmtass.cli.console import print_table
-    from rtmtass.cli.separate import print_compiling
+    from rtmtass.cli.loading import print_compiling
     from rtmtass.io.part_file import why_unwritable
     from rtmtass.offline.plan import Job, SeparateOptions
     from rtmtass.offline.separate import NullProgress, separate_file

@@ -128,7 +128,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def run_latency(arguments: argparse.Namespace) -> int:
     """Run `rtmtass latency`."""
     import rtmtass
-    from rtmtass.cli.separate import print_compiling
+    from rtmtass.cli.loading import print_compiling
     from rtmtass.live import os_priority
     from rtmtass.live.devices.round_trip import measure
     from rtmtass.live.devices.stream_config import StreamRequest

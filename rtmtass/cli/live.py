@@ -5,28 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtmtass.cli.arguments import (
-    add_model,
-    add_passes,
-    add_precision,
-    count,
-    counts,
-    decibels,
-    gains,
-    milliseconds,
-    model_name,
-    seconds,
-    sink,
-    source,
-)
+from rtmtass.cli.arguments import model_name
+from rtmtass.cli.live_options import add_options, check, has_keys, request_of
 from rtmtass.cli.live_page import (
-    add_page_options,
-    check_page_options,
     connect_page,
     is_controlled,
     open_tap,
@@ -37,7 +22,6 @@ from rtmtass.cli.live_stop import Stops
 from rtmtass.cli.live_text import format_gains
 from rtmtass.cli.live_watch import Printer, Watch
 from rtmtass.errors import DeviceError, UsageError
-from rtmtass.live.endpoints import SINKS, SOURCES, describe
 
 if TYPE_CHECKING:
     from rtmtass.cli.arguments import Commands
@@ -76,67 +60,7 @@ def register(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    _add_device_options(parser)
-    add = parser.add_argument_group("mix").add_argument
-    add("--gain", type=gains, default={}, metavar="STEM=DB,…", help="as in"
-        " speech=0,music=-20,noise=-inf (default: 0)")  # fmt: skip
-    add("--gains", metavar="NAME", help="gains saved under a name, or voice, no-music, no-noise"
-        " or quiet; --gain changes single ones")  # fmt: skip
-    add("--save-gains", metavar="NAME", help="save the gains under NAME in the end, as the keys"
-        " have left them")  # fmt: skip
-    add("--list-gains", action="store_true", help="list the gains that have names, and exit")
-    add("--strength", type=decibels, default=math.inf, metavar="DB", help="turn no stem down"
-        " further than this below the loudest (default: no limit)")  # fmt: skip
-    add("--stems-out", nargs="?", const="", metavar="A,B,C", help="output the stems, not the"
-        " mix: side by side on the output's channels, or each on a device of its own")  # fmt: skip
-    add("--monitor", action=argparse.BooleanOptionalAction, default=True, help="output the mix;"
-        " --no-monitor is silent, for recording only")  # fmt: skip
-    add("--when-late", choices=("dry", "silence"), default="dry", help="what to output while the"
-        " computer is too slow to separate: the input or nothing (default: %(default)s)"
-        )  # fmt: skip
-    add("--record", metavar="DIR", help="record stems and mixture into DIR, from the start")
-    add("--record-mix", action="store_true", help="record the mix too, as it is output; with"
-        " --record or the key r")  # fmt: skip
-    add("--virtual-mic", action="store_true", help="create a microphone that other programs"
-        " can choose (PipeWire, PulseAudio)")  # fmt: skip
-    add = parser.add_argument_group("display").add_argument
-    add("--plain", action="store_true", help="one line a second instead of a display; levels in"
-        " dBFS, of a stem before>after its gain")  # fmt: skip
-    add("--json", action="store_true", help="one JSON object a second, one per event, and one"
-        " with a summary at the end")  # fmt: skip
-    add("--duration", type=seconds, metavar="S", help="stop after S seconds")
-    add("--web", action="store_true", help="show the stream on a page in the browser too, and"
-        " control it there")  # fmt: skip
-    add_page_options(add)
-    add_model(parser.add_argument)
-    add_precision(parser.add_argument)
-    add_passes(parser.add_argument)
-
-
-def _add_device_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("input and output").add_argument
-    add("--input", metavar="NAME|N", help="input device: part of its name, or its number"
-        " (default: the system's)")  # fmt: skip
-    add("--output", metavar="NAME|N", help="output device, likewise")
-    add("--source", type=source, metavar="SOURCE", help=f"instead of an input device:"
-        f" {describe(SOURCES)}; udp is at --rate (default: the model's) with --channels"
-        )  # fmt: skip
-    add("--sink", type=sink, metavar="SINK", help=f"instead of an output device:"
-        f" {describe(SINKS)}, at the rate of the input with --channels, stems side by side"
-        )  # fmt: skip
-    add("--input-channels", type=counts, default=(), metavar="N,…", help="channels of"
-        " the input device to use, from 1; averaged for --channels 1 (default: the first)"
-        )  # fmt: skip
-    add("--channels", type=int, choices=(1, 2), default=1, help="separate in mono or stereo"
-        " (default: %(default)s)")  # fmt: skip
-    add("--rate", type=count, metavar="HZ", help="of the devices (default: theirs; 16000 saves"
-        " 3 ms, but the output ends at 8 kHz)")  # fmt: skip
-    add("--block", type=count, metavar="N", help="samples per callback of the devices")
-    add("--extra-buffer", type=milliseconds, metavar="MS", help="latency to add for computers"
-        " that are sometimes late (default: what small blocks need)")  # fmt: skip
-    add("--slack", dest="extra_buffer", type=milliseconds, help=argparse.SUPPRESS)
-    add("--measure", action="store_true", help="play a chirp first and show the measured latency"
-        " too; the output must reach the input: cable, loopback device, air")  # fmt: skip
+    add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -146,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.list_gains:
         return _list_gains()
-    _check(arguments)
+    check(arguments)
     session = Session(Printer(is_json=arguments.json))
     with Stops() as stops, gc_disabled():
         if arguments.record:
@@ -189,47 +113,12 @@ def _list_gains() -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse options that exclude each other, and gains that don't exist."""
-    from rtmtass.live.presets import check_name, load_gains
-
-    if arguments.plain and arguments.json:
-        raise UsageError("--plain and --json exclude each other; give one")
-    check_page_options(arguments)
-    can_start = _has_keys(arguments) or arguments.web or is_controlled()
-    if arguments.record_mix and not arguments.record and not can_start:
-        raise UsageError(
-            "--record-mix goes with a recording, and without a display no key can start one;"
-            " add --record takes"
-        )
-    if arguments.save_gains is not None:
-        check_name(arguments.save_gains)
-    if arguments.gains is not None:
-        arguments.gain = {**load_gains(arguments.gains), **arguments.gain}
-    of_input = {"--input": arguments.input, "--input-channels": arguments.input_channels}
-    of_output = {
-        "--output": arguments.output,
-        "--stems-out with devices": arguments.stems_out,
-        "--virtual-mic": arguments.virtual_mic,
-    }
-    for option, endpoint, others in (
-        ("--source", arguments.source, of_input),
-        ("--sink", arguments.sink, of_output),
-    ):
-        for other, value in {**others, "--measure": arguments.measure}.items():
-            if endpoint and value:
-                raise UsageError(
-                    f"{other} is for devices, but {option} {endpoint} takes the place of one;"
-                    f" leave out {other.split()[0]} or {option}"
-                )
-
-
 def _run(
     arguments: argparse.Namespace, session: Session, stops: Stops, stack: contextlib.ExitStack
 ) -> None:
     """Run the stream; the stack closes it."""
     import rtmtass
-    from rtmtass.cli.separate import print_compiling
+    from rtmtass.cli.loading import print_compiling
     from rtmtass.live import os_priority
     from rtmtass.live.engine import Engine
     from rtmtass.live.full_band import HopSchedule
@@ -308,19 +197,12 @@ def _open_display(
     """Open the display if there is a terminal, else print the title unless it is JSON."""
     from rtmtass.live.display import Display
 
-    if _has_keys(arguments):
+    if has_keys(arguments):
         return stack.enter_context(Display(controls, ends.name))
     if not arguments.json:
         latency_ms = engine.stats().device.latency.total_ms
         printer.text(f"{ends.title}, {latency_ms:.1f} ms; Ctrl-C ends")
     return None
-
-
-def _has_keys(arguments: argparse.Namespace) -> bool:
-    """Return whether there is a display, which reads keys."""
-    streams = (sys.stdin, sys.stdout)
-    is_terminal = all(stream is not None and stream.isatty() for stream in streams)
-    return is_terminal and not (arguments.plain or arguments.json)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,27 +281,3 @@ def _measured_ms(request: StreamRequest, separator: Separator, events: EventLog)
         events.add(f"the latency wasn't measured: {error}")
         return None
     return 1000 * trip.with_engine / trip.sample_rate
-
-
-def request_of(arguments: argparse.Namespace) -> StreamRequest:
-    """Return the devices that the command line asks for."""
-    from rtmtass.config import STEMS
-    from rtmtass.live.devices.stream_config import StreamRequest
-
-    outputs = (arguments.stems_out or "").split(",") if arguments.stems_out else []
-    if outputs and (len(outputs) != len(STEMS) or arguments.output):
-        raise UsageError(
-            f"--stems-out takes {len(STEMS)} devices, for {', '.join(STEMS)}, and no --output;"
-            f" {len(outputs)} were given: see rtmtass devices"
-        )
-    return StreamRequest(
-        input=arguments.input,
-        output=outputs[0] if outputs else arguments.output,
-        more_outputs=tuple(outputs[1:]),
-        input_channels=arguments.input_channels,
-        sample_rate=arguments.rate,
-        block=arguments.block,
-        extra_buffer_ms=arguments.extra_buffer,
-        has_input=not arguments.source,
-        has_output=not arguments.sink,
-    )

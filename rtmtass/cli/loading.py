@@ -1,12 +1,19 @@
-"""Opens models in a thread, so that a signal is obeyed at once while LLVM compiles."""
+"""Opens models for commands, in a thread: a signal is obeyed at once while LLVM compiles."""
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from rtmtass.cli.arguments import model_name
+
+if TYPE_CHECKING:
+    from rtmtass.fullband import StreamSeparator
 
 T = TypeVar("T")
 _abandoned: list[threading.Thread] = []
@@ -52,3 +59,27 @@ def end_after_signal(code: int) -> int:
             stream.flush()
         os._exit(code)
     return code
+
+
+def model_opener(arguments: argparse.Namespace) -> Callable[[], StreamSeparator]:
+    """Return a function that opens the model of the command line; other processes take it too."""
+    return functools.partial(
+        _open_model, model_name(arguments), arguments.runtime, arguments.device,
+        arguments.precision, arguments.passes, arguments.quiet,
+    )  # fmt: skip
+
+
+def _open_model(
+    model: str, runtime: str, device: str, precision: str, passes: int, is_quiet: bool
+) -> StreamSeparator:
+    import rtmtass
+
+    return rtmtass.load(
+        model, runtime=runtime, device=device, precision=precision, passes=passes,
+        on_compile=None if is_quiet else print_compiling,
+    )  # fmt: skip
+
+
+def print_compiling() -> None:
+    """Print why a first run takes long."""
+    print("rtmtass: compiling for this CPU, once (about 20 s) …", file=sys.stderr, flush=True)

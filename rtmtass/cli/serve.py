@@ -95,8 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         os.environ.setdefault(name, "1")
     if find_spec("aiohttp") is None:
         raise MissingPartError('rtmtass serve needs aiohttp: pip install "rtmtass[serve]"')
-    from rtmtass.cli.loading import run_interruptibly
-    from rtmtass.cli.separate import print_compiling
+    from rtmtass.cli.loading import print_compiling, run_interruptibly
     from rtmtass.serve.access import tls_context
     from rtmtass.serve.opening import open_served
 
