@@ -35,9 +35,9 @@ def spectra(shares_db: list[float], frames: int, seed: int = 0) -> Floats:
 
 
 def by_torch(stems: Floats, dtype: torch.dtype = torch.float64) -> NDArray[np.floating]:
-    module = StemExpander(CONFIG.expander_decays, CONFIG.expander_threshold)
+    module = StemExpander(STEMS, CONFIG.expander_decays, CONFIG.expander_threshold)
     x = torch.from_numpy(stems).to(dtype)[None]
-    y, _ = module.step_with(x, x.sum(dim=2), module.init_state(1, STEMS))
+    y, _ = module.step_with(x, x.sum(dim=2), module.init_state(1))
     out: NDArray[np.floating] = y[0].numpy()
     return out
 

@@ -24,6 +24,7 @@ class StemExpander(StreamingModule[Tensor]):
     State: (B, 2, S + 1), decaying sums of the stems' powers and of the mixture's; short, long.
 
     Args:
+        n_stems: S.
         decays: factors of the sums from one frame to the next, short and long.
         threshold: share of the mixture's power, 0..1.
 
@@ -31,16 +32,16 @@ class StemExpander(StreamingModule[Tensor]):
     Soc. 60(6), 2012; that the mixture is its side chain, and where its residual goes, are ours.
     """
 
-    def __init__(self, decays: tuple[float, float], threshold: float) -> None:
+    def __init__(self, n_stems: int, decays: tuple[float, float], threshold: float) -> None:
         super().__init__()
-        self.decays, self.threshold = decays, threshold
+        self.n_stems, self.decays, self.threshold = n_stems, decays, threshold
 
-    def init_state(self, batch: int, n_stems: int) -> Tensor:  # type: ignore[override]
+    def init_state(self, batch: int) -> Tensor:
         """Return the sums of silence."""
-        return torch.zeros(batch, 2, n_stems + 1)
+        return torch.zeros(batch, 2, self.n_stems + 1)
 
     def step_with(self, stems: Tensor, mixture: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Process T frames."""
+        """Process T frames of stems that sum to the mixture."""
         powers = [(part * part).sum(dim=(-2, -1)) for part in (stems, mixture[:, :, None])]
         both = torch.cat(powers, dim=-1)
         shares, news, sums = [], [], both

@@ -170,7 +170,9 @@ class MtassNet(StreamingModule[NetState]):
         )
         self.expander = None
         if net.expander_db:
-            self.expander = StemExpander(config.expander_decays, config.expander_threshold)
+            self.expander = StemExpander(
+                self.n_stems, config.expander_decays, config.expander_threshold
+            )
 
     def init_state(self, batch: int) -> NetState:
         """Return the state of `batch` streams before their first frame."""
@@ -184,7 +186,7 @@ class MtassNet(StreamingModule[NetState]):
             self.trunk.init_state(batch),
             (self.subbands.init_state(batch),) if self.subbands else (),
             parts,
-            (self.expander.init_state(batch, self.n_stems).to(blank),) if self.expander else (),
+            (self.expander.init_state(batch).to(blank),) if self.expander else (),
         )
 
     def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
