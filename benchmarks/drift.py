@@ -8,7 +8,8 @@ by clip, so that only the stream's history differs. Several such streams with di
 clips narrow the interval. The target is 0.2 dB. Nothing here depends on speed, so any
 machine will do.
 
-pops.py measures whether a pop degrades what follows; its table is part of this result.
+pops.py measures whether a pop degrades what follows, and scenes.py what a change of scene
+costs; their tables are part of this result.
 
     rtmtass data mix CORPUS SET --cache CACHE --n 200
     python -m benchmarks.drift SET
@@ -29,7 +30,9 @@ from numpy.typing import NDArray
 
 import rtmtass
 from benchmarks.harness.machine_info import machine_card
+from benchmarks.harness.tables import format_interval
 from benchmarks.pops import GOAL_S, format_recovery, joined, measure_pops, pop_line, pop_table
+from benchmarks.scenes import CLIPS, measure_scenes, scene_line, scene_table
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.evaluation.evaluate import Clip, describe_set, read_set, set_names, with_interval
 from rtmtass.evaluation.metrics import sdr, si_sdr
@@ -124,7 +127,7 @@ def measure_ends(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the drift and the effect of pops; plain values for JSON."""
+    """Measure the drift, the effect of pops and of changes of scene; plain values for JSON."""
     separator = rtmtass.load(arguments.model, block=HOP)
     rate, names = separator.sample_rate, set_names(arguments.set)
     rounds: list[tuple[Gains, Gains]] = []
@@ -164,6 +167,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "pops": measure_pops(
             opened, joined(read_set(arguments.set, separator.stems, first=POP_CLIPS))
         ),
+        "scenes": measure_scenes(
+            rtmtass.load(arguments.model), read_set(arguments.set, separator.stems, first=CLIPS)
+        ),
     }
 
 
@@ -186,11 +192,6 @@ def compare(first: Values, last: Values, stems: tuple[str, ...]) -> dict[str, An
         }
         for name, (a, b) in pairs.items()
     }
-
-
-def format_interval(value: dict[str, float], digits: int = 2) -> str:
-    """Return a mean with its interval as text."""
-    return f"{value['mean']:.{digits}f} ({value['low']:.{digits}f} … {value['high']:.{digits}f})"
 
 
 def drift_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -235,6 +236,8 @@ def main() -> None:
         print(position_line(result))
         print(pop_line(result["pops"]))
         print_table(*pop_table(result["pops"]))
+        print(scene_line(result["scenes"]))
+        print_table(*scene_table(result["scenes"]))
     drift_db = abs(result["si_sdri"]["average"]["difference"]["mean"])
     if drift_db > TARGET_DB:
         sys.exit(f"drift of {drift_db:.2f} dB exceeds the target of {TARGET_DB} dB")

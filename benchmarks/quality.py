@@ -36,6 +36,7 @@ from benchmarks.harness.candidates import RATE, Candidate, OurModel, open_rivals
 from benchmarks.harness.costs import cost_of, draw, latency_ms, macs_per_s
 from benchmarks.harness.machine_info import machine_card
 from benchmarks.harness.rivals import RIVALS
+from benchmarks.harness.tables import format_interval
 from rtmtass.cli.console import Steps, print_table
 from rtmtass.config import PASSES, PRECISIONS
 from rtmtass.evaluation.evaluate import (
@@ -223,15 +224,6 @@ def describe_model(model: str) -> dict[str, Any]:
     opened = open_model(model)
     about = {k: v for k, v in opened.about.items() if isinstance(v, (str, int, float))}
     return {"name": opened.config.name, "n_parameters": opened.n_parameters, **about}
-
-
-def format_interval(value: dict[str, float] | None, digits: int, mark: str = "") -> str:
-    """Return a mean with its interval as text."""
-    if not value:
-        return "–"
-    return (
-        f"{value['mean']:.{digits}f}{mark} ({value['low']:.{digits}f} … {value['high']:.{digits}f})"
-    )
 
 
 def stems_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

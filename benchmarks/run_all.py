@@ -209,6 +209,7 @@ def drift(result: dict[str, Any]) -> str:
     """Does a stream degrade with time?"""
     from benchmarks.drift import drift_table, position_line
     from benchmarks.pops import pop_line, pop_table
+    from benchmarks.scenes import scene_line, scene_table
 
     model = result["model"]
     description = (
@@ -220,6 +221,8 @@ def drift(result: dict[str, Any]) -> str:
     parts = [description, table(*drift_table(result)), position_line(result)]
     if pops := result.get("pops"):  # missing in earlier results
         parts += [pop_line(pops), table(*pop_table(pops))]
+    if scenes := result.get("scenes"):
+        parts += [scene_line(scenes), table(*scene_table(scenes))]
     return "\n\n".join(parts)
 
 

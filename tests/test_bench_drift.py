@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from benchmarks import drift, pops, run_all
+from benchmarks import drift, pops, run_all, scenes
 from rtmtass.config import STEMS
 from rtmtass.evaluation.evaluate import Clip
 from rtmtass.separator import Separator
@@ -103,3 +103,39 @@ def test_clap_has_the_stated_level() -> None:
     assert not clap[first + n :].any()
     over_db = 10 * np.log10(np.mean(clap[first : first + n] ** 2) / 0.01**2)
     assert over_db == pytest.approx(pops.CLAP_DB, abs=0.3)
+
+
+class ForgetfulSeparator:
+    """Returns the true stems, with noise in the first second after a change of clip."""
+
+    stems = STEMS
+
+    def __init__(self, clips: list[Clip], noise_level: float) -> None:
+        self.clips, self.noise_level = clips, noise_level
+
+    def separate(self, mixture: np.ndarray) -> np.ndarray:
+        """The clips are told apart by their sounds, at any level."""
+        out = np.zeros((3, len(mixture)), np.float32)
+        n = len(self.clips[0].mixture)
+        for start in range(0, len(mixture), n):
+            piece = mixture[start : start + n]
+            clip = max(self.clips, key=lambda clip: abs(float(piece @ clip.mixture)))
+            out[:, start : start + n] = clip.stems * (piece.std() / clip.mixture.std())
+            if start:
+                noise = np.random.default_rng(start).standard_normal((3, 16000))
+                out[:, start : start + 16000] += self.noise_level * piece.std() * noise
+        return out + 1e-4 * mixture
+
+
+def test_a_change_of_scene_costs_what_is_lost_after_it() -> None:
+    clips = [synthetic_clip(seed, 2.0) for seed in range(4)]
+    for noise_level, most_db, least_db in ((0.0, 1e-3, -1e-3), (0.3, -3.0, -100.0)):
+        separator = cast(Separator, ForgetfulSeparator(clips, noise_level))
+        result = json.loads(json.dumps(scenes.measure_scenes(separator, clips)))
+        for case in result["cases"].values():
+            lost_db = case["difference"]["average"]["mean"]
+            assert least_db < lost_db < most_db
+            assert lost_db == pytest.approx(
+                case["continued"]["mean"] - case["fresh"]["mean"], abs=0.02
+            )
+    assert "| as they are |" in run_all.table(*scenes.scene_table(result))

@@ -67,3 +67,12 @@ def several_axes(
     draw(list(figure.subplots(1, n, squeeze=False)[0]))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def format_interval(value: dict[str, float] | None, digits: int = 2, mark: str = "") -> str:
+    """Return a mean with its interval as text."""
+    if not value:
+        return "–"
+    return (
+        f"{value['mean']:.{digits}f}{mark} ({value['low']:.{digits}f} … {value['high']:.{digits}f})"
+    )
