@@ -92,4 +92,4 @@ def scene_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         for name, case in cases.items()
     ]  # fmt: skip
     columns = ["levels", "SI-SDRi alone, dB", "in the stream, dB"]
-    return [*columns, *(f"lost by {stem}" for stem in stems)], rows
+    return [*columns, *(f"{stem}: difference" for stem in stems)], rows
