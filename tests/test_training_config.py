@@ -56,6 +56,7 @@ def out_of_range(accepted: FieldRule) -> list[str]:
     wrong = ["-1", "-1000000", "1" + "0" * 30]
     if kind is float:
         wrong += ["nan", "inf", "-inf", "-0.001", "1e300"]
+    wrong = [value for value in wrong if not rule.low <= float(value) <= rule.high]
     return [f"[1, {value}]" for value in wrong] + ["[]"] if kind is tuple else wrong
 
 
