@@ -39,7 +39,7 @@ from rtmtass.runtime.compiled.program import (
     JOIN,
     KINDS,
     LEVEL,
-    MIXTURE_CONSISTENCY,
+    ON_STEMS,
     OP_AFFINE,
     OP_COMPRESS,
     OP_COPY,
@@ -231,12 +231,12 @@ def _estimate(address: int, header: Longs, op: Longs) -> int:
 
 
 @kernel
-def _mixture_consistency(header: Longs, op: Longs) -> int:
-    bins, imag_offset = op[MIXTURE_CONSISTENCY.bins], op[MIXTURE_CONSISTENCY.imag_offset]
-    n_stems, stems = op[MIXTURE_CONSISTENCY.n_stems], op[MIXTURE_CONSISTENCY.stems]
+def _on_stems(header: Longs, op: Longs) -> int:
+    bins, imag_offset = op[ON_STEMS.bins], op[ON_STEMS.imag_offset]
+    n_stems, stems = op[ON_STEMS.n_stems], op[ON_STEMS.stems]
     if n_stems != header[WORD.n_stems]:
         return REFUSED
-    if not holds_spectrum(header, op[MIXTURE_CONSISTENCY.x], bins, imag_offset):
+    if not holds_spectrum(header, op[ON_STEMS.x], bins, imag_offset):
         return REFUSED
     if not holds(header[WORD.work_size], stems, 2 * imag_offset, n_stems, imag_offset + bins):
         return REFUSED
@@ -245,19 +245,12 @@ def _mixture_consistency(header: Longs, op: Longs) -> int:
 
 @kernel
 def _expander(address: int, header: Longs, op: Longs) -> int:
-    bins, imag_offset = op[EXPANDER.bins], op[EXPANDER.imag_offset]
-    n_stems, work = op[EXPANDER.n_stems], header[WORD.work_size]
-    if n_stems != header[WORD.n_stems]:
-        return REFUSED
-    if not holds_spectrum(header, op[EXPANDER.x], bins, imag_offset):
-        return REFUSED
-    if not holds(work, op[EXPANDER.stems], 2 * imag_offset, n_stems, imag_offset + bins):
-        return REFUSED
-    if not holds(work, op[EXPANDER.gains], 0, 1, 2 * n_stems):
+    n_stems, operations = op[EXPANDER.n_stems], _on_stems(header, op)
+    if not holds(header[WORD.work_size], op[EXPANDER.gains], 0, 1, 2 * n_stems):
         return REFUSED
     if not holds(header[WORD.state_size], op[EXPANDER.state], 0, 1, 2 * (n_stems + 1)):
         return REFUSED
-    return n_stems * bins if has_floats(address, header, op[EXPANDER.constants], 3) else REFUSED
+    return operations if has_floats(address, header, op[EXPANDER.constants], 3) else REFUSED
 
 
 @kernel
@@ -286,7 +279,7 @@ def _instruction(address: int, header: Longs, op: Longs) -> int:
     elif code == OP_SUBTRACT:
         operations = _subtract(header, op)
     elif code == OP_MIXTURE_CONSISTENCY:
-        operations = _mixture_consistency(header, op)
+        operations = _on_stems(header, op)
     elif code == OP_CUT:
         operations = _cut(header, op)
     elif code == OP_JOIN:

@@ -226,8 +226,8 @@ class Estimate(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureConsistency(Instruction):
-    """Make the stems' spectra sum to the mixture's."""
+class OnStems(Instruction):
+    """Fields that every instruction on the stems' spectra begins with; `x` is the mixture's."""
 
     x: int
     x_stride: int
@@ -239,20 +239,18 @@ class MixtureConsistency(Instruction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expander(Instruction):
+class MixtureConsistency(OnStems):
+    """Make the stems' spectra sum to the mixture's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expander(OnStems):
     """Lower stems with a small share of the power; see `net.expander.StemExpander`.
 
     `constants` addresses both decays and the threshold in the weights; `gains` is scratch
     for a gain and a weight per stem.
     """
 
-    x: int
-    x_stride: int
-    bins: int
-    imag_offset: int
-    stems: int
-    stems_stride: int
-    n_stems: int
     state: int
     constants: int
     gains: int
@@ -303,6 +301,7 @@ def columns(kind: type[I]) -> I:
 
 
 MATMUL = columns(Matmul)
+ON_STEMS = columns(OnStems)
 AFFINE = columns(Affine)
 TAPS = columns(Taps)
 GATE = columns(Gate)
