@@ -242,6 +242,7 @@ def test_jacks_period_may_change_while_running(server):
     messages: list[str] = []
     x = sound(server.rate * 4, server.rate)
     with Session(mixer=Mixer(rtmtass.STEMS, server.rate), messages=messages) as session:
+        session.devices.unbuffered_ms = 10.0
         for period in (1024, 512):
             server.set_period(period)
             change = f"takes {period} samples at once now"
@@ -254,6 +255,9 @@ def test_jacks_period_may_change_while_running(server):
             buffer_and_algorithm = device.latency.buffer_ms + device.latency.algorithm_ms
             expected = round(server.rate * buffer_and_algorithm / 1000) + period
             assert abs(lag(x, recording, server.rate, server.rate) - expected) <= 5
+            # A latency measured before the change counts the buffer of now.
+            fill_ms = 1000 * session.devices.connection.fill / server.rate
+            assert device.latency.measured_ms == pytest.approx(10 + fill_ms)
     assert any("takes 1024 samples at once now: the buffer was raised" in m for m in messages)
     assert any("takes 512 samples at once now: the buffer was lowered" in m for m in messages)
 

@@ -137,7 +137,7 @@ def _run(
         on_compile=print_compiling,
     )
     events = session.events
-    measured_ms = _measured_ms(request, separator, events) if arguments.measure else None
+    unbuffered_ms = _measure(request, separator, events) if arguments.measure else None
     mixer = Mixer(
         separator.stems,
         separator.sample_rate,
@@ -149,7 +149,7 @@ def _run(
     )
     ends = _open_ends(arguments, request, separator, mixer.n_rows, events, stack)
     if ends.devices:
-        ends.devices.measured_ms = measured_ms
+        ends.devices.unbuffered_ms = unbuffered_ms
     recorder = TakeRecorder(
         Path(arguments.record or "."), separator.stems,
         HopSchedule(separator, ends.source.sample_rate), arguments.channels,
@@ -271,13 +271,13 @@ def _open_ends(
     return _Ends(chosen_source, chosen_sink, devices, " → ".join(titles), " → ".join(names))
 
 
-def _measured_ms(request: StreamRequest, separator: Separator, events: EventLog) -> float | None:
-    """Return the latency as measured with a chirp, or None and an event if it isn't found."""
+def _measure(request: StreamRequest, separator: Separator, events: EventLog) -> float | None:
+    """Return `RoundTrip.unbuffered_ms`, or None and an event if the chirp isn't found."""
     from rtmtass.live.devices.round_trip import measure
 
     try:
-        trip = measure(dataclasses.replace(request, more_outputs=()), separator.fork())
+        alone = dataclasses.replace(request, more_outputs=())
+        return measure(alone, separator.fork()).unbuffered_ms
     except DeviceError as error:
         events.add(f"the latency wasn't measured: {error}")
         return None
-    return 1000 * trip.with_engine / trip.sample_rate

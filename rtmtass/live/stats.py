@@ -38,7 +38,7 @@ class Latency:
 
     `device_in_ms` and `device_out_ms` are reported by the sound system, the others are exact
     counts of samples. Processing time is not a part: `buffer_ms` covers it. `measured_ms` is
-    the total as measured with a chirp, None if it wasn't.
+    the total as measured with a chirp, None if it wasn't; it follows the buffers' changes.
     """
 
     device_in_ms: float = 0.0

@@ -42,7 +42,7 @@ class DeviceIO:
         sample_rate: of the engine: that of the first input device, or `source_rate`.
         discontinuities: see RealtimeEndpoint.
         connection: the streams open now; further outputs have their own.
-        measured_ms: the measured latency, to be set by the caller; see Latency.
+        unbuffered_ms: the measured latency without the buffers, to be set by the caller.
 
     Raises:
         DeviceError, UsageError: the request can't be met.
@@ -67,7 +67,7 @@ class DeviceIO:
         self._overruns = self._underruns = self._xruns = 0
         self._process_start_s = process_start_s()
         self._start_up_s: float | None = None
-        self.measured_ms: float | None = None
+        self.unbuffered_ms: float | None = None
         self._lost_input: Device | None = None
         self._lost_outputs: list[Device] = []
         self._last_read_s, self._last_write_s = passed_s(), 0.0
@@ -346,17 +346,20 @@ class DeviceIO:
         """Return the parts of the latency."""
         schedule, connection = self.schedule, self.connection
         in_s, out_s = connection.reported_latency_s
-        buffer_ms = 0.0
+        buffer_ms, fill_ms, measured_ms = 0.0, 0.0, None
         if connection.config.playback:
             # The algorithm's latency includes the hop that a block waits for.
             wait_ms = 1000 * (schedule.algorithmic_latency - schedule.delay) / schedule.sample_rate
-            buffer_ms = 1000 * connection.fill / connection.config.rates[1] - wait_ms
+            fill_ms = 1000 * connection.fill / connection.config.rates[1]
+            buffer_ms = fill_ms - wait_ms
+        if self.unbuffered_ms is not None:
+            measured_ms = self.unbuffered_ms + fill_ms
         return Latency(
             device_in_ms=1000 * in_s,
             algorithm_ms=1000 * schedule.algorithmic_latency / schedule.sample_rate,
             buffer_ms=buffer_ms,
             device_out_ms=1000 * out_s,
-            measured_ms=self.measured_ms,
+            measured_ms=measured_ms,
         )
 
     def close(self) -> None:

@@ -33,13 +33,20 @@ class RoundTrip:
         without: devices and cable alone, from output to input.
         with_engine: from input through the engine and the output back to the input.
         reported: the engine's own latency as it reports it.
+        buffers: the engine's buffers, included in `with_engine` and `reported`.
         sample_rate: of these samples, in Hz.
     """
 
     without: int
     with_engine: int
     reported: int
+    buffers: int
     sample_rate: int
+
+    @property
+    def unbuffered_ms(self) -> float:
+        """`with_engine` without the buffers, in ms; another stream's may have grown or not."""
+        return 1000 * (self.with_engine - self.buffers) / self.sample_rate
 
     @property
     def engine(self) -> int:
@@ -92,6 +99,7 @@ class _Probe:
         self._n_written = 0
         first = round(_SETTLE_S * devices.sample_rate)
         self.starts = first, first + round(_LISTEN_S * devices.sample_rate)
+        self.fill = 0  # of the playback buffer when the second chirp begins
 
     def read(self, out: Floats) -> int:
         """See Source."""
@@ -104,6 +112,8 @@ class _Probe:
         is_echoing = self._n_written >= self.starts[1]
         block = stems * np.float32(_ECHO if is_echoing else 0.0)
         n = block.shape[1]
+        if self._n_written <= self.starts[1] < self._n_written + n:
+            self.fill = self._devices.connection.fill
         for start in self.starts:
             first = max(0, start - self._n_written)
             last = min(n, start + len(self._sweep) - self._n_written)
@@ -145,11 +155,9 @@ def measure(request: StreamRequest, separator: LiveSeparator) -> RoundTrip:
         until = time.monotonic() + _SETTLE_S + 2 * _LISTEN_S
         while engine.is_running and time.monotonic() < until:
             time.sleep(0.05)
-    recording, connection = probe.recording(), devices.connection
-    config = connection.config
-    buffers = round(connection.fill * rate / config.rates[1])
-    alone = find(sweep, recording[: probe.starts[1]], probe.starts[0])
-    if alone is None:
+    recording, config = probe.recording(), devices.connection.config
+    buffers = round(probe.fill * rate / config.rates[1])
+    if find(sweep, recording[: probe.starts[1]], probe.starts[0]) is None:
         raise DeviceError(
             f"the chirp played on {config.playback} didn't arrive on {config.capture}; connect"
             " output to input with a cable, choose a loopback device, or raise the volume"
@@ -166,5 +174,5 @@ def measure(request: StreamRequest, separator: LiveSeparator) -> RoundTrip:
             "the chirp arrived, but not through the engine; raise the volume of the output, or"
             " measure in a quieter place"
         )
-    without = alone - probe.starts[0] - buffers
-    return RoundTrip(without, again - arrived, buffers + engine.delay, rate)
+    without = arrived - probe.starts[1] - buffers
+    return RoundTrip(without, again - arrived, buffers + engine.delay, buffers, rate)
