@@ -371,7 +371,11 @@ def _key(name: str) -> str:
 
 def small() -> ModelConfig:
     """Return the preset `small`: 3.7 M parameters, 0.31 GMAC/s; for laptops and many streams."""
-    return ModelConfig(net=NetConfig(level_by_power=True, level_pop_s=0.35, subband_bins=8))
+    return ModelConfig(
+        net=NetConfig(
+            level_half_life_s=0.3, level_by_power=True, level_pop_s=0.35, subband_bins=8
+        )
+    )
 
 
 def base() -> ModelConfig:
@@ -429,6 +433,7 @@ def paper() -> ModelConfig:
             compensation_hidden=64,
             compensation_dilations=(1, 2, 4, 8, 16, 32, 64, 128) * 5,
             compensation_uses_trunk=False,
+            level_half_life_s=0.3,
             level_by_power=True,
             level_pop_s=0.35,
             dropout=0.2,

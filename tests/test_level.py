@@ -31,16 +31,15 @@ KNOCK_AT = 16000
 """First sample of the knock, one second into the sound."""
 
 
-def small_with(pop_s: float) -> ModelConfig:
-    net = dataclasses.replace(small().net, level_pop_s=pop_s)
-    return dataclasses.replace(small(), net=net)
+def small_with(**change: float) -> ModelConfig:
+    return dataclasses.replace(small(), net=dataclasses.replace(small().net, **change))
 
 
 CONFIGS = {
     "pops": tiny(level_pop_s=0.02),
     "one_frame_is_enough": tiny(level_pop_s=0.002),
-    "as_released": small_with(0.0),
-    "small": small_with(0.35),
+    "as_in_0.6": small_with(level_pop_s=0.0, level_half_life_s=1.0),
+    "small": small(),
     "by_time": tiny(level_by_power=False),
 }
 
@@ -169,7 +168,7 @@ def levels(config: ModelConfig) -> Callable[[Floats], Floats]:
 
 def test_a_pop_doesnt_move_the_level() -> None:
     """A pop of 0.1 s, 30 dB above a steady sound, 0.5 to 6 s into it."""
-    old, new = levels(CONFIGS["as_released"]), levels(CONFIGS["small"])
+    old, new = levels(CONFIGS["as_in_0.6"]), levels(CONFIGS["small"])
     second = 62
     for before in (second // 2, 2 * second, 6 * second):
         power = np.ones(before + 4 * second, np.float32)
@@ -200,11 +199,30 @@ def test_the_level_follows_a_sustained_sound() -> None:
     assert gained_db[200] > 20
 
 
+def test_the_level_follows_a_quieter_scene() -> None:
+    """30 dB below the one before, within 6 s; with a half-life of a second it takes 20 s."""
+    power = np.ones(62 * 14, np.float32)
+    power[62 * 4 :] = 1e-3
+    fallen_db = -in_db(levels(CONFIGS["small"])(power))
+    assert fallen_db[62 * 10] > 25
+    assert fallen_db[62 * 13] > 29
+    slow = small_with(level_half_life_s=1.0)
+    assert -in_db(levels(slow)(power))[62 * 13] < 5
+
+
+def test_the_level_holds_through_a_soft_pause() -> None:
+    """A background 40 dB below the sound, for 3 s."""
+    power = np.ones(62 * 6, np.float32)
+    power[62 * 3 :] = 1e-4
+    held_db = in_db(levels(CONFIGS["small"])(power))
+    np.testing.assert_allclose(held_db[62 * 3 :], 0, atol=1)
+
+
 def test_the_level_holds_through_silence() -> None:
     """Through a pause of any length, and when the sound returns."""
     level = levels(CONFIGS["small"])
     sound = np.random.default_rng(0).random(150).astype(np.float32) ** 2 + 0.1
-    for pause, most_db in ((20, 1), (130, 1), (600, 5)):
+    for pause, most_db in ((20, 1), (130, 4), (600, 8)):
         found_db = in_db(level(np.concatenate([sound, np.zeros(pause, np.float32), sound])))
         np.testing.assert_allclose(found_db[150 : 150 + pause], found_db[149], atol=0.1)
         np.testing.assert_allclose(found_db[150 + pause :], found_db[149], atol=most_db)
@@ -266,12 +284,12 @@ def test_the_level_is_back_two_seconds_after_a_knock_of_full_scale(level_db: flo
     sound, hit = knocked(level_db)
     back = -(-(KNOCK_AT + 1600 + 2 * 16000) // 256)
     excess_db = {}
-    for name in ("as_released", "small"):
+    for name in ("as_in_0.6", "small"):
         level = levels(CONFIGS[name])
         excess_db[name] = in_db(level(frame_powers(hit))) - in_db(level(frame_powers(sound)))
     assert np.abs(excess_db["small"][back:]).max() < 1
     # The rule of the weights up to 0.6 is what takes longer, not the sound.
-    assert excess_db["as_released"][back] > 10
+    assert excess_db["as_in_0.6"][back] > 10
 
 
 def untrained(config: ModelConfig) -> Separator:

@@ -41,10 +41,11 @@ _DEPTHS = ("dilations", "compensation_dilations")
 def can_grow(small: NetConfig, large: NetConfig) -> bool:
     """Return whether a network can be grown into another; always true of two equal ones.
 
-    `level_pop_s` and `expander_db`, which have no weights, may differ.
+    What has no weights may differ: the level's half-life and pops, and the expander.
     """
     changes: dict[str, Any] = {
-        name: getattr(large, name) for name in ("level_pop_s", "expander_db")
+        name: getattr(large, name)
+        for name in ("level_half_life_s", "level_pop_s", "expander_db")
     }
     if small.backbone == large.backbone == "recurrent":
         changes |= {name: getattr(large, name) for name in (*_WIDTHS, *_DEPTHS)}
