@@ -372,9 +372,7 @@ def _key(name: str) -> str:
 def small() -> ModelConfig:
     """Return the preset `small`: 3.7 M parameters, 0.31 GMAC/s; for laptops and many streams."""
     return ModelConfig(
-        net=NetConfig(
-            level_half_life_s=0.3, level_by_power=True, level_pop_s=0.35, subband_bins=8
-        )
+        net=NetConfig(level_half_life_s=0.3, level_by_power=True, level_pop_s=0.35, subband_bins=8)
     )
 
 

@@ -44,8 +44,7 @@ def can_grow(small: NetConfig, large: NetConfig) -> bool:
     What has no weights may differ: the level's half-life and pops, and the expander.
     """
     changes: dict[str, Any] = {
-        name: getattr(large, name)
-        for name in ("level_half_life_s", "level_pop_s", "expander_db")
+        name: getattr(large, name) for name in ("level_half_life_s", "level_pop_s", "expander_db")
     }
     if small.backbone == large.backbone == "recurrent":
         changes |= {name: getattr(large, name) for name in (*_WIDTHS, *_DEPTHS)}
