@@ -118,11 +118,13 @@ class Builds:
 
     def _once(self, name: str, make: Callable[[Path], object]) -> Path:
         folder, outcome = self._folder / name, self._folder / f"{name}.outcome"
+        builder = self._folder / f"{name}.pid"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            self._wait_for(outcome)
+            self._wait_for(outcome, builder)
             return folder
+        builder.write_text(str(os.getpid()))
         error = "the process that built it was stopped"
         try:
             make(folder)
@@ -137,12 +139,25 @@ class Builds:
         return folder
 
     @staticmethod
-    def _wait_for(outcome: Path) -> None:
+    def _wait_for(outcome: Path, builder: Path) -> None:
         end = time.monotonic() + _PATIENCE_S
         while not outcome.exists():
             assert time.monotonic() < end, f"{outcome} wasn't written"
+            killed = _is_gone(builder) and not outcome.exists()
+            assert not killed, f"the process that built {outcome.stem} was killed"
             time.sleep(0.1)
         assert not outcome.read_text(), outcome.read_text()
+
+
+def _is_gone(builder: Path) -> bool:
+    """Return whether the process whose number is in a file has ended; False without a file."""
+    try:
+        os.kill(int(builder.read_text() or 0), 0)
+    except ProcessLookupError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 if __name__ == "__main__":
