@@ -98,7 +98,11 @@ def test_what_cannot_grow_is_told(change: dict[str, Any]) -> None:
 
 def test_what_has_no_weights_may_differ() -> None:
     small = NetConfig(**SMALL, level_by_power=True)
-    weightless = {"level_half_life_s": 0.3, "level_pop_s": 0.35, "expander_db": -15.0}
+    weightless: dict[str, Any] = {
+        "level_half_life_s": 0.3,
+        "level_pop_s": 0.35,
+        "expander_db": -15.0,
+    }
     assert can_grow(small, dataclasses.replace(small, **weightless))
 
 

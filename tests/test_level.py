@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -31,7 +32,7 @@ KNOCK_AT = 16000
 """First sample of the knock, one second into the sound."""
 
 
-def small_with(**change: float) -> ModelConfig:
+def small_with(**change: Any) -> ModelConfig:
     return dataclasses.replace(small(), net=dataclasses.replace(small().net, **change))
 
 
