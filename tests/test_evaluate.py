@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -319,7 +320,7 @@ def test_the_page_is_self_contained(page: str) -> None:
     parsed = Page(page)
     assert parsed.open == []
     assert parsed.links == 0
-    assert "http" not in page.replace("data:", "")
+    assert "http" not in re.sub(r"data:[^\"]*", "", page)  # base64 may hold it by chance
     assert "url(" not in page
     assert "@import" not in page
     kinds = [source.split(";")[0] for source in parsed.sources]

@@ -286,13 +286,16 @@ def test_pictures_have_a_column_for_every_hop_and_levels_fit_the_gains(open_site
     page.wait_for_function("(states.at(-1).stats?.hops ?? 0) > 150")
     page.evaluate("backend.stop()")
     seen = page.evaluate("""() => {
-        const last = states.findLast((state) => state.stats).stats;
+        const all = states.filter((state) => state.stats).map((state) => state.stats);
+        const last = all.at(-1);
         return {
             hops: last.hops, levels: last.levels, columns: pictures.reduce(
                 (n, picture) => n + picture.columns, 0),
             shapes: pictures.map(({ rows, bands, columns, data }) =>
                 [rows, bands, data.length - rows * bands * columns]),
             rates: states.length / last.seconds,
+            changes: all.map(({ levels }) =>
+                levels.stems.noise[0] - levels.separated.noise[0]),
         };
     }""")
     assert {tuple(shape) for shape in seen["shapes"]} == {(4, 64, 0)}
@@ -302,8 +305,8 @@ def test_pictures_have_a_column_for_every_hop_and_levels_fit_the_gains(open_site
     levels = seen["levels"]
     assert {*levels["stems"]} == {*levels["separated"]} == {*STEMS}
     assert -60 < levels["mixture"][0] <= levels["mixture"][1] < 3
-    after, before = levels["stems"]["noise"][0], levels["separated"]["noise"][0]
-    assert after == pytest.approx(before - 6, abs=1)  # meters by hop and by quantum
+    # A meter of hops and one of quanta may differ by a few dB where the sound changes.
+    assert np.median(seen["changes"][5:]) == pytest.approx(-6, abs=1)
 
 
 def test_bands_are_those_of_the_server(open_site: Open) -> None:
