@@ -118,13 +118,12 @@ class Builds:
 
     def _once(self, name: str, make: Callable[[Path], object]) -> Path:
         folder, outcome = self._folder / name, self._folder / f"{name}.outcome"
-        builder = self._folder / f"{name}.pid"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            self._wait_for(outcome, builder)
+            self._wait_for(outcome)
             return folder
-        builder.write_text(str(os.getpid()))
+        outcome.with_suffix(".pid").write_text(str(os.getpid()))
         error = "the process that built it was stopped"
         try:
             make(folder)
@@ -139,20 +138,20 @@ class Builds:
         return folder
 
     @staticmethod
-    def _wait_for(outcome: Path, builder: Path) -> None:
+    def _wait_for(outcome: Path) -> None:
         end = time.monotonic() + _PATIENCE_S
         while not outcome.exists():
             assert time.monotonic() < end, f"{outcome} wasn't written"
-            killed = _is_gone(builder) and not outcome.exists()
+            killed = _is_gone(outcome.with_suffix(".pid")) and not outcome.exists()
             assert not killed, f"the process that built {outcome.stem} was killed"
             time.sleep(0.1)
         assert not outcome.read_text(), outcome.read_text()
 
 
-def _is_gone(builder: Path) -> bool:
-    """Return whether the process whose number is in a file has ended; False without a file."""
+def _is_gone(pid: Path) -> bool:
+    """Return whether the process whose number is in a file has ended; False without a number."""
     try:
-        os.kill(int(builder.read_text() or 0), 0)
+        os.kill(int(pid.read_text() or 0), 0)
     except ProcessLookupError:
         return True
     except FileNotFoundError:

@@ -91,7 +91,7 @@ def test_the_page_holds_mixture_and_stems(tmp_path: Path, rate: int, channels: i
     assert separate(tmp_path / "talk.wav", "--report", tmp_path / "page.html") == 0
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     parsed = Page(text)
-    assert "http" not in re.sub(r"data:[^\"]*", "", text)  # base64 may hold it by chance
+    assert "http" not in re.sub(r"base64,[\w+/=]*", "", text)  # it may spell it
     assert "url(" not in text
     assert {source.split(";")[0] for source in parsed.sources} == {
         "data:audio/ogg", "data:image/png",
