@@ -141,9 +141,9 @@ def load_batch(
         ModelError, UsageError, MissingPartError: as in `separator.load`.
     """
     opened = open_model(model)
-    from rtmtass.jit.compiler import compile_hint
+    from rtmtass.jit.compiler import compile_once
 
-    with compile_hint(on_compile):
+    with compile_once(on_compile):
         batch = StreamBatch(
             opened.config, open_runtime(opened, runtime, device, precision), streams
         )

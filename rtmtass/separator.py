@@ -319,9 +319,9 @@ def load(
         MissingPartError: torch was requested and isn't installed.
     """
     opened = open_model(model)
-    from rtmtass.jit.compiler import compile_hint
+    from rtmtass.jit.compiler import compile_once
 
-    with compile_hint(on_compile):
+    with compile_once(on_compile):
         loaded = open_runtime(opened, runtime, device, precision)
         separator = Separator(opened.config, loaded, block=block, channels=channels, passes=passes)
         separator.process(np.zeros((separator.hop, channels), np.float32))

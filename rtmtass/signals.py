@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: handled like Ctrl-C, with another exit code."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A job was interrupted by Ctrl-C or SIGTERM.
+
+    Attributes:
+        parts: unfinished output files, valid under their .part names.
+        finished: number of recordings completed before.
+        cause: the exception of the signal.
+    """
+
+    def __init__(self, parts: Sequence[Path], cause: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        self.finished = 0
+        self.cause = cause
 
 
 class _Deferred:

@@ -23,9 +23,9 @@ from rtmtass.io.files import FileSink
 from rtmtass.io.paths import fit_name
 from rtmtass.offline import plan as planning
 from rtmtass.offline.plan import Job, SeparateOptions, plan, unread_files
-from rtmtass.offline.separate import Interrupted, NullProgress, separate_file, separate_files
+from rtmtass.offline.separate import NullProgress, separate_file, separate_files
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
-from rtmtass.signals import Terminated, catch_stops, defer_signals, exit_code
+from rtmtass.signals import Interrupted, Terminated, catch_stops, defer_signals, exit_code
 
 HOP = FakeSeparator.hop
 EXACT = {"format": "wav", "subtype": "FLOAT"}

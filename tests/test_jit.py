@@ -114,7 +114,7 @@ import threading
 from rtmtass.jit import compiler
 compiler._HINT_S = 0
 calls = []
-with compiler.compile_hint(lambda: calls.append(1)):
+with compiler.compile_once(lambda: calls.append(1)):
     exec({call!r})
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
@@ -127,3 +127,116 @@ def test_the_compile_hint_appears_only_when_something_compiles(install: Install)
     script = HINT.format(call=CALL.replace("RESULT", "INNER"))
     counts = [install.run(script).stdout.split("RESULT ")[1].strip() for _ in range(2)]
     assert counts == ["1", "0"]
+
+
+TOGETHER = """
+import multiprocessing, sys, threading
+import numpy as np
+from numba.core import event
+from rtmtass.jit import compiler, turns
+from rtmtass.dsp.live_resample import convert as kernel
+compiler._HINT_S = 0
+turns._PATIENCE_S = float(sys.argv[2])
+class Count(event.Listener):
+    n = 0
+    def on_start(self, event):
+        self.n += 1
+    def on_end(self, event):
+        pass
+count, hints = Count(), []
+floats = np.zeros((8, 1), np.float32)
+print("ready", flush=True)
+sys.stdin.readline()
+with (
+    getattr(compiler, sys.argv[1])(lambda: hints.append(1)),
+    event.install_listener("numba:compile", count),
+):
+    kernel(floats, 0, np.zeros(1, np.int64), 1, 2, floats.reshape(2, 4), floats)
+    print("compiled", flush=True)
+    sys.stdin.readline()
+print("RESULT", count.n, len(hints))
+"""
+
+
+class Starter:
+    """Processes that wait for a line before they call a kernel, and for another to end."""
+
+    def __init__(self, folder: Path, context: str, n: int, patience_s: float = 60.0) -> None:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(folder)}
+        command = [sys.executable, "-c", TOGETHER, context, str(patience_s)]
+        self.processes = [
+            subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(n)
+        ]
+        for k in range(n):
+            self.expect(k, "ready")
+
+    def __enter__(self) -> Starter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def expect(self, k: int, word: str) -> None:
+        out = self.processes[k].stdout
+        assert out is not None
+        assert out.readline().strip() == word
+
+    def go_on(self, k: int) -> None:
+        into = self.processes[k].stdin
+        assert into is not None
+        into.write("\n")
+        into.flush()
+
+    def result(self, k: int) -> tuple[int, int]:
+        out, _ = self.processes[k].communicate(timeout=60)
+        word, compiled, hints = out.split()[-3:]
+        assert word == "RESULT"
+        return int(compiled), int(hints)
+
+
+def remove_machine_code(folder: Path) -> None:
+    for path in folder.rglob("*.nb[ic]"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(("context", "n"), [("compile_once", 1), ("compile_hint", 3)])
+def test_of_processes_that_start_together_one_compiles(
+    context: str, n: int, tmp_path: Path
+) -> None:
+    with Starter(tmp_path, context, 3) as together:
+        for k in range(3):
+            together.go_on(k)
+            together.go_on(k)
+        results = [together.result(k) for k in range(3)]
+    assert sum(compiled > 0 for compiled, _ in results) == n
+    assert [hints for _, hints in results] == [1, 1, 1]  # those that wait say so too
+
+
+def test_a_process_that_is_stopped_while_it_compiles_is_waited_for_only_so_long(
+    tmp_path: Path,
+) -> None:
+    with Starter(tmp_path, "compile_once", 2, patience_s=0.3) as together:
+        together.go_on(0)
+        together.expect(0, "compiled")  # and stays within the context, with the lock
+        remove_machine_code(tmp_path)
+        together.go_on(1)
+        together.expect(1, "compiled")
+        together.go_on(1)
+        assert together.result(1)[0] > 0
+
+
+def test_the_right_to_compile_ends_with_its_process(tmp_path: Path) -> None:
+    with Starter(tmp_path, "compile_once", 2) as together:
+        together.go_on(0)
+        together.expect(0, "compiled")
+        remove_machine_code(tmp_path)
+        together.go_on(1)
+        together.processes[0].kill()
+        together.expect(1, "compiled")
+        together.go_on(1)
+        assert together.result(1)[0] > 0

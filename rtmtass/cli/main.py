@@ -110,7 +110,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _stop_message(stop: KeyboardInterrupt) -> str:
-    """Return what is left after a signal, which `offline.separate.Interrupted` carries."""
+    """Return what is left after a signal, which `signals.Interrupted` carries."""
     from rtmtass.io.paths import quoted
 
     parts = [quoted(part) for part in getattr(stop, "parts", ())]

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run `rtmtass separate`; return 1 if a file failed."""
     from rtmtass.cli.report import add_result, open_report
     from rtmtass.offline.plan import plan, unread_files, why_unread
-    from rtmtass.offline.separate import Interrupted
+    from rtmtass.signals import Interrupted
 
     name_streams(arguments)
     options = options_of(arguments)
@@ -107,8 +107,6 @@ def _open_results(
     report: SeparationReport | None,
 ) -> Iterator[Iterator[Result]]:
     """Within this context, progress is shown; its value gives the results of the jobs."""
-    from rtmtass.offline.separate import NullProgress, separate_files
-
     n = _n_processes(arguments, jobs)
     open_model = model_opener(arguments)
     is_quiet = arguments.quiet or not sys.stderr.isatty()
@@ -123,6 +121,8 @@ def _open_results(
         with SeriesProgress(len(jobs)) as series:
             yield separate_in_parallel(jobs, options, open_model, n, series)
         return
+    from rtmtass.offline.separate import NullProgress, separate_files
+
     load = functools.partial(run_interruptibly, functools.cache(open_model))
     if is_quiet:
         yield separate_files(jobs, options, load, NullProgress(), report)

@@ -13,8 +13,7 @@ from rtmtass.cluster.results import Table
 from rtmtass.cluster.task import Row, Task
 from rtmtass.cluster.work import Setting
 from rtmtass.errors import ModelError
-from rtmtass.offline.separate import Interrupted
-from rtmtass.signals import defer_signals
+from rtmtass.signals import Interrupted, defer_signals
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from numba.core.caching import (
 )
 
 from rtmtass.jit.trust import is_safe_file, make_folder
+from rtmtass.jit.turns import Turn
 
 LOG = logging.getLogger("rtmtass")
 """Shows warnings on stderr unless the program that imports us says otherwise."""
@@ -43,6 +44,9 @@ class Store:
         writable: where what had to be compiled is kept; also searched. None keeps nothing.
         users: who may own the files.
         reason: why nothing is kept.
+
+    Attributes:
+        turn: the right to compile what isn't in the folders.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Store:
         reason: str = "",
     ) -> None:
         self.readable, self.writable, self.users = list(readable), writable, users
+        self.turn = Turn(writable)
         self._reason, self._was_told = reason, False
 
     def tell_unkept(self, reason: str = "") -> None:
@@ -146,6 +151,15 @@ class _Files:
         ]
 
     def load(self, key: Any) -> Any:
+        """Return an entry; None if it isn't anywhere, and it is this process's turn to compile."""
+        data = self._find(key)
+        if data is None and self._store.turn.take():
+            data = self._find(key)
+            if data is not None:
+                self._store.turn.give_back()
+        return data
+
+    def _find(self, key: Any) -> Any:
         for file in self._files:
             data = file.load(key)
             if data is not None:

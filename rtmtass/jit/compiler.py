@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,6 +29,7 @@ from rtmtass.jit.cache import LOG, Store, kept_in
 from rtmtass.jit.cpu import int8_isa
 from rtmtass.jit.stops import install
 from rtmtass.jit.trust import Unsafe, trusted_users, why_unsafe
+from rtmtass.jit.turns import WAIT_EVENT
 from rtmtass.types import Floats
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -165,7 +166,10 @@ def kept_cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class _FirstCompilation(event.Listener):
-    """Starts a timer when numba first compiles; a function found in its cache isn't compiled."""
+    """Starts a timer when numba first compiles, or waits until another process has.
+
+    A function found in its cache isn't compiled.
+    """
 
     def __init__(self, timer: threading.Timer) -> None:
         self._timer = timer
@@ -182,6 +186,16 @@ class _FirstCompilation(event.Listener):
 
 
 @contextmanager
+def compile_once(on_compile: Callable[[], None] | None) -> Iterator[None]:
+    """As `compile_hint`; of the processes that do so at once, one compiles and the others wait.
+
+    Within it a process mustn't wait for another.
+    """
+    with compile_hint(on_compile), STORE.turn.offered():
+        yield
+
+
+@contextmanager
 def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
     """Call `on_compile` if the `with` block is still running `_HINT_S` after it began to compile.
 
@@ -189,7 +203,11 @@ def compile_hint(on_compile: Callable[[], None] | None) -> Iterator[None]:
     """
     timer = threading.Timer(_HINT_S, on_compile or (lambda: None))
     timer.daemon = True
-    with event.install_listener("numba:compile", _FirstCompilation(timer)):
+    listener = _FirstCompilation(timer)
+    with ExitStack() as stack:
+        stack.enter_context(event.install_listener("numba:compile", listener))
+        if multiprocessing.parent_process() is None:  # of workers, the one that compiles says so
+            stack.enter_context(event.install_listener(WAIT_EVENT, listener))
         try:
             yield
         finally:

@@ -2,7 +2,9 @@
 
 A worker runs `separate_file`, as one process alone would, on a recording at a time, and sends
 what happens over a pipe. Workers are started afresh, not forked: compiled code and audio libraries
-don't survive a fork. They share the machine code and the pages of the weights' files on disk.
+don't survive a fork. They share the machine code and the pages of the weights' files on disk. All
+start at once, and before this process imports what only they need, so that two are ready as soon
+as one alone would be; if something has to be compiled, `compile_once` lets one of them do it.
 """
 
 from __future__ import annotations
@@ -16,17 +18,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rtmtass.errors import RtmtassError, UsageError
-from rtmtass.fullband import StreamSeparator
 from rtmtass.jit.cores import n_cores
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
-from rtmtass.offline.separate import Interrupted, ProgressListener, separate_files
-from rtmtass.signals import defer_signals, on_signal
+from rtmtass.signals import Interrupted, defer_signals, on_signal
+
+if TYPE_CHECKING:
+    from rtmtass.fullband import StreamSeparator
+    from rtmtass.offline.separate import ProgressListener
 
 START_BYTES = 20_000_000
 """Bytes of recordings from which one more process, which takes a second to start, is worth it."""
@@ -37,7 +42,7 @@ _POLL_S = 0.2
 _MIN_INTERVAL_S = 0.05
 """Least time between two messages about the progress of a file."""
 
-Open = Callable[[], StreamSeparator]
+Open = Callable[[], "StreamSeparator"]
 """Opens the model; sent to each process, so a function of a module, or a `partial` of one."""
 
 
@@ -121,9 +126,10 @@ def separate_in_parallel(
     """
     if not jobs:
         return
-    crew = _Crew(jobs, options, open_model, n, listener)
+    crew = _Crew(jobs, options, open_model, listener)
     try:
-        crew.add_worker()  # the others when it has opened the model: it may have to compile
+        for _ in range(min(n, len(jobs))):
+            crew.add_worker()
         for index in range(len(jobs)):
             while index not in crew.results:
                 crew.receive()
@@ -167,11 +173,9 @@ class _Crew:
         jobs: Sequence[Job],
         options: SeparateOptions,
         open_model: Open,
-        n: int,
         listener: SeriesListener,
     ) -> None:
         self._jobs, self._arguments, self._listener = jobs, (options, open_model), listener
-        self._n = n
         self._sizes = [max(1, size_of(job)) for job in jobs]
         self._total, self._finished = sum(self._sizes), 0
         self._left = deque(range(len(jobs)))
@@ -185,7 +189,7 @@ class _Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
         # A signal between the start and the list would leave it running.
-        with defer_signals():
+        with defer_signals(), _without_interrupt():
             process.start()
             worker = _Worker(process, ours)
             self._workers.append(worker)
@@ -206,9 +210,7 @@ class _Crew:
             except (EOFError, OSError):
                 self._replace(worker)
                 continue
-            if kind == "ready" and self._left and len(self._workers) < self._n:
-                self.add_worker()
-            elif kind == "progress":
+            if kind == "progress":
                 self._advance(worker, value)
             elif kind == "result":
                 self._finish(worker, value)
@@ -282,6 +284,20 @@ class _Crew:
         self._workers.clear()
 
 
+@contextlib.contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Block Ctrl-C in processes that are started within: they ignore it only when they run."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # would be started first, and unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _why_ended(code: int | None) -> str:
     if code is not None and code < 0:
         return f"was ended by signal {-code} ({_signal_name(-code)}); is there enough memory?"
@@ -305,7 +321,6 @@ def _work(connection: Connection, options: SeparateOptions, open_model: Open) ->
     with contextlib.suppress(EOFError, OSError), contextlib.closing(connection):
         try:
             separator = open_model()
-            connection.send(("ready", None))
             while (job := connection.recv()) is not None:
                 connection.send(("result", run_job(job, options, separator, _Sender(connection))))
         except Interrupted as stop:
@@ -320,6 +335,8 @@ def run_job(
     job: Job, options: SeparateOptions, separator: StreamSeparator, progress: ProgressListener
 ) -> Result:
     """Run one job of a series; an option that isn't for this file is its error."""
+    from rtmtass.offline.separate import separate_files
+
     try:
         (result,) = separate_files([job], options, lambda: separator, progress)
     except UsageError as error:

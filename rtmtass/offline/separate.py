@@ -30,27 +30,11 @@ from rtmtass.offline.outputs import open_writers
 from rtmtass.offline.plan import STREAM, Job, Result, SeparateOptions
 from rtmtass.offline.provenance import outputs_to_write
 from rtmtass.offline.writers import MIX, StemWriters, WriterThread
-from rtmtass.signals import defer_signals
+from rtmtass.signals import Interrupted, defer_signals
 from rtmtass.types import Samples
 
 Load = Callable[[], StreamSeparator]
 """Returns the separator; opens the model on its first call."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A job was interrupted by Ctrl-C or SIGTERM.
-
-    Attributes:
-        parts: unfinished output files, valid under their .part names.
-        finished: number of recordings completed before.
-        cause: the exception of the signal.
-    """
-
-    def __init__(self, parts: Sequence[Path], cause: KeyboardInterrupt) -> None:
-        super().__init__()
-        self.parts = tuple(parts)
-        self.finished = 0
-        self.cause = cause
 
 
 class ProgressListener(Protocol):

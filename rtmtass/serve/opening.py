@@ -32,14 +32,14 @@ def open_served(
         ModelError: no such model, or its files were altered.
         UsageError: no such precision.
     """
-    from rtmtass.jit.compiler import compile_hint
+    from rtmtass.jit.compiler import compile_once
 
     options = options or Options()
     opened = open_model(model)
     runtime = open_runtime(opened, "numba", "cpu", precision)
     if not isinstance(runtime, CompiledRuntime):
         raise UsageError("the service runs on the numba runtime only")
-    with compile_hint(on_compile):
+    with compile_once(on_compile):
         probe = Slots(opened.config, runtime, MOST_CHANNELS)
         fixed_s, channel_s = measure(probe)
     n = options.max_streams or MOST_STREAMS
