@@ -165,9 +165,9 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
 
 def describe(config: ModelConfig) -> dict[str, Any]:
     """Return the parameters, MAC/s and latency of a network."""
-    from rtmtass.net.mtass import MtassNet
+    from rtmtass.net.networks import new_network
 
-    net = MtassNet(config)
+    net = new_network(config)
     shapes = {name: p.shape for name, p in net.named_parameters()}
     return {
         "parameters": sum(p.numel() for p in net.parameters()),

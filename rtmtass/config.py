@@ -16,7 +16,7 @@ STEMS = ("speech", "music", "noise")
 
 TARGETS = ("complex_ratio_mask", "magnitude_mask", "spectral_mapping")
 """Training targets: what the heads of the network estimate."""
-BACKBONES = ("recurrent", "multiscale")
+BACKBONES = ("recurrent", "multiscale", "bands")
 """Architectures of stage 1, see `NetConfig.backbone`."""
 PRECISIONS = ("f32", "bf16", "int8")
 """Weight formats of the compiled runtime's matmuls."""
@@ -56,6 +56,9 @@ NET_BOUNDS = {
     "level_half_life_s": (1e-3, 1e4),
     "lookahead": (0, 256),
     "bands": (1, 1024),
+    "band_bins": (1, 32769),
+    "band_context": (1, 1024),
+    "compensation_layers": (1, 64),
     "subband_bins": (0, 32769),
     "subband_overlap": (0, 1024),
     "subband_context": (1, 1024),
@@ -126,7 +129,7 @@ class NetConfig:
     """The network: backbone, training targets and layer widths.
 
     The word "recurrent" has two uses here: as a value of `backbone` it selects an
-    architecture; as the field `recurrent` it is the width of that architecture's GRUs.
+    architecture; as the field `recurrent` it is the width of its GRUs.
 
     Widths are in channels, kernels and dilations in frames, bands in frequency bins.
 
@@ -134,6 +137,11 @@ class NetConfig:
         backbone: architecture of stage 1, one of `BACKBONES`. "recurrent": dilated gated
             convolutions followed by GRUs, as in the presets `small`, `base` and `large`.
             "multiscale": the causal form of the published separator, as in `paper`.
+            "bands": GRUs over the frames of each band, all of the same weights, in turn
+            with GRUs over the whole spectrum, see `net.bands.BandNet`; stage 2 is more
+            of the same blocks. `hidden` and `recurrent` are the widths of the two,
+            `channels` is that of each band, and `recurrent_layers` is the number of
+            stage 1's blocks.
         target: what stage 1's heads estimate for each stem, one of `TARGETS`: a mask on
             the mixture, or the stem's spectrum itself.
         compensation_target: what stage 2 estimates, one of `TARGETS`; its masks apply to
@@ -160,6 +168,11 @@ class NetConfig:
             Needs `level_by_power`.
         lookahead: future frames that stage 1 waits for; each adds a hop to the delay.
         bands: sub-bands inside a block of the multiscale backbone.
+        band_bins: width of each band of the backbone "bands", in bins; they add up to
+            the bins of a frame.
+        band_context: channels of each band that its GRU over the whole spectrum reads
+            and writes.
+        compensation_layers: blocks of its stage 2.
         subband_bins: width of each sub-band that refines stage 1's head outputs, in bins,
             see `net.subbands.SubBands`; 0 turns sub-bands off. Recurrent backbone only.
         subband_overlap: extra bins that a sub-band reads on either side.
@@ -195,6 +208,9 @@ class NetConfig:
     level_pop_s: float = 0.0
     lookahead: int = 0
     bands: int = 8
+    band_bins: tuple[int, ...] = ()
+    band_context: int = 8
+    compensation_layers: int = 2
     subband_bins: int = 0
     subband_overlap: int = 4
     subband_context: int = 16
@@ -237,6 +253,8 @@ class NetConfig:
                 f"sub-bands need the recurrent backbone, not {self.backbone}; set subband_bins to 0"
             )
         check_bounds(self, NET_BOUNDS)
+        if self.backbone == "bands" and not self.recurrent_layers:
+            raise ModelError("recurrent_layers must be 1 or more with the backbone bands, not 0")
         if self.recurrent_layers and not self.recurrent:
             raise ModelError(
                 "recurrent must be 1 or more with recurrent layers, not 0; for no GRUs, set"
@@ -279,6 +297,11 @@ class ModelConfig:
         if not 1 <= len({*map(str.casefold, self.stems)}) == len(self.stems) <= _MOST_STEMS:
             raise ModelError(
                 f"stems must be 1 to {_MOST_STEMS} different names, not {shown(self.stems)}"
+            )
+        if self.net.backbone == "bands" and sum(self.net.band_bins) != self.stft.n_bins:
+            raise ModelError(
+                f"band_bins must add up to {self.stft.n_bins}, the bins of a frame, not"
+                f" {sum(self.net.band_bins)}"
             )
         if self.net.backbone == "multiscale" and self.net.bands > 2 * self.stft.n_bins:
             raise ModelError(

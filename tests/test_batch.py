@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
     "lookahead": tiny(lookahead=2),
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),

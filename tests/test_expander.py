@@ -15,7 +15,7 @@ from rtmtass.config import EXPANDER_S, ModelConfig
 from rtmtass.net.expander import StemExpander
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
-from rtmtass.runtime.compiled.lowering import expander
+from rtmtass.runtime.compiled.lowering_shared import expander
 from rtmtass.runtime.compiled.program import encode
 from rtmtass.separator import Separator, open_runtime
 from rtmtass.weights import Model

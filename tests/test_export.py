@@ -16,7 +16,7 @@ from networks import SUBBANDS, arrays, seasoned, tiny
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError, OutputError, UsageError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.separation import SeparationNet
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.onnx import level as onnx_level
 from rtmtass.runtime.onnx import nodes as onnx_nodes
@@ -34,6 +34,7 @@ from rtmtass.separator import Separator
 CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
     "lookahead": tiny(lookahead=2),
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),
@@ -47,7 +48,7 @@ CONFIGS = {
 }
 
 
-def export(net: MtassNet, path: Path, frames: str = "any") -> OnnxRuntime:
+def export(net: SeparationNet, path: Path, frames: str = "any") -> OnnxRuntime:
     export_network(net.config, arrays(net), path, frames=frames)
     return OnnxRuntime(path)
 

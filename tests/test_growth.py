@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import seasoned
+from networks import BANDS, seasoned
 
 from rtmtass.config import ModelConfig, NetConfig
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
+from rtmtass.net.separation import SeparationNet
 from rtmtass.training.growth import can_grow, grow
 
 SMALL: dict[str, Any] = {
@@ -42,7 +43,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def network(seed: int = 0, **values: Any) -> MtassNet:
+def network(seed: int = 0, **values: Any) -> SeparationNet:
     return seasoned(ModelConfig(net=NetConfig(**values)), seed)
 
 
@@ -70,7 +71,7 @@ def test_a_grown_network_has_the_function_of_the_smaller(change: dict[str, Any])
 
 def test_sub_bands_can_be_added() -> None:
     plain = {k: v for k, v in SMALL.items() if not k.startswith("subband_")}
-    small, large = network(**plain), MtassNet(ModelConfig(net=NetConfig(**SMALL))).eval()
+    small, large = network(**plain), new_network(ModelConfig(net=NetConfig(**SMALL))).eval()
     assert can_grow(small.config.net, large.config.net)
     grow(small, large)
     x = torch.randn(1, 9, 2, 257)
@@ -94,6 +95,26 @@ def test_what_cannot_grow_is_told(change: dict[str, Any]) -> None:
     small = NetConfig(**SMALL)
     assert can_grow(small, small)
     assert not can_grow(small, dataclasses.replace(small, **change))
+
+
+@pytest.mark.parametrize("depths", [(1, 2), (3, 1), (2, 2)])
+def test_blocks_are_added_to_a_network_in_bands(depths: tuple[int, int]) -> None:
+    names = ("recurrent_layers", "compensation_layers")
+    values = {**BANDS, "band_bins": (8,) * 32 + (1,), "recurrent_layers": 1}
+    small, large = (
+        network(**values),
+        network(1, **{**values, **dict(zip(names, depths, strict=True))}),
+    )
+    x = torch.randn(2, 9, 2, 257)
+    with torch.no_grad():
+        expected = small(x)
+        assert (large(x) - expected).abs().max() > 0.01
+        assert can_grow(small.config.net, large.config.net)
+        grow(small, large)
+        torch.testing.assert_close(large(x), expected)
+    assert not can_grow(large.config.net, small.config.net)
+    wider = dataclasses.replace(large.config.net, channels=11)
+    assert not can_grow(small.config.net, wider)
 
 
 def test_what_has_no_weights_may_differ() -> None:

@@ -14,7 +14,7 @@ import torch
 from networks import arrays, seasoned, tiny
 
 from rtmtass.errors import ModelError, OutputError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.weights import Model, as_safetensors, open_model, save_model
 
 CONFIG = tiny(subband_bins=5, subband_overlap=2, subband_context=3, subband_channels=12)
@@ -223,7 +223,7 @@ def test_mutated_models_open_or_are_one_clear_line(tmp_path: Path) -> None:
         model = opened_or_refused(folder)
         if model is not None:
             opened += 1
-            MtassNet(model.config).load_state_dict(
+            new_network(model.config).load_state_dict(
                 {k: torch.from_numpy(v) for k, v in model.weights.items()}, strict=False
             )
     assert 2 < opened < 150

@@ -19,7 +19,7 @@ from rtmtass.config import ModelConfig, small
 from rtmtass.net.layers import RunningLevel
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
-from rtmtass.runtime.compiled.lowering import running_level
+from rtmtass.runtime.compiled.lowering_shared import running_level
 from rtmtass.runtime.compiled.program import encode
 from rtmtass.runtime.compiled.spectral_ops import largest
 from rtmtass.runtime.onnx.level import write_level

@@ -14,12 +14,14 @@ from benchmarks.harness.costs import macs_per_s
 from rtmtass.config import PRESETS, ModelConfig, paper
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
-from rtmtass.net.mtass import MtassNet, mixture_consistency
+from rtmtass.net.networks import new_network
+from rtmtass.net.separation import SeparationNet, mixture_consistency
 from rtmtass.training.growth import can_grow
 
 CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
     "lookahead": tiny(lookahead=2),
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),
@@ -43,13 +45,13 @@ def spec(config: ModelConfig, frames: int, batch: int = 1, seed: int = 1) -> tor
 
 
 @functools.cache
-def offline(name: str) -> tuple[MtassNet, torch.Tensor, torch.Tensor]:
+def offline(name: str) -> tuple[SeparationNet, torch.Tensor, torch.Tensor]:
     """A network, its input, and its output of all frames at once."""
     net, x = seasoned(CONFIGS[name]).double(), spec(CONFIGS[name], 130, batch=2)
     return net, x, net(x)
 
 
-def feed(net: MtassNet, x: torch.Tensor, chunk: int) -> torch.Tensor:
+def feed(net: SeparationNet, x: torch.Tensor, chunk: int) -> torch.Tensor:
     state, out = net.init_state(x.shape[0]), []
     for start in range(0, x.shape[1], chunk):
         y, state = net.step(x[:, start : start + chunk], state)
@@ -142,7 +144,7 @@ def test_presets_have_their_documented_sizes(
 ) -> None:
     config = PRESETS[preset]()
     with torch.device("meta"):
-        net = MtassNet(config)
+        net = new_network(config)
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     shapes = {name: p.shape for name, p in net.named_parameters()}
     assert macs_per_s(shapes, config) / 1e9 == pytest.approx(gmacs_per_s, rel=0.01)
@@ -150,7 +152,7 @@ def test_presets_have_their_documented_sizes(
 
 def test_the_grus_of_large_fit_the_fast_kernels_of_a_gpu() -> None:
     with torch.device("meta"):
-        net = MtassNet(PRESETS["large"]())
+        net = new_network(PRESETS["large"]())
     grus = [module for module in net.modules() if isinstance(module, torch.nn.GRU)]
     assert max(gru.hidden_size for gru in grus) <= 128
 
@@ -161,7 +163,7 @@ def test_a_trained_small_can_be_grown_into_base() -> None:
 
 def test_the_published_net_has_its_published_macs() -> None:
     with torch.device("meta"):
-        net = MtassNet(paper())
+        net = new_network(paper())
     weights = sum(
         m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear)
     )  # one multiplication of each per frame
@@ -221,7 +223,7 @@ def test_parallel_grus_equal_separate_grus() -> None:
 
 
 def test_every_parameter_has_a_gradient() -> None:
-    net = MtassNet(dataclasses.replace(CONFIGS["recurrent"])).train()
+    net = new_network(dataclasses.replace(CONFIGS["recurrent"])).train()
     stages, _ = net.stages(spec(net.config, 20, batch=2).float(), net.init_state(2))
     (stages.final.square().mean() + stages.first[:, :, 0].square().mean()).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []

@@ -26,6 +26,9 @@ from rtmtass.runtime.torch.runtime import TorchRuntime
 CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
+    "bands_alone": tiny("bands", compensation_target="none", target="magnitude_mask", lookahead=1),
+    "bands_apart": tiny("bands", compensation_uses_trunk=False, expander_db=-5.0, hidden=17),
     "lookahead": tiny(lookahead=2),
     "magnitude_mask": tiny(target="magnitude_mask", compensation_target="none"),
     "level_by_power": tiny(level_by_power=True),

@@ -24,6 +24,7 @@ CONFIGS = {
     "pops": tiny(level_pop_s=0.02),
     "expander": tiny(expander_db=-5.0),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
 }
 N = 7
 

@@ -9,7 +9,7 @@ from networks import SUBBANDS, tiny
 
 from rtmtass.config import PRESETS, ModelConfig
 from rtmtass.errors import ModelError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.net.shapes import parameter_shapes
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -20,6 +20,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("recurrent", {"recurrent_layers": 0, "lookahead": 2, "compensation_target": "none"}),
     ("recurrent", {"target": "magnitude_mask", "compensation_target": "magnitude_mask"}),
     ("recurrent", {"compensation_uses_trunk": False, **SUBBANDS, "target": "magnitude_mask"}),
+    ("bands", {}),
+    ("bands", {"compensation_target": "none", "lookahead": 1, "recurrent_layers": 1}),
+    ("bands", {"target": "spectral_mapping", "compensation_target": "magnitude_mask"}),
     ("multiscale", {}),
     ("multiscale", {"bands": 7, "kernel": 4, "compensation_uses_trunk": True}),
     ("multiscale", {"bands": 66, "recurrent_layers": 1, "recurrent": 5}),
@@ -29,7 +32,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 def of_torch(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(value.shape)
-        for name, value in MtassNet(config).state_dict().items()
+        for name, value in new_network(config).state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
 

@@ -22,6 +22,7 @@ from rtmtass.weights import open_model
 CONFIGS = {
     "recurrent": tiny(),
     "multiscale": tiny("multiscale"),
+    "bands": tiny("bands"),
     "lookahead": tiny(lookahead=2),
     "spectral_mapping": tiny(target="spectral_mapping"),
     "subbands": tiny(**SUBBANDS),

@@ -24,7 +24,7 @@ from rtmtass.config import STEMS
 from rtmtass.errors import DataError, MissingPartError, UsageError
 from rtmtass.evaluation.evaluate import Clip, evaluate
 from rtmtass.evaluation.metrics import si_sdr
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.training.lineage import totals
 from rtmtass.training.log import Log
 from rtmtass.training.state_carryover import StateCarryover, map_state, state_tensors
@@ -253,7 +253,7 @@ def test_sub_bands_can_be_added_to_weights_without_them(corpus: Path, tmp_path: 
     assert not trainer.resume()
     before = open_model(str(first))
     x = torch.randn(1, 20, 2, 257)
-    old = MtassNet(before.config)
+    old = new_network(before.config)
     old.load_state_dict({k: torch.from_numpy(v) for k, v in before.weights.items()})
     with torch.no_grad():
         expected, now = old.eval()(x), trainer.net.eval()(x)

@@ -10,7 +10,8 @@ from networks import tiny
 from rtmtass.config import StftConfig, small
 from rtmtass.dsp.stft import StreamingStft
 from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
-from rtmtass.net.mtass import MtassNet, Stages
+from rtmtass.net.networks import new_network
+from rtmtass.net.separation import Stages
 from rtmtass.net.stft import Stft
 from rtmtass.training.losses import SeparationLoss, negative_snr
 
@@ -90,7 +91,7 @@ def test_metrics_equal_their_definitions() -> None:
 
 def test_the_small_preset_trains_in_its_released_shape() -> None:
     config = small()
-    net = MtassNet(config).train()
+    net = new_network(config).train()
     samples = torch.randn(2, 3, 256 * 30) * 0.05
     stft = Stft(config.stft)
     spec = stft(samples)

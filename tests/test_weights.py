@@ -15,7 +15,7 @@ import torch
 
 import rtmtass
 from rtmtass.errors import ModelError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.weights import (
     DEFAULT,
     as_safetensors,
@@ -82,7 +82,7 @@ def test_card_matches_the_metrics(folder: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
 def test_torch_loads_the_weights_strictly(folder: Path) -> None:
     model = open_model(folder.name)
-    net = MtassNet(model.config)
+    net = new_network(model.config)
     values = {k: torch.from_numpy(v) for k, v in model.weights.items()}
     missing, unexpected = net.load_state_dict(values, strict=False)
     assert not unexpected

@@ -52,10 +52,10 @@ def model_of(preset: str, folder: Path) -> tuple[str, bool]:
         return config.name, False
     import torch
 
-    from rtmtass.net.mtass import MtassNet
+    from rtmtass.net.networks import new_network
 
     torch.manual_seed(0)
-    state = MtassNet(config).state_dict()
+    state = new_network(config).state_dict()
     weights = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
     save_model(folder / config.name, config, as_safetensors(weights), {"version": "random"})
     return str(folder / config.name), True
@@ -79,11 +79,11 @@ def torch_traced(model: str) -> Iterator[Candidate]:
     """Yield the same network traced and frozen by torch.jit."""
     import torch
 
-    from rtmtass.net.mtass import MtassNet
+    from rtmtass.net.networks import new_network
 
     torch.set_num_threads(1)
     opened = open_model(model)
-    net = MtassNet(opened.config).eval()
+    net = new_network(opened.config).eval()
     net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in opened.weights.items()})
     step = SpectralStep(opened.config, TracedNetwork(net))
     yield Candidate("torch.jit trace + freeze", "f32", step)

@@ -158,11 +158,18 @@ def _bytes(values: Floats) -> bytes:
     return values.astype("<f4").tobytes()
 
 
+def _oldest_version(config: ModelConfig) -> int:
+    """Return the version whose readers know all that a network consists of."""
+    if config.net.backbone == "bands":
+        return VERSION
+    return 2 if config.net.expander_db else 1
+
+
 def _header(config: ModelConfig, program: Program, frames: Frames, precision: str) -> Longs:
     """Return the header without what depends on the sections' lengths."""
     header = np.zeros(N_WORDS, np.int64)
     header[WORD.magic] = MAGIC
-    header[WORD.version] = VERSION if config.net.expander_db else 1
+    header[WORD.version] = _oldest_version(config)
     header[WORD.header_bytes] = HEADER_BYTES
     header[WORD.n_instructions], header[WORD.words] = len(program.instructions), WORDS
     header[WORD.precision] = PRECISIONS.index(precision)

@@ -46,13 +46,16 @@ from rtmtass.runtime.compiled.program import (
     OP_CUT,
     OP_ESTIMATE,
     OP_EXPANDER,
+    OP_FLATTEN,
     OP_GATE,
     OP_GRU,
     OP_JOIN,
     OP_LEVEL,
     OP_MIXTURE_CONSISTENCY,
+    OP_RMS_NORM,
     OP_SUBTRACT,
     OP_TAPS,
+    RMS_NORM,
     SUBTRACT,
     TAPS,
     WORDS,
@@ -186,6 +189,16 @@ def _join(header: Longs, op: Longs) -> int:
 
 
 @kernel
+def _rms_norm(header: Longs, op: Longs) -> int:
+    work, rows, width = header[WORD.work_size], op[RMS_NORM.rows], op[RMS_NORM.width]
+    if not holds(work, op[RMS_NORM.x], op[RMS_NORM.x_stride], rows, width):
+        return REFUSED
+    if not holds(work, op[RMS_NORM.y], op[RMS_NORM.y_stride], rows, width):
+        return REFUSED
+    return int(rows * width)
+
+
+@kernel
 def _level(address: int, header: Longs, op: Longs) -> int:
     bins, window = op[LEVEL.bins], op[LEVEL.window]
     size = 3 + window if window else 2
@@ -282,8 +295,10 @@ def _instruction(address: int, header: Longs, op: Longs) -> int:
         operations = _on_stems(header, op)
     elif code == OP_CUT:
         operations = _cut(header, op)
-    elif code == OP_JOIN:
+    elif code in (OP_JOIN, OP_FLATTEN):
         operations = _join(header, op)
+    elif code == OP_RMS_NORM:
+        operations = _rms_norm(header, op)
     elif code == OP_EXPANDER:
         operations = _expander(address, header, op)
     return operations

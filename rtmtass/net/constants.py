@@ -16,5 +16,7 @@ CONSISTENCY_TINY = 1e-20
 """Added to that, so that silence doesn't divide by zero."""
 NORM_EPSILON = 1e-5
 """Added to a variance by batch norm."""
+RMS_EPSILON = 1e-5
+"""Added to a mean square by RMS norm."""
 EXPANDER_TINY = 1e-12
 """Smallest sum of powers in the expander (below -150 dBFS): silence has a share of 1."""

@@ -193,3 +193,10 @@ def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Ten
         h = state.to(gi.dtype)
         out: Tensor = _Scan.apply(gi, torch.stack(w_hh), torch.stack(b_hh), h, dtype)  # type: ignore[no-untyped-call]
     return out.transpose(0, 1), out[-1]
+
+
+def run_grus(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Tensor]:
+    """Run parallel GRUs over the same x: `gru_scan` where a CPU trains, else `torch_grus`."""
+    if torch.is_grad_enabled() and x.device.type == "cpu":
+        return gru_scan(x, state, *grus)  # type: ignore[no-any-return]
+    return torch_grus(x, state.to(x.dtype), *grus)  # type: ignore[no-any-return]

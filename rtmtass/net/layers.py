@@ -1,4 +1,4 @@
-"""The layers of both backbones; each folds into matmuls."""
+"""The layers of the backbones; each folds into matmuls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rtmtass.config import LEVEL_HEADROOM
 from rtmtass.net.constants import COMPRESS_FLOOR, LEVEL_FLOOR, LEVEL_TINY, NORM_EPSILON
-from rtmtass.net.gru import gru_scan, torch_grus
+from rtmtass.net.gru import run_grus
 from rtmtass.net.streaming import StreamingModule
 
 
@@ -23,14 +23,22 @@ class Affine(nn.Module):
         c_out: channels written.
         activation: "prelu", "relu" or "none"; "none" also omits the norm.
         dropout: probability, in training only.
+        has_norm: false omits the norm before any activation.
     """
 
     def __init__(
-        self, c_in: int, c_out: int, activation: str = "prelu", dropout: float = 0.0
+        self,
+        c_in: int,
+        c_out: int,
+        activation: str = "prelu",
+        dropout: float = 0.0,
+        *,
+        has_norm: bool = True,
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(c_in, c_out)
-        self.norm = None if activation == "none" else nn.BatchNorm1d(c_out, eps=NORM_EPSILON)
+        has_norm = has_norm and activation != "none"
+        self.norm = nn.BatchNorm1d(c_out, eps=NORM_EPSILON) if has_norm else None
         self.slope = nn.Parameter(torch.full((c_out,), 0.25)) if activation == "prelu" else None
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
@@ -149,10 +157,7 @@ class RecurrentBlock(StreamingModule[Tensor]):
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Process T frames: (B, T, C) -> (B, T, C)."""
-        if torch.is_grad_enabled() and x.device.type == "cpu":
-            y, last = gru_scan(x, state, *self.all_grus())
-        else:
-            y, last = torch_grus(x, state.to(x.dtype), *self.all_grus())
+        y, last = run_grus(x, state, *self.all_grus())
         return x + self.expand(y), last
 
 

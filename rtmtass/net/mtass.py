@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
-from rtmtass.net.constants import CONSISTENCY_FLOOR, CONSISTENCY_TINY
-from rtmtass.net.expander import StemExpander
 from rtmtass.net.layers import (
     Affine,
     GatedBlock,
     MultiScaleBlock,
     RecurrentBlock,
-    RunningLevel,
     compress,
-    expand,
 )
+from rtmtass.net.separation import NetState, SeparationNet, Stages
 from rtmtass.net.streaming import Chain, StreamingModule
 from rtmtass.net.subbands import SubBands
-
-
-class NetState(NamedTuple):
-    """The state of a stream; see `init_state` of each part."""
-
-    level: Tensor
-    past: Tensor
-    """(B, lookahead, 2, F): mixture frames that await their masks."""
-    trunk: tuple[Any, ...]
-    subbands: tuple[Tensor, ...]
-    """Empty without sub-bands."""
-    compensation: tuple[tuple[Any, ...], ...]
-    expander: tuple[Tensor, ...]
-    """Empty without an expander."""
-
-
-class Stages(NamedTuple):
-    """Both estimates of the stems' spectra, each (B, T, S, 2, F)."""
-
-    first: Tensor
-    final: Tensor
 
 
 class Trunk(StreamingModule[tuple[Any, ...]]):
@@ -135,28 +111,18 @@ class Compensation(StreamingModule[tuple[Any, ...]]):
         return self.out_proj(y), state
 
 
-class MtassNet(StreamingModule[NetState]):
-    """Mixture spectrum in, stem spectra out, frame by frame, summing to the mixture.
+class MtassNet(SeparationNet):
+    """Stage 1 over the whole spectrum, with sub-bands; stage 2 for each stem.
 
-    Shape: (B, T, 2, F), real and imaginary part, -> (B, T, S, 2, F). With
-    `lookahead` L the stems of frame t are returned with frame t + L.
+    Shape: as `SeparationNet`.
 
     Source: Zhang, Li, Deng, Wang, "Multi-Task Audio Source Separation", ASRU
     2021 (arXiv 2107.06467), made causal; differences are in DECISIONS.md.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         net, n_bins = config.net, config.stft.n_bins
-        self.n_stems = len(config.stems)
-        self.level = RunningLevel(
-            config.level_decay,
-            net.level_by_power,
-            config.level_window,
-            config.level_rank,
-            config.level_fall,
-        )
         self.trunk = Trunk(net, n_bins)
         outputs = 1 if net.target == "magnitude_mask" else 2
         self.heads = nn.ModuleList(
@@ -168,39 +134,21 @@ class MtassNet(StreamingModule[NetState]):
         self.compensations = nn.ModuleList(
             Compensation(net, n_bins) for _ in config.stems if net.compensation_target != "none"
         )
-        self.expander = None
-        if net.expander_db:
-            self.expander = StemExpander(
-                self.n_stems, config.expander_decays, config.expander_threshold
-            )
 
     def init_state(self, batch: int) -> NetState:
         """Return the state of `batch` streams before their first frame."""
-        blank = self.trunk.in_proj.linear.weight.new_zeros(
-            batch, self.config.net.lookahead, 2, self.config.stft.n_bins
-        )
-        parts = tuple(part.init_state(batch) for part in self.compensations)  # type: ignore[operator]
-        return NetState(
-            self.level.init_state(batch).to(blank),
-            blank,
+        return self.blank_state(
+            batch,
             self.trunk.init_state(batch),
             (self.subbands.init_state(batch),) if self.subbands else (),
-            parts,
-            (self.expander.init_state(batch).to(blank),) if self.expander else (),
+            tuple(part.init_state(batch) for part in self.compensations),  # type: ignore[operator]
         )
-
-    def step(self, x: Tensor, state: NetState) -> tuple[Tensor, NetState]:
-        """Process T frames: (B, T, 2, F) -> (B, T, S, 2, F)."""
-        stages, state = self.stages(x, state)
-        return stages.final, state
 
     def stages(self, x: Tensor, state: NetState) -> tuple[Stages, NetState]:
         """Process T frames and return both stages' stems, for training."""
         net = self.config.net
-        re, im = x[:, :, 0], x[:, :, 1]
-        power = (re * re + im * im).mean(dim=-1, keepdim=True)
-        level, level_state = self.level.step(power, state.level)
-        compressed = compress(re, im, level)
+        level, level_state = self.level_of(x, state)
+        compressed = compress(x[:, :, 0], x[:, :, 1], level)
         features = compressed[2] if net.backbone == "multiscale" else torch.cat(compressed, dim=-1)
         hidden, trunk_state = self.trunk.step(features, state.trunk)
 
@@ -212,11 +160,10 @@ class MtassNet(StreamingModule[NetState]):
             subband_state = (new,)
             outputs = list(stacked.chunk(self.n_stems, dim=-1))
 
-        waiting = torch.cat([state.past, x], dim=1)
-        mixture = waiting[:, : x.shape[1]]
+        mixture, past = self.aligned(x, state)
         first, final, compensation_state = [], [], []
         for stem, output in enumerate(outputs):
-            estimate = self._estimate(output, mixture, level, net.target)
+            estimate = self.estimate(output, mixture, level, net.target)
             first.append(estimate)
             if self.compensations:
                 part = self.compensations[stem]
@@ -229,54 +176,11 @@ class MtassNet(StreamingModule[NetState]):
                     torch.cat(pieces, dim=-1), state.compensation[stem]
                 )
                 compensation_state.append(new)
-                estimate = estimate + self._estimate(
+                estimate = estimate + self.estimate(
                     output, residual, level, net.compensation_target
                 )
             final.append(estimate)
-        stems = mixture_consistency(torch.stack(final, dim=2), mixture)
-        expander_state: tuple[Tensor, ...] = ()
-        if self.expander is not None:
-            stems, new = self.expander.step_with(stems, mixture, *state.expander)
-            expander_state = (new,)
-        past = waiting[:, x.shape[1] :]
+        stems, expander_state = self.finished(final, mixture, state)
         return Stages(torch.stack(first, dim=2), stems), NetState(
-            level_state,
-            past,
-            trunk_state,
-            subband_state,
-            tuple(compensation_state),
-            expander_state,
+            level_state, past, trunk_state, subband_state, tuple(compensation_state), expander_state
         )
-
-    def _estimate(self, output: Tensor, source: Tensor, level: Tensor, target: str) -> Tensor:
-        """Turn a head's output into a spectrum (B, T, 2, F): a mask on `source`, or a spectrum."""
-        output = output.to(source.dtype)
-        re, im = source[:, :, 0], source[:, :, 1]
-        limit = self.config.net.mask_limit
-        if target == "magnitude_mask":
-            return source * torch.sigmoid(output)[:, :, None]
-        a, b = output.chunk(2, dim=-1)
-        if target == "spectral_mapping":
-            return torch.stack(expand(a, b, level), dim=2)
-        a, b = limit * torch.tanh(a / limit), limit * torch.tanh(b / limit)
-        return torch.stack([a * re - b * im, a * im + b * re], dim=2)
-
-
-def mixture_consistency(stems: Tensor, mixture: Tensor) -> Tensor:
-    """Make the stems sum to the mixture: the residual is distributed by power.
-
-    Args:
-        stems: (B, T, S, 2, F).
-        mixture: (B, T, 2, F).
-
-    Returns:
-        (B, T, S, 2, F), summing over S to `mixture`.
-
-    Source: mixture consistency, Wisdom et al., arXiv 1811.08521, with the power weights of
-    its section 3.
-    """
-    floor = CONSISTENCY_FLOOR * (mixture * mixture).sum(dim=2)[:, :, None] + CONSISTENCY_TINY
-    power = (stems * stems).sum(dim=3) + floor
-    fractions = power / power.sum(dim=2, keepdim=True)
-    residual = mixture - stems.sum(dim=2)
-    return stems + fractions[:, :, :, None] * residual[:, :, None]

@@ -23,7 +23,7 @@ _CHUNK = 32  # frames that run together, at most
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Return the shape of every array of `net.mtass.MtassNet`, by name.
+    """Return the shape of every array of `net.networks.new_network`, by name.
 
     Raises:
         ModelError: there are more than `MOST_PARAMETERS` parameters, or a stream's state
@@ -49,6 +49,9 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def _network(config: ModelConfig) -> Named:
     net, n_bins, n_stems = config.net, config.stft.n_bins, len(config.stems)
+    if net.backbone == "bands":
+        yield from _band_net(net, n_stems)
+        return
     outputs = 1 if net.target == "magnitude_mask" else 2
     yield from _trunk(net, n_bins)
     for stem in range(n_stems):
@@ -104,6 +107,45 @@ def _subband_inputs(net: NetConfig, planes: int) -> int:
     return spectra + planes * net.subband_bins + net.subband_context
 
 
+def _band_net(net: NetConfig, n_stems: int) -> Named:
+    yield from _encoder("encoder", net, 3)
+    for i in range(net.recurrent_layers):
+        yield from _band_block(f"trunk.layers.{i}", net)
+    yield from _decoder("heads", net, n_stems, net.target)
+    if net.compensation_target != "none":
+        yield from _encoder("residual_encoder", net, 3 * n_stems)
+        for i in range(net.compensation_layers):
+            yield from _band_block(f"compensation.layers.{i}", net)
+        yield from _decoder("compensation_heads", net, n_stems, net.compensation_target)
+
+
+def _encoder(name: str, net: NetConfig, planes: int) -> Named:
+    for k, width in enumerate(net.band_bins):
+        yield from _affine(f"{name}.projs.{k}", planes * width, net.channels, "none")
+
+
+def _decoder(name: str, net: NetConfig, n_stems: int, target: str) -> Named:
+    planes = n_stems * (1 if target == "magnitude_mask" else 2)
+    yield f"{name}.norm.weight", (net.channels,)
+    for k, width in enumerate(net.band_bins):
+        yield from _affine(f"{name}.projs.{k}", net.channels, planes * width, "none")
+
+
+def _band_block(name: str, net: NetConfig) -> Named:
+    channels, narrow, wide = net.channels, net.band_context, net.recurrent
+    whole = len(net.band_bins) * narrow
+    yield f"{name}.band_norm.weight", (channels,)
+    yield from _gru(f"{name}.band_gru", channels, net.hidden)
+    yield from _affine(f"{name}.band_expand", net.hidden, channels, "none")
+    yield f"{name}.norm.weight", (channels,)
+    yield from _affine(f"{name}.reduce", channels, narrow, "none")
+    yield from _affine(f"{name}.in_proj", whole, wide, "none")
+    yield f"{name}.in_proj.slope", (wide,)
+    yield from _gru(f"{name}.gru", wide, wide)
+    yield from _affine(f"{name}.out_proj", wide, whole, "none")
+    yield from _affine(f"{name}.expand", narrow, channels, "none")
+
+
 def _affine(name: str, c_in: int, c_out: int, activation: str) -> Named:
     yield f"{name}.linear.weight", (c_out, c_in)
     yield f"{name}.linear.bias", (c_out,)
@@ -122,11 +164,15 @@ def _gated(name: str, channels: int, hidden: int, kernel: int, activation: str) 
 
 def _recurrent(name: str, channels: int, hidden: int, groups: int) -> Named:
     for gru in [f"{name}.gru"] if groups == 1 else [f"{name}.grus.{g}" for g in range(groups)]:
-        yield f"{gru}.weight_ih_l0", (3 * hidden, channels)
-        yield f"{gru}.weight_hh_l0", (3 * hidden, hidden)
-        yield f"{gru}.bias_ih_l0", (3 * hidden,)
-        yield f"{gru}.bias_hh_l0", (3 * hidden,)
+        yield from _gru(gru, channels, hidden)
     yield from _affine(f"{name}.expand", groups * hidden, channels, "none")
+
+
+def _gru(name: str, channels: int, hidden: int) -> Named:
+    yield f"{name}.weight_ih_l0", (3 * hidden, channels)
+    yield f"{name}.weight_hh_l0", (3 * hidden, hidden)
+    yield f"{name}.bias_ih_l0", (3 * hidden,)
+    yield f"{name}.bias_hh_l0", (3 * hidden,)
 
 
 def _multiscale(name: str, net: NetConfig, n_bins: int) -> Named:
@@ -149,8 +195,13 @@ def _state_size(config: ModelConfig) -> int:
     """Return about how many floats a stream keeps, by the compiled runtime's ring buffers."""
     net, n_bins, n_stems = config.net, config.stft.n_bins, len(config.stems)
     outputs = 1 if net.target == "magnitude_mask" else 2
-    width = 4 * n_bins if net.backbone == "multiscale" else net.hidden
     size = config.level_window + _ring(net.lookahead) * 2 * n_bins
+    if net.backbone == "bands":
+        bands, layers = len(net.band_bins), net.recurrent_layers + net.compensation_layers
+        widest = max(3 * net.hidden, net.channels, 3 * n_stems * max(net.band_bins))
+        size += layers * (bands * net.hidden + net.recurrent) + _CHUNK * bands * widest
+        return size
+    width = 4 * n_bins if net.backbone == "multiscale" else net.hidden
     size += sum(_ring((net.kernel - 1) * dilation) * width for dilation in net.dilations)
     if net.compensation_target != "none":
         for dilation in net.compensation_dilations:

@@ -49,8 +49,13 @@ def fold(weights: Weights, name: str, n: int) -> Layer:
         bias = (bias - norm["running_mean"]) * gain + norm["bias"]
         slope = np.asarray(weights.get(f"{name}.slope", np.zeros_like(bias, np.float32)))
     else:
-        slope = np.ones_like(bias)
+        slope = np.asarray(weights.get(f"{name}.slope", np.ones_like(bias, np.float32)))
     return Layer(*(np.ascontiguousarray(a, np.float32) for a in (weight, bias, slope)))
+
+
+def scaled(layer: Layer, gain: Floats) -> Layer:
+    """Return a layer that reads inputs which a gain, (C_in,), hasn't been applied to."""
+    return layer._replace(weight=np.ascontiguousarray(layer.weight * gain, np.float32))
 
 
 class Gru(NamedTuple):
@@ -69,18 +74,26 @@ def read_grus(weights: Weights, name: str, hidden: int, groups: int) -> list[Gru
         ModelError: the weights lack one of them, or have another size.
     """
     keys = [f"{name}.gru"] if groups == 1 else [f"{name}.grus.{g}" for g in range(groups)]
+    return [read_gru(weights, key, hidden) for key in keys]
+
+
+def read_gru(weights: Weights, key: str, hidden: int) -> Gru:
+    """Return a GRU of `hidden` units by its name.
+
+    Raises:
+        ModelError: the weights lack it, or it has another size.
+    """
     parts = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     try:
-        grus = [Gru(*(weights[f"{key}.{part}_l0"] for part in parts)) for key in keys]
+        gru = Gru(*(weights[f"{key}.{part}_l0"] for part in parts))
     except KeyError as error:
         raise ModelError(f"the weights lack {error}: they belong to another network") from None
-    for key, gru in zip(keys, grus, strict=True):
-        if gru.w_state.shape[1] != hidden:
-            raise ModelError(
-                f"the GRU {key} of the weights is {gru.w_state.shape[1]} wide where the config"
-                f" says {hidden}: config and weights belong to different networks"
-            )
-    return grus
+    if gru.w_state.shape[1] != hidden:
+        raise ModelError(
+            f"the GRU {key} of the weights is {gru.w_state.shape[1]} wide where the config"
+            f" says {hidden}: config and weights belong to different networks"
+        )
+    return gru
 
 
 def input_layer(grus: list[Gru]) -> Layer:

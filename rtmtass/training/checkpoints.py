@@ -17,7 +17,8 @@ from torch import Tensor
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError, ModelError, OutputError
 from rtmtass.io.paths import quoted
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
+from rtmtass.net.separation import SeparationNet
 from rtmtass.training.growth import can_grow, grow
 from rtmtass.weights import as_safetensors, config_of, open_model, renamed, save_model
 
@@ -91,7 +92,7 @@ def damaged(path: Path, error: Exception) -> str:
     return f"{text} anew: {aside}"
 
 
-def start_from(model: str, net: MtassNet) -> None:
+def start_from(model: str, net: SeparationNet) -> None:
     """Initialise a network with a model's weights.
 
     The network may be a larger one than the model's, see `growth`; it begins at its function.
@@ -110,7 +111,7 @@ def start_from(model: str, net: MtassNet) -> None:
             f"{model} holds another network than this config, and no smaller one of its kind;"
             " change [net]"
         )
-    small = MtassNet(opened.config)
+    small = new_network(opened.config)
     small.load_state_dict({k: torch.from_numpy(v) for k, v in opened.weights.items()})
     grow(small.to(next(net.parameters()).device), net)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import DataError
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.net.stft import Stft
 from rtmtass.training.losses import negative_snr
 from rtmtass.weights import open_model
@@ -47,7 +47,7 @@ class Teacher:
                     f" name a teacher with the same {part}"
                 )
         self.name = f"{opened.folder.name} {opened.about.get('version', '')}".strip()
-        self.net = MtassNet(opened.config).to(device).eval().requires_grad_(False)
+        self.net = new_network(opened.config).to(device).eval().requires_grad_(False)
         self.net.load_state_dict({k: torch.from_numpy(v) for k, v in opened.weights.items()})
         self.stft = Stft(student.stft).to(device)
         self._initial_state = self.net.init_state(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.separation import SeparationNet
 
 
 class EMA:
@@ -23,7 +23,7 @@ class EMA:
     Source: Polyak and Juditsky, SIAM J. Control Optim. 30(4), 1992.
     """
 
-    def __init__(self, net: MtassNet, decay: float) -> None:
+    def __init__(self, net: SeparationNet, decay: float) -> None:
         self.decay = decay
         now = net.state_dict()
         self.values = {k: v.detach().clone() for k, v in now.items()}

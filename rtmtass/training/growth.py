@@ -1,6 +1,7 @@
 """Starts a larger network at a smaller one's function, so that its training isn't lost.
 
-Every width may grow, blocks, recurrent layers, parallel GRUs and sub-bands may be added.
+Every width may grow, blocks, recurrent layers, parallel GRUs and sub-bands may be added; to
+a network in bands, blocks of either stage.
 The smaller network's units keep their weights and read nothing from the new ones; the new
 ones begin at random, and what reads them at zero. So the output is the smaller network's
 until the first step.
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor
 
 from rtmtass.config import NetConfig
+from rtmtass.net.bands import BandNet
 from rtmtass.net.layers import Affine, GatedBlock, RecurrentBlock
 from rtmtass.net.mtass import MtassNet
+from rtmtass.net.separation import SeparationNet
 from rtmtass.net.subbands import SubBands
 
 _WIDTHS = (
@@ -36,6 +39,7 @@ _WIDTHS = (
     "subband_groups",
 )
 _DEPTHS = ("dilations", "compensation_dilations")
+_BAND_DEPTHS = ("recurrent_layers", "compensation_layers")
 
 
 def can_grow(small: NetConfig, large: NetConfig) -> bool:
@@ -50,12 +54,14 @@ def can_grow(small: NetConfig, large: NetConfig) -> bool:
         changes |= {name: getattr(large, name) for name in (*_WIDTHS, *_DEPTHS)}
         if not small.subband_bins:
             changes |= {k: v for k, v in vars(large).items() if k.startswith("subband_")}
+    if small.backbone == large.backbone == "bands":
+        changes |= {name: getattr(large, name) for name in _BAND_DEPTHS}
     if dataclasses.replace(small, **changes) != large:
         return False
     widths = [name for name in _WIDTHS if small.subband_bins or not name.startswith("subband_")]
     unit = small.subband_channels // small.subband_groups
     return (
-        all(getattr(large, name) >= getattr(small, name) for name in widths)
+        all(getattr(large, name) >= getattr(small, name) for name in (*widths, *_BAND_DEPTHS))
         and all(_begins_with(getattr(large, name), getattr(small, name)) for name in _DEPTHS)
         and (not small.subband_bins or large.subband_channels // large.subband_groups >= unit)
     )
@@ -66,8 +72,29 @@ def _begins_with(longer: tuple[int, ...], shorter: tuple[int, ...]) -> bool:
 
 
 @torch.no_grad()
-def grow(small: MtassNet, large: MtassNet) -> None:
+def grow(small: SeparationNet, large: SeparationNet) -> None:
     """Give a network the function of a smaller one, for which `can_grow` is true; in place."""
+    if isinstance(small, BandNet) and isinstance(large, BandNet):
+        _grow_bands(small, large)
+    elif isinstance(small, MtassNet) and isinstance(large, MtassNet):
+        _grow_mtass(small, large)
+
+
+def _grow_bands(small: BandNet, large: BandNet) -> None:
+    """Copy all that both have; blocks that are added change nothing yet."""
+    large.load_state_dict(small.state_dict(), strict=False)
+    chains = [(small.trunk, large.trunk)]
+    if small.compensates:
+        chains.append((small.compensation, large.compensation))
+    for old, new in chains:
+        added: Any = new.layers[len(old.layers) :]
+        for block in added:
+            for layer in (block.band_expand, block.expand):
+                layer.linear.weight.zero_()
+                layer.linear.bias.zero_()
+
+
+def _grow_mtass(small: MtassNet, large: MtassNet) -> None:
     if small.trunk.multiscale:  # equal, apart from the level
         large.load_state_dict(small.state_dict())
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtmtass.net.mtass import Stages
+from rtmtass.net.separation import Stages
 from rtmtass.net.stft import Stft
 
 SILENCE_DB = -30.0

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtmtass.net.mtass import MtassNet, NetState
+from rtmtass.net.separation import NetState, SeparationNet
 
 
 def map_state(change: Callable[[Tensor], Tensor], state: Any) -> Any:
@@ -50,7 +50,7 @@ class StateCarryover:
         final_states: (B, elements of one stream's state), as the last batch left them.
     """
 
-    def __init__(self, net: MtassNet, prob: float, seed: int) -> None:
+    def __init__(self, net: SeparationNet, prob: float, seed: int) -> None:
         self._prob, self._seed = prob, seed
         self._template: NetState = net.init_state(1)
         self._sizes = [leaf[0].numel() for leaf in state_tensors(self._template)]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rtmtass.net.mtass import MtassNet, NetState
+from rtmtass.net.separation import NetState, SeparationNet
 from rtmtass.runtime.torch.steps import Body, Capture, try_capture
 from rtmtass.training.accumulator import MetricAccumulator
 from rtmtass.training.distillation import Teacher
@@ -40,7 +40,7 @@ class Objective:
 
     def __init__(
         self,
-        net: MtassNet,
+        net: SeparationNet,
         loss: SeparationLoss,
         device: torch.device,
         *,
@@ -76,7 +76,7 @@ class Objective:
 class _Buffers:
     """Backup of the network's buffers, mainly norms' statistics, to undo a bad batch."""
 
-    def __init__(self, net: MtassNet) -> None:
+    def __init__(self, net: SeparationNet) -> None:
         kinds: dict[torch.dtype, list[Tensor]] = {}
         for buffer in net.buffers():
             kinds.setdefault(buffer.dtype, []).append(buffer)
@@ -120,7 +120,7 @@ class StepGraph:
 
     def __init__(
         self,
-        net: MtassNet,
+        net: SeparationNet,
         compute: Compute,
         optimiser: Optimisers,
         ema: EMA,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtmtass.errors import DataError
 from rtmtass.net.gru import HAS_KERNEL
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.networks import new_network
 from rtmtass.net.stft import Stft
 from rtmtass.runtime.torch.steps import Capture, cuda_graph
 from rtmtass.training.accumulator import Figures, Meter
@@ -105,7 +105,7 @@ class Trainer:
         """Create the network and everything a step updates."""
         config, device = self.config, self.device
         self.model_config = config.model()
-        self.net = MtassNet(self.model_config).to(device)
+        self.net = new_network(self.model_config).to(device)
         self.net.train()
         self.stft = Stft(self.model_config.stft).to(device)
         self.teacher: Teacher | None = None
@@ -291,7 +291,7 @@ class Trainer:
         """Validate the EMA weights on the dev mixtures; save them if they are the best so far."""
         if not self.distributed.is_first:
             return
-        net = MtassNet(self.model_config).to(self.device).eval()
+        net = new_network(self.model_config).to(self.device).eval()
         net.load_state_dict(self.ema.values)
         progress = self.messages.progress
         figures = dev_figures(net, self.stft, dev, self.device, progress)

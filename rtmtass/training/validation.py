@@ -10,7 +10,7 @@ import torch
 
 from rtmtass.evaluation.metrics import sdr, si_sdr
 from rtmtass.io.decode import FLAC, encode
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.separation import SeparationNet
 from rtmtass.net.stft import Stft
 from rtmtass.types import Progress, Samples
 
@@ -19,7 +19,9 @@ Mixed = tuple[Samples, Samples]
 
 
 @torch.no_grad()
-def separate_clip(net: MtassNet, stft: Stft, mixture: Samples, device: torch.device) -> Samples:
+def separate_clip(
+    net: SeparationNet, stft: Stft, mixture: Samples, device: torch.device
+) -> Samples:
     """Return the stems (S, N) of a mixture (N,), aligned with it."""
     delay, hop = net.config.delay, net.config.stft.hop
     padded = np.pad(mixture, (0, delay + (-len(mixture) - delay) % hop))
@@ -29,7 +31,7 @@ def separate_clip(net: MtassNet, stft: Stft, mixture: Samples, device: torch.dev
 
 
 def dev_figures(
-    net: MtassNet,
+    net: SeparationNet,
     stft: Stft,
     dev: Sequence[Mixed],
     device: torch.device,
@@ -57,7 +59,7 @@ def dev_figures(
 def write_snapshots(
     folder: Path,
     step: int,
-    net: MtassNet,
+    net: SeparationNet,
     stft: Stft,
     dev: Sequence[Mixed],
     device: torch.device,

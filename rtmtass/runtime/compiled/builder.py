@@ -18,11 +18,13 @@ from rtmtass.runtime.compiled.program import (
     Affine,
     Copy,
     Cut,
+    Flatten,
     Gate,
     Instruction,
     Join,
     Matmul,
     Register,
+    RmsNorm,
     Taps,
 )
 from rtmtass.runtime.folding import Layer
@@ -195,10 +197,10 @@ class Builder:
             )
         )
 
-    def join(self, x: Register, out: Register) -> None:
-        """Add the rows of a frame of x, end to end, to out; what exceeds out is dropped."""
+    def join(self, x: Register, out: Register, add: bool = True) -> None:
+        """Add or write the rows of a frame of x, end to end, to out; what exceeds it is dropped."""
         self.emit(
-            Join(
+            (Join if add else Flatten)(
                 x=x.at,
                 x_stride=x.stride,
                 x_width=x.width,
@@ -208,6 +210,16 @@ class Builder:
                 rows=x.rows,
             )
         )
+
+    def rms_norm(self, x: Register) -> Register:
+        """Emit the rows of x over their root mean squares."""
+        out = self.register(x.width, rows=x.rows)
+        self.emit(
+            RmsNorm(
+                x=x.at, x_stride=x.stride, width=x.width, y=out.at, y_stride=out.stride, rows=x.rows
+            )
+        )
+        return out
 
     def gate(self, x: Register) -> Register:
         """Emit the first half of x times the sigmoid of the second."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from rtmtass.jit.compiler import kernel
-from rtmtass.jit.simd import fma, sigmoid, tanh
+from rtmtass.jit.simd import dot, fma, sigmoid, tanh
+from rtmtass.net.constants import RMS_EPSILON
 from rtmtass.runtime.compiled.matmul import multiply
 from rtmtass.runtime.compiled.program import (
     AFFINE,
@@ -25,13 +26,16 @@ from rtmtass.runtime.compiled.program import (
     OP_CUT,
     OP_ESTIMATE,
     OP_EXPANDER,
+    OP_FLATTEN,
     OP_GATE,
     OP_GRU,
     OP_JOIN,
     OP_LEVEL,
     OP_MIXTURE_CONSISTENCY,
+    OP_RMS_NORM,
     OP_SUBTRACT,
     OP_TAPS,
+    RMS_NORM,
     SUBTRACT,
     TAPS,
 )
@@ -45,6 +49,8 @@ from rtmtass.runtime.compiled.spectral_ops import (
 from rtmtass.types import Floats, Longs
 
 _ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_RMS_EPSILON = np.float32(RMS_EPSILON)
 
 
 @kernel
@@ -222,8 +228,8 @@ def _cut(op: Longs, work: Floats, frames: int) -> None:
 
 
 @kernel
-def _join(op: Longs, work: Floats, frames: int) -> None:
-    """Add the rows of a frame, end to end, to a register."""
+def _join(op: Longs, work: Floats, frames: int, adds: bool) -> None:
+    """Write the rows of a frame, end to end, to a register, or add them to it."""
     x, x_stride, width = op[JOIN.x], op[JOIN.x_stride], op[JOIN.x_width]
     y, y_stride, y_width, rows = op[JOIN.y], op[JOIN.y_stride], op[JOIN.y_width], op[JOIN.rows]
     for t in range(frames):
@@ -232,8 +238,28 @@ def _join(op: Longs, work: Floats, frames: int) -> None:
             row = x + (t * rows + k) * x_stride
             source = work[row : row + width]
             start = k * width
-            for i in range(min(width, y_width - start)):
-                out[start + i] += source[i]
+            left = min(width, y_width - start)
+            if adds:
+                for i in range(left):
+                    out[start + i] += source[i]
+            else:
+                for i in range(left):
+                    out[start + i] = source[i]
+
+
+@kernel
+def _rms_norm(op: Longs, work: Floats, rows: int) -> None:
+    """Divide each row by its root mean square; see `net.bands.RmsNorm`."""
+    x, x_stride, y, y_stride = (
+        op[RMS_NORM.x], op[RMS_NORM.x_stride], op[RMS_NORM.y], op[RMS_NORM.y_stride],
+    )  # fmt: skip
+    width = op[RMS_NORM.width]
+    for t in range(rows):
+        source = work[x + t * x_stride : x + t * x_stride + width]
+        out = work[y + t * y_stride : y + t * y_stride + width]
+        gain = _ONE / np.sqrt(dot(source, source) / np.float32(width) + _RMS_EPSILON)
+        for i in range(width):
+            out[i] = source[i] * gain
 
 
 @kernel
@@ -282,6 +308,10 @@ def execute(
         elif code == OP_CUT:
             _cut(op, work, frames)
         elif code == OP_JOIN:
-            _join(op, work, frames)
+            _join(op, work, frames, True)
         elif code == OP_EXPANDER:
             expander(op, weights, state, work, frames, stream_stride)
+        elif code == OP_FLATTEN:
+            _join(op, work, frames, False)
+        elif code == OP_RMS_NORM:
+            _rms_norm(op, work, frames * op[RMS_NORM.rows])

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from rtmtass.config import TARGETS, ModelConfig
+from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.jit.simd import LANES
 from rtmtass.runtime.compiled.builder import Builder
-from rtmtass.runtime.compiled.program import (
-    Compress,
-    Estimate,
-    Expander,
-    Gru,
-    Level,
-    MixtureConsistency,
-    Program,
-    Register,
-    Subtract,
-    encode,
+from rtmtass.runtime.compiled.lowering_bands import lower_bands
+from rtmtass.runtime.compiled.lowering_shared import (
+    Spectra,
+    expander,
+    mixture_consistency,
+    parallel_grus,
+    running_level,
+    subtract,
 )
-from rtmtass.runtime.folding import TrackedWeights, Weights, fold, input_layer, read_grus
+from rtmtass.runtime.compiled.program import Program, Register, encode
+from rtmtass.runtime.folding import TrackedWeights, Weights, fold, read_grus
 
 
 def build(
@@ -47,55 +45,16 @@ def build(
     imag_offset = -(-n_bins // LANES) * LANES
     mixture = make.register(2 * imag_offset, 1)
     level = running_level(make, config, mixture, imag_offset)
-    limit = make.store(np.array([net.mask_limit], np.float32))
-    parts = 1 if net.backbone == "multiscale" else 3
-    features = _compress(make, mixture, n_bins, imag_offset, level, parts)
-    hidden = _trunk(make, config, weights, features)
-
     aligned = mixture
     if net.lookahead:
         both = make.taps(mixture, 2, net.lookahead)
         aligned = both.columns(0, mixture.width)
     stems = make.register(2 * imag_offset * n_stems, 1)
-    outputs = 1 if net.target == "magnitude_mask" else 2
-    heads = [
-        make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins)) for s in range(n_stems)
-    ]
-    if net.subband_bins:
-        _subbands(make, config, weights, features, hidden, heads)
-    for s, head in enumerate(heads):
-        stem = stems.columns(2 * imag_offset * s, 2 * imag_offset)
-        _estimate(make, head, aligned, stem, n_bins, imag_offset, level, net.target, limit)
-        if net.compensation_target == "none":
-            continue
-        residual = make.register(2 * imag_offset, 1)
-        make.emit(
-            Subtract(
-                a=aligned.at,
-                a_stride=aligned.stride,
-                b=stem.at,
-                b_stride=stem.stride,
-                y=residual.at,
-                y_stride=residual.stride,
-                width=2 * imag_offset,
-            )
-        )
-        output = _compensation(make, config, weights, s, residual, hidden, level, imag_offset)
-        target = net.compensation_target
-        _estimate(
-            make, output, residual, stem, n_bins, imag_offset, level, target, limit, adds=True
-        )
-    make.emit(
-        MixtureConsistency(
-            x=aligned.at,
-            x_stride=aligned.stride,
-            bins=n_bins,
-            imag_offset=imag_offset,
-            stems=stems.at,
-            stems_stride=stems.stride,
-            n_stems=n_stems,
-        )
-    )
+    limit = make.store(np.array([net.mask_limit], np.float32))
+    spectra = Spectra(make, n_bins, imag_offset, level, limit, mixture, aligned, stems)
+    lower = lower_bands if net.backbone == "bands" else _network
+    lower(config, weights, spectra)
+    mixture_consistency(make, config, aligned, stems, imag_offset)
     if net.expander_db:
         expander(make, config, aligned, stems, imag_offset)
     if unused := weights.unused():
@@ -118,104 +77,25 @@ def build(
     )
 
 
-def running_level(make: Builder, config: ModelConfig, mixture: Register, imag_offset: int) -> int:
-    """Lower `net.layers.RunningLevel`; return the address of the levels."""
-    net, window = config.net, config.level_window
-    level = make.register(1, 1).at
-    make.emit(
-        Level(
-            x=mixture.at,
-            x_stride=mixture.stride,
-            bins=config.stft.n_bins,
-            imag_offset=imag_offset,
-            level=level,
-            constants=make.store(np.array([config.level_decay, config.level_fall], np.float32)),
-            state=make.allocate_state(3 + window if window else 2),
-            by_power=int(net.level_by_power),
-            window=window,
-            rank=config.level_rank,
-        )
-    )
-    return level
-
-
-def expander(
-    make: Builder, config: ModelConfig, mixture: Register, stems: Register, imag_offset: int
-) -> None:
-    """Lower `net.expander.StemExpander`, in place."""
-    n_stems = len(config.stems)
-    constants = np.array([*config.expander_decays, config.expander_threshold], np.float32)
-    make.emit(
-        Expander(
-            x=mixture.at,
-            x_stride=mixture.stride,
-            bins=config.stft.n_bins,
-            imag_offset=imag_offset,
-            stems=stems.at,
-            stems_stride=stems.stride,
-            n_stems=n_stems,
-            state=make.allocate_state(2 * (n_stems + 1)),
-            constants=make.store(constants),
-            gains=make.register(2 * n_stems, 1).at,
-        )
-    )
-
-
-def _compress(
-    make: Builder,
-    x: Register,
-    n_bins: int,
-    imag_offset: int,
-    level: int,
-    parts: int,
-    extra: int = 0,
-) -> Register:
-    """Lower `net.layers.compress`; `extra` channels after the spectrum are left to the caller."""
-    out = make.register(parts * n_bins + extra)
-    make.emit(
-        Compress(
-            x=x.at,
-            x_stride=x.stride,
-            bins=n_bins,
-            imag_offset=imag_offset,
-            level=level,
-            y=out.at,
-            y_stride=out.stride,
-            parts=parts,
-        )
-    )
-    return out
-
-
-def _estimate(
-    make: Builder,
-    head: Register,
-    source: Register,
-    out: Register,
-    n_bins: int,
-    imag_offset: int,
-    level: int,
-    target: str,
-    limit: int,
-    adds: bool = False,
-) -> None:
-    """Lower the step from a head's output to a spectrum: written to `out`, or added to it."""
-    make.emit(
-        Estimate(
-            head=head.at,
-            head_stride=head.stride,
-            bins=n_bins,
-            x=source.at,
-            x_stride=source.stride,
-            imag_offset=imag_offset,
-            level=level,
-            y=out.at,
-            y_stride=out.stride,
-            target=TARGETS.index(target),
-            adds=int(adds),
-            limit=limit,
-        )
-    )
+def _network(config: ModelConfig, weights: Weights, spectra: Spectra) -> None:
+    """Lower `net.mtass.MtassNet`, up to the stems' spectra."""
+    net, make, n_bins = config.net, spectra.make, config.stft.n_bins
+    features = spectra.compress(spectra.mixture, 1 if net.backbone == "multiscale" else 3)
+    hidden = _trunk(make, config, weights, features)
+    outputs = 1 if net.target == "magnitude_mask" else 2
+    heads = [
+        make.affine(hidden, fold(weights, f"heads.{s}", outputs * n_bins))
+        for s in range(len(config.stems))
+    ]
+    if net.subband_bins:
+        _subbands(make, config, weights, features, hidden, heads)
+    for s, head in enumerate(heads):
+        stem = spectra.stem(s)
+        spectra.estimate(head, spectra.aligned, stem, net.target)
+        if net.compensation_target != "none":
+            residual = subtract(make, spectra.aligned, stem)
+            output = _compensation(config, weights, spectra, s, residual, hidden)
+            spectra.estimate(output, residual, stem, net.compensation_target, adds=True)
 
 
 def _gated(
@@ -231,31 +111,8 @@ def _gated(
 def _recurrent(
     make: Builder, weights: Weights, name: str, x: Register, hidden: int, groups: int = 1
 ) -> None:
-    """Lower `net.layers.RecurrentBlock`, added to x: one input matmul for all its GRUs."""
-    grus = read_grus(weights, name, hidden, groups)
-    wide = 3 * hidden
-    inputs = make.affine(x, input_layer(grus))
-    out = make.register(groups * hidden, rows=x.rows)
-    padded, state_stride = (-(-size // LANES) * LANES for size in (wide, hidden))
-    scratch = make.register(padded, 1, x.rows).at
-    for g, gru in enumerate(grus):
-        make.emit(
-            Gru(
-                x=inputs.at + g * wide,
-                x_stride=inputs.stride,
-                width=hidden,
-                y=out.at + g * hidden,
-                y_stride=out.stride,
-                weights=make.store_weight(gru.w_state),
-                bias=make.store(gru.b_state),
-                state=make.allocate_state(state_stride * x.rows),
-                scratch=scratch,
-                precision=make.precision_number(hidden),
-                rows=x.rows,
-                padded=padded,
-                state_stride=state_stride,
-            )
-        )
+    """Lower `net.layers.RecurrentBlock`, added to x."""
+    out = parallel_grus(make, x, read_grus(weights, name, hidden, groups))
     make.affine(out, fold(weights, f"{name}.expand", x.width), x, add=True)
 
 
@@ -338,20 +195,18 @@ def _trunk(make: Builder, config: ModelConfig, weights: Weights, x: Register) ->
 
 
 def _compensation(
-    make: Builder,
     config: ModelConfig,
     weights: Weights,
+    spectra: Spectra,
     stem: int,
     residual: Register,
     hidden: Register,
-    level: int,
-    imag_offset: int,
 ) -> Register:
     """Lower stage 2 of one stem up to its head output."""
-    net, n_bins = config.net, config.stft.n_bins
+    net, make, n_bins = config.net, spectra.make, config.stft.n_bins
     parts = 2 if net.backbone == "multiscale" else 3
     extra = hidden.width if net.compensation_uses_trunk else 0
-    x = _compress(make, residual, n_bins, imag_offset, level, parts, extra)
+    x = spectra.compress(residual, parts, extra)
     if extra:
         make.copy(hidden, x.columns(parts * n_bins, extra))
     name = f"compensations.{stem}"

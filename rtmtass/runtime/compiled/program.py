@@ -34,6 +34,10 @@ class Register(NamedTuple):
         """Return a slice of every row."""
         return Register(self.at + start, self.stride, width, self.rows)
 
+    def row(self, k: int) -> Register:
+        """Return the k-th row of every frame."""
+        return Register(self.at + k * self.stride, self.rows * self.stride, self.width)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
@@ -256,6 +260,23 @@ class Expander(OnStems):
     gains: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flatten(Join):
+    """As `Join`, but written to y."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsNorm(Instruction):
+    """Divide each row by its root mean square; the norm's weights are folded into what reads y."""
+
+    x: int
+    x_stride: int
+    width: int
+    y: int
+    y_stride: int
+    rows: int
+
+
 KINDS: tuple[type[Instruction], ...] = (
     Affine,
     Taps,
@@ -270,6 +291,8 @@ KINDS: tuple[type[Instruction], ...] = (
     Cut,
     Join,
     Expander,
+    Flatten,
+    RmsNorm,
 )
 """All instructions; the index is the opcode."""
 
@@ -286,6 +309,8 @@ OP_MIXTURE_CONSISTENCY = KINDS.index(MixtureConsistency)
 OP_CUT = KINDS.index(Cut)
 OP_JOIN = KINDS.index(Join)
 OP_EXPANDER = KINDS.index(Expander)
+OP_FLATTEN = KINDS.index(Flatten)
+OP_RMS_NORM = KINDS.index(RmsNorm)
 
 I = TypeVar("I", bound=Instruction)  # noqa: E741
 
@@ -315,6 +340,7 @@ MIXTURE_CONSISTENCY = columns(MixtureConsistency)
 CUT = columns(Cut)
 JOIN = columns(Join)
 EXPANDER = columns(Expander)
+RMS_NORM = columns(RmsNorm)
 
 WORDS = 1 + max(len(dataclasses.fields(kind)) for kind in KINDS)
 """Integers in an encoded instruction: the opcode and the fields of the longest."""

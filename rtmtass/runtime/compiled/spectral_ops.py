@@ -1,7 +1,7 @@
 """Instructions on spectra: running level, compression, masking, mixture consistency and expander.
 
 Called by `rtmtass.runtime.compiled.interpreter`. Tests pin their arithmetic to the
-network's own, rtmtass.net.layers, rtmtass.net.mtass and rtmtass.net.expander.
+network's own, rtmtass.net.layers, rtmtass.net.separation and rtmtass.net.expander.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def estimate(op: Longs, weights: Floats, work: Floats, frames: int) -> None:
 
 @kernel
 def mixture_consistency(op: Longs, work: Floats, frames: int) -> None:
-    """Make the stems sum to the mixture; see net.mtass.mixture_consistency."""
+    """Make the stems sum to the mixture; see net.separation.mixture_consistency."""
     x, x_stride = op[MIXTURE_CONSISTENCY.x], op[MIXTURE_CONSISTENCY.x_stride]
     stems, stems_stride = op[MIXTURE_CONSISTENCY.stems], op[MIXTURE_CONSISTENCY.stems_stride]
     bins, imag_offset = op[MIXTURE_CONSISTENCY.bins], op[MIXTURE_CONSISTENCY.imag_offset]

@@ -14,6 +14,7 @@ import numpy as np
 from rtmtass.config import ModelConfig
 from rtmtass.net.constants import COMPRESS_FLOOR, CONSISTENCY_FLOOR, CONSISTENCY_TINY
 from rtmtass.runtime.folding import Gru, Layer, Weights, fold, input_layer, read_grus
+from rtmtass.runtime.onnx.bands import write_bands
 from rtmtass.runtime.onnx.expander import write_expander
 from rtmtass.runtime.onnx.level import write_level
 from rtmtass.runtime.onnx.nodes import Nodes, value, write_model
@@ -47,6 +48,19 @@ class _Writer:
         mixture = g.reshape(MIXTURE, -1, 1, 2, bins)
         rows = g.reshape(MIXTURE, -1, 2 * bins)
         level = write_level(g, self.config, rows, is_single=self.is_single)
+        if net.backbone == "bands":
+            estimates, mixture = write_bands(self, mixture, level)
+        else:
+            estimates, mixture = self.two_stages(mixture, level)
+        if net.expander_db:
+            summing = self.mixture_consistency(estimates, mixture)
+            write_expander(g, self.config, summing, mixture, to=STEMS, is_single=self.is_single)
+        else:
+            self.mixture_consistency(estimates, mixture, to=STEMS)
+
+    def two_stages(self, mixture: str, level: str) -> tuple[str, str]:
+        """Write `net.mtass.MtassNet`; see `bands.write_bands`."""
+        g, net, bins = self.nodes, self.config.net, self.bins
         re, im, magnitude = self.compress(mixture, level)
         if net.backbone == "multiscale":
             features = g.reshape(magnitude, -1, bins)
@@ -63,11 +77,7 @@ class _Writer:
             output = self.compensations(self.compress(residual, level), hidden)
             correction = self.estimate(output, residual, level, net.compensation_target)
             estimates = g.put("Add", estimates, correction)
-        if net.expander_db:
-            summing = self.mixture_consistency(estimates, mixture)
-            write_expander(g, self.config, summing, mixture, to=STEMS, is_single=self.is_single)
-        else:
-            self.mixture_consistency(estimates, mixture, to=STEMS)
+        return estimates, mixture
 
     def compress(self, spectrum: str, level: str) -> tuple[str, str, str]:
         """(T, S, 2, F) over the level, magnitude square-rooted: re, im, magnitude (T, S, 1, F)."""
@@ -118,17 +128,20 @@ class _Writer:
         self, x: str, name: str, n: int, channels: int, *, groups: int = 1, rows: int = 1
     ) -> str:
         """A block of GRUs of (T * rows, channels); see `net.layers.RecurrentBlock`."""
-        g, grus = self.nodes, read_grus(self.weights, name, n, groups)
-        if self.is_single:
-            y = self.grus_as_matmuls(x, name, grus, rows)
-        else:
-            inputs = g.reshape(x, -1, rows, channels)
-            outs = [
-                self.one_gru(inputs, f"{name}.gru{k or ''}", gru, rows)
-                for k, gru in enumerate(grus)
-            ]
-            y = outs[0] if groups == 1 else g.put("Concat", *outs, axis=1)
+        g = self.nodes
+        y = self.grus(x, name, read_grus(self.weights, name, n, groups), channels, rows)
         return g.put("Add", x, g.affine(y, self.layer(f"{name}.expand", channels)))
+
+    def grus(self, x: str, name: str, grus: list[Gru], channels: int, rows: int) -> str:
+        """Parallel GRUs of (T * rows, channels), their outputs side by side."""
+        g = self.nodes
+        if self.is_single:
+            return self.grus_as_matmuls(x, name, grus, rows)
+        inputs = g.reshape(x, -1, rows, channels)
+        outs = [
+            self.one_gru(inputs, f"{name}.gru{k or ''}", gru, rows) for k, gru in enumerate(grus)
+        ]
+        return outs[0] if len(grus) == 1 else g.put("Concat", *outs, axis=1)
 
     def grus_as_matmuls(self, x: str, name: str, grus: list[Gru], rows: int) -> str:
         """One step of parallel GRUs written as matmuls; one state, (rows, G * n)."""
@@ -287,7 +300,7 @@ class _Writer:
         return g.put("Add", g.put("Mul", a, source), g.put("Mul", b, rotated))
 
     def mixture_consistency(self, stems: str, mixture: str, to: str = "") -> str:
-        """Make the stems sum to the mixture; see `net.mtass.mixture_consistency`."""
+        """Make the stems sum to the mixture; see `net.separation.mixture_consistency`."""
         g = self.nodes
         floor = g.put("ReduceSumSquare", mixture, axes=[2], keepdims=1)
         floor = g.put(

@@ -38,13 +38,13 @@ class TorchRuntime:
             raise MissingPartError(
                 "the torch runtime needs torch: pip install 'rtmtass[torch]', or --runtime numba"
             ) from None
-        from rtmtass.net.mtass import MtassNet
+        from rtmtass.net.networks import new_network
         from rtmtass.runtime.torch.steps import build_net
 
         self._device = find_device(device)
         self.precision = precision
         self.config = config
-        net = MtassNet(config)
+        net = new_network(config)
         net.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
         self._net = build_net(net, weights, is_bf16=precision == "bf16").to(self._device)
         self.weight_bytes = sum(p.numel() * p.element_size() for p in net.parameters())

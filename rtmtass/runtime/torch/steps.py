@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.net.layers import Affine
-from rtmtass.net.mtass import MtassNet
+from rtmtass.net.separation import SeparationNet
 from rtmtass.runtime.folding import Weights, fold
 from rtmtass.types import Floats
 
@@ -36,7 +36,7 @@ class _Bf16Linear(nn.Module):
         return nn.functional.linear(x.bfloat16(), self.weight).float() + self.bias
 
 
-def build_net(net: MtassNet, weights: Weights, *, is_bf16: bool) -> MtassNet:
+def build_net(net: SeparationNet, weights: Weights, *, is_bf16: bool) -> SeparationNet:
     """Fold the norms into the linear layers, and convert those to bfloat16 if `is_bf16`.
 
     Args:
@@ -87,7 +87,7 @@ def leaves(state: Any) -> list[Tensor]:
 class EagerStepper:
     """State as a value, passed from step to step; for CPUs."""
 
-    def __init__(self, net: MtassNet, streams: int) -> None:
+    def __init__(self, net: SeparationNet, streams: int) -> None:
         self._net, self._streams = net, streams
         self.reset()
 
@@ -113,7 +113,7 @@ class EagerStepper:
 class _Slot:
     """The buffers for steps of one length, and the function that runs such a step."""
 
-    def __init__(self, net: MtassNet, device: torch.device, streams: int, frames: int) -> None:
+    def __init__(self, net: SeparationNet, device: torch.device, streams: int, frames: int) -> None:
         bins, n_stems = net.config.stft.n_bins, net.n_stems
         pinned = device.type == "cuda"
         shape = (streams, frames, 2, bins)
@@ -145,7 +145,7 @@ class GraphStepper:
 
     def __init__(
         self,
-        net: MtassNet,
+        net: SeparationNet,
         device: torch.device,
         streams: int,
         fixed: frozenset[int],
