@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_an_altered_file_is_refused_or_stays_inside(name: str, precision: str) -
     assert n_ran > 50
 
 
-@pytest.mark.parametrize(("name", "precision"), list(zip(CONFIGS, 2 * PRECISIONS, strict=True)))
+@pytest.mark.parametrize(("name", "precision"), list(zip(CONFIGS, cycle(PRECISIONS), strict=False)))
 def test_the_largest_value_that_passes_stays_inside(name: str, precision: str) -> None:
     """Of every field of an instruction of each kind: the check's very edge."""
     file = in_memory(file_of(name, precision))
