@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig, small
+from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig, bands, small
 from rtmtass.errors import ModelError
 
 
@@ -34,6 +34,17 @@ def test_delays_are_derived() -> None:
 def test_invalid_stft_sizes_are_rejected(changes: dict[str, int]) -> None:
     with pytest.raises(ModelError):
         StftConfig(**changes)
+
+
+def test_bands_must_cover_the_spectrum() -> None:
+    net = NetConfig(backbone="bands", band_bins=(100, 156))
+    with pytest.raises(
+        ModelError, match="band_bins must add up to 257, the bins of a frame, not 256"
+    ):
+        ModelConfig(net=net)
+    with pytest.raises(ModelError, match="recurrent_layers must be 1 or more with the backbone"):
+        NetConfig(backbone="bands", recurrent_layers=0)
+    assert sum(bands().net.band_bins) == bands().stft.n_bins
 
 
 @pytest.mark.parametrize("kind", [StftConfig, NetConfig, ModelConfig])

@@ -128,7 +128,7 @@ def test_two_streams_share_one_network() -> None:
 
 @torch.no_grad()
 def test_stems_scale_with_the_mixture() -> None:
-    for name in ("recurrent", "spectral_mapping", "multiscale"):
+    for name in ("recurrent", "spectral_mapping", "multiscale", "bands"):
         net, x = seasoned(CONFIGS[name]).double(), 30 * spec(CONFIGS[name], 80)
         quiet = net(x * 0.01) * 100
         change = (quiet - net(x)).norm() / net(x).norm()
@@ -137,7 +137,13 @@ def test_stems_scale_with_the_mixture() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "millions", "gmacs_per_s"),
-    [("small", 3.7, 0.31), ("base", 11.8, 0.96), ("large", 17.0, 2.67), ("paper", 28.2, 1.75)],
+    [
+        ("small", 3.7, 0.31),
+        ("bands", 1.66, 0.234),
+        ("base", 11.8, 0.96),
+        ("large", 17.0, 2.67),
+        ("paper", 28.2, 1.75),
+    ],
 )
 def test_presets_have_their_documented_sizes(
     preset: str, millions: float, gmacs_per_s: float

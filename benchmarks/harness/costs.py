@@ -23,22 +23,31 @@ RTF_TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 MMAC_TICKS = (20, 50, 100, 200, 500, 1000)
 
 
+_SHARED_BY_BANDS = ("band_gru", "band_expand", "reduce", "expand")
+"""Layers of `net.bands.BandBlock` that every band applies."""
+
+
 def macs_per_hop(shapes: Mapping[str, Sequence[int]], config: ModelConfig) -> int:
     """Return the multiply-adds per hop of one of our networks.
 
-    Each matrix is applied once per frame, and matrices shared by the sub-bands once per
-    sub-band; each application takes one multiply-add per entry.
+    Each matrix is applied once per frame, and those that bands or sub-bands share once for
+    each of them; each application takes one multiply-add per entry.
 
     Args:
         shapes: of all weights, by name; vectors aren't counted.
         config: of the network.
     """
-    stft, net = config.stft, config.net
-    repeats = net.n_subbands(stft.n_bins) if net.subband_bins else 1
+    net = config.net
+    in_bands = net.backbone == "bands"
+    repeats = len(net.band_bins) if in_bands else 1
+    if net.subband_bins:
+        repeats = net.n_subbands(config.stft.n_bins)
     macs = 0
     for name, shape in shapes.items():
-        # The sub-bands' context is projected for all of them in one matmul.
-        is_shared = name.startswith("subbands.") and not name.startswith("subbands.context_proj.")
+        if in_bands:
+            is_shared = any(f".{part}." in name for part in _SHARED_BY_BANDS)
+        else:  # the sub-bands' context is projected for all of them in one matmul
+            is_shared = name.startswith("subbands.") and ".context_proj." not in name
         if len(shape) > 1:
             macs += prod(shape) * (repeats if is_shared else 1)
     return macs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +48,8 @@ class Builder:
     """Bytes of `constants`, each padded to a cache line."""
     state: int = 0
     work: int = 0
+    peak: int = 0
+    """Work space of the largest moment, see `reused`."""
     max_inputs: int = 0
     """Inputs of the widest matmul that quantises them."""
     max_rows: int = 1
@@ -79,6 +83,7 @@ class Builder:
 
     def finish(self) -> None:
         """Allocate one scratch buffer for quantised inputs, wide enough for every matmul."""
+        self.work = max(self.work, self.peak)
         stride = (ROW_HEADER + -(-self.max_inputs // LINE) * LINE) // 4
         at = self.work
         if REGISTRY[self.precision].quantises:
@@ -89,6 +94,17 @@ class Builder:
             else one
             for one in self.instructions
         ]
+
+    @contextmanager
+    def reused(self) -> Iterator[None]:
+        """The work space of registers made within this context is free for others after it.
+
+        So a network's arena stays in the cache, however many layers it has.
+        """
+        before = self.work
+        yield
+        self.peak = max(self.peak, self.work)
+        self.work = before
 
     def allocate_state(self, size: int) -> int:
         """Reserve state; return its address."""

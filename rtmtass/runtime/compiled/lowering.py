@@ -88,32 +88,36 @@ def _network(config: ModelConfig, weights: Weights, spectra: Spectra) -> None:
         for s in range(len(config.stems))
     ]
     if net.subband_bins:
-        _subbands(make, config, weights, features, hidden, heads)
+        with make.reused():
+            _subbands(make, config, weights, features, hidden, heads)
     for s, head in enumerate(heads):
         stem = spectra.stem(s)
         spectra.estimate(head, spectra.aligned, stem, net.target)
         if net.compensation_target != "none":
-            residual = subtract(make, spectra.aligned, stem)
-            output = _compensation(config, weights, spectra, s, residual, hidden)
-            spectra.estimate(output, residual, stem, net.compensation_target, adds=True)
+            with make.reused():
+                residual = subtract(make, spectra.aligned, stem)
+                output = _compensation(config, weights, spectra, s, residual, hidden)
+                spectra.estimate(output, residual, stem, net.compensation_target, adds=True)
 
 
 def _gated(
     make: Builder, weights: Weights, name: str, x: Register, hidden: int, size: int, dilation: int
 ) -> None:
     """Lower `net.layers.GatedBlock`, added to x."""
-    reduced = make.affine(x, fold(weights, f"{name}.reduce", hidden))
-    taps = make.taps(reduced, size, dilation)
-    both = make.affine(taps, fold(weights, f"{name}.gate.affine", 2 * hidden))
-    make.affine(make.gate(both), fold(weights, f"{name}.expand", x.width), x, add=True)
+    with make.reused():
+        reduced = make.affine(x, fold(weights, f"{name}.reduce", hidden))
+        taps = make.taps(reduced, size, dilation)
+        both = make.affine(taps, fold(weights, f"{name}.gate.affine", 2 * hidden))
+        make.affine(make.gate(both), fold(weights, f"{name}.expand", x.width), x, add=True)
 
 
 def _recurrent(
     make: Builder, weights: Weights, name: str, x: Register, hidden: int, groups: int = 1
 ) -> None:
     """Lower `net.layers.RecurrentBlock`, added to x."""
-    out = parallel_grus(make, x, read_grus(weights, name, hidden, groups))
-    make.affine(out, fold(weights, f"{name}.expand", x.width), x, add=True)
+    with make.reused():
+        out = parallel_grus(make, x, read_grus(weights, name, hidden, groups))
+        make.affine(out, fold(weights, f"{name}.expand", x.width), x, add=True)
 
 
 def _multiscale(

@@ -59,13 +59,15 @@ def _encode(
     """Lower `net.bands.BandEncoder`: three planes of each of `features`, to the rows of out."""
     planes = [x.columns(n_bins * i, n_bins) for x in features for i in range(3)]
     for band, n, start, width in _runs(net.band_bins):
-        rows = make.register(len(planes) * width, rows=n)
-        for i, plane in enumerate(planes):
-            run = plane.columns(start, n * width)
-            make.cut(run, rows.columns(i * width, width), width)
-        for k in range(n):
-            layer = fold(weights, f"{name}.projs.{band + k}", net.channels)
-            make.affine(rows.row(k), layer, out.row(band + k), add=add)
+        with make.reused():
+            rows = make.register(len(planes) * width, rows=n)
+            for i, plane in enumerate(planes):
+                run = plane.columns(start, n * width)
+                make.cut(run, rows.columns(i * width, width), width)
+            for k in range(n):
+                with make.reused():
+                    layer = fold(weights, f"{name}.projs.{band + k}", net.channels)
+                    make.affine(rows.row(k), layer, out.row(band + k), add=add)
 
 
 def _decode(
@@ -81,37 +83,41 @@ def _decode(
     outputs = 1 if target == "magnitude_mask" else 2
     heads = [make.register(outputs * n_bins) for _ in range(n_stems)]
     planes = [head.columns(n_bins * i, n_bins) for head in heads for i in range(outputs)]
-    normed = make.rms_norm(x)
     gain = weights[f"{name}.norm.weight"]
-    for band, n, start, width in _runs(config.net.band_bins):
-        rows = make.register(len(planes) * width, rows=n)
-        for k in range(n):
-            layer = fold(weights, f"{name}.projs.{band + k}", len(planes) * width)
-            make.affine(normed.row(band + k), scaled(layer, gain), rows.row(k))
-        for i, plane in enumerate(planes):
-            run = plane.columns(start, n * width)
-            make.join(rows.columns(i * width, width), run, add=False)
+    with make.reused():
+        normed = make.rms_norm(x)
+        for band, n, start, width in _runs(config.net.band_bins):
+            with make.reused():
+                rows = make.register(len(planes) * width, rows=n)
+                for k in range(n):
+                    layer = fold(weights, f"{name}.projs.{band + k}", len(planes) * width)
+                    make.affine(normed.row(band + k), scaled(layer, gain), rows.row(k))
+                for i, plane in enumerate(planes):
+                    run = plane.columns(start, n * width)
+                    make.join(rows.columns(i * width, width), run, add=False)
     return heads
 
 
 def _block(make: Builder, net: NetConfig, weights: Weights, name: str, x: Register) -> None:
     """Lower `net.bands.BandBlock`, added to x."""
     narrow, bands = net.band_context, len(net.band_bins)
-    gru = read_gru(weights, f"{name}.band_gru", net.hidden)
-    gru = gru._replace(w_in=gru.w_in * weights[f"{name}.band_norm.weight"])
-    y = parallel_grus(make, make.rms_norm(x), [gru])
-    make.affine(y, fold(weights, f"{name}.band_expand", x.width), x, add=True)
 
     def layer(part: str, n: int) -> Layer:
         return fold(weights, f"{name}.{part}", n)
 
-    gain = weights[f"{name}.norm.weight"]
-    rows = make.affine(make.rms_norm(x), scaled(layer("reduce", narrow), gain))
-    whole = make.register(bands * narrow)
-    make.join(rows, whole, add=False)
-    y = make.affine(whole, layer("in_proj", net.recurrent))
-    y = parallel_grus(make, y, [read_gru(weights, f"{name}.gru", net.recurrent)])
-    y = make.affine(y, layer("out_proj", bands * narrow))
-    rows = make.register(narrow, rows=bands)
-    make.cut(y, rows, narrow)
-    make.affine(rows, layer("expand", x.width), x, add=True)
+    with make.reused():
+        gru = read_gru(weights, f"{name}.band_gru", net.hidden)
+        gru = gru._replace(w_in=gru.w_in * weights[f"{name}.band_norm.weight"])
+        y = parallel_grus(make, make.rms_norm(x), [gru])
+        make.affine(y, layer("band_expand", x.width), x, add=True)
+    with make.reused():
+        gain = weights[f"{name}.norm.weight"]
+        rows = make.affine(make.rms_norm(x), scaled(layer("reduce", narrow), gain))
+        whole = make.register(bands * narrow)
+        make.join(rows, whole, add=False)
+        y = make.affine(whole, layer("in_proj", net.recurrent))
+        y = parallel_grus(make, y, [read_gru(weights, f"{name}.gru", net.recurrent)])
+        y = make.affine(y, layer("out_proj", bands * narrow))
+        rows = make.register(narrow, rows=bands)
+        make.cut(y, rows, narrow)
+        make.affine(rows, layer("expand", x.width), x, add=True)
