@@ -19,7 +19,7 @@ from benchmarks.harness.native_calls import rivals
 from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
-from rtmtass.config import PRECISIONS, ModelConfig, NetConfig, small
+from rtmtass.config import PRECISIONS, PRESETS, ModelConfig, NetConfig, small
 from rtmtass.weights import DEFAULT, open_model
 
 ROOT = Path(__file__).parent.parent
@@ -405,3 +405,7 @@ def test_every_script_has_a_readme_section():
     assert set(run_all.SMOKE) == set(run_all.SCRIPTS)
     for name in run_all.SCRIPTS:
         assert (ROOT / "benchmarks" / f"{name}.py").exists()
+
+
+def test_every_preset_has_a_goal() -> None:
+    assert set(step.GOAL_RTF) == set(PRESETS)

@@ -311,7 +311,9 @@ def test_an_unchanged_network_keeps_the_presets_name(tmp_path: Path) -> None:
 def test_an_unknown_preset_lists_the_valid_ones(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[train]\nsteps = 3\npreset = 'huge'\n")
-    with pytest.raises(UsageError, match="preset = 'huge'; give one of: small, base, large, paper"):
+    with pytest.raises(
+        UsageError, match="preset = 'huge'; give one of: small, bands, base, large, paper"
+    ):
         TrainConfig.read(path)
     with pytest.raises(UsageError, match="unknown preset 'huge'; give one of: small, base"):
         TrainConfig(preset="huge").model()

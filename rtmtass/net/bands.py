@@ -50,7 +50,7 @@ class BandEncoder(nn.Module):
         widths: Any = self.widths
         pieces = zip(*(torch.split(plane, widths, -1) for plane in planes), strict=True)
         rows = [proj(torch.cat(piece, -1)) for proj, piece in zip(self.projs, pieces, strict=True)]
-        return torch.stack(rows, dim=2)
+        return torch.stack(rows, dim=2).to(planes[0].dtype)  # what blocks add to stays precise
 
 
 class BandDecoder(nn.Module):
