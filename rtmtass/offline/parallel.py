@@ -3,8 +3,8 @@
 A worker runs `separate_file`, as one process alone would, on a recording at a time, and sends
 what happens over a pipe. Workers are started afresh, not forked: compiled code and audio libraries
 don't survive a fork. They share the machine code and the pages of the weights' files on disk. All
-start at once, and before this process imports what only they need, so that two are ready as soon
-as one alone would be; if something has to be compiled, `compile_once` lets one of them do it.
+start at once, and before this process imports what only they need, so that many are ready nearly
+as soon as one; if something has to be compiled, `compile_once` lets one of them do it.
 """
 
 from __future__ import annotations
