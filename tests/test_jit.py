@@ -130,7 +130,7 @@ def test_the_compile_hint_appears_only_when_something_compiles(install: Install)
 
 
 TOGETHER = """
-import multiprocessing, sys, threading
+import sys
 import numpy as np
 from numba.core import event
 from rtmtass.jit import compiler, turns

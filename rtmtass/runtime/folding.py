@@ -25,8 +25,14 @@ class Layer(NamedTuple):
     slope: Floats
 
 
-def fold(weights: Weights, name: str, n: int) -> Layer:
+def fold(weights: Weights, name: str, n: int, norm: str = "") -> Layer:
     """Return the affine layer `name`, `n` outputs wide, with its norm folded in.
+
+    Args:
+        weights: of the network.
+        name: of the layer.
+        n: outputs.
+        norm: name of an RMS norm before it, whose weights are folded in too.
 
     Raises:
         ModelError: the weights hold no such layer, or one of another width.
@@ -42,20 +48,16 @@ def fold(weights: Weights, name: str, n: int) -> Layer:
             " config and weights belong to different networks"
         )
     if f"{name}.norm.weight" in weights:
-        norm = {k: np.asarray(weights[f"{name}.norm.{k}"], np.float64) for k in (
+        batch_norm = {k: np.asarray(weights[f"{name}.norm.{k}"], np.float64) for k in (
             "weight", "bias", "running_mean", "running_var")}  # fmt: skip
-        gain = norm["weight"] / np.sqrt(norm["running_var"] + NORM_EPSILON)
+        gain = batch_norm["weight"] / np.sqrt(batch_norm["running_var"] + NORM_EPSILON)
         weight = weight * gain[:, None]
-        bias = (bias - norm["running_mean"]) * gain + norm["bias"]
+        bias = (bias - batch_norm["running_mean"]) * gain + batch_norm["bias"]
         slope = np.asarray(weights.get(f"{name}.slope", np.zeros_like(bias, np.float32)))
     else:
         slope = np.asarray(weights.get(f"{name}.slope", np.ones_like(bias, np.float32)))
-    return Layer(*(np.ascontiguousarray(a, np.float32) for a in (weight, bias, slope)))
-
-
-def scaled(layer: Layer, gain: Floats) -> Layer:
-    """Return a layer that reads inputs which a gain, (C_in,), hasn't been applied to."""
-    return layer._replace(weight=np.ascontiguousarray(layer.weight * gain, np.float32))
+    layer = Layer(*(np.ascontiguousarray(a, np.float32) for a in (weight, bias, slope)))
+    return layer._replace(weight=layer.weight * weights[f"{norm}.weight"]) if norm else layer
 
 
 class Gru(NamedTuple):
@@ -77,8 +79,8 @@ def read_grus(weights: Weights, name: str, hidden: int, groups: int) -> list[Gru
     return [read_gru(weights, key, hidden) for key in keys]
 
 
-def read_gru(weights: Weights, key: str, hidden: int) -> Gru:
-    """Return a GRU of `hidden` units by its name.
+def read_gru(weights: Weights, key: str, hidden: int, norm: str = "") -> Gru:
+    """Return a GRU of `hidden` units by its name; `norm` as for `fold`.
 
     Raises:
         ModelError: the weights lack it, or it has another size.
@@ -93,7 +95,7 @@ def read_gru(weights: Weights, key: str, hidden: int) -> Gru:
             f"the GRU {key} of the weights is {gru.w_state.shape[1]} wide where the config"
             f" says {hidden}: config and weights belong to different networks"
         )
-    return gru
+    return gru._replace(w_in=gru.w_in * weights[f"{norm}.weight"]) if norm else gru
 
 
 def input_layer(grus: list[Gru]) -> Layer:

@@ -89,9 +89,8 @@ def _grow_bands(small: BandNet, large: BandNet) -> None:
     for old, new in chains:
         added: Any = new.layers[len(old.layers) :]
         for block in added:
-            for layer in (block.band_expand, block.expand):
-                layer.linear.weight.zero_()
-                layer.linear.bias.zero_()
+            _zero(block.band_expand)
+            _zero(block.expand)
 
 
 def _grow_mtass(small: MtassNet, large: MtassNet) -> None:
@@ -119,8 +118,7 @@ def _grow_blocks(small: Any, large: Any) -> None:
     """Grow blocks of one kind, in order; those that are added change nothing yet."""
     for index, block in enumerate(large):
         if index >= len(small):
-            block.expand.linear.weight.zero_()
-            block.expand.linear.bias.zero_()
+            _zero(block.expand)
         elif isinstance(block, GatedBlock):
             _grow_gated(small[index], block)
         else:
@@ -154,6 +152,12 @@ def _grow_subbands(small: SubBands, large: SubBands) -> None:
     _grow_affine(small.in_proj, large.in_proj)  # the context channels come last
     _grow_recurrent(small.memory, large.memory)
     _grow_affine(small.out_proj, large.out_proj)
+
+
+def _zero(layer: Affine) -> None:
+    """Make a layer's output zero, so that what it is added to stays."""
+    layer.linear.weight.zero_()
+    layer.linear.bias.zero_()
 
 
 def _grow_affine(

@@ -27,6 +27,7 @@ from rtmtass.runtime.compiled.program import (
     Matmul,
     Register,
     RmsNorm,
+    Subtract,
     Taps,
 )
 from rtmtass.runtime.folding import Layer
@@ -193,6 +194,22 @@ class Builder:
                 adds=int(add),
             )
         )
+
+    def subtract(self, a: Register, b: Register) -> Register:
+        """Emit a - b; both are whole registers without slack, as spectra are."""
+        out = self.register(a.width, 1)
+        self.emit(
+            Subtract(
+                a=a.at,
+                a_stride=a.stride,
+                b=b.at,
+                b_stride=b.stride,
+                y=out.at,
+                y_stride=out.stride,
+                width=a.width,
+            )
+        )
+        return out
 
     def cut(self, x: Register, out: Register, step: int, first: int = 0) -> None:
         """Cut x into the rows of a frame of out: pieces `step` apart, the first at `first`.

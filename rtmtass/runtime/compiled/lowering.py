@@ -15,7 +15,6 @@ from rtmtass.runtime.compiled.lowering_shared import (
     mixture_consistency,
     parallel_grus,
     running_level,
-    subtract,
 )
 from rtmtass.runtime.compiled.program import Program, Register, encode
 from rtmtass.runtime.folding import TrackedWeights, Weights, fold, read_grus
@@ -95,7 +94,7 @@ def _network(config: ModelConfig, weights: Weights, spectra: Spectra) -> None:
         spectra.estimate(head, spectra.aligned, stem, net.target)
         if net.compensation_target != "none":
             with make.reused():
-                residual = subtract(make, spectra.aligned, stem)
+                residual = make.subtract(spectra.aligned, stem)
                 output = _compensation(config, weights, spectra, s, residual, hidden)
                 spectra.estimate(output, residual, stem, net.compensation_target, adds=True)
 

@@ -7,9 +7,9 @@ from itertools import groupby
 
 from rtmtass.config import ModelConfig, NetConfig
 from rtmtass.runtime.compiled.builder import Builder
-from rtmtass.runtime.compiled.lowering_shared import Spectra, parallel_grus, subtract
+from rtmtass.runtime.compiled.lowering_shared import Spectra, parallel_grus
 from rtmtass.runtime.compiled.program import Register
-from rtmtass.runtime.folding import Layer, Weights, fold, read_gru, scaled
+from rtmtass.runtime.folding import Layer, Weights, fold, read_gru
 
 
 def lower_bands(config: ModelConfig, weights: Weights, spectra: Spectra) -> None:
@@ -25,7 +25,7 @@ def lower_bands(config: ModelConfig, weights: Weights, spectra: Spectra) -> None
         spectra.estimate(heads[s], spectra.aligned, spectra.stem(s), net.target)
     if net.compensation_target == "none":
         return
-    residuals = [subtract(make, spectra.aligned, spectra.stem(s)) for s in stems]
+    residuals = [make.subtract(spectra.aligned, spectra.stem(s)) for s in stems]
     features_of = [spectra.compress(residual) for residual in residuals]
     adds = net.compensation_uses_trunk
     _encode(make, net, weights, "residual_encoder", features_of, hidden, spectra.n_bins, adds)
@@ -83,15 +83,15 @@ def _decode(
     outputs = 1 if target == "magnitude_mask" else 2
     heads = [make.register(outputs * n_bins) for _ in range(n_stems)]
     planes = [head.columns(n_bins * i, n_bins) for head in heads for i in range(outputs)]
-    gain = weights[f"{name}.norm.weight"]
     with make.reused():
         normed = make.rms_norm(x)
         for band, n, start, width in _runs(config.net.band_bins):
             with make.reused():
                 rows = make.register(len(planes) * width, rows=n)
                 for k in range(n):
-                    layer = fold(weights, f"{name}.projs.{band + k}", len(planes) * width)
-                    make.affine(normed.row(band + k), scaled(layer, gain), rows.row(k))
+                    proj, size = f"{name}.projs.{band + k}", len(planes) * width
+                    layer = fold(weights, proj, size, norm=f"{name}.norm")
+                    make.affine(normed.row(band + k), layer, rows.row(k))
                 for i, plane in enumerate(planes):
                     run = plane.columns(start, n * width)
                     make.join(rows.columns(i * width, width), run, add=False)
@@ -102,17 +102,15 @@ def _block(make: Builder, net: NetConfig, weights: Weights, name: str, x: Regist
     """Lower `net.bands.BandBlock`, added to x."""
     narrow, bands = net.band_context, len(net.band_bins)
 
-    def layer(part: str, n: int) -> Layer:
-        return fold(weights, f"{name}.{part}", n)
+    def layer(part: str, n: int, norm: str = "") -> Layer:
+        return fold(weights, f"{name}.{part}", n, norm)
 
     with make.reused():
-        gru = read_gru(weights, f"{name}.band_gru", net.hidden)
-        gru = gru._replace(w_in=gru.w_in * weights[f"{name}.band_norm.weight"])
+        gru = read_gru(weights, f"{name}.band_gru", net.hidden, norm=f"{name}.band_norm")
         y = parallel_grus(make, make.rms_norm(x), [gru])
         make.affine(y, layer("band_expand", x.width), x, add=True)
     with make.reused():
-        gain = weights[f"{name}.norm.weight"]
-        rows = make.affine(make.rms_norm(x), scaled(layer("reduce", narrow), gain))
+        rows = make.affine(make.rms_norm(x), layer("reduce", narrow, norm=f"{name}.norm"))
         whole = make.register(bands * narrow)
         make.join(rows, whole, add=False)
         y = make.affine(whole, layer("in_proj", net.recurrent))

@@ -17,7 +17,6 @@ from rtmtass.runtime.compiled.program import (
     Level,
     MixtureConsistency,
     Register,
-    Subtract,
 )
 from rtmtass.runtime.folding import Gru as GruWeights
 from rtmtass.runtime.folding import input_layer
@@ -44,6 +43,21 @@ def running_level(make: Builder, config: ModelConfig, mixture: Register, imag_of
     return level
 
 
+def _on_stems(
+    config: ModelConfig, mixture: Register, stems: Register, imag_offset: int
+) -> dict[str, int]:
+    """Return the fields of `program.OnStems`."""
+    return {
+        "x": mixture.at,
+        "x_stride": mixture.stride,
+        "bins": config.stft.n_bins,
+        "imag_offset": imag_offset,
+        "stems": stems.at,
+        "stems_stride": stems.stride,
+        "n_stems": len(config.stems),
+    }
+
+
 def expander(
     make: Builder, config: ModelConfig, mixture: Register, stems: Register, imag_offset: int
 ) -> None:
@@ -52,13 +66,7 @@ def expander(
     constants = np.array([*config.expander_decays, config.expander_threshold], np.float32)
     make.emit(
         Expander(
-            x=mixture.at,
-            x_stride=mixture.stride,
-            bins=config.stft.n_bins,
-            imag_offset=imag_offset,
-            stems=stems.at,
-            stems_stride=stems.stride,
-            n_stems=n_stems,
+            **_on_stems(config, mixture, stems, imag_offset),
             state=make.allocate_state(2 * (n_stems + 1)),
             constants=make.store(constants),
             gains=make.register(2 * n_stems, 1).at,
@@ -132,38 +140,11 @@ class Spectra:
         )
 
 
-def subtract(make: Builder, a: Register, b: Register) -> Register:
-    """Lower a - b."""
-    out = make.register(a.width, 1)
-    make.emit(
-        Subtract(
-            a=a.at,
-            a_stride=a.stride,
-            b=b.at,
-            b_stride=b.stride,
-            y=out.at,
-            y_stride=out.stride,
-            width=a.width,
-        )
-    )
-    return out
-
-
 def mixture_consistency(
     make: Builder, config: ModelConfig, mixture: Register, stems: Register, imag_offset: int
 ) -> None:
     """Lower `net.separation.mixture_consistency`, in place."""
-    make.emit(
-        MixtureConsistency(
-            x=mixture.at,
-            x_stride=mixture.stride,
-            bins=config.stft.n_bins,
-            imag_offset=imag_offset,
-            stems=stems.at,
-            stems_stride=stems.stride,
-            n_stems=len(config.stems),
-        )
-    )
+    make.emit(MixtureConsistency(**_on_stems(config, mixture, stems, imag_offset)))
 
 
 def parallel_grus(make: Builder, x: Register, grus: list[GruWeights]) -> Register:

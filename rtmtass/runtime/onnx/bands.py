@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rtmtass.config import ModelConfig
 from rtmtass.net.constants import RMS_EPSILON
-from rtmtass.runtime.folding import Gru, Layer, Weights, read_gru, scaled
+from rtmtass.runtime.folding import Gru, Layer, Weights, read_gru
 from rtmtass.runtime.onnx.nodes import Nodes
 
 
@@ -20,7 +20,7 @@ class Writer(Protocol):
     bins: int
     stems: int
 
-    def layer(self, name: str, n: int) -> Layer:
+    def layer(self, name: str, n: int, norm: str = "") -> Layer:
         """Fold a layer."""
 
     def grus(self, x: str, name: str, grus: list[Gru], channels: int, rows: int) -> str:
@@ -79,11 +79,10 @@ def _decode(writer: Writer, name: str, x: str, target: str) -> str:
     outputs = 1 if target == "magnitude_mask" else 2
     planes, bands = writer.stems * outputs, len(net.band_bins)
     normed = g.reshape(_rms_norm(g, x), -1, bands, net.channels)
-    gain = writer.weights[f"{name}.norm.weight"]
     pieces = []
     for k, row in enumerate(g.split(normed, [1] * bands, 1)):
-        layer = writer.layer(f"{name}.projs.{k}", planes * net.band_bins[k])
-        y = g.affine(g.reshape(row, -1, net.channels), scaled(layer, gain))
+        layer = writer.layer(f"{name}.projs.{k}", planes * net.band_bins[k], f"{name}.norm")
+        y = g.affine(g.reshape(row, -1, net.channels), layer)
         pieces.append(g.reshape(y, -1, planes, net.band_bins[k]))
     return g.reshape(g.put("Concat", *pieces, axis=2), -1, writer.stems, outputs, writer.bins)
 
@@ -98,12 +97,11 @@ def _block(writer: Writer, x: str, name: str) -> str:
     """See `net.bands.BandBlock`."""
     g, net, weights = writer.nodes, writer.config.net, writer.weights
     bands, narrow = len(net.band_bins), net.band_context
-    gru = read_gru(weights, f"{name}.band_gru", net.hidden)
-    gru = gru._replace(w_in=gru.w_in * weights[f"{name}.band_norm.weight"])
+    gru = read_gru(weights, f"{name}.band_gru", net.hidden, norm=f"{name}.band_norm")
     y = writer.grus(_rms_norm(g, x), f"{name}.band", [gru], net.channels, bands)
     x = g.put("Add", x, g.affine(y, writer.layer(f"{name}.band_expand", net.channels)))
 
-    reduce = scaled(writer.layer(f"{name}.reduce", narrow), weights[f"{name}.norm.weight"])
+    reduce = writer.layer(f"{name}.reduce", narrow, f"{name}.norm")
     whole = g.reshape(g.affine(_rms_norm(g, x), reduce), -1, bands * narrow)
     y = g.affine(whole, writer.layer(f"{name}.in_proj", net.recurrent))
     gru = read_gru(weights, f"{name}.gru", net.recurrent)

@@ -32,10 +32,10 @@ class _Writer:
         self.nodes = Nodes(is_unstacked)
         self.bins, self.stems = config.stft.n_bins, len(config.stems)
 
-    def layer(self, name: str, n: int) -> Layer:
+    def layer(self, name: str, n: int, norm: str = "") -> Layer:
         """Fold a layer; with a * in its name the layers of all stems, stacked."""
         if "*" not in name:
-            return fold(self.weights, name, n)
+            return fold(self.weights, name, n, norm)
         layers = [fold(self.weights, name.replace("*", str(s)), n) for s in range(self.stems)]
         return Layer(*(np.stack(arrays) for arrays in zip(*layers, strict=True)))
 
