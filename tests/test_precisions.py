@@ -20,11 +20,11 @@ from rtmtass.config import PRECISIONS
 from rtmtass.errors import UsageError
 from rtmtass.jit import cpu
 from rtmtass.jit.simd import LANES
-from rtmtass.runtime.compiled.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
-from rtmtass.runtime.compiled.matmul import REGISTRY, multiply
+from rtmtass.matmul.int8 import GROUP, ISAS, ROW_HEADER, microkernel, quantiser
+from rtmtass.matmul.microkernels import PANEL, TILES, Emit, f32_microkernel
+from rtmtass.matmul.packing import pack, pack_int8, to_bf16, to_int8
+from rtmtass.matmul.products import REGISTRY, multiply
 from rtmtass.runtime.compiled.memory import HUGE, LINE, allocate
-from rtmtass.runtime.compiled.microkernels import PANEL, TILES, Emit, f32_microkernel
-from rtmtass.runtime.compiled.packing import pack, pack_int8, to_bf16, to_int8
 
 Floats = NDArray[np.float32]
 QUANTISED_STRIDE = ROW_HEADER + 1088
@@ -119,7 +119,7 @@ def test_a_tile_fits_the_registers(name: str) -> None:
 def test_every_tile_gives_the_same_bits(
     name: str, outputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtmtass.runtime.compiled.microkernels.TILE", TILES[name])
+    monkeypatch.setattr("rtmtass.matmul.microkernels.TILE", TILES[name])
     rows = TILES[name].rows
     product = as_intrinsic(f32_microkernel(rows, outputs))
 
@@ -220,7 +220,7 @@ def test_the_fastest_instruction_set_is_selected(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_environment_forces_an_instruction_set() -> None:
-    command = "from rtmtass.runtime.compiled.int8 import ISA_NAME; print(ISA_NAME)"
+    command = "from rtmtass.matmul.int8 import ISA_NAME; print(ISA_NAME)"
     result = subprocess.run(
         [sys.executable, "-c", command],
         env={**os.environ, cpu.VARIABLE: "portable"},
@@ -262,7 +262,7 @@ def test_each_dot_product_compiles_to_its_instruction(
 
 CACHED = """
 import numpy as np
-from rtmtass.runtime.compiled import matmul as module
+from rtmtass.matmul import products as module
 
 for name in module.REGISTRY:
     matmul = getattr(module, f"matmul_{name}")

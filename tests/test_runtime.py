@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rtmtass.config import PRECISIONS, ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.jit.simd import exp, sigmoid, tanh
+from rtmtass.matmul.packing import pack, pack_f32
 from rtmtass.runtime.compiled import program
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering import build
-from rtmtass.runtime.compiled.packing import pack, pack_f32
 from rtmtass.runtime.compiled.program import KINDS, Gate, Instruction, Program, encode
 from rtmtass.runtime.compiled.runtime import CompiledRuntime
 from rtmtass.runtime.torch.runtime import TorchRuntime

@@ -16,8 +16,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from rtmtass.runtime.compiled.int8 import ROW_HEADER, quantise
-from rtmtass.runtime.compiled.matmul import (
+from rtmtass.matmul.int8 import ROW_HEADER, quantise
+from rtmtass.matmul.microkernels import PANEL
+from rtmtass.matmul.products import (
     BF16,
     F32,
     INT8,
@@ -27,7 +28,6 @@ from rtmtass.runtime.compiled.matmul import (
     matmul_int8,
 )
 from rtmtass.runtime.compiled.memory import LINE, allocate
-from rtmtass.runtime.compiled.microkernels import PANEL
 
 PANEL_BYTES = 16 * 1024
 """Weights of `ComputeFloor`: half of a 32 KiB L1 cache; inputs and sums need the rest."""

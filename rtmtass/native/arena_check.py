@@ -9,10 +9,10 @@ from __future__ import annotations
 from rtmtass.jit.addresses import words_
 from rtmtass.jit.compiler import kernel
 from rtmtass.jit.simd import LANES
+from rtmtass.matmul.int8 import ROW_HEADER
+from rtmtass.matmul.microkernels import PANEL
+from rtmtass.matmul.products import INT8, REGISTRY
 from rtmtass.native.model_words import WORD
-from rtmtass.runtime.compiled.int8 import ROW_HEADER
-from rtmtass.runtime.compiled.matmul import INT8, REGISTRY
-from rtmtass.runtime.compiled.microkernels import PANEL
 from rtmtass.runtime.compiled.program import MATMUL
 from rtmtass.types import Longs
 

@@ -110,10 +110,10 @@ class BandBlock(StreamingModule[BlockState]):
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """Process T frames."""
         batch, frames, bands, _ = x.shape
-        rows = self.band_norm(x).transpose(1, 2).flatten(0, 1)
+        rows = self.band_norm(x).transpose(0, 1).flatten(1, 2).transpose(0, 1)  # time first
         rows, band_state = run_grus(rows, state[0].reshape(batch * bands, -1), self.band_gru)
-        y = self.band_expand(rows).view(batch, bands, frames, -1).transpose(1, 2)
-        x = x + y.to(x.dtype)
+        y = self.band_expand(rows.transpose(0, 1)).view(frames, batch, bands, -1)
+        x = x + y.transpose(0, 1).to(x.dtype)
         whole = self.in_proj(self.reduce(self.norm(x)).flatten(2))
         whole, wide_state = run_grus(whole, state[1], self.gru)
         y = self.expand(self.out_proj(whole).unflatten(-1, (bands, self.context)))

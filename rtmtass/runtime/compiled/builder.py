@@ -12,8 +12,8 @@ import numpy as np
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
 from rtmtass.jit.simd import LANES
-from rtmtass.runtime.compiled.int8 import ROW_HEADER
-from rtmtass.runtime.compiled.matmul import REGISTRY
+from rtmtass.matmul.int8 import ROW_HEADER
+from rtmtass.matmul.products import REGISTRY
 from rtmtass.runtime.compiled.memory import LINE, allocate
 from rtmtass.runtime.compiled.program import (
     KINDS,

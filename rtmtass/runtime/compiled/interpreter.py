@@ -10,8 +10,8 @@ import numpy as np
 
 from rtmtass.jit.compiler import kernel
 from rtmtass.jit.simd import dot, fma, sigmoid, tanh
+from rtmtass.matmul.products import multiply
 from rtmtass.net.constants import RMS_EPSILON
-from rtmtass.runtime.compiled.matmul import multiply
 from rtmtass.runtime.compiled.program import (
     AFFINE,
     COPY,

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from rtmtass.jit.cpu import int8_isa
 from rtmtass.jit.simd import LANES, call_llvm
-from rtmtass.runtime.compiled.microkernels import (
+from rtmtass.matmul.microkernels import (
     FLOAT,
     INT,
     Emit,

@@ -12,9 +12,9 @@ from numba.extending import intrinsic
 from rtmtass.config import PRECISIONS
 from rtmtass.jit.compiler import kernel
 from rtmtass.jit.simd import LANES
-from rtmtass.runtime.compiled import packing
-from rtmtass.runtime.compiled.int8 import GROUP, ISA, int8_microkernel, quantise
-from rtmtass.runtime.compiled.microkernels import (
+from rtmtass.matmul import packing
+from rtmtass.matmul.int8 import GROUP, ISA, int8_microkernel, quantise
+from rtmtass.matmul.microkernels import (
     PANEL,
     TILE,
     Emit,

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtmtass.jit.simd import LANES
-from rtmtass.runtime.compiled.int8 import GROUP
-from rtmtass.runtime.compiled.microkernels import PANEL
+from rtmtass.matmul.int8 import GROUP
+from rtmtass.matmul.microkernels import PANEL
 from rtmtass.types import Bytes, Floats
 
 
