@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.config import ModelConfig, small
+from rtmtass.config import ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, windows, work_size
 from rtmtass.evaluation.evaluate import Clip
 from rtmtass.evaluation.metrics import si_sdr
+from rtmtass.presets import small
 from rtmtass.separator import Separator, open_runtime
 from rtmtass.weights import Model
 

@@ -45,7 +45,8 @@ from rtmtass.benchmark import (
     summarise,
     take_turns,
 )
-from rtmtass.config import PRECISIONS, PRESETS
+from rtmtass.config import PRECISIONS
+from rtmtass.presets import PRESETS
 from rtmtass.weights import open_model
 
 HOP, HOP_S = 256, 0.016

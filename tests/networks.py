@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rtmtass.config import ModelConfig, StftConfig, paper, small
+from rtmtass.config import ModelConfig, StftConfig
 from rtmtass.net.bands import RmsNorm
 from rtmtass.net.networks import new_network
 from rtmtass.net.separation import SeparationNet
+from rtmtass.presets import paper, small
 
 SUBBANDS: dict[str, Any] = {
     "subband_bins": 5,

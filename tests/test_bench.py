@@ -19,7 +19,8 @@ from benchmarks.harness.native_calls import rivals
 from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
-from rtmtass.config import PRECISIONS, PRESETS, ModelConfig, NetConfig, small
+from rtmtass.config import PRECISIONS, ModelConfig, NetConfig
+from rtmtass.presets import PRESETS, small
 from rtmtass.weights import DEFAULT, open_model
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rtmtass.config import PRESETS, ModelConfig, NetConfig, StftConfig, bands, small
+from rtmtass.config import ModelConfig, NetConfig, StftConfig
 from rtmtass.errors import ModelError
+from rtmtass.presets import PRESETS, bands, small
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -15,8 +15,9 @@ import torch
 from networks import arrays, seasoned, tiny
 from numpy.typing import NDArray
 
-from rtmtass.config import ModelConfig, small
+from rtmtass.config import ModelConfig
 from rtmtass.net.layers import RunningLevel
+from rtmtass.presets import small
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.interpreter import execute
 from rtmtass.runtime.compiled.lowering_shared import running_level

@@ -11,11 +11,12 @@ import torch
 from networks import SUBBANDS, seasoned, tiny
 
 from benchmarks.harness.costs import macs_per_s
-from rtmtass.config import PRESETS, ModelConfig, paper
+from rtmtass.config import ModelConfig
 from rtmtass.net.gru import gru_scan, torch_grus
 from rtmtass.net.layers import RecurrentBlock, RunningLevel, compress, expand
 from rtmtass.net.networks import new_network
 from rtmtass.net.separation import SeparationNet, mixture_consistency
+from rtmtass.presets import PRESETS, paper
 from rtmtass.training.growth import can_grow
 
 CONFIGS = {

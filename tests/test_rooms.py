@@ -15,7 +15,7 @@ ORDER = [
     ["errors", "types"],
     ["limits"],
     ["safetensors"],
-    ["config", "jit", "signals", "amplitude"],
+    ["config", "presets", "jit", "signals", "amplitude"],
     ["io", "dsp", "matmul"],
     ["net"],
     ["runtime", "weights"],

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from networks import SUBBANDS, tiny
 
-from rtmtass.config import PRESETS, ModelConfig
+from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
 from rtmtass.net.networks import new_network
 from rtmtass.net.shapes import parameter_shapes
+from rtmtass.presets import PRESETS
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("recurrent", {}),

@@ -13,8 +13,9 @@ import torch
 from runs import buzzing_corpus, config, write_toml
 
 from rtmtass.cli.main import main
-from rtmtass.config import PRESETS, NetConfig, StftConfig
+from rtmtass.config import NetConfig, StftConfig
 from rtmtass.errors import RtmtassError, UsageError
+from rtmtass.presets import PRESETS
 from rtmtass.training import requirements
 from rtmtass.training.branch import BranchOrder
 from rtmtass.training.config import NET_RULES, RECIPE_RULES, STFT_RULES, TrainConfig

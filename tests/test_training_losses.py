@@ -7,12 +7,13 @@ import pytest
 import torch
 from networks import tiny
 
-from rtmtass.config import StftConfig, small
+from rtmtass.config import StftConfig
 from rtmtass.dsp.stft import StreamingStft
 from rtmtass.evaluation.metrics import bootstrap_interval, sdr, si_sdr
 from rtmtass.net.networks import new_network
 from rtmtass.net.separation import Stages
 from rtmtass.net.stft import Stft
+from rtmtass.presets import small
 from rtmtass.training.losses import SeparationLoss, negative_snr
 
 

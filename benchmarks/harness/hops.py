@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 import rtmtass
 from rtmtass.benchmark import open_precisions, step_of
-from rtmtass.config import PRESETS, ModelConfig
+from rtmtass.config import ModelConfig
 from rtmtass.dsp.stft import analyse_hop, fft_tables, synthesise_hop, windows, work_size
+from rtmtass.presets import PRESETS
 from rtmtass.runtime.protocols import Stream
 from rtmtass.weights import as_safetensors, open_model, released, save_model
 

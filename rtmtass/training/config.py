@@ -10,15 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from rtmtass.config import (
-    NET_BOUNDS,
-    PRESETS,
-    STFT_BOUNDS,
-    ModelConfig,
-    NetConfig,
-    StftConfig,
-)
+from rtmtass.config import NET_BOUNDS, STFT_BOUNDS, ModelConfig, NetConfig, StftConfig
 from rtmtass.errors import ModelError, UsageError
+from rtmtass.presets import PRESETS
 from rtmtass.training.config_values import (
     Between,
     OneOf,
@@ -71,7 +65,7 @@ class TrainConfig:
         packs: folder of packs to decode instead of `corpus`; empty for none.
         cache: folder of the banks and of the decoded packs.
         runs: folder of the run: checkpoint, best model, log, snapshots.
-        preset: name in `rtmtass.config.PRESETS`; the tables [net] and [stft] change it.
+        preset: name in `rtmtass.presets.PRESETS`; the tables [net] and [stft] change it.
         name: the model's name. Empty: the preset's, which is only allowed while [net]
             and [stft] leave the preset unchanged.
         seconds: length of an example.

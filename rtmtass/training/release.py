@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from rtmtass.config import PRESETS
 from rtmtass.errors import OutputError
 from rtmtass.evaluation import perceptual
 from rtmtass.evaluation.evaluate import describe_set, evaluate, read_set
 from rtmtass.evaluation.singing import compare_sets
 from rtmtass.io.decode import decode
 from rtmtass.io.paths import quoted
+from rtmtass.presets import PRESETS
 from rtmtass.separator import Separator, load
 from rtmtass.spectrogram import write_report
 from rtmtass.training.card import CardFacts, read_experiments, write_card
