@@ -15,7 +15,7 @@ def small() -> ModelConfig:
 
 
 def bands() -> ModelConfig:
-    """Return the preset `bands`: 1.7 M parameters, 0.23 GMAC/s; as fast as `small`.
+    """Return the preset `bands`: 1.7 M parameters, 0.23 GMAC/s; about as fast as `small`.
 
     It has no released weights yet.
     """

@@ -56,8 +56,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gi: Tensor, weight: Tensor, bias: Tensor, h: Tensor) -> Tensor:
         groups = len(weight)
-        rows = (_split_groups(part, groups).contiguous().numpy() for part in (gi, h))
-        inputs, start = rows
+        inputs, start = (_split_groups(x, groups).contiguous().numpy() for x in (gi, h))
         ctx.weight, ctx.threads = weight.numpy(), torch.get_num_threads()
         ctx.trace = gru_kernels.scan(inputs, ctx.weight, bias.numpy(), start, ctx.threads)
         return _join_groups(torch.from_numpy(ctx.trace.states)[1:], groups)
