@@ -24,12 +24,12 @@ demo: $(if $(wildcard .venv/dev.done),.venv/dev.done,.venv/core.done)
 	$(BIN)/rtmtass demo --output demo
 
 # Tests over a sound server run one at a time: they need their turn at the processor in time.
-# They mostly wait, so BESIDE names a target to make meanwhile.
+# They mostly wait, so BESIDE names a target to make meanwhile, of the lowest priority.
 test: kernels
 	@echo "The whole suite takes about 15 minutes on two cores; a sixth of it, in 2 minutes: make quick"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m 'not realtime and not cross'
 ifdef BESIDE
-	$(MAKE) $(BESIDE) > beside.log 2>&1 & beside=$$!; \
+	nice -n 19 $(MAKE) $(BESIDE) > beside.log 2>&1 & beside=$$!; \
 	$(BIN)/python -m pytest -m realtime; code=$$?; \
 	wait $$beside || code=1; cat beside.log; exit $$code
 else
