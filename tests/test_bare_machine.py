@@ -22,6 +22,7 @@ from test_training_pack import fill_bank
 from rtmtass.cli.main import build_parser
 from rtmtass.cli.progress import Lines, open_steps
 from rtmtass.errors import MissingPartError
+from rtmtass.net import cpu_kernels
 from rtmtass.net import gru as gru_room
 from rtmtass.training import requirements as equipment
 from rtmtass.training.config import TrainConfig
@@ -113,7 +114,7 @@ def test_host_examples_are_rejected_without_their_packages(packs: Path, tmp_path
 
 
 def test_without_numba_torchs_gru_gradient_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gru_room, "HAS_KERNEL", False)
+    monkeypatch.setattr(cpu_kernels, "HAS_KERNELS", False)
     torch.manual_seed(0)
     gru = torch.nn.GRU(6, 5, batch_first=True)
     x, h = torch.randn(3, 9, 6, requires_grad=True), torch.randn(3, 5)
@@ -139,7 +140,7 @@ def test_another_missing_module_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
             raise ModuleNotFoundError("No module named 'other'", name="other")
         return real(name, *rest)
 
-    spec = importlib.util.find_spec("rtmtass.net.gru")
+    spec = importlib.util.find_spec("rtmtass.net.cpu_kernels")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

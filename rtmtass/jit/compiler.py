@@ -39,9 +39,12 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _KERNELS = (
     "jit/*.py",
     "dsp/*.py",
-    "net/constants.py",
     "matmul/*.py",
+    "net/constants.py",
+    "net/band_kernels.py",
     "net/gru_kernels.py",
+    "net/mask_kernels.py",
+    "training/loss_kernels.py",
     "config.py",
     "runtime/*.py",
     "runtime/compiled/*.py",

@@ -22,12 +22,26 @@ from rtmtass.jit.compiler import kernel
 LANES = 16
 """Floats in a vector."""
 
+
+def in_vectors(width: int) -> int:
+    """Return `width` floats, rounded up to whole vectors."""
+    return -(-width // LANES) * LANES
+
+
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(32)
 
 
 _EXP2 = (1.535336188e-4, 1.339887440e-3, 9.618437357e-3, 5.550332471e-2, 0.2402264791, 0.6931472028)
 """Minimax polynomial of 2^x on [-0.5, 0.5], highest power first, without the constant 1."""
+
+
+_LOG1P = (
+    -8.103014845e-2, 0.1271306706, -0.1297204724, 0.1420205206,
+    -0.1664225425, 0.2000147424, -0.2500029650, 0.3333332853,
+)  # fmt: skip
+"""Near-minimax polynomial of (ln(1 + f) - f + f^2 / 2) / f^3 where 1 + f is within sqrt(2) of 1."""
+_SQRT_HALF_BITS = 0x3F3504F3
 
 
 def _float(value: float) -> ir.Constant:
@@ -53,6 +67,20 @@ def _emit_exp(builder: Any, x: Any) -> Any:
     exponent = builder.add(builder.fptosi(whole, _INT), ir.Constant(_INT, 127))
     scale = builder.bitcast(builder.shl(exponent, ir.Constant(_INT, 23)), _FLOAT)
     return builder.fmul(value, scale)
+
+
+def _emit_log(builder: Any, x: Any) -> Any:
+    def whole(value: int) -> ir.Constant:
+        return ir.Constant(_INT, value)
+
+    above = builder.sub(builder.bitcast(x, _INT), whole(_SQRT_HALF_BITS))
+    power = builder.sitofp(builder.ashr(above, whole(23)), _FLOAT)
+    bits = builder.add(builder.and_(above, whole(0x7FFFFF)), whole(_SQRT_HALF_BITS))
+    f = builder.fsub(builder.bitcast(bits, _FLOAT), _float(1.0))
+    value = _float(_LOG1P[0])
+    for factor in (*_LOG1P[1:], -0.5, 1.0):
+        value = call_llvm(builder, "llvm.fma.f32", value, f, _float(factor))
+    return call_llvm(builder, "llvm.fma.f32", power, _float(np.log(2)), builder.fmul(value, f))
 
 
 @intrinsic
@@ -264,6 +292,16 @@ def exp(typing_context: Any, x: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _emit_exp(builder, args[0])
+
+    return types.float32(types.float32), emit
+
+
+@intrinsic
+def log(typing_context: Any, x: Any) -> Any:
+    """Natural logarithm of a normal positive float32, to 1e-7 of the larger of 1 and itself."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _emit_log(builder, args[0])
 
     return types.float32(types.float32), emit
 

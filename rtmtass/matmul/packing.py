@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rtmtass.jit.simd import LANES
+from rtmtass.jit.simd import LANES, in_vectors
 from rtmtass.matmul.int8 import GROUP
 from rtmtass.matmul.microkernels import PANEL
 from rtmtass.types import Bytes, Floats
@@ -24,7 +24,7 @@ def pack(weight: Floats, pack_panel: Callable[[Floats], Bytes]) -> Bytes:
         1-D bytes, panel after panel.
     """
     n, m = weight.shape
-    padded = np.zeros((-(-n // LANES) * LANES, m), np.float32)
+    padded = np.zeros((in_vectors(n), m), np.float32)
     padded[:n] = weight
     panels, start = [], 0
     while start < len(padded):

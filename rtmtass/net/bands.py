@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
+from rtmtass.net import masks
+from rtmtass.net.band_projections import decode, encode
 from rtmtass.net.constants import RMS_EPSILON
+from rtmtass.net.cpu_kernels import trains_on_cpu
 from rtmtass.net.gru import run_grus
 from rtmtass.net.layers import Affine, compress
-from rtmtass.net.separation import NetState, SeparationNet, Stages
+from rtmtass.net.separation import NetState, SeparationNet, Stages, mixture_consistency
 from rtmtass.net.streaming import Chain, StreamingModule
 
 BlockState = tuple[Tensor, Tensor]
@@ -37,7 +40,7 @@ class RmsNorm(nn.Module):
 class BandEncoder(nn.Module):
     """Projects each band's bins of some planes to its channels, by weights of its own.
 
-    Shape: planes, each (B, T, F) -> (B, T, K, C), K bands.
+    Shape: (B, T, P, F) -> (B, T, K, C), P planes, K bands.
     """
 
     def __init__(self, widths: tuple[int, ...], planes: int, channels: int) -> None:
@@ -45,31 +48,36 @@ class BandEncoder(nn.Module):
         self.widths = widths
         self.projs = nn.ModuleList(Affine(planes * width, channels, "none") for width in widths)
 
-    def forward(self, planes: list[Tensor]) -> Tensor:
+    def forward(self, planes: Tensor) -> Tensor:
         """Apply to every frame."""
+        if trains_on_cpu(planes):
+            return encode(planes, [proj.linear for proj in self.projs], self.widths)  # type: ignore[no-any-return]
         widths: Any = self.widths
-        pieces = zip(*(torch.split(plane, widths, -1) for plane in planes), strict=True)
-        rows = [proj(torch.cat(piece, -1)) for proj, piece in zip(self.projs, pieces, strict=True)]
-        return torch.stack(rows, dim=2).to(planes[0].dtype)  # what blocks add to stays precise
+        pieces = zip(self.projs, torch.split(planes, widths, -1), strict=True)
+        rows = [proj(piece.flatten(2)) for proj, piece in pieces]
+        return torch.stack(rows, dim=2).to(planes.dtype)  # what blocks add to stays precise
 
 
 class BandDecoder(nn.Module):
     """Projects each band's channels to its bins of some planes, by weights of its own.
 
-    Shape: (B, T, K, C) -> (B, T, planes * F).
+    Shape: (B, T, K, C) -> (B, T, P, F).
     """
 
     def __init__(self, widths: tuple[int, ...], planes: int, channels: int) -> None:
         super().__init__()
-        self.planes = planes
+        self.widths, self.planes = widths, planes
         self.norm = RmsNorm(channels)
         self.projs = nn.ModuleList(Affine(channels, planes * width, "none") for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to every frame."""
-        rows = zip(self.projs, self.norm(x).unbind(2), strict=True)
-        outputs = [proj(row).unflatten(-1, (self.planes, -1)) for proj, row in rows]
-        return torch.cat(outputs, dim=-1).flatten(2)
+        rows = self.norm(x)
+        if trains_on_cpu(rows):
+            return decode(rows, [proj.linear for proj in self.projs], self.widths)  # type: ignore[no-any-return]
+        pairs = zip(self.projs, rows.unbind(2), strict=True)
+        outputs = [proj(row).unflatten(-1, (self.planes, -1)) for proj, row in pairs]
+        return torch.cat(outputs, dim=-1)
 
 
 class BandBlock(StreamingModule[BlockState]):
@@ -153,24 +161,50 @@ class BandNet(SeparationNet):
         """Process T frames and return both stages' stems, for training."""
         net = self.config.net
         level, level_state = self.level_of(x, state)
-        hidden = self.encoder(list(compress(x[:, :, 0], x[:, :, 1], level)))
-        hidden, trunk_state = self.trunk.step(hidden, state.trunk)
-        outputs = self.heads(hidden).chunk(self.n_stems, dim=-1)
+        spectrum = torch.stack(compress(x[:, :, 0], x[:, :, 1], level), dim=2)
+        hidden, trunk_state = self.trunk.step(self.encoder(spectrum), state.trunk)
+        heads = self.heads(hidden).unflatten(2, (self.n_stems, -1))
         mixture, past = self.aligned(x, state)
-        first = [self.estimate(output, mixture, level, net.target) for output in outputs]
-        final, compensation_state = first, state.compensation
+        if self._has_fast_masks(heads):
+            first, residuals = masks.first_stage(heads, mixture, level, net.mask_limit)
+        else:
+            first, residuals = self._first_stage(heads, mixture, level)
+        compensation_state = state.compensation
         if self.compensates:
-            residuals = [mixture - estimate for estimate in first]
-            planes = [p for r in residuals for p in compress(r[:, :, 0], r[:, :, 1], level)]
-            rest = self.residual_encoder(planes)
+            rest = self.residual_encoder(residuals.flatten(2, -2))
             hidden = hidden + rest if net.compensation_uses_trunk else rest
             hidden, compensation_state = self.compensation.step(hidden, state.compensation)
-            outputs = self.compensation_heads(hidden).chunk(self.n_stems, dim=-1)
-            final = [
-                estimate + self.estimate(output, residual, level, net.compensation_target)
-                for estimate, output, residual in zip(first, outputs, residuals, strict=True)
-            ]
-        stems, expander_state = self.finished(final, mixture, state)
-        return Stages(torch.stack(first, dim=2), stems), NetState(
+            heads = self.compensation_heads(hidden).unflatten(2, (self.n_stems, -1))
+            if self._has_fast_masks(heads):
+                final = masks.second_stage(heads, first, mixture, net.mask_limit)
+            else:
+                final = self._second_stage(heads, first, mixture, level)
+        else:
+            final = mixture_consistency(first, mixture)
+        stems, expander_state = self.expanded(final, mixture, state)
+        return Stages(first, stems), NetState(
             level_state, past, trunk_state, (), compensation_state, expander_state
         )
+
+    def _has_fast_masks(self, heads: Tensor) -> bool:
+        kinds = (self.config.net.target, self.config.net.compensation_target)
+        return trains_on_cpu(heads) and set(kinds) == {"complex_ratio_mask"}
+
+    def _first_stage(self, heads: Tensor, mixture: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the estimates of heads (B, T, S, 1 or 2, F), and the compressed residuals."""
+        target = self.config.net.target
+        outputs = [head.flatten(2) for head in heads.unbind(2)]
+        first = [self.estimate(output, mixture, level, target) for output in outputs]
+        residuals = [mixture - estimate for estimate in first]
+        planes = [p for r in residuals for p in compress(r[:, :, 0], r[:, :, 1], level)]
+        return torch.stack(first, dim=2), torch.stack(planes, dim=2)
+
+    def _second_stage(self, heads: Tensor, first: Tensor, mixture: Tensor, level: Tensor) -> Tensor:
+        """Return the stems that heads (B, T, S, 1 or 2, F) correct the estimates to."""
+        target = self.config.net.compensation_target
+        pairs = zip(heads.unbind(2), first.unbind(2), strict=True)
+        stems = [
+            estimate + self.estimate(head.flatten(2), mixture - estimate, level, target)
+            for head, estimate in pairs
+        ]
+        return mixture_consistency(torch.stack(stems, dim=2), mixture)

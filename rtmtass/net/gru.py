@@ -7,22 +7,12 @@ for training on a CPU; a test pins it to torch.nn.GRU. Without numba, torch's ow
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    from rtmtass.net import gru_kernels
-except ModuleNotFoundError as missing:
-    if missing.name not in ("numba", "llvmlite"):
-        raise
-    HAS_KERNEL = False
-else:
-    HAS_KERNEL = True
-
-if TYPE_CHECKING:
-    from rtmtass.net.gru_kernels import Trace
+from rtmtass.net import cpu_kernels
 
 
 def _split_groups(x: Tensor, groups: int) -> Tensor:
@@ -58,15 +48,15 @@ class _Scan(torch.autograd.Function):
         groups = len(weight)
         inputs, start = (_split_groups(x, groups).contiguous().numpy() for x in (gi, h))
         ctx.weight, ctx.threads = weight.numpy(), torch.get_num_threads()
-        ctx.trace = gru_kernels.scan(inputs, ctx.weight, bias.numpy(), start, ctx.threads)
+        ctx.trace = cpu_kernels.gru.scan(inputs, ctx.weight, bias.numpy(), start, ctx.threads)
         return _join_groups(torch.from_numpy(ctx.trace.states)[1:], groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        trace: Trace = ctx.trace
+        trace: cpu_kernels.gru.Trace = ctx.trace
         groups, wide, hidden = ctx.weight.shape
         grad = _split_groups(grads[0], groups).contiguous().numpy()
-        parts = gru_kernels.scan_back(grad, ctx.weight, trace, ctx.threads)
+        parts = cpu_kernels.gru.scan_back(grad, ctx.weight, trace, ctx.threads)
         d_gi, d_held, d_h = map(torch.from_numpy, parts)
         before = _by_group(torch.from_numpy(trace.states)[:-1], groups)
         d_rows = [_by_group(part, groups) for part in (d_gi[..., : wide - hidden], d_held)]
@@ -103,7 +93,7 @@ def gru_scan(x: Tensor, state: Tensor, *grus: torch.nn.GRU) -> tuple[Tensor, Ten
     Source: Cho et al., arXiv 1406.1078, in the form of torch.nn.GRU.
     """
     wide = next(grus[0].parameters()).dtype
-    if not HAS_KERNEL or wide != torch.float32:
+    if not cpu_kernels.HAS_KERNELS or wide != torch.float32:
         with torch.autocast(x.device.type, enabled=False):
             slow: tuple[Tensor, Tensor] = torch_grus(x.to(wide), state.to(wide), *grus)
             return slow

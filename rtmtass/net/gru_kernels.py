@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rtmtass.jit.compiler import kernel, kernel_noalias
-from rtmtass.jit.simd import LANES, fma, sigmoid, tanh
+from rtmtass.jit.simd import fma, in_vectors, sigmoid, tanh
 from rtmtass.matmul.microkernels import TILE
 from rtmtass.matmul.packing import pack, pack_f32
 from rtmtass.matmul.products import matmul_f32
@@ -182,7 +182,7 @@ def scan(inputs: Floats, weights: Floats, bias: Floats, start: Floats, threads: 
     packed = [pack(one, pack_f32) for one in weights]
 
     def run(group: int, first: int, count: int) -> None:
-        recurrent = np.empty((count, _padded(wide)), np.float32)
+        recurrent = np.empty((count, in_vectors(wide)), np.float32)
         _scan(inputs, packed[group], bias[group], *trace, recurrent, first)
 
     _over_rows(run, len(weights), rows, threads)
@@ -207,17 +207,12 @@ def scan_back(
     def run(group: int, first: int, count: int) -> None:
         d_recurrent = np.empty((count, 3 * hidden), np.float32)
         flow = np.zeros((count, hidden), np.float32)
-        through = np.zeros((count, _padded(hidden)), np.float32)
+        through = np.zeros((count, in_vectors(hidden)), np.float32)
         _scan_back(grad, packed[group], *trace, d_inputs, d_held, d_recurrent, flow, through, first)
         np.add(flow, through[:, :hidden], out=d_start[first : first + count])
 
     _over_rows(run, len(weights), rows, threads)
     return d_inputs, d_held, d_start
-
-
-def _padded(width: int) -> int:
-    """Return how many outputs packed weights of that many have."""
-    return -(-width // LANES) * LANES
 
 
 def _over_rows(run: Callable[[int, int, int], None], groups: int, rows: int, threads: int) -> None:

@@ -116,9 +116,15 @@ class SeparationNet(StreamingModule[NetState]):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Make the stems sum to the mixture, lower what leaks, and return the expander's state."""
         summing = mixture_consistency(torch.stack(stems, dim=2), mixture)
+        return self.expanded(summing, mixture, state)
+
+    def expanded(
+        self, stems: Tensor, mixture: Tensor, state: NetState
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Lower what leaks in stems (B, T, S, 2, F), and return the expander's state."""
         if self.expander is None:
-            return summing, ()
-        expanded, new = self.expander.step_with(summing, mixture, *state.expander)
+            return stems, ()
+        expanded, new = self.expander.step_with(stems, mixture, *state.expander)
         return expanded, (new,)
 
 

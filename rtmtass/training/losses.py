@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtmtass.net.cpu_kernels import HAS_KERNELS, trains_on_cpu
 from rtmtass.net.separation import Stages
 from rtmtass.net.stft import Stft
+
+if HAS_KERNELS:
+    from rtmtass.training.fused_loss import Terms, fused_loss
 
 SILENCE_DB = -30.0
 """Floor of the SNR, relative to the mixture: a stem below it counts as silent."""
@@ -76,6 +80,15 @@ class SeparationLoss:
 
     def __init__(self, stft: Stft, lookahead: int = 0) -> None:
         self.stft, self.lookahead = stft, lookahead
+        if HAS_KERNELS:
+            self._terms = Terms(
+                stft=stft.config,
+                silence=10 ** (SILENCE_DB / 10),
+                power_tiny=POWER_TINY,
+                compression=COMPRESSION,
+                spectral=SPECTRAL_WEIGHT,
+                first=STAGE_ONE_WEIGHT,
+            )
 
     def __call__(self, stages: Stages, stems: Tensor, stems_spec: Tensor) -> Tensor:
         """Return the loss of the estimates.
@@ -89,6 +102,9 @@ class SeparationLoss:
             a scalar.
         """
         lookahead = self.lookahead
+        has_both = stages.first is not stages.final
+        if has_both and not lookahead and trains_on_cpu(stages.final):
+            return fused_loss(self._terms, stages.first, stages.final, stems, stems_spec)  # type: ignore[no-any-return]
         delay = self.stft.config.delay + lookahead * self.stft.config.hop
         mixture = stems.sum(dim=1, keepdim=True)
         target = stems_spec.permute(0, 2, 1, 3, 4)

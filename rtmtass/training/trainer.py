@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtmtass.errors import DataError
-from rtmtass.net.gru import HAS_KERNEL
+from rtmtass.net.cpu_kernels import HAS_KERNELS
 from rtmtass.net.networks import new_network
 from rtmtass.net.stft import Stft
 from rtmtass.runtime.torch.steps import Capture, cuda_graph
@@ -247,7 +247,7 @@ class Trainer:
         start = time.monotonic()
         if self.config.uses_compile:
             self.messages.note("compiling the network, which can take minutes …")
-        with _gru_hint(lambda: self.messages.note("compiling for this CPU, once …")):
+        with _kernel_hint(lambda: self.messages.note("compiling for this CPU, once …")):
             yield
         if self.config.uses_compile:
             self.messages.note(f"compiled and trained a step in {time.monotonic() - start:.0f} s")
@@ -402,9 +402,9 @@ class Trainer:
         self.ema.load(self.net.state_dict())
 
 
-def _gru_hint(on_compile: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-    """Call `on_compile` if the context compiles the gradient of GRUs, which needs numba."""
-    if not HAS_KERNEL:
+def _kernel_hint(on_compile: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+    """Call `on_compile` if the context compiles the loops that training on a CPU uses."""
+    if not HAS_KERNELS:
         return contextlib.nullcontext()
     from rtmtass.jit.compiler import compile_hint
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rtmtass.config import PRECISIONS
 from rtmtass.errors import ModelError
-from rtmtass.jit.simd import LANES
+from rtmtass.jit.simd import LANES, in_vectors
 from rtmtass.matmul.int8 import ROW_HEADER
 from rtmtass.matmul.products import REGISTRY
 from rtmtass.runtime.compiled.memory import LINE, allocate
@@ -110,12 +110,12 @@ class Builder:
     def allocate_state(self, size: int) -> int:
         """Reserve state; return its address."""
         at = self.state
-        self.state += -(-size // LANES) * LANES
+        self.state += in_vectors(size)
         return at
 
     def register(self, width: int, slack: int = LANES, rows: int = 1) -> Register:
         """Reserve work space for `width` floats a row, and for a matmul's padding."""
-        stride = -(-(width + slack - 1) // LANES) * LANES
+        stride = in_vectors(width + slack - 1)
         at = self.work
         self.work += stride * self.chunk * rows
         self.max_rows = max(self.max_rows, rows)
@@ -139,7 +139,7 @@ class Builder:
                 f"a layer of the weights reads {m} channels where the config gives {x.width}:"
                 " config and weights belong to different networks"
             )
-        n_padded = -(-n // LANES) * LANES
+        n_padded = in_vectors(n)
         if out is None:
             out = self.register(n, rows=x.rows)
         weights = self.store_weight(layer.weight)

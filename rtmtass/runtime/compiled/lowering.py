@@ -6,7 +6,7 @@ import numpy as np
 
 from rtmtass.config import ModelConfig
 from rtmtass.errors import ModelError
-from rtmtass.jit.simd import LANES
+from rtmtass.jit.simd import in_vectors
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.lowering_bands import lower_bands
 from rtmtass.runtime.compiled.lowering_shared import (
@@ -41,7 +41,7 @@ def build(
     """
     net, n_bins, n_stems = config.net, config.stft.n_bins, len(config.stems)
     make, weights = Builder(chunk * streams, precision, chunk), TrackedWeights(weights)
-    imag_offset = -(-n_bins // LANES) * LANES
+    imag_offset = in_vectors(n_bins)
     mixture = make.register(2 * imag_offset, 1)
     level = running_level(make, config, mixture, imag_offset)
     aligned = mixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtmtass.config import TARGETS, ModelConfig
-from rtmtass.jit.simd import LANES
+from rtmtass.jit.simd import in_vectors
 from rtmtass.runtime.compiled.builder import Builder
 from rtmtass.runtime.compiled.program import (
     Compress,
@@ -153,7 +153,7 @@ def parallel_grus(make: Builder, x: Register, grus: list[GruWeights]) -> Registe
     wide = 3 * hidden
     inputs = make.affine(x, input_layer(grus))
     out = make.register(groups * hidden, rows=x.rows)
-    padded, state_stride = (-(-size // LANES) * LANES for size in (wide, hidden))
+    padded, state_stride = in_vectors(wide), in_vectors(hidden)
     scratch = make.register(padded, 1, x.rows).at
     for g, gru in enumerate(grus):
         make.emit(
