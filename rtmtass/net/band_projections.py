@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rtmtass.net import cpu_kernels
+from rtmtass.net.band_blocks import add_norm_back, normed_sum
 
 
 class _Run(NamedTuple):
@@ -39,8 +40,8 @@ def _runs(widths: Sequence[int]) -> Iterator[_Run]:
 
 
 def _gathered(planes: Tensor, run: _Run) -> Tensor:
-    rows, n_planes, _ = planes.shape
-    out = np.empty((run.bands, rows, n_planes * run.width), np.float32)
+    batch, frames, n_planes, _ = planes.shape
+    out = np.empty((run.bands, frames * batch, n_planes * run.width), np.float32)
     cpu_kernels.bands.gather_bands(planes.numpy(), run.start, out)
     return torch.from_numpy(out)
 
@@ -50,14 +51,14 @@ def _scattered(rows: Tensor, bias: Tensor, run: _Run, planes: Tensor) -> None:
 
 
 class _Encode(torch.autograd.Function):
-    """Planes (R, P, F) and each run's weights (n, C, P * width), biases (n, C) -> (R, K, C)."""
+    """Planes (B, T, P, F), each run's weights (n, C, P * width), biases (n, C) -> (T, B, K, C)."""
 
     @staticmethod
     def forward(ctx: Any, widths: Sequence[int], planes: Tensor, *layers: Tensor) -> Tensor:
         planes = planes.detach().contiguous()
-        channels = layers[0].shape[1]
-        out = planes.new_empty(len(planes), len(widths), channels)
-        by_band = out.transpose(0, 1)
+        batch, frames = planes.shape[:2]
+        out = planes.new_empty(frames, batch, len(widths), layers[0].shape[1])
+        by_band = out.flatten(0, 1).transpose(0, 1)
         ctx.runs, ctx.weights, ctx.rows = list(_runs(widths)), layers[::2], []
         ctx.shape = planes.shape
         for run, weight, bias in zip(ctx.runs, layers[::2], layers[1::2], strict=True):
@@ -69,11 +70,11 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
-        (grad,) = outputs
+        by_band = outputs[0].contiguous().flatten(0, 1).transpose(0, 1)
         grads: list[Tensor] = []
-        to_planes = grad.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
+        to_planes = by_band.new_empty(ctx.shape) if ctx.needs_input_grad[1] else None
         for run, weight, x in zip(ctx.runs, ctx.weights, ctx.rows, strict=True):
-            to = run.of(grad.transpose(0, 1)).contiguous()
+            to = run.of(by_band).contiguous()
             if to_planes is not None:
                 nothing = weight.new_zeros(run.bands, weight.shape[2])
                 _scattered(torch.bmm(to, weight), nothing, run, to_planes)
@@ -82,15 +83,21 @@ class _Encode(torch.autograd.Function):
 
 
 class _Decode(torch.autograd.Function):
-    """Rows (R, K, C) and each run's weights (n, P * width, C), biases (n, ...) -> (R, P, F)."""
+    """Rows (T, B, K, C), a norm (C,), each run's weights and biases -> planes (B, T, P, F)."""
 
     @staticmethod
-    def forward(ctx: Any, widths: Sequence[int], x: Tensor, *layers: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, widths: Sequence[int], x: Tensor, norm: Tensor, *layers: Tensor
+    ) -> Tensor:
         n_planes = layers[0].shape[1] // widths[0]
-        out = x.new_empty(len(x), n_planes, sum(widths))
+        frames, batch = x.shape[:2]
+        out = x.new_empty(batch, frames, n_planes, sum(widths))
+        ctx.x, ctx.norm = x.detach().contiguous().flatten(0, 2), norm
+        normed, ctx.scales = normed_sum(ctx.x[:0], ctx.x, norm)
+        by_band = normed.view(frames * batch, *x.shape[2:]).transpose(0, 1)
         ctx.runs, ctx.weights, ctx.rows = list(_runs(widths)), layers[::2], []
         for run, weight, bias in zip(ctx.runs, layers[::2], layers[1::2], strict=True):
-            rows = run.of(x.transpose(0, 1)).contiguous()
+            rows = run.of(by_band).contiguous()
             ctx.rows.append(rows)
             _scattered(torch.bmm(rows, weight.transpose(1, 2)), bias, run, out)
         return out
@@ -99,13 +106,19 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
         grad = outputs[0].contiguous()
         bands, channels = sum(run.bands for run in ctx.runs), ctx.rows[0].shape[2]
-        to_rows = grad.new_empty(len(grad), bands, channels)
+        batch, frames = grad.shape[:2]
+        to_rows = grad.new_empty(frames, batch, bands, channels)
+        by_band = to_rows.flatten(0, 1).transpose(0, 1)
         grads: list[Tensor] = []
         for run, weight, rows in zip(ctx.runs, ctx.weights, ctx.rows, strict=True):
             to = _gathered(grad, run)
-            run.of(to_rows.transpose(0, 1)).copy_(torch.bmm(to, weight))
+            run.of(by_band).copy_(torch.bmm(to, weight))
             grads += (torch.bmm(to.transpose(1, 2), rows), to.sum(1))
-        return None, to_rows, *grads
+        grad = torch.zeros_like(to_rows)
+        to_norm = add_norm_back(
+            to_rows.flatten(0, 2), ctx.x, ctx.norm, ctx.scales, grad.view(ctx.x.shape)
+        )
+        return None, grad, to_norm, *grads
 
 
 def _layers(linears: Sequence[nn.Linear], widths: Sequence[int]) -> Iterator[Tensor]:
@@ -117,15 +130,13 @@ def _layers(linears: Sequence[nn.Linear], widths: Sequence[int]) -> Iterator[Ten
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def encode(planes: Tensor, linears: Sequence[nn.Linear], widths: Sequence[int]) -> Tensor:
-    """Project each band's bins of all planes: (B, T, P, F) -> (B, T, K, C)."""
-    layers = _layers(linears, widths)
-    out = _Encode.apply(widths, planes.flatten(0, 1), *layers)  # type: ignore[no-untyped-call]
-    return out.view(*planes.shape[:2], *out.shape[1:])  # type: ignore[no-any-return]
+    """Project each band's bins: (B, T, P, F) -> (B, T, K, C), time first in memory."""
+    out = _Encode.apply(widths, planes, *_layers(linears, widths))  # type: ignore[no-untyped-call]
+    return out.transpose(0, 1)  # type: ignore[no-any-return]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def decode(x: Tensor, linears: Sequence[nn.Linear], widths: Sequence[int]) -> Tensor:
-    """Project each band's channels to its bins of all planes: (B, T, K, C) -> (B, T, P, F)."""
+def decode(x: Tensor, norm: Tensor, linears: Sequence[nn.Linear], widths: Sequence[int]) -> Tensor:
+    """Norm and project each band's channels to its bins: (B, T, K, C) -> (B, T, P, F)."""
     layers = _layers(linears, widths)
-    out = _Decode.apply(widths, x.flatten(0, 1), *layers)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:2], *out.shape[1:])  # type: ignore[no-any-return]
+    return _Decode.apply(widths, x.transpose(0, 1), norm, *layers)  # type: ignore[no-any-return,no-untyped-call]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
 from rtmtass.net import masks
+from rtmtass.net.band_blocks import run_block
 from rtmtass.net.band_projections import decode, encode
 from rtmtass.net.constants import RMS_EPSILON
 from rtmtass.net.cpu_kernels import trains_on_cpu
@@ -72,9 +73,10 @@ class BandDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to every frame."""
+        if trains_on_cpu(x):
+            linears = [proj.linear for proj in self.projs]
+            return decode(x, self.norm.weight, linears, self.widths)  # type: ignore[no-any-return]
         rows = self.norm(x)
-        if trains_on_cpu(rows):
-            return decode(rows, [proj.linear for proj in self.projs], self.widths)  # type: ignore[no-any-return]
         pairs = zip(self.projs, rows.unbind(2), strict=True)
         outputs = [proj(row).unflatten(-1, (self.planes, -1)) for proj, row in pairs]
         return torch.cat(outputs, dim=-1)
@@ -118,6 +120,10 @@ class BandBlock(StreamingModule[BlockState]):
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """Process T frames."""
         batch, frames, bands, _ = x.shape
+        if trains_on_cpu(x) and state[0].dtype == x.dtype:
+            rows = state[0].reshape(batch * bands, -1)
+            out, band_state, wide_state = run_block(x, rows, state[1], self._parameters_in_order())
+            return out, (band_state.reshape(batch, -1), wide_state)
         rows = self.band_norm(x).transpose(0, 1).flatten(1, 2).transpose(0, 1)  # time first
         rows, band_state = run_grus(rows, state[0].reshape(batch * bands, -1), self.band_gru)
         y = self.band_expand(rows.transpose(0, 1)).view(frames, batch, bands, -1)
@@ -126,6 +132,19 @@ class BandBlock(StreamingModule[BlockState]):
         whole, wide_state = run_grus(whole, state[1], self.gru)
         y = self.expand(self.out_proj(whole).unflatten(-1, (bands, self.context)))
         return x + y.to(x.dtype), (band_state.reshape(batch, -1), wide_state)
+
+    def _parameters_in_order(self) -> list[Tensor]:
+        """Return the parameters, layer by layer, as `run_block` takes them."""
+        grus = [list(gru.parameters()) for gru in (self.band_gru, self.gru)]
+        pairs = [
+            [layer.linear.weight, layer.linear.bias]
+            for layer in (self.band_expand, self.reduce, self.in_proj, self.out_proj, self.expand)
+        ]
+        assert self.in_proj.slope is not None
+        return [
+            self.band_norm.weight, *grus[0], *pairs[0], self.norm.weight, *pairs[1], *pairs[2],
+            self.in_proj.slope, *grus[1], *pairs[3], *pairs[4],
+        ]  # fmt: skip
 
 
 class BandNet(SeparationNet):
