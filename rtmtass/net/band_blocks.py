@@ -5,7 +5,7 @@ torch's own way reads and writes its largest tensors a dozen times between the m
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,6 +73,35 @@ class _Gru:
         return to_gates @ self.w_ih, to_state, to_parameters
 
 
+class BlockParameters(NamedTuple):
+    """A block's parameters, layer by layer as `net.bands.BandBlock` names them; or their gradients.
+
+    Matrices are (outputs, inputs); a layer's bias follows its matrix.
+    """
+
+    band_norm: Tensor
+    band_w_ih: Tensor
+    band_w_hh: Tensor
+    band_b_ih: Tensor
+    band_b_hh: Tensor
+    band_expand: Tensor
+    band_expand_bias: Tensor
+    norm: Tensor
+    reduce: Tensor
+    reduce_bias: Tensor
+    in_proj: Tensor
+    in_proj_bias: Tensor
+    slope: Tensor
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor
+    b_hh: Tensor
+    out_proj: Tensor
+    out_proj_bias: Tensor
+    expand: Tensor
+    expand_bias: Tensor
+
+
 class _Block(torch.autograd.Function):
     """x (T, B, K, C), states (B * K, H) and (B, W), parameters -> x and the states after it."""
 
@@ -80,70 +109,62 @@ class _Block(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, band_state: Tensor, wide_state: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        threads = torch.get_num_threads()
+        threads, p = torch.get_num_threads(), BlockParameters(*parameters)
         frames, batch, bands, channels = x.shape
-        band_norm, norm = parameters[0], parameters[7]
-        w_out, b_out = parameters[5:7]
-        w_reduce, b_reduce, w_in, b_in, slope = parameters[8:13]
-        w_whole, b_whole, w_expand, b_expand = parameters[17:21]
-        ctx.band_gru, ctx.gru = _Gru(parameters[1:5], threads), _Gru(parameters[13:17], threads)
+        ctx.band_gru = _Gru((p.band_w_ih, p.band_w_hh, p.band_b_ih, p.band_b_hh), threads)
+        ctx.gru = _Gru((p.w_ih, p.w_hh, p.b_ih, p.b_hh), threads)
         x = x.detach().contiguous().view(-1, channels)
-        nothing = x[:0]
-        normed, ctx.band_scales = normed_sum(nothing, x, band_norm)
+        normed, ctx.band_scales = normed_sum(x[:0], x, p.band_norm)
         states = ctx.band_gru.forward(normed.view(frames, batch * bands, channels), band_state)
-        y = torch.addmm(b_out, states.flatten(0, 1), w_out.t())
-        ctx.normed, ctx.scales = normed_sum(x, y, norm)
-        ctx.reduced = torch.addmm(b_reduce, ctx.normed, w_reduce.t()).view(frames * batch, -1)
-        ctx.entered = torch.addmm(b_in, ctx.reduced, w_in.t())
+        y = torch.addmm(p.band_expand_bias, states.flatten(0, 1), p.band_expand.t())
+        ctx.normed, ctx.scales = normed_sum(x, y, p.norm)
+        reduced = torch.addmm(p.reduce_bias, ctx.normed, p.reduce.t())
+        ctx.reduced = reduced.view(frames * batch, -1)
+        ctx.entered = torch.addmm(p.in_proj_bias, ctx.reduced, p.in_proj.t())
         bent = torch.empty_like(ctx.entered)
-        cpu_kernels.bands.prelu(ctx.entered.numpy(), slope.numpy(), bent.numpy())
+        cpu_kernels.bands.prelu(ctx.entered.numpy(), p.slope.numpy(), bent.numpy())
         wide_states = ctx.gru.forward(bent.view(frames, batch, -1), wide_state)
-        whole = torch.addmm(b_whole, wide_states.flatten(0, 1), w_whole.t())
-        ctx.whole = whole.view(-1, w_expand.shape[1])
-        out = torch.addmm(b_expand, ctx.whole, w_expand.t())
+        whole = torch.addmm(p.out_proj_bias, wide_states.flatten(0, 1), p.out_proj.t())
+        ctx.whole = whole.view(frames * batch * bands, -1)
+        out = torch.addmm(p.expand_bias, ctx.whole, p.expand.t())
         out += y
-        ctx.x, ctx.y, ctx.states, ctx.wide_states = x, y, states, wide_states
-        ctx.parameters = parameters
+        ctx.x, ctx.y, ctx.states, ctx.wide_states, ctx.parameters = x, y, states, wide_states, p
         after = states[-1].clone(), wide_states[-1].clone()
         ctx.mark_non_differentiable(*after)
         return out.view(frames, batch, bands, channels), *after
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        parameters = ctx.parameters
-        band_norm, norm = parameters[0], parameters[7]
-        w_out, w_reduce, w_in, slope = (parameters[i] for i in (5, 8, 10, 12))
-        w_whole, w_expand = parameters[17], parameters[19]
-        shape, channels = grads[0].shape, grads[0].shape[-1]
-        grad = grads[0].contiguous().view(-1, channels)
-        to = grad @ w_expand
-        to_expand = [grad.t() @ ctx.whole, grad.sum(0)]
-        to = to.view(ctx.wide_states.shape[0] * ctx.wide_states.shape[1], -1)
-        to_whole = [to.t() @ ctx.wide_states.flatten(0, 1), to.sum(0)]
-        to, to_wide_state, to_gru = ctx.gru.backward((to @ w_whole).view(ctx.wide_states.shape))
-        to_slope = torch.zeros_like(slope)
+        p: BlockParameters = ctx.parameters
+        shape, wide_shape = grads[0].shape, ctx.wide_states.shape
+        grad = grads[0].contiguous().view(ctx.x.shape)
+        to = grad @ p.expand
+        expand = grad.t() @ ctx.whole, grad.sum(0)
+        to = to.view(wide_shape[0] * wide_shape[1], -1)
+        out_proj = to.t() @ ctx.wide_states.flatten(0, 1), to.sum(0)
+        to, to_wide_state, gru = ctx.gru.backward((to @ p.out_proj).view(wide_shape))
+        slope = torch.zeros_like(p.slope)
         cpu_kernels.bands.prelu_back(
-            to.numpy(), ctx.entered.numpy(), slope.numpy(), to_slope.numpy()
+            to.numpy(), ctx.entered.numpy(), p.slope.numpy(), slope.numpy()
         )
-        to_in = [to.t() @ ctx.reduced, to.sum(0), to_slope]
-        to = (to @ w_in).view(-1, w_reduce.shape[0])
-        to_reduce = [to.t() @ ctx.normed, to.sum(0)]
+        in_proj = to.t() @ ctx.reduced, to.sum(0), slope
+        to = (to @ p.in_proj).view(len(ctx.x), -1)
+        reduce = to.t() @ ctx.normed, to.sum(0)
         grad = grad.clone()
-        to_norm = add_norm_back(to @ w_reduce, ctx.y, norm, ctx.scales, grad)
-        to_out = [grad.t() @ ctx.states.flatten(0, 1), grad.sum(0)]
-        to, to_band_state, to_band_gru = ctx.band_gru.backward(
-            (grad @ w_out).view(ctx.states.shape)
-        )
-        to_band_norm = add_norm_back(to, ctx.x, band_norm, ctx.band_scales, grad)
-        return (
-            grad.view(shape), to_band_state, to_wide_state, to_band_norm, *to_band_gru, *to_out,
-            to_norm, *to_reduce, *to_in, *to_gru, *to_whole, *to_expand,
+        norm = add_norm_back(to @ p.reduce, ctx.y, p.norm, ctx.scales, grad)
+        band_expand = grad.t() @ ctx.states.flatten(0, 1), grad.sum(0)
+        to = (grad @ p.band_expand).view(ctx.states.shape)
+        to, to_band_state, band_gru = ctx.band_gru.backward(to)
+        band_norm = add_norm_back(to, ctx.x, p.band_norm, ctx.band_scales, grad)
+        to_parameters = (
+            band_norm, *band_gru, *band_expand, norm, *reduce, *in_proj, *gru, *out_proj, *expand
         )  # fmt: skip
+        return grad.view(shape), to_band_state, to_wide_state, *to_parameters
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def run_block(
-    x: Tensor, band_state: Tensor, wide_state: Tensor, parameters: list[Tensor]
+    x: Tensor, band_state: Tensor, wide_state: Tensor, parameters: BlockParameters
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a block over T frames.
 
@@ -151,7 +172,7 @@ def run_block(
         x: (B, T, K, C), fastest if time is first in memory.
         band_state: (B * K, hidden).
         wide_state: (B, recurrent).
-        parameters: the block's, in the order of its layers.
+        parameters: the block's.
 
     Returns:
         (B, T, K, C), time first in memory, and the states after it, without a gradient.

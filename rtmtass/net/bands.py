@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rtmtass.config import ModelConfig, NetConfig
 from rtmtass.net import masks
-from rtmtass.net.band_blocks import run_block
+from rtmtass.net.band_blocks import BlockParameters, run_block
 from rtmtass.net.band_projections import decode, encode
 from rtmtass.net.constants import RMS_EPSILON
 from rtmtass.net.cpu_kernels import trains_on_cpu
@@ -122,7 +122,7 @@ class BandBlock(StreamingModule[BlockState]):
         batch, frames, bands, _ = x.shape
         if trains_on_cpu(x) and state[0].dtype == x.dtype:
             rows = state[0].reshape(batch * bands, -1)
-            out, band_state, wide_state = run_block(x, rows, state[1], self._parameters_in_order())
+            out, band_state, wide_state = run_block(x, rows, state[1], self._parameters_of_layers())
             return out, (band_state.reshape(batch, -1), wide_state)
         rows = self.band_norm(x).transpose(0, 1).flatten(1, 2).transpose(0, 1)  # time first
         rows, band_state = run_grus(rows, state[0].reshape(batch * bands, -1), self.band_gru)
@@ -133,18 +133,17 @@ class BandBlock(StreamingModule[BlockState]):
         y = self.expand(self.out_proj(whole).unflatten(-1, (bands, self.context)))
         return x + y.to(x.dtype), (band_state.reshape(batch, -1), wide_state)
 
-    def _parameters_in_order(self) -> list[Tensor]:
-        """Return the parameters, layer by layer, as `run_block` takes them."""
-        grus = [list(gru.parameters()) for gru in (self.band_gru, self.gru)]
-        pairs = [
-            [layer.linear.weight, layer.linear.bias]
+    def _parameters_of_layers(self) -> BlockParameters:
+        band_gru, gru = (tuple(layer.parameters()) for layer in (self.band_gru, self.gru))
+        band_expand, reduce, in_proj, out_proj, expand = (
+            (layer.linear.weight, layer.linear.bias)
             for layer in (self.band_expand, self.reduce, self.in_proj, self.out_proj, self.expand)
-        ]
+        )
         assert self.in_proj.slope is not None
-        return [
-            self.band_norm.weight, *grus[0], *pairs[0], self.norm.weight, *pairs[1], *pairs[2],
-            self.in_proj.slope, *grus[1], *pairs[3], *pairs[4],
-        ]  # fmt: skip
+        return BlockParameters._make((
+            self.band_norm.weight, *band_gru, *band_expand, self.norm.weight, *reduce, *in_proj,
+            self.in_proj.slope, *gru, *out_proj, *expand,
+        ))  # fmt: skip
 
 
 class BandNet(SeparationNet):

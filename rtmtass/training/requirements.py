@@ -31,7 +31,7 @@ def fitted(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     if config.snapshots and missing("matplotlib"):
         lines.append("matplotlib isn't installed: snapshots have no pictures")
     if config.device == "cpu" and missing("numba"):
-        lines.append("numba isn't installed: using torch's gradient of a GRU, which is slower")
+        lines.append("numba isn't installed: using torch's gradients, which are slower")
     problem = compiler_problem(config.device) if config.uses_compile else ""
     if problem:
         lines.append(f"torch.compile doesn't work here ({problem}): training without it, slower")
