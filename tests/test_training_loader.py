@@ -227,4 +227,15 @@ def test_nothing_is_compiled_if_a_graph_is_captured() -> None:
     assert not TrainConfig(device="cuda").uses_compile
     assert TrainConfig(device="cuda", graph=False).uses_compile
     assert TrainConfig().uses_compile
+    in_bands = TrainConfig(preset="bands")
+    assert not in_bands.uses_compile
+    assert dataclasses.replace(in_bands, compile=True).uses_compile
+    assert dataclasses.replace(in_bands, bf16=True).uses_compile
+    assert dataclasses.replace(in_bands, device="cuda", graph=False).uses_compile
+
+
+def test_bf16_is_used_on_a_gpu_unless_told_otherwise() -> None:
+    assert [TrainConfig(device=name).uses_bf16 for name in ("cpu", "cuda:1")] == [False, True]
+    assert [TrainConfig(device=name, bf16=True).uses_bf16 for name in ("cpu", "cuda")] == [True] * 2
+    assert not TrainConfig(device="cuda", bf16=False).uses_bf16
     assert not TrainConfig().uses_graph

@@ -119,7 +119,7 @@ class Trainer:
             self.net,
             SeparationLoss(self.stft, self.model_config.net.lookahead),
             device,
-            bf16=config.bf16,
+            bf16=config.uses_bf16,
             teacher=self.teacher,
             teacher_share=config.teacher_share,
         )
@@ -135,7 +135,7 @@ class Trainer:
             self.distributed,
             device,
             clip=config.clip,
-            scale=GRADIENT_SCALE if config.bf16 and device.type == "cuda" else 1.0,
+            scale=GRADIENT_SCALE if config.uses_bf16 and device.type == "cuda" else 1.0,
             seed=config.seed if self.model_config.net.dropout else None,
             capture=capture,
         )
