@@ -14,7 +14,7 @@ from rtmtass.net import cpu_kernels
 from rtmtass.types import Floats
 
 
-def over_rows(run: Callable[..., None], arrays: list[Floats], threads: int) -> None:
+def _over_rows(run: Callable[..., None], arrays: list[Floats], threads: int) -> None:
     """Call run(*arrays) with parts of the rows of all of them, in so many threads."""
     rows = len(arrays[0])
     size = -(-rows // threads)
@@ -48,7 +48,7 @@ class _FirstStage(torch.autograd.Function):
         def run(heads: Floats, mixture: Floats, level: Floats, *out: Floats) -> None:
             cpu_kernels.masks.first_stage(heads, mixture, level, ctx.limit, *out)
 
-        over_rows(run, [*known, stems, planes], ctx.threads)
+        _over_rows(run, [*known, stems, planes], ctx.threads)
         ctx.known = [*known, planes]
         return torch.from_numpy(stems), torch.from_numpy(planes)
 
@@ -61,7 +61,7 @@ class _FirstStage(torch.autograd.Function):
             cpu_kernels.masks.first_stage_back(heads, mixture, level, ctx.limit, *rest)
 
         to = [_rows(grads[0], n_stems, 2, bins), _rows(grads[1], n_stems, 3, bins)]
-        over_rows(run, [*ctx.known, *to, out], ctx.threads)
+        _over_rows(run, [*ctx.known, *to, out], ctx.threads)
         return torch.from_numpy(out), None, None, None
 
 
@@ -79,7 +79,7 @@ class _SecondStage(torch.autograd.Function):
         def run(heads: Floats, first: Floats, mixture: Floats, out: Floats) -> None:
             cpu_kernels.masks.second_stage(heads, first, mixture, ctx.limit, out)
 
-        over_rows(run, [*ctx.known, stems], ctx.threads)
+        _over_rows(run, [*ctx.known, stems], ctx.threads)
         return torch.from_numpy(stems)
 
     @staticmethod
@@ -90,7 +90,7 @@ class _SecondStage(torch.autograd.Function):
         def run(heads: Floats, first: Floats, mixture: Floats, *rest: Floats) -> None:
             cpu_kernels.masks.second_stage_back(heads, first, mixture, ctx.limit, *rest)
 
-        over_rows(run, [*ctx.known, _rows(grads[0], n_stems, 2, bins), *out], ctx.threads)
+        _over_rows(run, [*ctx.known, _rows(grads[0], n_stems, 2, bins), *out], ctx.threads)
         return torch.from_numpy(out[0]), torch.from_numpy(out[1]), None, None
 
 
