@@ -23,6 +23,7 @@ __all__ = [
     "StreamingStft",
     "analyse_hop",
     "analyse_hops",
+    "apply_window",
     "fft_tables",
     "synthesise_hop",
     "synthesise_hops",
@@ -38,7 +39,8 @@ _ZERO = np.float32(0.0)
 
 
 @kernel_noalias
-def _apply_window(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
+def apply_window(history: Floats, window: Floats, even: Floats, odd: Floats) -> None:
+    """Write the even and the odd samples of a windowed frame, as the FFT takes them."""
     for i in range(even.size):
         even[i] = history[2 * i] * window[2 * i]
         odd[i] = history[2 * i + 1] * window[2 * i + 1]
@@ -100,7 +102,7 @@ def analyse_hop(
         start = number * hop
         _copy(borrow(history, start + hop, hop), borrow(history, start, hop))
     _append(block, borrow(history, n_fft - hop, hop))
-    _apply_window(history, window, borrow(work, 0, points), borrow(work, region, points))
+    apply_window(history, window, borrow(work, 0, points), borrow(work, region, points))
     forward(work, tables, spec_re, spec_im)
 
 

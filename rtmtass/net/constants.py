@@ -14,6 +14,8 @@ CONSISTENCY_FLOOR = 1e-4
 """Fraction of the mixture's power added to each stem's when the residual is distributed."""
 CONSISTENCY_TINY = 1e-20
 """Added to that, so that silence doesn't divide by zero."""
+LOSS_FLOOR = 1e-8
+"""Added to a bin's power over the mixture's, before the training loss compresses it."""
 NORM_EPSILON = 1e-5
 """Added to a variance by batch norm."""
 RMS_EPSILON = 1e-5

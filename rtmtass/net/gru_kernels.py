@@ -7,14 +7,14 @@ torch.nn.GRU, and a test pins them to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from rtmtass.jit.compiler import kernel, kernel_noalias
 from rtmtass.jit.simd import fma, in_vectors, sigmoid, tanh
+from rtmtass.jit.threads import run_parts
 from rtmtass.matmul.microkernels import TILE
 from rtmtass.matmul.packing import pack, pack_f32
 from rtmtass.matmul.products import matmul_f32
@@ -185,7 +185,7 @@ def scan(inputs: Floats, weights: Floats, bias: Floats, start: Floats, threads: 
         recurrent = np.empty((count, in_vectors(wide)), np.float32)
         _scan(inputs, packed[group], bias[group], *trace, recurrent, first)
 
-    _over_rows(run, len(weights), rows, threads)
+    run_parts(run, _parts(len(weights), rows // len(weights), threads), threads)
     return trace
 
 
@@ -211,20 +211,8 @@ def scan_back(
         _scan_back(grad, packed[group], *trace, d_inputs, d_held, d_recurrent, flow, through, first)
         np.add(flow, through[:, :hidden], out=d_start[first : first + count])
 
-    _over_rows(run, len(weights), rows, threads)
+    run_parts(run, _parts(len(weights), rows // len(weights), threads), threads)
     return d_inputs, d_held, d_start
-
-
-def _over_rows(run: Callable[[int, int, int], None], groups: int, rows: int, threads: int) -> None:
-    """Call run(group, first row, rows) for parts of the rows; no row waits for another."""
-    parts = list(_parts(groups, rows // groups, threads))
-    if threads == 1:
-        for part in parts:
-            run(*part)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run, *part) for part in parts]:
-            done.result()
 
 
 def _parts(groups: int, batch: int, threads: int) -> Iterator[tuple[int, int, int]]:

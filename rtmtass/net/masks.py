@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rtmtass.jit.threads import run_parts
 from rtmtass.net import cpu_kernels
 from rtmtass.types import Floats
 
@@ -18,13 +18,9 @@ def _over_rows(run: Callable[..., None], arrays: list[Floats], threads: int) -> 
     """Call run(*arrays) with parts of the rows of all of them, in so many threads."""
     rows = len(arrays[0])
     size = -(-rows // threads)
-    parts = [[array[at : at + size] for array in arrays] for at in range(0, rows, size)]
-    if threads == 1:
-        run(*parts[0])
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run, *part) for part in parts]:
-            done.result()
+    starts = range(0, rows, size)
+    parts = [tuple(array[at : at + size] for array in arrays) for at in starts]
+    run_parts(run, parts, threads)
 
 
 def _rows(x: Tensor, *shape: int) -> Floats:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from rtmtass.config import StftConfig
 from rtmtass.dsp.fft import fft_tables, work_size
 from rtmtass.dsp.windows import windows
+from rtmtass.jit.threads import run_parts
 from rtmtass.training.loss_kernels import add_errors, add_synthesis_back, spectral, synthesise
 from rtmtass.types import Floats
 
@@ -121,14 +121,8 @@ class _FusedLoss(torch.autograd.Function):
         grads = [np.empty_like(array) for array in arrays[:2]]
         share = 1 / (stems.shape[0] * stems.shape[1])
 
-        def loss_of(b: int) -> float:
-            return _loss_of_example(terms, share, *(x[b] for x in (*arrays, *grads)))
-
-        if threads == 1:
-            losses = [loss_of(b) for b in range(len(stems))]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                losses = list(pool.map(loss_of, range(len(stems))))
+        examples = [(terms, share, *example) for example in zip(*arrays, *grads, strict=True)]
+        losses = run_parts(_loss_of_example, examples, threads)
         ctx.grads = [torch.from_numpy(grad) for grad in grads]
         return stems.new_tensor(sum(losses))
 

@@ -6,16 +6,27 @@ torch makes some sixty passes over them, forward and back. They're the twin of t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rtmtass.dsp.fft import forward
-from rtmtass.dsp.stft import synthesise_hop
+from rtmtass.dsp.stft import apply_window, synthesise_hop
 from rtmtass.jit.compiler import borrow, kernel, kernel_noalias
 from rtmtass.jit.simd import exp, fma, log
+from rtmtass.net.constants import LOSS_FLOOR
 from rtmtass.types import Floats
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
-POWER_FLOOR = np.float32(1e-8)
+_FLOOR = np.float32(LOSS_FLOOR)
+
+
+@kernel
+def _compression(a: Any, b: Any, exponent: np.float32) -> tuple[Any, Any, Any]:
+    """Return the power of a + bi, its compressed magnitude, and what to multiply a and b by."""
+    power = fma(a, a, fma(b, b, _FLOOR))
+    logarithm, half = log(power), _HALF * exponent
+    return power, exp(half * logarithm), exp((half - _HALF) * logarithm)
 
 
 @kernel_noalias
@@ -29,13 +40,9 @@ def _compressed_row(
     magnitude: Floats,
 ) -> None:
     """Compress a target's row of F bins, times `scale`, 1 over the mixture's level."""
-    half = _HALF * compression
     for k in range(re.size):
         a, b = target_re[k] * scale, target_im[k] * scale
-        power = fma(a, a, fma(b, b, POWER_FLOOR))
-        logarithm = log(power)
-        size = exp(half * logarithm)
-        gain = exp((half - _HALF) * logarithm)
+        _, size, gain = _compression(a, b, compression)
         re[k], im[k], magnitude[k] = a * gain, b * gain, size
 
 
@@ -54,14 +61,10 @@ def _distance_row(
     sums: Floats,
 ) -> None:
     """Add a row's compressed distances to `sums`, (F,), and write the weighted gradient."""
-    half = _HALF * compression
     slope = weight * scale
     for k in range(re.size):
         a, b = re[k] * scale, im[k] * scale
-        power = fma(a, a, fma(b, b, POWER_FLOOR))
-        logarithm = log(power)
-        size = exp(half * logarithm)
-        gain = exp((half - _HALF) * logarithm)
+        power, size, gain = _compression(a, b, compression)
         u, v = fma(a, gain, -target_re[k]), fma(b, gain, -target_im[k])
         w = size - target_magnitude[k]
         sums[k] += _HALF * fma(u, u, fma(v, v, w * w))
@@ -155,13 +158,6 @@ def synthesise(
 
 
 @kernel_noalias
-def _window_row(x: Floats, window: Floats, even: Floats, odd: Floats) -> None:
-    for i in range(even.size):
-        even[i] = x[2 * i] * window[2 * i]
-        odd[i] = x[2 * i + 1] * window[2 * i + 1]
-
-
-@kernel_noalias
 def _add_row(x: Floats, weight: np.float32, y: Floats) -> None:
     for k in range(y.size):
         y[k] += weight * x[k]
@@ -188,7 +184,7 @@ def add_synthesis_back(
     spec = np.empty((2, bins), np.float32)
     inner = np.float32(2.0) / np.float32(n_fft)
     for t in range(frames):
-        _window_row(
+        apply_window(
             grad[t * hop : t * hop + n_fft], window, borrow(work, 0, points),
             borrow(work, region, points),
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtmtass.net.constants import LOSS_FLOOR
 from rtmtass.net.cpu_kernels import HAS_KERNELS, trains_on_cpu
 from rtmtass.net.separation import Stages
 from rtmtass.net.stft import Stft
@@ -62,7 +63,7 @@ def compressed_distance(estimate: Tensor, target: Tensor, level: Tensor) -> Tens
     compressed = []
     for spec in (estimate, target):
         re, im = spec[..., 0, :] / level, spec[..., 1, :] / level
-        power = re * re + im * im + 1e-8
+        power = re * re + im * im + LOSS_FLOOR
         magnitude = torch.exp(COMPRESSION / 2 * torch.log(power))  # twice as fast as two powers
         gain = magnitude * torch.rsqrt(power)
         compressed.append((re * gain, im * gain, magnitude))
