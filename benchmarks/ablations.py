@@ -146,6 +146,7 @@ def config_of(variant: str, arguments: argparse.Namespace) -> TrainConfig:
     """Return a variant's training config; variants differ in [net], `LEARNING` and the folder."""
     learning = {**FIXED, **LEARNING.get(variant, {})}
     return TrainConfig(
+        preset="gated",
         corpus=str(arguments.corpus),
         cache=str(arguments.cache),
         runs=str(arguments.runs / variant.replace(" ", "-")),

@@ -65,6 +65,7 @@ NET_BOUNDS = {
     "subband_channels": _WIDTH,
     "subband_groups": (1, 64),
     "expander_db": (-60, 0),
+    "expander_ratio": (2, 5),
     "dropout": (0, 0.99),
 }
 """Beyond these no network is useful, and some would need all memory."""
@@ -180,8 +181,9 @@ class NetConfig:
         subband_channels: width of the sub-band network, and total units of its GRUs.
         subband_groups: parallel GRUs per sub-band; divides `subband_channels`.
         expander_db: a stem whose share of the mixture's power is below this, in dB, is
-            lowered by as much again, see `net.expander.StemExpander`; 0 turns this off.
-            It has no weights.
+            lowered, see `net.expander.StemExpander`; 0 turns this off. It has no weights.
+        expander_ratio: how far a stem falls below `expander_db`, in dB per dB that its share
+            is below: 2 lowers it by as much again.
         dropout: probability of dropping a channel, in training only.
 
     Raises:
@@ -217,6 +219,7 @@ class NetConfig:
     subband_channels: int = 64
     subband_groups: int = 1
     expander_db: float = 0.0
+    expander_ratio: int = 2
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -301,7 +304,7 @@ class ModelConfig:
         if self.net.backbone == "bands" and sum(self.net.band_bins) != self.stft.n_bins:
             raise ModelError(
                 f"band_bins must add up to {self.stft.n_bins}, the bins of a frame, not"
-                f" {sum(self.net.band_bins)}"
+                f" {sum(self.net.band_bins)}; the preset gated takes any number"
             )
         if self.net.backbone == "multiscale" and self.net.bands > 2 * self.stft.n_bins:
             raise ModelError(

@@ -21,6 +21,7 @@ from rtmtass.weights import Model
 CONFIGS = {
     "gated": tiny(),
     "bands": tiny("bands"),
+    "steep": tiny(expander_db=-5.0, expander_ratio=4),
     "multiscale": tiny("multiscale", bands=3, kernel=2, lookahead=1),
     "sub-bands": tiny(**SUBBANDS, recurrent=13, recurrent_groups=2),
     "look-ahead": tiny(lookahead=2, level_pop_s=0.35, expander_db=-5.0),

@@ -13,7 +13,7 @@ from rtmtass.config import ModelConfig, StftConfig
 from rtmtass.net.bands import RmsNorm
 from rtmtass.net.networks import new_network
 from rtmtass.net.separation import SeparationNet
-from rtmtass.presets import paper, small
+from rtmtass.presets import gated, paper, small
 
 SUBBANDS: dict[str, Any] = {
     "subband_bins": 5,
@@ -38,7 +38,7 @@ TINY_STFT = StftConfig(sample_rate=16000, n_fft=64, hop=32, synthesis=64)
 
 def tiny(backbone: str = "recurrent", **changes: Any) -> ModelConfig:
     """A preset's layers with a few thousand parameters; sub-bands only by `changes`."""
-    base = paper() if backbone == "multiscale" else small()
+    base = {"recurrent": gated, "bands": small, "multiscale": paper}[backbone]()
     shape: dict[str, Any] = {
         "channels": 24,
         "hidden": 12,

@@ -53,6 +53,7 @@ def buzzing_corpus(folder: Path) -> Path:
 
 def config(corpus: Path, runs: Path, **changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
+        "preset": "gated",
         "corpus": str(corpus),
         "cache": str(corpus / "cache"),
         "runs": str(runs),

@@ -20,7 +20,7 @@ from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
 from rtmtass.config import PRECISIONS, ModelConfig, NetConfig
-from rtmtass.presets import PRESETS, small
+from rtmtass.presets import PRESETS, gated
 from rtmtass.weights import DEFAULT, open_model
 
 ROOT = Path(__file__).parent.parent
@@ -358,7 +358,7 @@ def test_shared_weights_count_once_per_sub_band():
         "subbands.in_proj.x": (1, 7),
         "bias": (9,),
     }
-    assert costs.macs_per_s(shapes, small()) == (10 + 5 + 33 * 7) * 62.5
+    assert costs.macs_per_s(shapes, gated()) == (10 + 5 + 33 * 7) * 62.5
     model, without = open_model(DEFAULT), ModelConfig(net=NetConfig(subband_bins=0))
     shapes = {name: w.shape for name, w in model.weights.items()}
     once = costs.macs_per_s(shapes, without) * HOP_S

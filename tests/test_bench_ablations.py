@@ -17,7 +17,7 @@ from rtmtass.training.train import TrainConfig
 def test_variants_have_equal_size() -> None:
     sizes = {}
     for name in VARIANTS:
-        config = TrainConfig(net=ablations.net_of(name)).model()
+        config = TrainConfig(preset="gated", net=ablations.net_of(name)).model()
         sizes[name] = ablations.describe(config)["parameters"]
     for name, size in sizes.items():
         assert abs(size / sizes[BASE] - 1) < 0.03, name

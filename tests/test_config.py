@@ -11,7 +11,7 @@ import pytest
 
 from rtmtass.config import ModelConfig, NetConfig, StftConfig
 from rtmtass.errors import ModelError
-from rtmtass.presets import PRESETS, bands, small
+from rtmtass.presets import PRESETS, small
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -45,7 +45,7 @@ def test_bands_must_cover_the_spectrum() -> None:
         ModelConfig(net=net)
     with pytest.raises(ModelError, match="recurrent_layers must be 1 or more with the backbone"):
         NetConfig(backbone="bands", recurrent_layers=0)
-    assert sum(bands().net.band_bins) == bands().stft.n_bins
+    assert sum(small().net.band_bins) == small().stft.n_bins
 
 
 @pytest.mark.parametrize("kind", [StftConfig, NetConfig, ModelConfig])
@@ -73,11 +73,17 @@ def test_invalid_network_sizes_are_rejected(changes: dict[str, Any], message: st
 
 def test_missing_fields_default_to_off() -> None:
     values = small().to_dict()
-    for name in ("level_pop_s", "recurrent_groups", "subband_groups", "expander_db"):
+    for name in (
+        "level_pop_s",
+        "recurrent_groups",
+        "subband_groups",
+        "expander_db",
+        "expander_ratio",
+    ):
         del values["net"][name]
     net = ModelConfig.from_dict(values).net
     assert (net.level_pop_s, net.recurrent_groups, net.subband_groups) == (0.0, 1, 1)
-    assert net.expander_db == 0
+    assert (net.expander_db, net.expander_ratio) == (0, 2)
 
 
 def test_unknown_values_and_keys_are_rejected() -> None:

@@ -42,6 +42,7 @@ CONFIGS = {
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
     "expander": tiny(expander_db=-5.0),
+    "steep expander": tiny(expander_db=-5.0, expander_ratio=4),
     "groups": tiny(
         recurrent=9, recurrent_groups=3, **{**SUBBANDS, "subband_channels": 14, "subband_groups": 2}
     ),

@@ -123,6 +123,7 @@ def test_what_has_no_weights_may_differ() -> None:
         "level_half_life_s": 0.3,
         "level_pop_s": 0.35,
         "expander_db": -15.0,
+        "expander_ratio": 3,
     }
     assert can_grow(small, dataclasses.replace(small, **weightless))
 

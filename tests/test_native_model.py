@@ -84,6 +84,7 @@ def test_networks_of_any_widths_pass(seed: int) -> None:
         level_by_power=True,
         level_pop_s=float(rng.integers(0, 2)) / 4,
         expander_db=-5.0 * (seed % 2),
+        expander_ratio=2 + seed % 3,
     )
     config = dataclasses.replace(config, stems=("a", "b", "c", "d", "é")[: 1 + seed % 5])
     assert check_bytes(write_model(model_of(config), PRECISIONS[seed % 3])) == RESULT.ok
@@ -114,7 +115,8 @@ def test_the_header_and_names_are_the_models() -> None:
     assert header.magic.to_bytes(8, "little") == b"RTMTASS\0"
     assert header.version == 2  # as older libraries read it
     assert read_header(file_of("gated", "int8")).version == 1
-    assert read_header(file_of("bands", "int8")).version == VERSION
+    assert read_header(file_of("bands", "int8")).version == 3
+    assert read_header(file_of("steep", "int8")).version == VERSION
     assert (header.delay, header.hop) == (config.delay, config.stft.hop)
     assert header.file_bytes == len(data)
     assert PRECISIONS[header.precision] == "int8"
@@ -153,7 +155,7 @@ def test_the_c_header_names_every_word() -> None:
     words = {key.removeprefix("WORD_").lower(): found[key] for key in found if "WORD_" in key}
     assert words == {name: str(at) for name, at in WORD._asdict().items()}
     assert found["MODEL_MAGIC"] == f"INT64_C({MAGIC:#x})"
-    assert (found["MODEL_VERSION"], found["MODEL_HEADER_BYTES"]) == ("3", str(HEADER_BYTES))
+    assert (found["MODEL_VERSION"], found["MODEL_HEADER_BYTES"]) == ("4", str(HEADER_BYTES))
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,15 @@ def test_a_release_may_be_halved_and_get_an_expander(made: Path, tmp_path: Path)
     exact = {name: np.float32(1.0001) * value for name, value in ours.weights.items()}
     save_model(tmp_path / "trained", ours.config, as_safetensors(exact), ours.about)
     words = ["release", str(tmp_path / "trained"), str(folder / "set"), "--half"]
-    words += ["--expander", "-15"]
+    words += ["--expander", "-15", "--expander-ratio", "3"]
     words += ["--corpus", str(folder / "corpus"), "--version-of-weights", "9.9", "--licence", "MIT"]
     assert main([*words, "-o", str(tmp_path / "half")]) == 0
     half, full = (open_model(str(tmp_path / name)) for name in ("half", "trained"))
-    assert half.config.net == dataclasses.replace(full.config.net, expander_db=-15.0)
-    assert "share of the mixture's power is below -15 dB" in (half.folder / "CARD.md").read_text()
+    assert half.config.net == dataclasses.replace(
+        full.config.net, expander_db=-15.0, expander_ratio=3
+    )
+    card = (half.folder / "CARD.md").read_text()
+    assert "mixture's power is below -15 dB is lowered by 2 times as much again" in card
     for name, value in full.weights.items():
         rounded = value.astype(np.float16) if value.ndim == 2 else value
         np.testing.assert_array_equal(half.weights[name], rounded.astype(np.float32))

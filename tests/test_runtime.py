@@ -36,6 +36,7 @@ CONFIGS = {
     "subbands": tiny(**SUBBANDS),
     "pops": tiny(level_pop_s=0.02),
     "expander": tiny(expander_db=-5.0),
+    "steep_expander": tiny(expander_db=-5.0, expander_ratio=3),
     "groups": tiny(
         recurrent=9, recurrent_groups=3, **{**SUBBANDS, "subband_channels": 14, "subband_groups": 2}
     ),

@@ -304,7 +304,7 @@ def test_a_changed_network_needs_a_name_of_its_own(name: str, table: str, tmp_pa
 
 def test_an_unchanged_network_keeps_the_presets_name(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text("[train]\nsteps = 3\n[net]\nsubband_bins = 8\n")
+    path.write_text("[train]\nsteps = 3\n[net]\nchannels = 48\n")
     assert TrainConfig.read(path).model().name == "rtmtass-small"
 
 
@@ -312,10 +312,10 @@ def test_an_unknown_preset_lists_the_valid_ones(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[train]\nsteps = 3\npreset = 'huge'\n")
     with pytest.raises(
-        UsageError, match="preset = 'huge'; give one of: small, bands, base, large, paper"
+        UsageError, match="preset = 'huge'; give one of: small, gated, base, large, paper"
     ):
         TrainConfig.read(path)
-    with pytest.raises(UsageError, match="unknown preset 'huge'; give one of: small, bands"):
+    with pytest.raises(UsageError, match="unknown preset 'huge'; give one of: small, gated"):
         TrainConfig(preset="huge").model()
 
 

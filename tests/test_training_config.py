@@ -131,7 +131,10 @@ def test_a_new_field_is_checked_by_its_annotation() -> None:
         ("preset = 'smal'", "preset = 'smal'; give one of: small, .*did you mean small"),
         ("device = 'mps'", "device = 'mps'; give cpu, cuda or cuda:N"),
         ("seconds = 600\nbatch = 1000", "batch = 1000 of 600 s"),
-        ("name = 'x'\nseconds = 0.1\n[stft]\nn_fft = 4096\nsynthesis = 4096\nhop = 2048",
+        ("name = 'x'\n[stft]\nn_fft = 1024",
+         "band_bins must add up to 513, .* not 257; the preset gated takes any number"),
+        ("name = 'x'\npreset = 'gated'\nseconds = 0.1\n[stft]\nn_fft = 4096\n"
+         "synthesis = 4096\nhop = 2048",
          "seconds = 0.1, too short for this network; give 0.7"),
         ("name = 'x'\n[net]\nrecurrent = 0",
          "recurrent must be 1 or more .* set recurrent_layers to 0"),

@@ -226,8 +226,8 @@ def test_nothing_is_compiled_if_a_graph_is_captured() -> None:
     assert TrainConfig(device="cuda").uses_graph
     assert not TrainConfig(device="cuda").uses_compile
     assert TrainConfig(device="cuda", graph=False).uses_compile
-    assert TrainConfig().uses_compile
-    in_bands = TrainConfig(preset="bands")
+    assert TrainConfig(preset="gated").uses_compile
+    in_bands = TrainConfig()
     assert not in_bands.uses_compile
     assert dataclasses.replace(in_bands, compile=True).uses_compile
     assert dataclasses.replace(in_bands, bf16=True).uses_compile

@@ -97,6 +97,13 @@ def register(commands: Commands) -> None:
         help="lower a stem whose share of the mixture's power is below this: less leakage for"
         " some SI-SDR; try -15, 0 turns it off (default: the model's own)",
     )
+    release.add_argument(
+        "--expander-ratio",
+        type=int,
+        metavar="N",
+        help="how far a stem falls below that, in dB per dB: 2 lowers it by as much again, 3 by"
+        " twice as much (default: the model's own)",
+    )
     release.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     release.set_defaults(run=run_release)
 
@@ -189,9 +196,14 @@ def run_release(arguments: argparse.Namespace) -> int:
     )
     trained: Path = arguments.trained
     with Steps() as steps, tempfile.TemporaryDirectory() as folder:
-        if arguments.half or arguments.expander is not None:
+        chosen = {
+            "expander_db": arguments.expander,
+            "expander_ratio": arguments.expander_ratio,
+        }
+        expander = {name: value for name, value in chosen.items() if value is not None}
+        if arguments.half or expander:
             trained = Path(folder, trained.resolve().name)
-            rework(arguments.trained, trained, arguments.half, arguments.expander)
+            rework(arguments.trained, trained, arguments.half, expander)
         figures = release(
             trained,
             arguments.set,

@@ -160,9 +160,12 @@ def _bytes(values: Floats) -> bytes:
 
 def _oldest_version(config: ModelConfig) -> int:
     """Return the version whose readers know all that a network consists of."""
-    if config.net.backbone == "bands":
+    net = config.net
+    if net.expander_db and net.expander_ratio > 2:
         return VERSION
-    return 2 if config.net.expander_db else 1
+    if net.backbone == "bands":
+        return 3
+    return 2 if net.expander_db else 1
 
 
 def _header(config: ModelConfig, program: Program, frames: Frames, precision: str) -> Longs:

@@ -91,8 +91,8 @@ SECTIONS = tuple(
 """The sections in the order of the file."""
 
 MAGIC = int.from_bytes(b"RTMTASS\0", "little")
-VERSION = 3
-"""Newest version of the file: 2 knows the expander, 3 networks in bands."""
+VERSION = 4
+"""Newest version of the file: 2 knows the expander, 3 networks in bands, 4 an expander's ratio."""
 ALIGNMENT = 64
 """Sections, and the end of the file, lie at multiples of this many bytes."""
 HEADER_BYTES = 8 * N_WORDS

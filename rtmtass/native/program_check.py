@@ -259,6 +259,9 @@ def _on_stems(header: Longs, op: Longs) -> int:
 @kernel
 def _expander(address: int, header: Longs, op: Longs) -> int:
     n_stems, operations = op[EXPANDER.n_stems], _on_stems(header, op)
+    if op[EXPANDER.steeper] > MOST_COUNT or operations < 0:
+        return REFUSED
+    operations += n_stems * op[EXPANDER.steeper]
     if not holds(header[WORD.work_size], op[EXPANDER.gains], 0, 1, 2 * n_stems):
         return REFUSED
     if not holds(header[WORD.state_size], op[EXPANDER.state], 0, 1, 2 * (n_stems + 1)):

@@ -15,7 +15,7 @@ class StemExpander(StreamingModule[Tensor]):
 
     The share is measured over a short and a long exponential average, and the larger one
     counts: an onset passes at once, and a pause doesn't close the expander at once. Below
-    the threshold a stem falls by 2 dB per dB (ratio 2:1): gain = sqrt(share / threshold).
+    the threshold a stem falls by `ratio` dB per dB: gain = sqrt(share / threshold)^(ratio - 1).
     What is taken from a stem is given to all, by the power that they have left, so that
     they still sum to the mixture. Where every share is above the threshold, nothing changes.
 
@@ -27,14 +27,17 @@ class StemExpander(StreamingModule[Tensor]):
         n_stems: S.
         decays: factors of the sums from one frame to the next, short and long.
         threshold: share of the mixture's power, 0..1.
+        ratio: of expansion, 2 or more.
 
     Source: the gain law is an audio expander's, Giannoulis, Massberg, Reiss, J. Audio Eng.
     Soc. 60(6), 2012; that the mixture is its side chain, and where its residual goes, are ours.
     """
 
-    def __init__(self, n_stems: int, decays: tuple[float, float], threshold: float) -> None:
+    def __init__(
+        self, n_stems: int, decays: tuple[float, float], threshold: float, ratio: int = 2
+    ) -> None:
         super().__init__()
-        self.n_stems, self.decays, self.threshold = n_stems, decays, threshold
+        self.n_stems, self.decays, self.threshold, self.ratio = n_stems, decays, threshold, ratio
 
     def init_state(self, batch: int) -> Tensor:
         """Return the sums of silence."""
@@ -51,7 +54,7 @@ class StemExpander(StreamingModule[Tensor]):
             shares.append(sums[..., :-1] / sums[..., -1:])
             news.append(new.clamp(min=EXPANDER_TINY))
         share = torch.maximum(*shares)
-        gain = torch.sqrt(share / self.threshold).clamp(max=1)
+        gain = torch.sqrt(share / self.threshold).clamp(max=1) ** (self.ratio - 1)
         left = gain * gain * sums[..., :-1]
         weight = left / left.sum(dim=-1, keepdim=True)
         removed = ((1 - gain)[..., None, None] * stems).sum(dim=2, keepdim=True)

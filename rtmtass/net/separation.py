@@ -56,7 +56,10 @@ class SeparationNet(StreamingModule[NetState]):
         self.expander = None
         if config.net.expander_db:
             self.expander = StemExpander(
-                self.n_stems, config.expander_decays, config.expander_threshold
+                self.n_stems,
+                config.expander_decays,
+                config.expander_threshold,
+                config.net.expander_ratio,
             )
 
     def stages(self, x: Tensor, state: NetState) -> tuple[Stages, NetState]:

@@ -194,9 +194,11 @@ def _leakage(figures: dict[str, Any]) -> list[str]:
 def _expander(config: ModelConfig) -> list[str]:
     if not config.net.expander_db:
         return []
+    steeper = config.net.expander_ratio - 1
+    again = "as much again" if steeper == 1 else f"{steeper} times as much again"
     return [
         "Measured with the model's expander: a stem whose share of the mixture's power is below"
-        f" {config.net.expander_db:g} dB is lowered by as much again (`expander_db`)."
+        f" {config.net.expander_db:g} dB is lowered by {again} (`expander_db`, `expander_ratio`)."
     ]
 
 

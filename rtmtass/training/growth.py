@@ -38,6 +38,7 @@ _WIDTHS = (
     "subband_channels",
     "subband_groups",
 )
+_WEIGHTLESS = ("level_half_life_s", "level_pop_s", "expander_db", "expander_ratio")
 _DEPTHS = ("dilations", "compensation_dilations")
 _BAND_DEPTHS = ("recurrent_layers", "compensation_layers")
 
@@ -47,9 +48,7 @@ def can_grow(small: NetConfig, large: NetConfig) -> bool:
 
     What has no weights may differ: the level's half-life and pops, and the expander.
     """
-    changes: dict[str, Any] = {
-        name: getattr(large, name) for name in ("level_half_life_s", "level_pop_s", "expander_db")
-    }
+    changes: dict[str, Any] = {name: getattr(large, name) for name in _WEIGHTLESS}
     if small.backbone == large.backbone == "recurrent":
         changes |= {name: getattr(large, name) for name in (*_WIDTHS, *_DEPTHS)}
         if not small.subband_bins:

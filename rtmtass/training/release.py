@@ -114,24 +114,22 @@ def release(
     return figures
 
 
-def rework(trained: Path, out: Path, is_half: bool, expander_db: float | None = None) -> None:
+def rework(trained: Path, out: Path, is_half: bool, expander: dict[str, Any]) -> None:
     """Write a copy of a model as it is to be released.
 
     Args:
         trained: the model's folder.
         out: the copy's.
         is_half: store the matrices as float16: half the size, and 11 exact bits.
-        expander_db: threshold of the stems' expander, see `NetConfig`; None keeps its own.
+        expander: new values of `expander_db` or `expander_ratio`, see `NetConfig`.
 
     Raises:
-        ModelError: there is no such model, or the threshold is out of range.
+        ModelError: there is no such model, or a value is out of range.
         OutputError: the copy can't be written.
     """
     model = open_model(str(trained))
     config, weights = model.config, model.weights
-    if expander_db is not None:
-        net = dataclasses.replace(config.net, expander_db=expander_db)
-        config = dataclasses.replace(config, net=net)
+    config = dataclasses.replace(config, net=dataclasses.replace(config.net, **expander))
     if is_half:
         weights = {k: v.astype(np.float16) if v.ndim == 2 else v for k, v in weights.items()}
     save_model(out, config, as_safetensors(weights), model.about)

@@ -31,15 +31,11 @@ compile = false
 dev_clips = 1
 snapshots = 0
 [net]
-subband_bins = 0
 channels = 16
 hidden = 8
-dilations = [1, 2]
 recurrent = 16
 recurrent_layers = 1
-compensation_channels = 16
-compensation_hidden = 8
-compensation_dilations = [1]
+compensation_layers = 1
 END
 run 'rtmtass train small.toml'
 holds '[ -e RUNS/best/model.safetensors ] && [ -e RUNS/best/config.json ]'

@@ -70,6 +70,7 @@ def expander(
             state=make.allocate_state(2 * (n_stems + 1)),
             constants=make.store(constants),
             gains=make.register(2 * n_stems, 1).at,
+            steeper=config.net.expander_ratio - 2,
         )
     )
 

@@ -252,12 +252,14 @@ class Expander(OnStems):
     """Lower stems with a small share of the power; see `net.expander.StemExpander`.
 
     `constants` addresses both decays and the threshold in the weights; `gains` is scratch
-    for a gain and a weight per stem.
+    for a gain and a weight per stem. `steeper` is by how much the ratio exceeds 2: files of
+    before it had a choice hold 0 there.
     """
 
     state: int
     constants: int
     gains: int
+    steeper: int
 
 
 @dataclass(frozen=True, kw_only=True)

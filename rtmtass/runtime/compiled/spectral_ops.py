@@ -241,7 +241,10 @@ def expander(
             share = max(
                 state[short + s] / state[short + n_stems], state[long + s] / state[long + n_stems]
             )
-            gain = min(_ONE, np.sqrt(share / threshold))
+            root = min(_ONE, np.sqrt(share / threshold))
+            gain = root
+            for _ in range(op[EXPANDER.steeper]):
+                gain *= root
             weight = gain * gain * state[short + s]
             work[gains + s] = gain
             work[gains + n_stems + s] = weight

@@ -25,7 +25,10 @@ def write_expander(
     parts = [g.split(one, [n_stems, 1], 1) for one in sums]
     share = g.put("Max", *(g.put("Div", part, whole) for part, whole in parts))
     share = g.put("Div", share, g.constant([config.expander_threshold]))
-    gain = g.put("Min", g.put("Sqrt", share), g.constant([1.0]))
+    root = g.put("Min", g.put("Sqrt", share), g.constant([1.0]))
+    gain = root
+    for _ in range(config.net.expander_ratio - 2):
+        gain = g.put("Mul", gain, root)
     left = g.put("Mul", g.put("Mul", gain, gain), parts[0][0])
     axis = g.constant([1], np.int64)
     weight = g.put("Div", left, g.put("ReduceSum", left, axis, keepdims=1))
