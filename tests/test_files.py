@@ -19,7 +19,7 @@ from rtmtass.errors import InputError, ModelError, OutputError, UsageError
 from rtmtass.fullband import FullBandSeparator
 from rtmtass.io import part_file
 from rtmtass.io.encodings import Encoding
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.io.paths import fit_name
 from rtmtass.offline import plan as planning
 from rtmtass.offline.plan import Job, SeparateOptions, plan, unread_files

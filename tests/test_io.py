@@ -22,7 +22,8 @@ from rtmtass.errors import InputError, OutputError, UsageError
 from rtmtass.io import part_file
 from rtmtass.io.arrays import ArraySource
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
-from rtmtass.io.files import FileSink, FileSource, check_finite, read_file
+from rtmtass.io.file_sink import FileSink
+from rtmtass.io.files import FileSource, check_finite, read_file
 from rtmtass.io.pipes import StreamSink, StreamSource, open_source
 from rtmtass.io.wav_header import WavHeader, read_header, stream_header
 
@@ -205,7 +206,7 @@ def test_rf64_turned_into_wav_has_correct_sizes(tmp_path):
 
 def test_wav_too_long_for_its_size_field_is_rf64(tmp_path, monkeypatch):
     x = noise(5000, 2)
-    monkeypatch.setattr("rtmtass.io.files.WAV_LIMIT", 10_000)
+    monkeypatch.setattr("rtmtass.io.file_sink.WAV_LIMIT", 10_000)
     monkeypatch.setattr("rtmtass.io.part_file.WAV_LIMIT", 10_000)
     sink = FileSink(tmp_path / "a.wav", 48000, 2, FLOAT_WAV, frames=5000)
     sink.write(x)
@@ -410,7 +411,7 @@ def test_s16_clips_instead_of_wrapping():
 
 
 def test_header_modules_run_without_soundfile():
-    """Only `io.files` imports soundfile."""
+    """Only reading and writing files imports soundfile."""
     code = (
         "import sys; import rtmtass.io.wav_header, rtmtass.io.encodings, rtmtass.io.part_file;"
         "import rtmtass.signals;"

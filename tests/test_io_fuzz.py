@@ -15,7 +15,8 @@ import soundfile
 from rtmtass.amplitude import LARGEST
 from rtmtass.errors import RtmtassError
 from rtmtass.io.encodings import choose_encoding
-from rtmtass.io.files import FileSink, FileSource
+from rtmtass.io.file_sink import FileSink
+from rtmtass.io.files import FileSource
 from rtmtass.io.pipes import StreamSource, open_source
 from rtmtass.io.wav_header import stream_header
 

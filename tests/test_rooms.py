@@ -36,6 +36,7 @@ INDEPENDENT = {"offline", "live", "evaluation"}
 IMPORTERS = {
     "sounddevice": {"live/devices/portaudio"},
     "soundfile": {
+        "io/file_sink",
         "io/files",
         "io/libsndfile",
         "io/spans",

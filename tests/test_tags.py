@@ -16,7 +16,7 @@ import soundfile
 from fakes import FakeSeparator
 
 from rtmtass.io.encodings import Encoding
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.io.tags import id3, ogg, riff, vorbis
 from rtmtass.io.tags.model import MAX_BYTES, MAX_FIELDS, MAX_TOTAL, Id3Tag, Metadata, Picture
 from rtmtass.io.tags.positions import excerpt

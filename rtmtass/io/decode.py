@@ -8,7 +8,7 @@ import numpy as np
 
 from rtmtass.errors import MissingPartError
 from rtmtass.io.encodings import Encoding
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.io.opening import open_recording
 from rtmtass.types import SAMPLE_RATE, Samples
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rtmtass.errors import OutputError, UsageError
 from rtmtass.io.encodings import FORMATS, Encoding, choose_encoding
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.io.media.sink import MediaSink
 from rtmtass.io.media.source import MediaSource
 from rtmtass.io.media.targets import VIDEO_SUFFIXES, is_target

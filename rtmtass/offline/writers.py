@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rtmtass.errors import OutputError
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.io.media.sink import MediaSink
 from rtmtass.offline.limiter import Limiter
 from rtmtass.signals import defer_signals

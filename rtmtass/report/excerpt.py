@@ -11,7 +11,7 @@ import numpy as np
 
 from rtmtass.dsp.resample import Resampler
 from rtmtass.io.decode import OPUS
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.types import Samples
 
 EXCERPT_S = 120.0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rtmtass.errors import UsageError
 from rtmtass.io.encodings import choose_encoding
-from rtmtass.io.files import FileSink, FileSource
+from rtmtass.io.file_sink import FileSink
+from rtmtass.io.files import FileSource
 from rtmtass.io.tags.reader import read_metadata
 from rtmtass.live.controls import LARGEST_STRENGTH_DB, LOWEST_GAIN_DB
 from rtmtass.live.page_controls import HIGHEST_GAIN_DB

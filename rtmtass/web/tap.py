@@ -13,7 +13,7 @@ import numpy as np
 
 from rtmtass.errors import OutputError
 from rtmtass.io.encodings import Encoding, choose_encoding
-from rtmtass.io.files import FileSink
+from rtmtass.io.file_sink import FileSink
 from rtmtass.types import Samples
 from rtmtass.web.overview import MIXTURE, Overview
 
