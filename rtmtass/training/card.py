@@ -195,7 +195,7 @@ def _expander(config: ModelConfig) -> list[str]:
     if not config.net.expander_db:
         return []
     steeper = config.net.expander_ratio - 1
-    again = "as much again" if steeper == 1 else f"{steeper} times as much again"
+    again = "as much again" if steeper == 1 else f"{steeper} times as much"
     return [
         "Measured with the model's expander: a stem whose share of the mixture's power is below"
         f" {config.net.expander_db:g} dB is lowered by {again} (`expander_db`, `expander_ratio`)."
