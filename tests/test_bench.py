@@ -21,7 +21,6 @@ from benchmarks.harness.tables import markdown
 from rtmtass.benchmark import Hops, advice, pace, sound_of, summarise, take_turns
 from rtmtass.cli.bench import run as run_bench
 from rtmtass.config import PRECISIONS, ModelConfig, NetConfig
-from rtmtass.net.shapes import parameter_shapes
 from rtmtass.presets import PRESETS, gated, small
 from rtmtass.weights import DEFAULT, open_model
 
@@ -361,6 +360,8 @@ def test_shared_weights_count_once_per_sub_band():
         "bias": (9,),
     }
     assert costs.macs_per_s(shapes, gated()) == (10 + 5 + 33 * 7) * 62.5
+    from rtmtass.net.shapes import parameter_shapes
+
     shapes, without = parameter_shapes(gated()), ModelConfig(net=NetConfig(subband_bins=0))
     once = costs.macs_per_s(shapes, without) * HOP_S
     n_parameters = sum(prod(shape) for shape in shapes.values())
