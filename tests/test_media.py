@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from media_clips import Track, needs_ffmpeg, noise, write_clip
 import rtmtass
 from rtmtass.cli.main import main
 from rtmtass.errors import InputError, MissingPartError
-from rtmtass.io.media import decoding
+from rtmtass.io.media import decoding, ffmpeg
 from rtmtass.io.media.decoding import Backend
 from rtmtass.io.media.ffmpeg import FfmpegBackend
 from rtmtass.io.media.pyav import PyavBackend
@@ -91,6 +92,26 @@ def test_the_size_of_blocks_changes_nothing(tmp_path: Path, backend: Backend, bl
     path = write_clip(tmp_path / "a.mkv", [Track(samples, 8000, "pcm_s16le")], video=None)
     source = MediaSource(path, backend=backend)
     np.testing.assert_allclose(read_all(source, block), samples, rtol=0, atol=2.0**-16)
+
+
+@needs_ffmpeg
+def test_a_log_read_after_the_end_of_ffmpeg_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_line = ffmpeg._FrameLog.read_line
+
+    def read_late(log: ffmpeg._FrameLog, line: str) -> None:
+        if "nb_samples:" in line and not log.sample_rate:
+            time.sleep(1.0)
+        read_line(log, line)
+
+    monkeypatch.setattr(ffmpeg._FrameLog, "read_line", read_late)
+    samples = noise(0.05, 8000)
+    path = write_clip(tmp_path / "a.mkv", [Track(samples, 8000, "pcm_s16le")], video=None)
+    start = time.monotonic()
+    source = MediaSource(path, backend=FfmpegBackend())
+    np.testing.assert_allclose(read_all(source), samples, rtol=0, atol=2.0**-16)
+    assert time.monotonic() - start < 5.0, "the log's thread and the reader waited for each other"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -204,11 +204,16 @@ class _FrameLog:
 
     def wait_for(self, position: int, process: Process) -> None:
         """Wait until the log has come to a position, the first frame at least, or has ended."""
-        with self._changed:
-            while not self.sample_rate or self._timeline.position < position:
-                is_noted = self._changed.wait(0.05)
-                if not is_noted and process.has_ended and process.wait(_LOG_S) is not None:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._has_come_to(position), 0.05):
                     return
+            # Without the lock, which the log's thread needs to read the rest.
+            if process.has_ended and process.wait(_LOG_S) is not None:
+                return
+
+    def _has_come_to(self, position: int) -> bool:
+        return bool(self.sample_rate) and self._timeline.position >= position
 
     def _add_frame(self, facts: Mapping[str, str]) -> None:
         rate, channels = int(facts["rate"]), int(facts["channels"])
