@@ -142,7 +142,7 @@ def test_stems_scale_with_the_mixture() -> None:
     [
         ("small", 1.66, 0.234),
         ("gated", 3.7, 0.31),
-        ("base", 11.8, 0.96),
+        ("base", 3.01, 0.449),
         ("large", 17.0, 2.67),
         ("paper", 28.2, 1.75),
     ],
@@ -166,7 +166,7 @@ def test_the_grus_of_large_fit_the_fast_kernels_of_a_gpu() -> None:
 
 
 def test_a_trained_small_can_be_grown_into_base() -> None:
-    assert can_grow(PRESETS["gated"]().net, PRESETS["base"]().net)
+    assert can_grow(PRESETS["small"]().net, PRESETS["base"]().net)
 
 
 def test_the_published_net_has_its_published_macs() -> None:
