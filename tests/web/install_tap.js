@@ -10,7 +10,10 @@
   window.AudioContext = class extends AudioContext {
     constructor(options) {
       super(options);
-      this.hasTap = this.audioWorklet.addModule("/tap.js");
+      const { audioWorklet } = this, add = audioWorklet.addModule.bind(audioWorklet);
+      const tapped = add("/tap.js");
+      // The page's own modules come after it: the tap is there once the engine's node is made.
+      audioWorklet.addModule = async (url) => { await tapped; await add(url); };
       window.tap.context = this;
     }
   };
