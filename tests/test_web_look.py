@@ -21,6 +21,8 @@ CONTROLS = ["button", "slider", "combobox", "tab", "tabpanel", "meter", "img", "
 STRIP = ["Mute {}", "Solo {}", "{} gain"]
 FRAME_MS = 4.0
 CONTRAST = """() => {
+  // Of how it looks, not of the eighth of a second in which a button changes its colour.
+  for (const each of document.getAnimations()) if (each instanceof CSSTransition) each.finish();
   const number = (text) => {
     const values = text.match(/[\\d.]+/g).map(Number);
     return text.startsWith("color(") ? [...values.slice(0, 3).map((v) => 255 * v), values[3] ?? 1]
